@@ -1,0 +1,35 @@
+"""MyLLM: a large language model built in front of you, and the package the chapters build.
+
+Names are loaded on first use (PEP 562), so ``import myllm`` costs nothing: torch is imported only when a
+name that needs it is asked for.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from myllm.course import check
+    from myllm.evaluation.perplexity import perplexity
+    from myllm.tokenizers.bpe import BPE
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "BPE": "myllm.tokenizers.bpe",
+    "check": "myllm.course",
+    "perplexity": "myllm.evaluation.perplexity",
+}
+
+__all__ = ["BPE", "__version__", "check", "perplexity"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'myllm' has no attribute {name!r}; it offers {', '.join(__all__)}")
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__
