@@ -1,0 +1,24 @@
+"""Pictures that stay alive on the published page: state as JSON, all computing in the reader's browser.
+
+Each widget asks one question, to be answered before a control is moved. It needs the ``book`` extra.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .letter_heat_map import LetterHeatMap
+    from .merge_stepper import MergeStepper
+
+__all__ = ["LetterHeatMap", "MergeStepper"]
+
+_HOMES = {"LetterHeatMap": "letter_heat_map", "MergeStepper": "merge_stepper"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a widget when it is first asked for, so that the core installation can import this package."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_HOMES[name]}", __name__), name)

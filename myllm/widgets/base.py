@@ -1,0 +1,39 @@
+"""What all widgets share: one layout, one bound on the state, one stable text form."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+try:
+    import anywidget
+except ImportError as error:  # pragma: no cover - depends on the installation
+    raise ImportError('Widgets need the book extra: pip install -e ".[book]".') from error
+
+STATE_LIMIT = 60_000  # bytes of JSON: a page holds its widgets' whole state
+
+
+def source(*names: str) -> str:
+    """The package files ``names``, joined: the browser gets one module, without imports to resolve."""
+    return "\n".join(Path(__file__).with_name(name).read_text(encoding="utf-8") for name in names)
+
+
+class Widget(anywidget.AnyWidget):
+    """A widget whose state fits a page and whose text form is the same in every run.
+
+    Raises:
+        ValueError: If the state, with code and style, takes more than ``STATE_LIMIT`` bytes of JSON.
+    """
+
+    _esm: Any = ""
+    _css: Any = source("layout.css")
+
+    def __init__(self, **state: Any) -> None:
+        size = len(json.dumps([state, self._esm, self._css]))
+        if size > STATE_LIMIT:
+            raise ValueError(f"The widget would add {size:,} bytes to the page; {STATE_LIMIT:,} are allowed.")
+        super().__init__(**state)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
