@@ -1,0 +1,275 @@
+"""The byte-level BPE tokenizer: text to ids by the learned merges, ids to text by joining bytes."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self, cast
+
+import regex
+
+from myllm.files import UserError, atomic_write, read_json
+from myllm.tokenizers.base import Tokenizer
+from myllm.tokenizers.merges import Pair, count_chunks, encode_chunk, train
+from myllm.tokenizers.patterns import GPT2, PATTERNS, compile_pattern, pieces
+
+if TYPE_CHECKING:
+    import tiktoken
+
+FORMAT = "myllm-bpe-1"
+CACHE_SIZE = 1 << 16  # chunks remembered by an encoder; some 10 MB
+ROLES = {  # which special token plays which part, by the names in common use
+    "bos": ("<|bos|>", "<s>", "<|begin_of_text|>", "<|endoftext|>"),
+    "eos": ("<|eos|>", "</s>", "<|end_of_text|>", "<|endoftext|>"),
+    "pad": ("<|pad|>", "<pad>"),
+}
+
+
+class BPE(Tokenizer):
+    """A byte-level BPE tokenizer: ids 0–255 are the bytes, then the merges in order, then the special tokens.
+
+    Any text and any bytes can be encoded, and decoding gives them back. Special tokens are matched in the
+    text only where `encode` is told to; elsewhere text that looks like one is ordinary text.
+
+    Attributes:
+        name: A name for people.
+        vocab_size: Bytes, merges and special tokens together.
+        special_tokens: The id of each special token.
+        bos_id, eos_id, pad_id: Begin, end and padding ids, or None.
+        merges: The id that each pair of ids merges into, in the order they were learned.
+        tokens: The bytes of each id; a special token has those of its name.
+    """
+
+    def __init__(
+        self,
+        merges: Iterable[Pair],
+        *,
+        pattern: str = GPT2,
+        special_tokens: Sequence[str] = (),
+        name: str = "bpe",
+        bos: str | None = None,
+        eos: str | None = None,
+        pad: str | None = None,
+    ):
+        self.name = name
+        self.pattern = pattern
+        self.tokens = [bytes([byte]) for byte in range(256)]
+        self.merges: dict[Pair, int] = {}
+        for left, right in merges:
+            if not (0 <= left < len(self.tokens) and 0 <= right < len(self.tokens)):
+                raise UserError(
+                    f"Merge {len(self.merges)} joins ids {left} and {right}, which do not exist yet."
+                )
+            self.merges[left, right] = len(self.tokens)
+            self.tokens.append(self.tokens[left] + self.tokens[right])
+        if len(self.merges) + 256 != len(self.tokens):
+            raise UserError("A merge is listed twice; each pair may be merged once.")
+        first = len(self.tokens)
+        self.special_tokens = {token: first + i for i, token in enumerate(check_special(special_tokens))}
+        self.tokens += [token.encode() for token in self.special_tokens]
+        self.vocab_size = len(self.tokens)
+        self.bos_id = self._role("bos", bos)
+        self.eos_id = self._role("eos", eos)
+        self.pad_id = self._role("pad", pad)
+        self._split = compile_pattern(pattern).findall
+        self._cache: dict[str, list[int]] = {}
+
+    def _role(self, role: str, token: str | None) -> int | None:
+        if token is not None and token not in self.special_tokens:
+            raise UserError(f"The {role} token {token!r} is not among the special tokens; add it to them.")
+        candidates = ROLES[role] if token is None else (token,)
+        return next((self.special_tokens[t] for t in candidates if t in self.special_tokens), None)
+
+    @classmethod
+    def train(
+        cls,
+        text: str | Iterable[str],
+        vocab_size: int,
+        *,
+        pattern: str = GPT2,
+        special_tokens: Sequence[str] = (),
+        progress: bool | None = None,
+    ) -> Self:
+        """Learn a vocabulary from text.
+
+        Args:
+            text: One text, or an iterable of texts; one text at a time is held, and no chunk spans two.
+            vocab_size: Ids in all: 256 bytes, the merges, and the special tokens.
+            pattern: How text is cut into chunks; see `myllm.tokenizers.patterns`.
+            special_tokens: Names of special tokens; they get the last ids.
+            progress: Show a bar; None shows one only on a terminal.
+
+        Raises:
+            UserError: `vocab_size` is too small for bytes and special tokens, or beyond what the text fills.
+        """
+        special_tokens = check_special(special_tokens)
+        n_merges = vocab_size - 256 - len(special_tokens)
+        if n_merges < 0:
+            least = 256 + len(special_tokens)
+            raise UserError(
+                f"A vocabulary of {vocab_size} is too small: 256 bytes and "
+                f"{len(special_tokens)} special tokens need at least {least}."
+            )
+        if isinstance(text, str):
+            text = pieces([text]) if pattern in PATTERNS.values() else [text]
+        chunks = count_chunks(text, pattern)
+        if not chunks:
+            raise UserError("There is no text to learn from; give at least a few words.")
+        merges = _train_with_bar(chunks, n_merges, progress)
+        if len(merges) < n_merges:
+            most = 256 + len(merges) + len(special_tokens)
+            raise UserError(
+                f"This text has too few different pairs for a vocabulary of {vocab_size}: "
+                f"ask for at most {most}, or give more text."
+            )
+        return cls(merges, pattern=pattern, special_tokens=special_tokens)
+
+    def encode(
+        self,
+        text: str,
+        *,
+        bos: bool = False,
+        eos: bool = False,
+        allowed_special: Iterable[str] | Literal["all"] = (),
+    ) -> list[int]:
+        """Turn text into ids.
+
+        Args:
+            text: Any string; lone surrogates, which UTF-8 cannot express, become U+FFFD.
+            bos: Put the begin token in front.
+            eos: Put the end token at the end.
+            allowed_special: Special tokens to recognise in the text, or "all"; other text that looks like
+                one is ordinary text.
+
+        Raises:
+            UserError: A token asked for does not exist.
+        """
+        ids = [self._need("bos")] if bos else []
+        allowed = set(self.special_tokens if allowed_special == "all" else allowed_special)
+        if unknown := allowed - set(self.special_tokens):
+            known = ", ".join(self.special_tokens) or "none"
+            raise UserError(f"{sorted(unknown)[0]!r} is no special token of {self.name}; it has: {known}.")
+        if allowed:
+            longest_first = sorted(allowed, key=len, reverse=True)
+            for part in regex.split("(" + "|".join(map(regex.escape, longest_first)) + ")", text):
+                ids += [self.special_tokens[part]] if part in allowed else self._encode_text(part)
+        else:
+            ids += self._encode_text(text)
+        return [*ids, self._need("eos")] if eos else ids
+
+    def encode_bytes(self, data: bytes) -> list[int]:
+        """Turn any bytes into ids, valid UTF-8 or not; `decode_bytes` gives them back."""
+        ids: list[int] = []
+        for chunk in self._split(data.decode("utf-8", "surrogateescape")):
+            ids += encode_chunk(chunk.encode("utf-8", "surrogateescape"), self.merges)
+        return ids
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        """Turn ids into the exact bytes they stand for.
+
+        Raises:
+            UserError: An id is outside the vocabulary.
+        """
+        parts: list[bytes] = []
+        for i in ids:
+            if not 0 <= i < self.vocab_size:
+                raise UserError(
+                    f"Id {i} is outside the vocabulary of {self.name}, which ends at {self.vocab_size - 1}."
+                )
+            parts.append(self.tokens[i])
+        return b"".join(parts)
+
+    def save(self, path: str | Path) -> None:
+        """Write the tokenizer as one JSON file, all of it or nothing."""
+        content = {
+            "format": FORMAT,
+            "name": self.name,
+            "pattern": self.pattern,
+            "special_tokens": list(self.special_tokens),
+            "merges": list(self.merges),
+        } | {role: self._token(role) for role in ROLES}
+        atomic_write(Path(path), json.dumps(content, ensure_ascii=False))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read a tokenizer that `save` wrote.
+
+        Raises:
+            UserError: The file is missing, torn, or something else.
+        """
+        content = read_json(Path(path), "a tokenizer")
+        if not isinstance(content, dict) or cast("dict[str, Any]", content).get("format") != FORMAT:
+            raise UserError(
+                f"{path} is JSON, but no tokenizer of this package; make one with `myllm tokenizer train`."
+            )
+        fields = cast("dict[str, Any]", content)
+        try:
+            merges = [(int(left), int(right)) for left, right in fields.pop("merges")]
+            fields.pop("format")
+            return cls(merges, **fields)
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f"{path} is a damaged tokenizer file ({error}); train or copy it again."
+            ) from None
+
+    def to_tiktoken(self) -> "tiktoken.Encoding":
+        """The same tokenizer for the `tiktoken` library, which encodes several times as fast."""
+        import tiktoken
+
+        ranks = {token: i for i, token in enumerate(self.tokens[: 256 + len(self.merges)])}
+        return tiktoken.Encoding(
+            self.name, pat_str=self.pattern, mergeable_ranks=ranks, special_tokens=dict(self.special_tokens)
+        )
+
+    def __repr__(self) -> str:
+        special = f", special tokens {', '.join(self.special_tokens)}" if self.special_tokens else ""
+        return f"BPE {self.name!r}: {self.vocab_size} ids, {len(self.merges)} merges{special}"
+
+    def _encode_text(self, text: str) -> list[int]:
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        ids: list[int] = []
+        for chunk in self._split(text):
+            known = self._cache.get(chunk)
+            if known is None:
+                if len(self._cache) >= CACHE_SIZE:
+                    self._cache.clear()
+                known = self._cache[chunk] = encode_chunk(chunk.encode(), self.merges)
+            ids += known
+        return ids
+
+    def _token(self, role: str) -> str | None:
+        wanted = getattr(self, f"{role}_id")
+        return next((token for token, i in self.special_tokens.items() if i == wanted), None)
+
+    def _need(self, role: str) -> int:
+        found = getattr(self, f"{role}_id")
+        if found is None:
+            raise UserError(f"{self.name} has no {role} token; train it with special token '<|{role}|>'.")
+        return found
+
+
+def check_special(tokens: Sequence[str]) -> list[str]:
+    """The special tokens as a list.
+
+    Raises:
+        UserError: One is empty or listed twice, or a single string was given for the sequence.
+    """
+    if isinstance(tokens, str):
+        raise UserError(f"special_tokens must be a list of names; write [{tokens!r}].")
+    if not all(tokens) or len(set(tokens)) != len(tokens):
+        raise UserError("Special tokens must be different and not empty.")
+    return list(tokens)
+
+
+def _train_with_bar(chunks: Mapping[str, int], n_merges: int, progress: bool | None) -> list[Pair]:
+    """Train under a progress bar, which is shown on a terminal or when `progress` insists."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    shown = console.is_terminal if progress is None else progress
+    with Progress(console=console, disable=not shown) as bar:
+        task = bar.add_task("Learning merges", total=n_merges)
+        return train(chunks, n_merges, on_merge=(lambda: bar.advance(task)) if shown else None)

@@ -1,0 +1,166 @@
+"""The merges of byte-pair encoding: learned naively, learned incrementally, and applied.
+
+Byte-pair encoding (Gage 1994; on bytes: Radford et al. 2019) starts from the 256 bytes and repeats: find
+the most frequent pair of neighbours, give it the next free id, replace it everywhere. Merges never cross a
+chunk, so the text enters as ``{chunk: how often}``. Of equally frequent pairs the smaller one wins.
+"""
+
+import heapq
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import pairwise
+
+from myllm.files import UserError
+from myllm.tokenizers.patterns import compile_pattern
+
+Pair = tuple[int, int]
+
+
+def count_chunks(texts: Iterable[str], pattern: str) -> Counter[str]:
+    """Cut every text into chunks and count how often each chunk occurs; one text is held at a time.
+
+    Raises:
+        UserError: Something in `texts` is no string, or the pattern leaves characters out.
+    """
+    split = compile_pattern(pattern).findall
+    counts: Counter[str] = Counter()
+    length = 0
+    for text in texts:
+        if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise UserError(
+                f"Training needs text (str), but was given {type(text).__name__}; decode it first."
+            )
+        counts.update(split(text))
+        length += len(text)
+    if length != sum(len(chunk) * n for chunk, n in counts.items()):
+        raise UserError("The split pattern leaves characters out; add an alternative that matches the rest.")
+    return counts
+
+
+def count_pairs(words: Mapping[tuple[int, ...], int]) -> Counter[Pair]:
+    """Count the neighbouring pairs of ids in `words`, each word weighted by how often it occurs."""
+    counts: Counter[Pair] = Counter()
+    for ids, n in words.items():
+        for pair in pairwise(ids):
+            counts[pair] += n
+    return counts
+
+
+def merge(ids: Sequence[int], pair: Pair, new_id: int) -> list[int]:
+    """Replace `pair` by `new_id`, left to right, without overlap: ``(a, a)`` turns ``a a a`` to ``aa a``."""
+    merged: list[int] = []
+    i = 0
+    while i < len(ids):
+        if i + 1 < len(ids) and (ids[i], ids[i + 1]) == pair:
+            merged.append(new_id)
+            i += 2
+        else:
+            merged.append(ids[i])
+            i += 1
+    return merged
+
+
+def train_naive(chunks: Mapping[str, int], n_merges: int) -> list[Pair]:
+    """Learn `n_merges` merges by counting all pairs of all words again after each. The oracle of `train`."""
+    words = {tuple(chunk.encode()): n for chunk, n in chunks.items()}
+    merges: list[Pair] = []
+    for new_id in range(256, 256 + n_merges):
+        counts = count_pairs(words)
+        if not counts:
+            break
+        best = min(counts, key=lambda pair: (-counts[pair], pair))
+        words = {tuple(merge(ids, best, new_id)): n for ids, n in words.items()}
+        merges.append(best)
+    return merges
+
+
+def train(
+    chunks: Mapping[str, int], n_merges: int, *, on_merge: Callable[[], object] | None = None
+) -> list[Pair]:
+    """Learn the same merges as `train_naive` by visiting only what a merge changes.
+
+    A merge changes the counts of the pairs that touch it and of no others. So we keep the counts, remember
+    for each pair the words that hold it, and find the next pair in a heap whose outdated entries are dropped
+    when they surface.
+
+    Args:
+        chunks: How often each chunk of the text occurs.
+        n_merges: How many merges to learn; fewer come back where the text has no pair left.
+        on_merge: Called after each merge, for a progress bar.
+    """
+    words = [list(chunk.encode()) for chunk in chunks]
+    weights = list(chunks.values())
+    counts: dict[Pair, int] = defaultdict(int)
+    holders: dict[Pair, set[int]] = defaultdict(set)  # pair -> words that hold it, or once did
+    for w, ids in enumerate(words):
+        for pair in pairwise(ids):
+            counts[pair] += weights[w]
+            holders[pair].add(w)
+    heap = [(-n, pair) for pair, n in counts.items()]
+    heapq.heapify(heap)
+
+    merges: list[Pair] = []
+    while heap and len(merges) < n_merges:
+        n, best = heapq.heappop(heap)
+        if counts.get(best) != -n:
+            continue  # the count has changed since this entry was pushed; a newer entry is in the heap
+        left, right = best
+        new_id = 256 + len(merges)
+        change: dict[Pair, int] = defaultdict(int)
+        for w in holders.pop(best):
+            ids, weight = words[w], weights[w]
+            i = 0
+            while i < len(ids) - 1:
+                if ids[i] == left and ids[i + 1] == right:
+                    if i > 0:
+                        before = ids[i - 1]
+                        change[before, left] -= weight
+                        change[before, new_id] += weight
+                        holders[before, new_id].add(w)
+                    if i + 2 < len(ids):
+                        after = ids[i + 2]
+                        change[right, after] -= weight
+                        change[new_id, after] += weight
+                        holders[new_id, after].add(w)
+                    ids[i : i + 2] = [new_id]
+                i += 1
+        del counts[best]
+        change.pop(best, None)  # only where left == right: "a a a" holds the pair twice
+        for pair, difference in change.items():
+            if difference:
+                counts[pair] += difference
+                if counts[pair] > 0:
+                    heapq.heappush(heap, (-counts[pair], pair))
+        merges.append(best)
+        if on_merge:
+            on_merge()
+    return merges
+
+
+def encode_chunk(chunk: bytes, merges: Mapping[Pair, int]) -> list[int]:
+    """Encode one chunk: merge the neighbours with the lowest id (the earliest merge) until none is left.
+
+    A heap over a linked list of ids, so that a chunk of n bytes costs O(n log n) however long it is.
+
+    Args:
+        chunk: The bytes of one chunk.
+        merges: The id that each pair of ids merges into.
+    """
+    ids: list[int] = list(chunk)
+    after = [*range(1, len(ids)), -1]
+    before = list(range(-1, len(ids) - 1))
+    heap = [(merges[pair], i, pair) for i, pair in enumerate(pairwise(ids)) if pair in merges]
+    heapq.heapify(heap)
+    while heap:
+        new_id, i, (left, right) = heapq.heappop(heap)
+        j = after[i]
+        if ids[i] != left or j < 0 or ids[j] != right:
+            continue  # one of the two has been merged away since
+        ids[i], ids[j] = new_id, -1
+        after[i] = k = after[j]
+        if k >= 0:
+            before[k] = i
+        for start, stop in ((before[i], i), (i, k)):
+            if start >= 0 and stop >= 0 and (pair := (ids[start], ids[stop])) in merges:
+                heapq.heappush(heap, (merges[pair], start, pair))
+    return [i for i in ids if i >= 0]
