@@ -1,5 +1,311 @@
-"""Files: atomic writes, checksums, downloads, bounded reading. The ground floor; imports nothing of myllm."""
+"""Files: atomic writes, checksums, downloads, bounded reading. The ground floor."""
+
+import codecs
+import errno
+import hashlib
+import json
+import math
+import os
+import secrets
+import shutil
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from itertools import chain
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+StrPath = str | os.PathLike[str]
+Source = StrPath | BinaryIO  # a file by its name, or an open stream such as standard input
+
+BLOCK = 1 << 16  # bytes read or written at a time
+LIMIT = 1 << 30  # bytes a file may have that is read whole
+MAX_HEADER = 100_000_000  # bytes; the safetensors format's own limit
+
+REASONS = {
+    errno.ENOENT: "there is no such file; check the name",
+    errno.EISDIR: "it is a folder; name a file",
+    errno.EACCES: "permission denied; change its permissions or choose another place",
+    errno.EAGAIN: "another process is writing it; wait until that is done",
+    errno.ENOSPC: "the disk is full; make room and run again",
+}
+DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
+
+# Bits of one element: the number in the name of a safetensors dtype (I64, BF16, F8_E4M3); BOOL has none.
+DTYPES = "BOOL I8 I16 I32 I64 U8 U16 U32 U64 F4 F6_E2M3 F6_E3M2 F8_E4M3 F8_E5M2 F8_E8M0 F16 BF16 F32 F64 C64"
+DTYPE_BITS = {name: int(name.split("_")[0].lstrip("BOLIUFC") or 8) for name in DTYPES.split()}
 
 
 class UserError(Exception):
     """A mistake of the user's: one sentence that names the mend. The command line prints it and exits 1."""
+
+
+def _reason(error: BaseException) -> str:
+    cause = getattr(error, "reason", None)  # what a URLError wraps
+    if isinstance(cause, OSError):
+        error = cause
+    known = REASONS.get(error.errno or 0) if isinstance(error, OSError) else None
+    return known or getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+def cache_dir() -> Path:
+    """The folder that holds downloads: ``MYLLM_CACHE`` where it is set, else ``~/.cache/myllm``."""
+    return Path(os.environ.get("MYLLM_CACHE") or "~/.cache/myllm").expanduser()
+
+
+@contextmanager
+def atomic_writer(path: StrPath) -> Generator[BinaryIO]:
+    """Open a file for bytes that appears at ``path`` whole or not at all.
+
+    The bytes go to a temporary file in the same folder. When the block ends, they are forced to the disk and
+    the file takes its name in one step. Whatever ends the block early, Ctrl-C included, removes the temporary
+    file and leaves ``path`` as it was.
+
+    Raises:
+        UserError: ``path`` cannot be written, or the disk is full.
+    """
+    target = Path(os.path.realpath(path))  # through a symbolic link, to the file it stands for
+    if not target.parent.is_dir():
+        raise UserError(f"Cannot write {path}: there is no folder {target.parent}; make it first.")
+    temporary = target.with_name(f".{target.name[:40]}.{secrets.token_hex(4)}.tmp")
+    try:
+        old = target.exists()
+        if old and not target.is_file():  # renaming over a device such as /dev/null would destroy it
+            raise UserError(f"Cannot write {path}: it is not an ordinary file; choose another name.")
+        if old:
+            target.open("r+b").close()  # what may not be written may not be replaced either
+        with temporary.open("xb") as file:
+            if old:
+                shutil.copymode(target, temporary)
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(target)
+        _sync_folder(target.parent)
+    except OSError as error:
+        # An error that names another file comes from the caller's own work and is not ours to explain.
+        if error.errno in DISK_ERRORS or error.filename in (str(target), str(temporary)):
+            raise UserError(f"Cannot write {path}: {_reason(error)}.") from error
+        raise
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def _sync_folder(folder: Path) -> None:
+    """Force a new name to the disk, where the system can (Windows cannot)."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def atomic_write(path: StrPath, data: bytes | str) -> None:
+    """Write ``data`` to ``path`` whole or not at all, text as UTF-8; raises as :func:`atomic_writer`."""
+    with atomic_writer(path) as file:
+        file.write(data.encode() if isinstance(data, str) else data)
+
+
+def _name(source: Source) -> str:
+    return os.fspath(source) if isinstance(source, (str, os.PathLike)) else "standard input"
+
+
+@contextmanager
+def _opened(source: Source) -> Generator[BinaryIO]:
+    try:
+        with (
+            Path(source).open("rb") if isinstance(source, (str, os.PathLike)) else nullcontext(source) as file
+        ):
+            yield file
+    except OSError as error:
+        raise UserError(f"Cannot read {_name(source)}: {_reason(error)}.") from error
+
+
+def _blocks(source: Source, limit: float) -> Iterator[bytes]:
+    size = 0  # counted as it comes: a pipe or a device does not tell its size
+    with _opened(source) as file:
+        while block := file.read(BLOCK):
+            size += len(block)
+            if size > limit:
+                raise UserError(f"{_name(source)} is larger than {limit:,} bytes; take a smaller file.")
+            yield block
+
+
+def read_bytes(source: Source, *, limit: int = LIMIT) -> bytes:
+    """The bytes of a file or stream, at most ``limit``.
+
+    Raises:
+        UserError: the file is missing, a folder, unreadable or larger.
+    """
+    return b"".join(_blocks(source, limit))
+
+
+def read_text_blocks(source: Source, *, limit: float = math.inf) -> Iterator[str]:
+    """The text of a UTF-8 file or stream, 64 kB at a time, line ends as they stand.
+
+    Raises:
+        UserError: it is missing, a folder, unreadable, longer than ``limit`` bytes, binary or not UTF-8.
+    """
+    decoder, position = codecs.getincrementaldecoder("utf-8")(), 0
+    for block in chain(_blocks(source, limit), [b""]):  # the empty block is the end
+        if b"\0" in block:
+            raise UserError(f"{_name(source)} is binary, not text; convert it to UTF-8 text.")
+        start = position - len(decoder.getstate()[0])
+        try:
+            text = decoder.decode(block, final=not block)
+        except UnicodeDecodeError as error:
+            where = f"byte {start + error.start:,}"
+            raise UserError(f"{_name(source)} is not UTF-8 text ({where}); convert it to UTF-8.") from error
+        position += len(block)
+        if text:
+            yield text
+
+
+def read_text(source: Source, *, limit: int = LIMIT) -> str:
+    """The text of a UTF-8 file or stream; raises as :func:`read_text_blocks`."""
+    return "".join(read_text_blocks(source, limit=limit))
+
+
+def read_json(source: Source, what: str) -> Any:
+    """The value in a JSON file.
+
+    Args:
+        source: The file.
+        what: What the file should be, for the message: ``"a tokenizer"``.
+
+    Raises:
+        UserError: as :func:`read_text`, and where the file is empty or not whole JSON.
+    """
+    text = read_text(source)
+    if not text.strip():
+        raise UserError(f"{_name(source)} is empty; it should be {what}.")
+    return _parse_json(text, f"{_name(source)} is not {what}: it is damaged or not JSON; make it again.")
+
+
+def _parse_json(text: str | bytes, complaint: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:  # the second: brackets nested thousands deep
+        raise UserError(complaint) from error
+
+
+def safetensors_header(path: StrPath) -> dict[str, Any]:
+    """The header of a safetensors file, every claim in it checked; no tensor is read.
+
+    Returns:
+        Tensor name to ``{"dtype": str, "shape": list[int], "data_offsets": [begin, end]}``, in bytes after
+        the header; ``"__metadata__"``, where there is one, to a dict.
+
+    Raises:
+        UserError: the file does not keep to the format (https://huggingface.co/docs/safetensors): a header
+            longer than 100 MB or than the file, no JSON object, a tensor whose shape does not fill its bytes,
+            bytes that belong to two tensors or to none.
+    """
+    bad = f"{path} is not a whole safetensors file; fetch or write it again"
+    with _opened(path) as file:
+        size = os.fstat(file.fileno()).st_size - 8
+        length = int.from_bytes(file.read(8), "little")
+        if not 0 < length <= min(size, MAX_HEADER):  # before the claim is believed
+            raise UserError(f"{bad} (it claims a header of {length:,} bytes).")
+        header = _parse_json(file.read(length), f"{bad} (its header is not JSON).")
+    tensors = cast("dict[str, Any]", header if isinstance(header, dict) else {"": None})
+    spans = sorted(_span(entry) for name, entry in tensors.items() if name != "__metadata__")
+    if [*(begin for begin, _ in spans), size - length] != [0, *(end for _, end in spans)]:
+        raise UserError(f"{bad} (its tensors do not fill its bytes, one after the other).")
+    return tensors
+
+
+def _span(entry: Any) -> tuple[int, int]:
+    """The bytes ``(begin, end)`` of one tensor; (-1, -1) where dtype, shape and offsets disagree."""
+    with suppress(KeyError, TypeError, ValueError):
+        bits, shape, (begin, end) = DTYPE_BITS[entry["dtype"]], entry["shape"], entry["data_offsets"]
+        sound = len(shape) <= 64 and all(type(n) is int and 0 <= n < 1 << 63 for n in [*shape, begin, end])
+        if sound and math.prod(shape) * bits == 8 * (end - begin):  # sound first: then the product is cheap
+            return begin, end
+    return -1, -1
+
+
+def sha256(path: StrPath) -> str:
+    """The SHA-256 of a file, as 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    for block in _blocks(path, math.inf):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def download(url: str, path: StrPath, *, sha256: str, progress: bool | None = None) -> Path:
+    """Fetch ``url`` into ``path``, unless it is there already.
+
+    The bytes collect in ``path`` + ``.part``, and a later call goes on from there. The file takes its name
+    only when its checksum is right, so what stands at ``path`` can be trusted.
+
+    Args:
+        url: Where it lies.
+        path: Where it goes; missing folders are made.
+        sha256: What the whole file must hash to, as 64 hexadecimal digits.
+        progress: Show a bar; None shows one only on a terminal.
+
+    Raises:
+        UserError: no network, no such address, a wrong checksum (the part is then removed), a full disk.
+    """
+    path = Path(path)
+    part = path.with_name(path.name + ".part")
+    if _has(path, sha256):
+        return path
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("ab") as file:
+            with suppress(ImportError):  # Windows has no flock, and needs none: it renames no open file
+                import fcntl
+
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # gone when this process is gone
+            if _has(path, sha256):  # another process finished it while this one waited for the lock
+                return path
+            if not _has(part, sha256):
+                _fetch(url, file, progress)
+                os.fsync(file.fileno())
+            if not _has(part, sha256):
+                part.unlink()
+                raise UserError(f"What {url} sent has a wrong checksum; nothing of it was kept, run again.")
+            part.replace(path)
+            _sync_folder(path.parent)
+    except OSError as error:
+        raise UserError(f"Cannot write {path}: {_reason(error)}.") from error
+    return path
+
+
+def _has(path: Path, expected: str) -> bool:
+    return path.is_file() and sha256(path) == expected
+
+
+def _fetch(url: str, part: BinaryIO, progress: bool | None) -> None:
+    """Append to ``part`` what it lacks of ``url``; where the server cannot resume, start afresh."""
+    from http.client import HTTPException  # slow to import and seldom needed
+    from urllib.request import Request, urlopen
+
+    from rich.console import Console
+    from rich.progress import DownloadColumn, Progress
+
+    console, columns = Console(stderr=True), (*Progress.get_default_columns(), DownloadColumn())
+    shown = console.is_terminal if progress is None else progress
+    done = part.tell()
+    headers = {"User-Agent": "myllm"} | ({"Range": f"bytes={done}-"} if done else {})
+    try:
+        with urlopen(Request(url, headers=headers), timeout=30) as answer:
+            if answer.status != 206:
+                done = part.truncate(0)
+            total = done + int(answer.headers.get("Content-Length") or 0)
+            with Progress(*columns, console=console, disable=not shown) as bar:
+                task = bar.add_task(Path(url).name, total=total or None)
+                while block := answer.read(BLOCK):
+                    done += part.write(block)
+                    bar.update(task, completed=done)
+        part.flush()
+        if done < total:
+            raise ConnectionError("the connection broke")
+    except (OSError, HTTPException) as error:
+        if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+            raise
+        if getattr(error, "code", None) != 416:  # "range not satisfiable": nothing is lacking
+            raise UserError(f"Cannot fetch {url}: {_reason(error)}; check the network, run again.") from error
