@@ -1,0 +1,97 @@
+# MyLLM. `make help` lists what can be made; `make book` is the one to begin with.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+# Choose another build of PyTorch or another Python with `make book TORCH="…" PYTHON=python3.12`.
+TORCH ?= torch==2.13.0
+PORT ?= 8000
+VENV ?= .venv
+PYTHON ?=
+BIN := $(VENV)/bin
+PY := $(BIN)/python
+
+# Reproducible sums, two processes on two cores, and no colours in logs.
+export OMP_NUM_THREADS ?= 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PYDEVD_DISABLE_FILE_VALIDATION := 1
+step = @printf '\n== %s\n' "$(1)"
+
+.PHONY: help book html lab test install execute site serve lint types layers unit compare gate browser constraints clean
+
+help: ## List what can be made
+	@echo "MyLLM: build a large language model from nothing, chapter by chapter."
+	@echo
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r name what; do printf '%-20s %s\n' "$$name" "$$what"; done
+	@echo
+	@echo '  make book PORT=8010             serve at another port'
+	@echo '  make book TORCH="torch==2.13.0" install another build of PyTorch'
+
+book: html ## Install, execute the chapters, build the book and serve it at http://localhost:8000
+	@$(PY) tools/serve.py $(PORT)
+
+html: install execute site ## The same without serving: the book is then in _build/html
+
+lab: install ## Open the chapters as notebooks in JupyterLab (in notebooks/; your changes are kept)
+	$(call step,Writing the notebooks)
+	@$(PY) tools/make_notebooks.py notebooks
+	@$(PY) -m jupyterlab notebooks
+
+test: install lint types layers unit execute site compare gate browser ## Everything that must hold: lint, types, layers, unit tests, book, notebooks, exercises, browser
+	@printf '\nAll tests passed.\n'
+
+install: $(VENV)/.installed ## Make .venv and install the package with all that the book and the tests need
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@PYTHON="$(PYTHON)" tools/make_venv.sh "$(VENV)" "$(TORCH)"
+	@touch $@
+
+execute: install ## Execute the chapters whose outputs are not in the cache
+	$(call step,Executing the chapters: two at a time)
+	@$(PY) tools/execute.py
+
+site: install
+	$(call step,Building the book)
+	@NO_COLOR=1 $(BIN)/jupyter-book build . -W --keep-going -q
+
+serve: ## Serve the built book again
+	@$(PY) tools/serve.py $(PORT)
+
+lint: install ## Format and lint (ruff)
+	$(call step,Format and lint)
+	@$(PY) -m ruff format --check .
+	@$(PY) -m ruff check .
+
+types: install ## Types of the package (basedpyright, strict)
+	$(call step,Types)
+	@$(PY) -m basedpyright
+
+layers: install ## Who may import whom (import-linter)
+	$(call step,Layers: who may import whom)
+	@$(BIN)/lint-imports
+
+unit: install ## Unit tests
+	$(call step,Unit tests)
+	@$(PY) -m pytest -n 2 --ignore tests/browser --ignore tests/book --ignore tests/exercises
+
+compare: install ## Run every chapter a second time and compare its outputs, strictly; the canaries must fail
+	$(call step,Second run of every chapter: strict comparison)
+	@$(PY) tools/compare.py build/executed
+	$(call step,The canaries: notebooks that must fail)
+	@$(PY) -m pytest -n 2 tests/book/test_canaries.py
+
+gate: install ## The exercise gate: stubs score 0, solutions 100 %, wrong answers are named
+	$(call step,Exercise gate)
+	@$(PY) -m pytest -n 2 tests/exercises
+
+browser: install ## The built site: links, names, weight, and with Chromium widgets, accessibility, phone width
+	$(call step,The built site)
+	@MYLLM_SITE=required $(PY) -m pytest -n 2 --dist loadfile tests/book tests/browser --deselect tests/book/test_canaries.py
+
+constraints: install ## Resolve constraints.txt anew (needs a network)
+	$(call step,Resolving constraints.txt)
+	@tools/make_constraints.sh "$(VENV)"
+
+clean: ## Remove what was built (the environment .venv stays)
+	rm -rf _build build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,82 @@
+"""The book's own Sphinx extension: figures, quizzes, exercise cards, clean notebooks, fresh outputs."""
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from sphinx.application import Sphinx
+from sphinx.config import Config
+from sphinx.environment import BuildEnvironment
+
+from . import directives, sources
+from .notebooks import clean_notebook
+
+
+def prepare(app: Sphinx, config: Config) -> None:
+    """Point MyST-NB at the book's cache, and re-read every page when what the chapters import has changed."""
+    sources.open_cache()
+    config.nb_execution_cache_path = str(sources.CACHE)
+    config.myllm_fingerprint = sources.fingerprint()
+    config.myllm_repository = config.myllm_repository or os.environ.get("MYLLM_REPOSITORY", "")
+
+
+def number_figures(app: Sphinx, env: BuildEnvironment) -> list[str]:
+    """Number the figures of chapter 3 as 3.1, 3.2 …: by the file's number, not by its place in the book."""
+    for page, kinds in env.toc_fignumbers.items():
+        if chapter := re.match(r"book/(\d\d)-", page):
+            for numbers in kinds.values():
+                for i, figure in enumerate(numbers, 1):
+                    numbers[figure] = (int(chapter[1]), i)
+    return []
+
+
+def is_chapter(page: str) -> bool:
+    """Whether this page is a chapter, and so has a notebook."""
+    return bool(re.fullmatch(r"book/\d\d-[\w-]+", page))
+
+
+def add_buttons(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: object) -> None:
+    """Offer the clean notebook (and Colab, where configured); keep Thebe's unused script out of the page."""
+    context["script_files"] = [file for file in context["script_files"] if "thebe" not in str(file)]
+    context["css_files"] = [file for file in context["css_files"] if "thebe" not in str(file)]
+    buttons = context.get("header_buttons", [])
+    buttons[:] = [button for button in buttons if button.get("label") != "download-buttons"]
+    if not is_chapter(page):
+        return
+    notebook = f"notebooks/{Path(page).name}.ipynb"
+    if repository := app.config.myllm_repository:
+        url = f"https://colab.research.google.com/github/{repository}/blob/gh-pages/{notebook}"
+        buttons.insert(0, button(url, "Open in Colab", "fas fa-cloud", "colab-button"))
+    url = context["pathto"](notebook, 1)
+    buttons.insert(0, button(url, "Download the notebook", "fas fa-download", "download-notebook-button"))
+
+
+def button(url: str, tooltip: str, icon: str, label: str) -> dict[str, str]:
+    """A link in the page's header, as the theme describes it."""
+    return {"type": "link", "url": url, "tooltip": tooltip, "text": "", "icon": icon, "label": label}
+
+
+def publish_notebooks(app: Sphinx, exception: Exception | None) -> None:
+    """Write a clean notebook of each chapter into the site."""
+    if exception or app.builder.format != "html":
+        return
+    folder = Path(app.outdir) / "notebooks"
+    folder.mkdir(exist_ok=True)
+    for chapter in sources.chapters():
+        if f"book/{chapter.stem}" in app.env.all_docs:
+            notebook = clean_notebook(chapter, app.config.myllm_repository)
+            nbformat.write(notebook, folder / f"{chapter.stem}.ipynb")
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Register everything with Sphinx."""
+    app.add_config_value("myllm_repository", "", "html", str)
+    app.add_config_value("myllm_fingerprint", "", "env", str)
+    directives.setup(app)
+    app.connect("config-inited", prepare, priority=100)
+    app.connect("env-get-updated", number_figures, priority=900)
+    app.connect("html-page-context", add_buttons, priority=900)
+    app.connect("build-finished", publish_notebooks)
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

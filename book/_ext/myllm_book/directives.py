@@ -1,0 +1,210 @@
+"""The directives `svg`, `quiz` and `exercise-card`."""
+
+import html
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+from docutils import nodes
+from docutils.parsers.rst import directives
+from docutils.statemachine import StringList
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+
+from .exercises import Exercise, exercises
+
+
+def raw(text: str) -> nodes.raw:
+    """Literal HTML."""
+    return nodes.raw("", text, format="html")
+
+
+class BookDirective(SphinxDirective):
+    """What the three directives share."""
+
+    has_content = True
+
+    def markdown(self, text: str, *, inline: bool = False) -> list[nodes.Node]:
+        """Parse a piece of MyST; `inline` drops the paragraph around a single line."""
+        box = nodes.Element()
+        self.state.nested_parse(
+            StringList(text.splitlines(), self.get_source_info()[0]), self.content_offset, box
+        )
+        if inline and len(box.children) == 1 and isinstance(box.children[0], nodes.paragraph):
+            return box.children[0].children
+        return box.children
+
+
+def inline_svg(source: str, alt: str, lit: list[str], ids: str) -> str:
+    """An SVG file as part of the page: with a text for those who cannot see it, unique ids, lit parts."""
+    source = re.sub(r"<\?xml.*?\?>|<!--.*?-->|<!DOCTYPE.*?>", "", source, flags=re.DOTALL).strip()
+    for name in lit:
+        pattern = re.compile(rf'(<\w+)((?:\s[^>]*)?\sid="(?:ch)?{re.escape(name)}")([^>]*)>')
+        if not (match := pattern.search(source)):
+            raise ValueError(f'nothing in the figure has the id "{name}" or "ch{name}"')
+        tag = match[2] + match[3]
+        if 'class="' in tag:
+            tag = re.sub(r'class="', 'class="lit ', tag, count=1)
+        else:
+            end = " /" if tag.endswith("/") else ""
+            tag = f'{tag.removesuffix("/").rstrip()} class="lit"{end}'
+        source = source[: match.start()] + match[1] + tag + ">" + source[match.end() :]
+    for name in re.findall(r'\sid="([^"]+)"', source):
+        source = source.replace(f'id="{name}"', f'id="{ids}-{name}"').replace(f"#{name})", f"#{ids}-{name})")
+        source = source.replace(f'href="#{name}"', f'href="#{ids}-{name}"')
+    return source.replace("<svg", f'<svg role="img" aria-label="{html.escape(alt)}"', 1)
+
+
+class Svg(BookDirective):
+    """Put an SVG drawing into the page, so that it takes its colours from light and dark mode.
+
+    ```{svg} figures/map.svg
+    :alt: The book as a map; chapter 3 is lit.
+    :lit: 3
+    :name: fig-map-3
+    The caption.
+    ```
+    """
+
+    required_arguments = 1
+    final_argument_whitespace = True
+    option_spec = {  # noqa: RUF012
+        "alt": directives.unchanged_required,
+        "lit": directives.unchanged,
+        "name": directives.unchanged,
+        "class": directives.class_option,
+    }
+
+    def run(self) -> list[nodes.Node]:
+        """A figure that holds the drawing and the caption."""
+        dependency, name = self.env.relfn2path(self.arguments[0])
+        self.env.note_dependency(dependency)
+        if not self.options.get("alt"):
+            raise self.error("svg needs :alt:, a sentence for readers who cannot see the drawing.")
+        lit = re.split(r"[\s,]+", self.options["lit"].strip()) if self.options.get("lit") else []
+        unique = f"svg{self.env.new_serialno('svg')}"
+        try:
+            drawing = inline_svg(Path(name).read_text("utf-8"), self.options["alt"], lit, unique)
+        except (OSError, ValueError) as error:
+            raise self.error(f"svg {self.arguments[0]}: {error}") from error
+        figure = nodes.figure("", raw(drawing), classes=["drawing", *self.options.get("class", [])])
+        if self.content:
+            figure += nodes.caption("", "", *self.markdown("\n".join(self.content), inline=True))
+        self.set_source_info(figure)
+        self.add_name(figure)
+        return [figure]
+
+
+def check_quiz(questions: Any) -> list[dict[str, Any]]:
+    """The questions of a quiz, or a ValueError that says what is wrong with them."""
+    if not isinstance(questions, list):
+        raise ValueError("the body is a YAML list of questions")
+    for number, question in enumerate(questions, 1):
+        if not isinstance(question, dict) or set(question) != {"q", "options", "answer", "why"}:
+            raise ValueError(f"question {number} needs exactly q, options, answer and why")
+        if not isinstance(question["options"], list) or len(question["options"]) < 2:
+            raise ValueError(f"question {number} needs at least two options")
+        if type(question["answer"]) is not int or not 0 <= question["answer"] < len(question["options"]):
+            raise ValueError(f"question {number}: answer is the place of the right option, counted from 0")
+    return questions
+
+
+class Quiz(BookDirective):
+    """Questions with one right option each; without JavaScript the answers are folded below the options.
+
+    ```{quiz}
+    - q: What does a perplexity of 1 mean?
+      options: ["Every next character was certain.", "The text has one character."]
+      answer: 0
+      why: The mean negative log-likelihood is 0.
+    ```
+    """
+
+    def run(self) -> list[nodes.Node]:
+        """One fieldset of radio buttons a question."""
+        try:
+            questions = check_quiz(yaml.safe_load("\n".join(self.content)))
+        except (yaml.YAMLError, ValueError) as error:
+            raise self.error(f"quiz: {error}") from error
+        quiz = f"quiz-{self.env.new_serialno('quiz')}"
+        out: list[nodes.Node] = [raw(f'<div class="quiz" id="{quiz}">')]
+        for number, question in enumerate(questions, 1):
+            name = f"{quiz}-{number}"
+            out += [raw(f'<fieldset data-answer="{question["answer"]}">')]
+            out += [raw(f'<legend><span class="quiz-number">{number}</span>')]
+            out += [*self.markdown(str(question["q"]), inline=True), raw("</legend>")]
+            for value, option in enumerate(question["options"]):
+                out += [raw(f'<label><input type="radio" name="{name}" value="{value}"><span>')]
+                out += [*self.markdown(str(option), inline=True), raw("</span></label>")]
+            out += [raw('<p class="quiz-verdict" role="status"></p><details><summary>Answer</summary>')]
+            out += [raw('<div class="quiz-why"><p><strong>')]
+            out += [
+                *self.markdown(str(question["options"][question["answer"]]), inline=True),
+                raw("</strong></p>"),
+            ]
+            out += [*self.markdown(str(question["why"])), raw("</div></details></fieldset>")]
+        return [*out, raw("</div>")]
+
+
+class ExerciseCard(BookDirective):
+    """The specification of a graded exercise: ```` ```{exercise-card} 03.1 ````."""
+
+    required_arguments = 1
+    has_content = False
+
+    def run(self) -> list[nodes.Node]:
+        """Title, facts, specification, how to check it, hints."""
+        number = self.arguments[0].strip()
+        try:
+            exercise = exercises()[number]
+        except KeyError:
+            known = ", ".join(exercises()) or "none yet"
+            raise self.error(
+                f"exercise-card: there is no exercise {number} in solutions/ ({known})."
+            ) from None
+        self.env.note_dependency(f"solutions/{exercise.file}")
+        card = nodes.container(classes=["exercise-card"], ids=[f"exercise-{number.replace('.', '-')}"])
+        label = f"exercise-{number}"
+        standard = self.env.domains["std"]
+        standard.anonlabels[label] = self.env.docname, card["ids"][0]
+        standard.labels[label] = self.env.docname, card["ids"][0], f"Exercise {number}, {exercise.title}"
+        card += self.markdown(self.text(exercise))
+        return [card]
+
+    def text(self, exercise: Exercise) -> str:
+        """The card in MyST."""
+        hints = "".join(
+            f"\n````{{dropdown}} Hint {level} · {kind}\n{hint}\n````\n"
+            for level, (kind, hint) in enumerate(
+                zip(("nudge", "pointer", "pseudocode"), exercise.hints, strict=False), 1
+            )
+        )
+        return f"""
+:::{{div}} exercise-title
+Exercise {exercise.id} · {exercise.title}
+:::
+
+:::{{div}} exercise-facts
+{exercise.facts}
+:::
+
+```python
+{exercise.signature}
+```
+
+````{{eval-rst}}
+{exercise.docstring}
+````
+
+```bash
+myllm exercises check {exercise.id}
+```
+{hints}"""
+
+
+def setup(app: Sphinx) -> None:
+    """Register the directives."""
+    app.add_directive("svg", Svg)
+    app.add_directive("quiz", Quiz)
+    app.add_directive("exercise-card", ExerciseCard)

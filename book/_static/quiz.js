@@ -1,0 +1,15 @@
+// A quiz answers at once: the verdict in words, then the explanation. Without this file the answers are folded below.
+for (const question of document.querySelectorAll(".quiz fieldset")) {
+  const details = question.querySelector("details");
+  const verdict = question.querySelector(".quiz-verdict");
+  details.hidden = true;
+  question.addEventListener("change", ({ target }) => {
+    const right = target.value === question.dataset.answer;
+    question.dataset.result = right ? "right" : "wrong";
+    for (const label of question.querySelectorAll("label")) label.removeAttribute("data-chosen");
+    target.closest("label").dataset.chosen = "";
+    verdict.textContent = right ? "Right." : "Not quite: try another, or read the answer.";
+    details.hidden = false;
+    details.open = right;
+  });
+}

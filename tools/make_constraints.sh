@@ -1,0 +1,16 @@
+#!/bin/sh
+# Resolve the extras `book` and `dev` for Python 3.11–3.13 and write constraints.txt, without torch (chosen by the
+# reader) and without the address of any registry. The lock file itself stays out of the repository.
+set -eu
+venv=$1
+"$venv/bin/python" -m pip install --quiet uv
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+cp pyproject.toml README.md LICENSE "$work"
+mkdir "$work/myllm" "$work/exercises" "$work/solutions"
+: >"$work/myllm/__init__.py"
+uv=$(cd "$venv/bin" && pwd)/uv
+(cd "$work" && "$uv" lock --quiet && "$uv" export --quiet --no-hashes --no-emit-project --no-annotate --no-header \
+    --extra book --extra dev --prune torch >constraints.txt)
+mv "$work/constraints.txt" constraints.txt
+echo "constraints.txt: $(wc -l <constraints.txt) packages"
