@@ -1,0 +1,79 @@
+"""What the chapters use to show things: real source, the book's figure style, the grader's card."""
+
+import inspect
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from myllm.grading.notebook import Card
+
+COLOURS = {  # one role, one colour; mid-tones of book/_static/colours.css that read on light and dark pages
+    "query": "#3b7dd8",
+    "key": "#d95f0e",
+    "value": "#2a9560",
+    "masked": "#868b93",
+    "train": "#0e8fb3",
+    "validation": "#b07d12",
+    "token": "#b2589f",
+    "neutral": "#7b8088",
+}
+
+
+class Source:
+    """The source of some definitions; a notebook and the book show it as highlighted code."""
+
+    def __init__(self, objects: tuple[Any, ...], fold: bool):
+        self.objects = objects
+        self.fold = fold
+
+    def __repr__(self) -> str:
+        return "\n\n\n".join(f"# {_place(o)}\n{_source(o)}" for o in self.objects)
+
+    def _repr_markdown_(self) -> str:
+        blocks = [f"*{_place(o)}*\n\n```python\n{_source(o)}\n```" for o in self.objects]
+        text = "\n\n".join(blocks)
+        names = ", ".join(f"<code>{o.__name__}</code>" for o in self.objects)
+        return f"<details><summary>Source of {names}</summary>\n\n{text}\n\n</details>" if self.fold else text
+
+
+def show(*objects: Any, fold: bool = False) -> Source:
+    """Show the source of functions, classes, methods or modules as it is installed.
+
+    Args:
+        objects: What to show, in order.
+        fold: Fold the source away behind its names; for plumbing.
+    """
+    return Source(objects, fold)
+
+
+def style() -> dict[str, str]:
+    """Draw matplotlib figures in the book's style from here on, and return the colour of each role."""
+    import matplotlib.pyplot as plt
+
+    plt.style.use(Path(__file__).with_suffix(".mplstyle"))
+    return COLOURS
+
+
+def check(exercise: str, function: Callable[..., Any]) -> "Card":
+    """Grade your function and show a card with points, reasons and hints; see "Do the exercises".
+
+    Args:
+        exercise: The exercise's number, for example "03.1".
+        function: Your answer.
+    """
+    from myllm.grading.notebook import check as grade
+
+    return grade(exercise, function)
+
+
+def _source(thing: Any) -> str:
+    return textwrap.dedent(inspect.getsource(thing)).rstrip()
+
+
+def _place(thing: Any) -> str:
+    if isinstance(thing, ModuleType):
+        return thing.__name__.replace(".", "/") + ".py"
+    return f"{thing.__module__.replace('.', '/')}.py: {thing.__qualname__}"
