@@ -24,15 +24,15 @@ def nll(
 ) -> Tensor:
     """The negative log-likelihood of each token of a text, given those before it.
 
-    The text is read in windows of `block_size` tokens. Each token but the first is scored exactly once, in the
-    first window that holds it, the last window included however short it is.
+    The text is read in windows of `block_size` tokens. Each token but the first is scored exactly once, in
+    the first window that holds it; the last window is moved back so that it, too, is full.
 
     Args:
         model: Maps ids (B, T) int64 to logits (B, T, V).
         ids: The text, (N,) int64.
         block_size: The longest T the model is given.
-        stride: How far each window moves on. Tokens before the new ones are context only: a smaller stride gives
-            every token at least ``block_size - stride`` tokens of context and costs more. Default: `block_size`.
+        stride: How far each window moves on, by default `block_size`. Tokens scored before are context only:
+            a smaller stride gives each token more context and costs more windows.
         batch_size: Windows a forward pass.
 
     Returns:
