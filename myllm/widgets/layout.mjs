@@ -23,7 +23,7 @@ const svg = (tag, attributes = {}, ...children) => fill(document.createElementNS
 
 // A native input under its label; the label may hold the value that the input now has.
 const field = (label, input, value = "") =>
-  html("label", {}, html("span", {}, label, value && " = ", value), input);
+  html("label", {}, html("span", {}, label, value), input);
 
 // One row of a list of bars; `share` of the track is filled.
 const bar = (name, share, value, attributes = {}) =>

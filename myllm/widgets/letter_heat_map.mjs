@@ -71,10 +71,10 @@ function render({ model, el }) {
     svg("rect", { x: EDGE + j * CELL, y: EDGE + i * CELL, width: CELL, height: CELL })));
   const edge = (x, y, ch) => svg("text", { x, y }, visible(ch));
   const rowNames = alphabet.map((ch, i) => edge(EDGE / 2, EDGE + (i + 0.75) * CELL, ch));
-  const columnNames = alphabet.map((ch, j) => edge(EDGE + (j + 0.5) * CELL, EDGE - 3, ch));
+  const columnNames = alphabet.map((ch, j) => edge(EDGE + (j + 0.5) * CELL, EDGE - 3.5, ch));
   const side = EDGE + alphabet.length * CELL + 1;
   const mark = svg("rect", { class: "mark", x: EDGE, width: alphabet.length * CELL, height: CELL });
-  const drawing = svg("svg", { viewBox: `0 0 ${side} ${side}`, role: "img", style: `min-width: ${side * 1.1}px`,
+  const drawing = svg("svg", { viewBox: `0 0 ${side} ${side}`, role: "img", style: `min-width: ${side * 0.9}px`,
     "aria-label": "Map of probabilities: one row a letter, one column a next letter, darker is likelier" },
     svg("g", { class: "cells" }, ...cells.flat()), ...rowNames, ...columnNames, mark);
 
@@ -104,8 +104,8 @@ function render({ model, el }) {
   const written = html("output", { class: "written mono" });
 
   const { question, sentence } = frame(el, "Next-letter heat map",
-    [field("Letter", select), field("Smoothing α", slider, alphaText), write],
-    [html("div", { class: "pair" }, html("div", { class: "row" }, bars), html("div", { class: "whole", style: `flex-basis: ${side * 1.2}px` }, map, note)), written]);
+    [field("Letter", select), field("Smoothing α = ", slider, alphaText), write],
+    [html("div", { class: "pair" }, html("div", { class: "part" }, bars), html("div", { class: "whole", style: `flex-basis: ${side * 1.2}px` }, map, note)), written]);
   question.textContent = `Predict: which letter follows ‘${visible(model.get("predict"))}’? Then choose it.`;
   point({});
 

@@ -27,7 +27,7 @@ class LetterHeatMap(Widget):
 
     _esm = source("layout.mjs", "letter_heat_map.mjs")
 
-    counts: traitlets.List[list[int]] = traitlets.List().tag(sync=True)
+    counts = traitlets.List(traitlets.List(traitlets.Int())).tag(sync=True)
     alphabet = traitlets.Unicode().tag(sync=True)
     alpha = traitlets.Float().tag(sync=True)
     letter = traitlets.Unicode().tag(sync=True)
@@ -44,13 +44,13 @@ class LetterHeatMap(Widget):
         predict: str | None = None,
     ) -> None:
         rows = _rows(counts, alphabet)
-        if not 0 <= smoothing <= 10:
-            raise ValueError(f"The smoothing must lie between 0 and 10, not {smoothing}.")
+        if not isinstance(smoothing, (int, float)) or not 0 <= smoothing <= 10:  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ValueError(f"The smoothing must be a number from 0 to 10, not {smoothing!r}.")
         totals = [sum(row) for row in rows]
         letter = alphabet[totals.index(max(totals))] if letter is None else letter
         predict = ("q" if "q" in alphabet else alphabet[-1]) if predict is None else predict
         for symbol in (letter, predict):
-            if len(symbol) != 1 or symbol not in alphabet:
+            if symbol not in list(alphabet):
                 raise ValueError(f"{symbol!r} is not a letter of the alphabet.")
         super().__init__(
             counts=rows, alphabet=alphabet, alpha=float(smoothing), letter=letter, predict=predict
@@ -63,8 +63,8 @@ class LetterHeatMap(Widget):
 def _rows(counts: Any, alphabet: str) -> list[list[int]]:
     """Check the table and return it as lists of whole numbers."""
     size = len(alphabet)
-    if not 2 <= size <= MAX_SYMBOLS or len(set(alphabet)) != size:
-        raise ValueError(f"The alphabet must hold 2 to {MAX_SYMBOLS} different characters.")
+    if not isinstance(alphabet, str) or not 2 <= size <= MAX_SYMBOLS or len(set(alphabet)) != size:  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ValueError(f"The alphabet must be a string of 2 to {MAX_SYMBOLS} different characters.")
     table: Any = counts.tolist() if hasattr(counts, "tolist") else counts
     try:
         rows = [[int(count) for count in row] for row in table]

@@ -1,0 +1,49 @@
+"""Byte-pair encoding of the reader's own text, trained in the page and stepped through merge by merge."""
+
+from __future__ import annotations
+
+import traitlets
+
+from .base import Widget, source
+
+MAX_CHARACTERS = 2_000
+MAX_MERGES = 100
+
+
+class MergeStepper(Widget):
+    """Learns byte-level BPE merges in the page; steps forth and back through them.
+
+    The text is cut by the GPT-2 pattern; of equally frequent pairs the one with the smaller ids wins.
+
+    Args:
+        text: What is first seen; the reader may replace it. At most 2,000 characters.
+        merges: How many merges the reader can step through, 1 to 100.
+        step: How many of them are made at first.
+
+    Raises:
+        ValueError: If an argument lies outside its bounds.
+    """
+
+    _esm = source("layout.mjs", "merge_stepper.mjs")
+
+    text = traitlets.Unicode().tag(sync=True)
+    merges = traitlets.Int().tag(sync=True)
+    step = traitlets.Int().tag(sync=True)
+
+    def __init__(
+        self,
+        text: str = "low lower lowest, new newer newest, wide wider widest",
+        merges: int = 20,
+        *,
+        step: int = 0,
+    ) -> None:
+        if not isinstance(text, str) or not 0 < len(text) <= MAX_CHARACTERS:  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ValueError(f"The text must be a string of 1 to {MAX_CHARACTERS:,} characters.")
+        if merges not in range(1, MAX_MERGES + 1):
+            raise ValueError(f"The merges must be a whole number from 1 to {MAX_MERGES}, not {merges!r}.")
+        if step not in range(merges + 1):
+            raise ValueError(f"The step must be a whole number from 0 to {merges}, not {step!r}.")
+        super().__init__(text=text, merges=merges, step=step)
+
+    def __repr__(self) -> str:
+        return f"MergeStepper({len(self.text)} characters, {self.merges} merges)"
