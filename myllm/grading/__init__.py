@@ -1,0 +1,52 @@
+"""Graded exercises: a learner writes a function, asks for a check, and gets points, the reason and a hint.
+
+``solutions/chNN_slug.py`` is the marked source, ``exercises/chNN_slug.py`` the stub generated from it, and
+``checks/chNN.py`` says what is checked. Importing this room costs nothing; torch is loaded by the worker.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """What is said about an exercise; ``function`` and ``file`` name the answer."""
+
+    id: str
+    title: str
+    points: int
+    minutes: int
+    difficulty: int
+    section: str
+    function: str = ""
+    file: str = ""
+
+    @property
+    def chapter(self) -> str:
+        """The chapter's two digits."""
+        return self.id[:2]
+
+
+def exercise(
+    id: str, title: str, *, points: int, minutes: int, difficulty: int, section: str
+) -> Callable[[F], F]:
+    """Mark a function as the answer to an exercise.
+
+    Args:
+        id: chapter and number, such as ``"03.1"``; never changes once published.
+        title: a few words.
+        points: what a full answer earns.
+        minutes: how long a reader of the chapter is likely to need.
+        difficulty: 1 to 3.
+        section: the anchor in the chapter that teaches it.
+    """
+    about = Exercise(id, title, points, minutes, difficulty, section)
+
+    def mark(function: F) -> F:
+        function.__dict__["exercise"] = about
+        return function
+
+    return mark

@@ -1,0 +1,90 @@
+"""Which exercises there are, read from the marked solutions without running them."""
+
+import ast
+import re
+from functools import cache
+from pathlib import Path
+
+from myllm.files import UserError, read_text
+from myllm.grading import Exercise
+
+START, END = "# SOLUTION", "# END SOLUTION"
+
+
+def folder(name: str) -> Path:
+    """The folder of ``"solutions"`` or ``"exercises"``: inside an installed wheel, else in the repository."""
+    here = Path(__file__).parent / name
+    return here if here.is_dir() else Path(__file__).parents[2] / name
+
+
+def stub(source: str) -> str:
+    """The text of an answer file with every marked part replaced by ``raise NotImplementedError``.
+
+    A marked part that is not indented (a helper function) is left out altogether.
+
+    Raises:
+        ValueError: a mark without its partner.
+    """
+    lines, inside = list[str](), False
+    for line in source.splitlines(keepends=True):
+        mark, indent = line.strip(), line[: len(line) - len(line.lstrip())]
+        if mark in (START, END):
+            if inside == (mark == START):
+                raise ValueError(f"{mark} without its partner")
+            inside = not inside
+            if inside and indent:
+                lines.append(f"{indent}raise NotImplementedError\n")
+        elif not inside:
+            lines.append(line)
+    if inside:
+        raise ValueError(f"{START} without its partner")
+    return "".join(lines)
+
+
+def read_exercises(path: Path) -> list[Exercise]:
+    """The exercises of one answer file, in its order, from the arguments of ``@exercise``."""
+    found = list[Exercise]()
+    for node in ast.parse(read_text(path)).body:
+        for mark in node.decorator_list if isinstance(node, ast.FunctionDef) else []:
+            if isinstance(mark, ast.Call) and isinstance(mark.func, ast.Name) and mark.func.id == "exercise":
+                given = [ast.literal_eval(value) for value in mark.args]
+                named = {word.arg: ast.literal_eval(word.value) for word in mark.keywords if word.arg}
+                assert isinstance(node, ast.FunctionDef)
+                found.append(Exercise(*given, **named, function=node.name, file=path.name))
+    return found
+
+
+@cache
+def exercises() -> dict[str, Exercise]:
+    """All exercises by id, in the order of the book."""
+    paths = sorted(folder("solutions").glob("ch*.py"))
+    return {one.id: one for path in paths for one in sorted(read_exercises(path), key=lambda one: one.id)}
+
+
+def choose(names: list[str]) -> list[Exercise]:
+    """The exercises that are meant by chapters (``"5"``, ``"05"``) and ids (``"5.2"``, ``"05.2"``).
+
+    Raises:
+        UserError: a name that means no exercise.
+    """
+    chosen = dict[str, Exercise]()
+    for name in names:
+        match = re.fullmatch(r"(\d{1,2})(\.\d+)?", name)
+        wanted = f"{int(match[1]):02}{match[2] or ''}" if match else name
+        found = {id: one for id, one in exercises().items() if wanted in (id, one.chapter)}
+        if not found:
+            raise UserError(f"There is no exercise {name}; `myllm exercises list` shows all of them.")
+        chosen |= found
+    return list(chosen.values())
+
+
+def solution(one: Exercise) -> str:
+    """The source of one answer, its specification included, without the marks."""
+    text = read_text(folder("solutions") / one.file)
+    node = next(
+        node
+        for node in ast.parse(text).body
+        if isinstance(node, ast.FunctionDef) and node.name == one.function
+    )
+    lines = text.splitlines(keepends=True)[node.lineno - 1 : node.end_lineno]
+    return "".join(line for line in lines if line.strip() not in (START, END))

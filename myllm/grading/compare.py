@@ -1,0 +1,134 @@
+"""Is what came what was expected, and if not, where does it differ? No method of an answer's own is trusted."""
+
+import math
+import reprlib
+from typing import Any
+
+import torch
+from torch import Tensor
+
+SCALARS = (bool, int, float, complex, str, bytes, type(None))
+# (relative, absolute) by dtype: a few roundings of that precision.
+TOLERANCE = {torch.float64: (1e-9, 1e-12), torch.float32: (1e-5, 1e-6), torch.bfloat16: (2e-2, 1e-2)}
+TOLERANCE |= {torch.float16: (2e-3, 1e-3)}
+
+
+class Failure(Exception):
+    """A check that did not pass: what was expected, and what came. ``cause`` is what the answer raised."""
+
+    cause: BaseException | None = None
+
+
+class Shown(reprlib.Repr):
+    """``repr`` that stays short and shows a large tensor by its shape."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = 60
+        self.maxlist = self.maxtuple = self.maxdict = 8
+
+    def repr1(self, x: Any, level: int) -> str:
+        """One value; only exact built-in types and tensors show their contents."""
+        if type(x) in (Tensor, torch.nn.Parameter):
+            values = f" {self.repr1(x.tolist(), 2)}" if x.numel() <= 9 else ""
+            return f"{kind(x)}{values}"
+        if callable(x):
+            return getattr(x, "__name__", "a function")
+        return super().repr1(x, level)
+
+
+show = Shown().repr
+
+
+def kind(x: object) -> str:
+    """A value's type in words, with shape and dtype for a tensor."""
+    if isinstance(x, Tensor):
+        return f"a tensor of shape {tuple(x.shape)} and dtype {str(x.dtype).removeprefix('torch.')}"
+    return {"NoneType": "None", "int": "an int"}.get(type(x).__name__, f"a {type(x).__name__}")
+
+
+def plain(value: Any) -> Any:
+    """The same value made of exact built-in types and tensors only.
+
+    A subclass could say yes to every comparison; a ``Counter`` becomes a dict, anything stranger is refused.
+
+    Raises:
+        Failure: a type that is no tensor, number, text, list, tuple, dict or set.
+    """
+    if type(value) in SCALARS or type(value) is Tensor:
+        return value
+    if type(value) is torch.nn.Parameter:
+        return value.as_subclass(Tensor)
+    if isinstance(value, dict):
+        return {plain(key): plain(item) for key, item in dict.items(value)}  # pyright: ignore[reportUnknownVariableType]
+    for base in (list, tuple, set, frozenset):
+        if isinstance(value, base):
+            return base(plain(item) for item in base.__iter__(value))  # pyright: ignore[reportUnknownVariableType]
+    name = f"{type(value).__module__}.{type(value).__qualname__}"
+    hint = "; convert it with .item() or .tolist()" if name.startswith("numpy.") else ""
+    raise Failure(
+        f"expected tensors, numbers, text, lists, tuples or dicts, got a value of type {name}{hint}"
+    )
+
+
+def difference(got: Any, expected: Any, tolerance: float | None = None, where: str = "") -> str | None:
+    """Say how ``got`` differs from ``expected``, or nothing when it does not.
+
+    Types count (an int may stand for a float). Floats may differ by a few roundings of their precision, or
+    by ``tolerance`` (relative and absolute) where it is given; NaN equals NaN.
+    """
+    at = f"at {where}: " if where else ""
+    if isinstance(expected, Tensor):
+        return _tensors(got, expected, tolerance, at)
+    if type(expected) is float and type(got) in (int, float):
+        if math.isclose(got, expected, rel_tol=tolerance or 1e-6, abs_tol=tolerance or 1e-9):
+            return None
+        if math.isnan(got) and math.isnan(expected):
+            return None
+        return f"{at}expected {expected!r}, got {got!r} (error {abs(got - expected):.3g})"
+    if type(got) is not type(expected):
+        return f"{at}expected {kind(expected)}, got {kind(got)}: {show(got)}"
+    if isinstance(expected, dict):
+        return _dicts(got, expected, tolerance, where)  # pyright: ignore[reportUnknownArgumentType]
+    if isinstance(expected, list | tuple):
+        for index, (one, other) in enumerate(zip(got, expected, strict=False)):  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+            if problem := difference(one, other, tolerance, f"{where}[{index}]"):
+                return problem
+        if len(got) != len(expected):  # pyright: ignore[reportUnknownArgumentType]
+            return f"{at}expected length {len(expected)}, got {len(got)}: {show(got)}"  # pyright: ignore[reportUnknownArgumentType]
+        return None
+    if callable(expected):
+        return None
+    return None if got == expected else f"{at}expected {show(expected)}, got {show(got)}"
+
+
+def _dicts(got: dict[Any, Any], expected: dict[Any, Any], tolerance: float | None, where: str) -> str | None:
+    at = f"at {where}: " if where else ""
+    if missing := [key for key in expected if key not in got]:
+        return f"{at}{len(missing)} of {len(expected)} keys are missing, the first is {show(missing[0])}"
+    if extra := [key for key in got if key not in expected]:
+        return (
+            f"{at}{len(extra)} keys should not be there, the first is {show(extra[0])}: {show(got[extra[0]])}"
+        )
+    for key in expected:
+        if problem := difference(got[key], expected[key], tolerance, f"{where}[{show(key)}]"):
+            return problem
+    return None
+
+
+def _tensors(got: Any, expected: Tensor, tolerance: float | None, at: str) -> str | None:
+    if not isinstance(got, Tensor) or got.shape != expected.shape or got.dtype != expected.dtype:
+        return f"{at}expected {kind(expected)}, got {kind(got)}"
+    relative, absolute = (tolerance, tolerance) if tolerance else TOLERANCE.get(expected.dtype, (0.0, 0.0))
+    a, b = got.detach(), expected.detach()
+    if expected.dtype.is_floating_point:
+        a, b = a.double(), b.double()
+    wrong = ~torch.isclose(a, b, rtol=relative, atol=absolute, equal_nan=True)
+    if not (count := int(wrong.sum())):
+        return None
+    index: tuple[int, ...] = tuple(wrong.nonzero()[0].tolist())
+    error = (a[wrong].double() - b[wrong].double()).abs().max().item()
+    return (
+        f"{at}first difference at index {list(index)}: expected {expected[index].item():.6g}, got "
+        f"{got[index].item():.6g} ({count} of {expected.numel()} values differ, largest error {error:.3g})"
+    )

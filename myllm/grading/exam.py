@@ -1,0 +1,224 @@
+"""What a check file is written with: an :class:`Exam` for each exercise, filled by short decorators."""
+
+import copy
+import random
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from myllm.grading.compare import Failure, difference, show
+
+Function = Callable[..., Any]
+Cases = Callable[["Rng"], Iterator[tuple[Any, ...]]]
+Mistakes = Mapping[str, tuple[Function, str]]
+Property = Callable[[Function, "Rng"], None]
+
+NONE: Mistakes = {}
+# Never allowed: the answers themselves.
+ANSWERS = ("solutions.*", "myllm.grading.solutions.*")
+
+
+class Rng(random.Random):
+    """Python's generator, and two ways to draw tensors from the same seed."""
+
+    def normal(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Standard normal numbers."""
+        return torch.randn(*shape, generator=self._torch(), dtype=torch.float64).to(dtype)
+
+    def integers(self, low: int, high: int, *shape: int) -> Tensor:
+        """Int64 numbers from ``low`` up to, not including, ``high``."""
+        return torch.randint(low, high, shape, generator=self._torch())
+
+    def _torch(self) -> torch.Generator:
+        return torch.Generator().manual_seed(self.getrandbits(48))
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the report. ``run(f, rng)`` raises :class:`Failure` where ``f`` does not pass."""
+
+    kind: str
+    weight: float
+    run: Property
+    mistakes: Mistakes = field(default_factory=lambda: NONE)
+
+
+@dataclass(frozen=True)
+class Raised:
+    """Stands for the value of a call that raised."""
+
+    error: BaseException
+    text: str
+
+
+class Exam:
+    """The checks of one exercise.
+
+    Args:
+        id: the exercise.
+        reference: an independent naive answer; not the solution, nor the package's own function.
+        hints: three: a nudge, a pointer into the chapter, pseudocode.
+        tolerance: relative and absolute, where a few roundings of the result's precision are not enough.
+    """
+
+    all: ClassVar[dict[str, "Exam"]] = {}
+
+    def __init__(
+        self, id: str, reference: Function, hints: Sequence[str], *, tolerance: float | None = None
+    ) -> None:
+        self.id, self.reference, self.hints, self.tolerance = id, reference, tuple(hints), tolerance
+        self.checks: list[Check] = []
+        self.examples: list[tuple[tuple[Any, ...], Any]] = []
+        self.forbidden: list[str] = [*ANSWERS]
+        Exam.all[id] = self
+
+    def example(self, weight: float, args: tuple[Any, ...], expected: Any) -> None:
+        """Add a visible example: the arguments and the result, as the specification shows them."""
+
+        def run(f: Function, rng: Rng) -> None:
+            self._report(f, [args], [_outcome(f, copy.deepcopy(args))], [expected])
+
+        self.examples.append((args, expected))
+        self.checks.append(Check("example", weight, run))
+
+    def oracle(self, weight: float, mistakes: Mistakes = NONE) -> Callable[[Cases], Cases]:
+        """Add a comparison with the reference on the cases that the decorated generator yields.
+
+        Args:
+            weight: points.
+            mistakes: ``{label: (wrong function, hint)}``; the hint is shown when the answer equals the wrong
+                function on every case.
+        """
+        return self._cases("oracle", weight, mistakes)
+
+    def edge(self, weight: float, mistakes: Mistakes = NONE) -> Callable[[Cases], Cases]:
+        """Add cases at the border (empty, length 1, ties …); otherwise as :meth:`oracle`."""
+        return self._cases("edge", weight, mistakes)
+
+    def property(self, weight: float) -> Callable[[Property], Property]:
+        """Add a check of something that always holds; its docstring says what."""
+        return self._property("property", weight)
+
+    def cost(self, weight: float) -> Callable[[Property], Property]:
+        """Add a check of a count (see :func:`measure`), earned only where all oracle checks pass."""
+        return self._property("cost", weight)
+
+    def conduct(self, weight: float, *names: str) -> None:
+        """Forbid names, functions or ``module.*``: they raise in every check; earned as :meth:`cost`."""
+        self.forbidden.extend(names)
+        self.checks.append(Check("conduct", weight, lambda f, rng: None))
+
+    def _property(self, kind: str, weight: float) -> Callable[[Property], Property]:
+        def add(test: Property) -> Property:
+            def run(f: Function, rng: Rng) -> None:
+                try:
+                    test(f, rng)
+                except Failure as failure:
+                    failure.args = (f"{(test.__doc__ or test.__name__).strip()} But: {failure}",)
+                    raise
+
+            self.checks.append(Check(kind, weight, run))
+            return test
+
+        return add
+
+    def _cases(self, kind: str, weight: float, mistakes: Mistakes) -> Callable[[Cases], Cases]:
+        def add(cases: Cases) -> Cases:
+            def run(f: Function, rng: Rng) -> None:
+                self._compare(f, list(cases(rng)), mistakes)
+
+            self.checks.append(Check(kind, weight, run, mistakes))
+            return cases
+
+        return add
+
+    def _compare(self, f: Function, cases: list[tuple[Any, ...]], mistakes: Mistakes) -> None:
+        expected = [_outcome(self.reference, copy.deepcopy(args)) for args in cases]
+        got = [_outcome(f, copy.deepcopy(args)) for args in cases]
+        self._report(f, cases, got, expected, mistakes)
+
+    def _report(
+        self,
+        f: Function,
+        cases: list[tuple[Any, ...]],
+        got: list[Any],
+        expected: list[Any],
+        mistakes: Mistakes = NONE,
+    ) -> None:
+        problems = [self._differ(*pair) for pair in zip(got, expected, strict=True)]
+        first = next((index for index, problem in enumerate(problems) if problem), None)
+        if first is None:
+            return
+        told = f"{f.__name__}({', '.join(show(value) for value in cases[first])}): {problems[first]}"
+        for label, (wrong, hint) in mistakes.items():
+            if not any(
+                self._differ(g, _outcome(wrong, copy.deepcopy(a))) for g, a in zip(got, cases, strict=True)
+            ):
+                told = f"{told}\nThis is what you get with {label}. {hint}"
+                break
+        failure = Failure(told)
+        failure.cause = got[first].error if isinstance(got[first], Raised) else None
+        raise failure
+
+    def _differ(self, got: Any, expected: Any) -> str | None:
+        if isinstance(got, Raised) and isinstance(expected, Raised):
+            same = type(got.error) is type(expected.error)
+            return None if same else f"expected {type(expected.error).__name__}, the function {got.text}"
+        if isinstance(got, Raised):
+            return f"expected {show(expected)}, the function {got.text}"
+        if isinstance(expected, Raised):
+            return f"expected {type(expected.error).__name__} to be raised, got {show(got)}"
+        return difference(got, expected, self.tolerance)
+
+
+def _outcome(f: Function, args: tuple[Any, ...]) -> Any:
+    try:
+        return f(*args)
+    except Failure as failure:
+        if failure.cause is None:
+            raise
+        return Raised(failure.cause, str(failure))
+    except Exception as error:  # the reference and the wrong functions are not fenced
+        return Raised(error, f"raised {type(error).__name__}")
+
+
+def expect(condition: object, otherwise: str) -> None:
+    """Fail the check with a sentence unless the condition is true."""
+    if not condition:
+        raise Failure(otherwise)
+
+
+def same(got: Any, expected: Any, what: str, tolerance: float | None = None) -> None:
+    """Fail the check where ``got`` differs from ``expected``; ``what`` names the case."""
+    if problem := difference(got, expected, tolerance):
+        raise Failure(f"{what}: {problem}")
+
+
+class Counted(TorchDispatchMode):
+    """Counts of what torch was asked to do: ``operations``, ``largest`` (elements of a result), ``flops``."""
+
+    operations = 0
+    largest = 0
+    flops = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Count one operation and do it."""
+        result = func(*args, **(kwargs or {}))
+        self.operations += 1
+        if isinstance(result, Tensor):
+            self.largest = max(self.largest, result.numel())
+        return result
+
+
+@contextmanager
+def measure() -> Generator[Counted]:
+    """Count torch operations, the largest result and the FLOPs of matrix products inside the block."""
+    with FlopCounterMode(display=False) as flops, Counted() as counted:
+        yield counted
+    counted.flops = flops.get_total_flops()

@@ -1,0 +1,191 @@
+"""A fence around calls of a learner's function: forbidden names raise, changed globals are put back."""
+
+import builtins
+import copy
+import importlib
+import linecache
+import math
+import random
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from importlib.abc import Loader
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from myllm.grading.compare import Failure, difference, plain
+
+NAMESPACES: list[ModuleType | type] = [
+    builtins,
+    math,
+    random,
+    torch,
+    torch.nn.functional,
+    torch.linalg,
+    torch.Tensor,
+]
+
+
+class Forbidden(Exception):
+    """A name that this exercise may not use was used."""
+
+
+class OutOfMemory(Exception):
+    """The memory limit was reached; the whole exercise is lost."""
+
+
+class Guard:
+    """Calls one function and keeps its effects to itself.
+
+    Args:
+        forbidden: dotted names of functions (``torch.bincount``), or of modules with a star
+            (``myllm.tokenizers.bpe.*``), which can still be imported, but not used.
+    """
+
+    def __init__(self, forbidden: Sequence[str]) -> None:
+        self.inside = False
+        self.used: list[str] = []  # forbidden names, in the order they were first used
+        modules = [name[:-2] for name in forbidden if name.endswith(".*")]
+        for name in forbidden:
+            if not name.endswith(".*"):
+                self._wrap(name)
+        for name in [name for name in sys.modules if _within(name, modules)]:
+            del sys.modules[name]
+        sys.meta_path.insert(0, _Barrier(modules, self))
+        self._kept = [(space, dict(vars(space))) for space in NAMESPACES]
+        self._dtype = torch.get_default_dtype()
+
+    def use(self, name: str) -> None:
+        """Note that a forbidden name is used, and refuse it."""
+        if name not in self.used:
+            self.used.append(name)
+        raise Forbidden(f"{name} may not be used here: write this step yourself")
+
+    def _wrap(self, name: str) -> None:
+        path, _, last = name.rpartition(".")
+        owner = _find(path)
+        original = getattr(owner, last)
+
+        def fence(*args: Any, **kwargs: Any) -> Any:
+            return self.use(name) if self.inside else original(*args, **kwargs)
+
+        setattr(owner, last, fence)
+
+    def restore(self) -> None:
+        """Put back what a call has changed: names of torch and Python, default dtype and device, gradients."""
+        for space, kept in self._kept:
+            now = vars(space)
+            for name in [name for name, value in kept.items() if now.get(name) is not value]:
+                setattr(space, name, kept[name])
+            # In a class a new name hides an inherited one; in a module it hides nothing.
+            for name in [name for name in now if name not in kept] if isinstance(space, type) else ():
+                delattr(space, name)
+        torch.set_default_dtype(self._dtype)
+        if torch.get_default_device().type != "cpu":
+            torch.set_default_device("cpu")
+        torch.set_grad_enabled(True)
+        sys.settrace(None)
+
+    def call(self, function: Callable[..., Any], args: Sequence[Any]) -> Any:
+        """The plain value of ``function(*args)``.
+
+        Raises:
+            Failure: the function raised, changed its arguments, or returned a strange type.
+            OutOfMemory: the memory limit was reached.
+        """
+        before = copy.deepcopy(args)
+        try:
+            self.inside = True
+            value = function(*args)
+        except BaseException as error:  # SystemExit and KeyboardInterrupt too: an answer may raise anything
+            self.inside = False
+            self.restore()
+            if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+                raise OutOfMemory from None
+            failure = Failure(f"raised {describe(error)}")
+            failure.cause = error
+            raise failure from None
+        finally:
+            self.inside = False
+        self.restore()
+        value = plain(value)
+        for index, (now, then) in enumerate(zip(args, before, strict=True)):
+            if problem := difference(now, then):
+                raise Failure(
+                    f"the function changed its argument number {index + 1}; work on a copy ({problem})"
+                )
+        return value
+
+
+def describe(error: BaseException) -> str:
+    """An exception in one line, with the last line of the answer that it passed through."""
+    text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    if isinstance(error, SyntaxError):
+        return f"{text} in line {error.lineno}"
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if "/myllm/grading/" not in frame.filename
+    ]
+    own = [
+        frame for frame in frames if "site-packages" not in frame.filename and "<frozen" not in frame.filename
+    ]
+    if not own:
+        return text
+    line = linecache.getline(own[-1].filename, own[-1].lineno or 0).strip()
+    return f"{text} in line {own[-1].lineno}" + (f": {line}" if line else "")
+
+
+def _within(name: str, modules: Sequence[str]) -> bool:
+    return any(name == module or name.startswith(f"{module}.") for module in modules)
+
+
+def _find(path: str) -> Any:
+    """The module or class at a dotted path."""
+    parts = path.split(".")
+    for cut in range(len(parts), 0, -1):
+        try:
+            found: Any = importlib.import_module(".".join(parts[:cut]))
+        except ModuleNotFoundError:
+            continue
+        for part in parts[cut:]:
+            found = getattr(found, part)
+        return found
+    raise ModuleNotFoundError(path)
+
+
+class _Nothing:
+    """Stands for a name of a forbidden module: may be imported, not used."""
+
+    def __init__(self, name: str, guard: Guard) -> None:
+        self._name, self._guard = name, guard
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        self._guard.use(self._name)
+
+    def __getattr__(self, name: str) -> Any:
+        self._guard.use(self._name)
+
+
+class _Barrier(Loader):
+    """An import finder and loader that gives empty modules for forbidden ones."""
+
+    def __init__(self, modules: Sequence[str], guard: Guard) -> None:
+        self.modules, self.guard = modules, guard
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        return ModuleSpec(name, self, is_package=True) if _within(name, self.modules) else None
+
+    def create_module(self, spec: ModuleSpec) -> None:
+        return None
+
+    def exec_module(self, module: ModuleType) -> None:
+        def offer(name: str) -> Any:
+            if name.startswith("__"):
+                raise AttributeError(name)
+            return _Nothing(f"{module.__name__}.{name}", self.guard)
+
+        module.__dict__["__getattr__"] = offer
