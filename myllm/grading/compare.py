@@ -1,4 +1,4 @@
-"""Is what came what was expected, and if not, where does it differ? No method of an answer's own is trusted."""
+"""Is what came what was expected; if not, where does it differ? No method of an answer's own is trusted."""
 
 import math
 import reprlib
@@ -9,8 +9,12 @@ from torch import Tensor
 
 SCALARS = (bool, int, float, complex, str, bytes, type(None))
 # (relative, absolute) by dtype: a few roundings of that precision.
-TOLERANCE = {torch.float64: (1e-9, 1e-12), torch.float32: (1e-5, 1e-6), torch.bfloat16: (2e-2, 1e-2)}
-TOLERANCE |= {torch.float16: (2e-3, 1e-3)}
+TOLERANCE = {
+    torch.float64: (1e-9, 1e-12),
+    torch.float32: (1e-5, 1e-6),
+    torch.float16: (2e-3, 1e-3),
+    torch.bfloat16: (2e-2, 1e-2),
+}
 
 
 class Failure(Exception):
@@ -61,9 +65,10 @@ def plain(value: Any) -> Any:
         return value.as_subclass(Tensor)
     if isinstance(value, dict):
         return {plain(key): plain(item) for key, item in dict.items(value)}  # pyright: ignore[reportUnknownVariableType]
-    for base in (list, tuple, set, frozenset):
+    bases: tuple[Any, ...] = (list, tuple, set, frozenset)
+    for base in bases:
         if isinstance(value, base):
-            return base(plain(item) for item in base.__iter__(value))  # pyright: ignore[reportUnknownVariableType]
+            return base(plain(item) for item in base.__iter__(value))
     name = f"{type(value).__module__}.{type(value).__qualname__}"
     hint = "; convert it with .item() or .tolist()" if name.startswith("numpy.") else ""
     raise Failure(
@@ -126,9 +131,10 @@ def _tensors(got: Any, expected: Tensor, tolerance: float | None, at: str) -> st
     wrong = ~torch.isclose(a, b, rtol=relative, atol=absolute, equal_nan=True)
     if not (count := int(wrong.sum())):
         return None
-    index: tuple[int, ...] = tuple(wrong.nonzero()[0].tolist())
+    first = [int(one) for one in wrong.nonzero()[0]]
+    index = tuple(first)
     error = (a[wrong].double() - b[wrong].double()).abs().max().item()
     return (
-        f"{at}first difference at index {list(index)}: expected {expected[index].item():.6g}, got "
+        f"{at}first difference at index {first}: expected {expected[index].item():.6g}, got "
         f"{got[index].item():.6g} ({count} of {expected.numel()} values differ, largest error {error:.3g})"
     )

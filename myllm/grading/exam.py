@@ -5,7 +5,7 @@ import random
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic, ParamSpec
 
 import torch
 from torch import Tensor
@@ -16,10 +16,11 @@ from myllm.grading.compare import Failure, difference, show
 
 Function = Callable[..., Any]
 Cases = Callable[["Rng"], Iterator[tuple[Any, ...]]]
-Mistakes = Mapping[str, tuple[Function, str]]
+P = ParamSpec("P")
+Mistakes = Mapping[str, tuple[Callable[P, Any], str]]
 Property = Callable[[Function, "Rng"], None]
 
-NONE: Mistakes = {}
+NONE: dict[str, tuple[Function, str]] = {}
 # Never allowed: the answers themselves.
 ANSWERS = ("solutions.*", "myllm.grading.solutions.*")
 
@@ -46,7 +47,7 @@ class Check:
     kind: str
     weight: float
     run: Property
-    mistakes: Mistakes = field(default_factory=lambda: NONE)
+    mistakes: Mistakes[...] = field(default_factory=lambda: NONE)
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Raised:
     text: str
 
 
-class Exam:
+class Exam(Generic[P]):
     """The checks of one exercise.
 
     Args:
@@ -67,10 +68,10 @@ class Exam:
         tolerance: relative and absolute, where a few roundings of the result's precision are not enough.
     """
 
-    all: ClassVar[dict[str, "Exam"]] = {}
+    all: ClassVar[dict[str, "Exam[...]"]] = {}
 
     def __init__(
-        self, id: str, reference: Function, hints: Sequence[str], *, tolerance: float | None = None
+        self, id: str, reference: Callable[P, Any], hints: Sequence[str], *, tolerance: float | None = None
     ) -> None:
         self.id, self.reference, self.hints, self.tolerance = id, reference, tuple(hints), tolerance
         self.checks: list[Check] = []
@@ -87,7 +88,7 @@ class Exam:
         self.examples.append((args, expected))
         self.checks.append(Check("example", weight, run))
 
-    def oracle(self, weight: float, mistakes: Mistakes = NONE) -> Callable[[Cases], Cases]:
+    def oracle(self, weight: float, mistakes: Mistakes[P] = NONE) -> Callable[[Cases], Cases]:
         """Add a comparison with the reference on the cases that the decorated generator yields.
 
         Args:
@@ -97,7 +98,7 @@ class Exam:
         """
         return self._cases("oracle", weight, mistakes)
 
-    def edge(self, weight: float, mistakes: Mistakes = NONE) -> Callable[[Cases], Cases]:
+    def edge(self, weight: float, mistakes: Mistakes[P] = NONE) -> Callable[[Cases], Cases]:
         """Add cases at the border (empty, length 1, ties …); otherwise as :meth:`oracle`."""
         return self._cases("edge", weight, mistakes)
 
@@ -128,7 +129,7 @@ class Exam:
 
         return add
 
-    def _cases(self, kind: str, weight: float, mistakes: Mistakes) -> Callable[[Cases], Cases]:
+    def _cases(self, kind: str, weight: float, mistakes: Mistakes[P]) -> Callable[[Cases], Cases]:
         def add(cases: Cases) -> Cases:
             def run(f: Function, rng: Rng) -> None:
                 self._compare(f, list(cases(rng)), mistakes)
@@ -138,7 +139,7 @@ class Exam:
 
         return add
 
-    def _compare(self, f: Function, cases: list[tuple[Any, ...]], mistakes: Mistakes) -> None:
+    def _compare(self, f: Function, cases: list[tuple[Any, ...]], mistakes: Mistakes[P]) -> None:
         expected = [_outcome(self.reference, copy.deepcopy(args)) for args in cases]
         got = [_outcome(f, copy.deepcopy(args)) for args in cases]
         self._report(f, cases, got, expected, mistakes)
@@ -149,7 +150,7 @@ class Exam:
         cases: list[tuple[Any, ...]],
         got: list[Any],
         expected: list[Any],
-        mistakes: Mistakes = NONE,
+        mistakes: Mistakes[P] = NONE,
     ) -> None:
         problems = [self._differ(*pair) for pair in zip(got, expected, strict=True)]
         first = next((index for index, problem in enumerate(problems) if problem), None)

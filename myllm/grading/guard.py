@@ -75,7 +75,7 @@ class Guard:
         setattr(owner, last, fence)
 
     def restore(self) -> None:
-        """Put back what a call has changed: names of torch and Python, default dtype and device, gradients."""
+        """Put back what a call has changed: names of torch and Python, defaults, gradients."""
         for space, kept in self._kept:
             now = vars(space)
             for name in [name for name, value in kept.items() if now.get(name) is not value]:
