@@ -21,12 +21,13 @@ from myllm_book.sources import BOOK, ROOT, chapters, open_cache, read
 
 EXECUTED = ROOT / "build" / "executed"
 TIMEOUT = 300  # seconds a cell
+QUIET = {"extra_arguments": ["--log-level=ERROR"]}
 
 
 def run(chapter: Path) -> tuple[Path, NotebookNode, float, str | None]:
     """Execute one chapter in a fresh kernel; last comes the traceback of the cell that failed, if any."""
     print(f"  {chapter.stem:<24} running …", flush=True)
-    result = single_nb_execution(read(chapter), cwd=str(BOOK), timeout=TIMEOUT, allow_errors=False)
+    result = single_nb_execution(read(chapter), cwd=str(BOOK), timeout=TIMEOUT, allow_errors=False, **QUIET)
     return chapter, result.nb, result.time, result.exc_string
 
 

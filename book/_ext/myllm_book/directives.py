@@ -10,9 +10,12 @@ from docutils import nodes
 from docutils.parsers.rst import directives
 from docutils.statemachine import StringList
 from sphinx.application import Sphinx
+from sphinx.ext.napoleon import Config, GoogleDocstring
 from sphinx.util.docutils import SphinxDirective
 
-from .exercises import Exercise, exercises
+from .exercises import card
+
+NAPOLEON = Config(napoleon_use_param=False, napoleon_use_rtype=False)
 
 
 def raw(text: str) -> nodes.raw:
@@ -154,53 +157,32 @@ class ExerciseCard(BookDirective):
     has_content = False
 
     def run(self) -> list[nodes.Node]:
-        """Title, facts, specification, how to check it, hints."""
+        """Title, facts, specification, how to check it in a terminal, hints."""
         number = self.arguments[0].strip()
         try:
-            exercise = exercises()[number]
+            exercise = card(number)
         except KeyError:
-            known = ", ".join(exercises()) or "none yet"
-            raise self.error(
-                f"exercise-card: there is no exercise {number} in solutions/ ({known})."
-            ) from None
+            raise self.error(f"exercise-card: no file in solutions/ holds the exercise {number}.") from None
         self.env.note_dependency(f"solutions/{exercise.file}")
-        card = nodes.container(classes=["exercise-card"], ids=[f"exercise-{number.replace('.', '-')}"])
-        label = f"exercise-{number}"
-        standard = self.env.domains["std"]
-        standard.anonlabels[label] = self.env.docname, card["ids"][0]
-        standard.labels[label] = self.env.docname, card["ids"][0], f"Exercise {number}, {exercise.title}"
-        card += self.markdown(self.text(exercise))
-        return [card]
-
-    def text(self, exercise: Exercise) -> str:
-        """The card in MyST."""
-        hints = "".join(
-            f"\n````{{dropdown}} Hint {level} · {kind}\n{hint}\n````\n"
-            for level, (kind, hint) in enumerate(
-                zip(("nudge", "pointer", "pseudocode"), exercise.hints, strict=False), 1
-            )
+        self.env.note_dependency(f"myllm/grading/checks/ch{number[:2]}.py")
+        box = nodes.container(classes=["exercise-card"], ids=[f"exercise-{number.replace('.', '-')}"])
+        standard, label = self.env.domains["std"], f"exercise-{number}"
+        standard.anonlabels[label] = self.env.docname, box["ids"][0]
+        standard.labels[label] = self.env.docname, box["ids"][0], f"Exercise {number}, {exercise.title}"
+        box += raw(
+            f'<p class="exercise-title"><span>Exercise {number}</span> {html.escape(exercise.title)}</p>'
         )
-        return f"""
-:::{{div}} exercise-title
-Exercise {exercise.id} · {exercise.title}
-:::
-
-:::{{div}} exercise-facts
-{exercise.facts}
-:::
-
-```python
-{exercise.signature}
-```
-
-````{{eval-rst}}
-{exercise.docstring}
-````
-
-```bash
-myllm exercises check {exercise.id}
-```
-{hints}"""
+        box += raw(f'<p class="exercise-facts">{html.escape(exercise.facts)}</p>')
+        specification = str(GoogleDocstring(exercise.docstring, NAPOLEON))
+        box += self.markdown(
+            f"```python\n{exercise.signature}\n```\n\n````{{eval-rst}}\n{specification}\n````"
+        )
+        box += self.markdown(f"In a terminal:\n```bash\nmyllm exercises check {number}\n```")
+        for level, hint in enumerate(exercise.hints, 1):
+            box += raw(f'<details class="hint"><summary>Hint {level} of {len(exercise.hints)}</summary>')
+            box += self.markdown(f"```text\n{hint}\n```" if level == 3 else hint)
+            box += raw("</details>")
+        return [box]
 
 
 def setup(app: Sphinx) -> None:

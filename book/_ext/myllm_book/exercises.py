@@ -1,78 +1,56 @@
-"""What the book prints about a graded exercise, read from the marked solutions without importing them."""
+"""What the book prints about a graded exercise, read from solutions and checks without importing either."""
 
 import ast
-import inspect
-from functools import cache
-from pathlib import Path
 from typing import NamedTuple
+
+from myllm.grading import catalogue
 
 from .sources import ROOT
 
+LEVELS = {1: "gentle", 2: "moderate", 3: "demanding"}
 
-class Exercise(NamedTuple):
-    """One exercise: its metadata, its specification and its hints (none while its checks are not written)."""
+
+class Card(NamedTuple):
+    """One exercise: its facts, its specification and its hints (nudge, pointer, pseudocode)."""
 
     id: str
     title: str
-    points: int
-    minutes: int
-    difficulty: int
+    facts: str
     signature: str
     docstring: str
     hints: tuple[str, ...]
     file: str
 
-    @property
-    def facts(self) -> str:
-        """One line: points, minutes, difficulty."""
-        level = {1: "gentle", 2: "moderate", 3: "demanding"}.get(self.difficulty, f"level {self.difficulty}")
-        return f"{self.points} points · about {self.minutes} minutes · {level}"
 
-    @property
-    def name(self) -> str:
-        """The name of the function that the reader writes."""
-        return self.signature.removeprefix("def ").partition("(")[0]
+def card(number: str) -> Card:
+    """The card of one exercise.
 
-
-def parse(path: Path) -> list[Exercise]:
-    """The exercises of one solutions file, in order."""
-    found = []
-    for node in ast.parse(path.read_text()).body:
-        for mark in getattr(node, "decorator_list", []):
-            if (
-                isinstance(node, ast.FunctionDef)
-                and isinstance(mark, ast.Call)
-                and ast.unparse(mark.func).endswith("exercise")
-            ):
-                number, title = (ast.literal_eval(arg) for arg in mark.args)
-                meta = {
-                    word.arg: ast.literal_eval(word.value) for word in mark.keywords if word.arg != "hints"
-                }
-                signature = f"def {node.name}({ast.unparse(node.args)})" + (
-                    f" -> {ast.unparse(node.returns)}:" if node.returns else ":"
-                )
-                found.append(
-                    Exercise(
-                        number,
-                        title,
-                        meta["points"],
-                        meta["minutes"],
-                        meta["difficulty"],
-                        signature,
-                        inspect.cleandoc(ast.get_docstring(node) or ""),
-                        hints(number),
-                        path.name,
-                    )
-                )
-    return found
+    Raises:
+        KeyError: no solutions file holds this exercise.
+    """
+    about = catalogue.exercises()[number]
+    tree = ast.parse((ROOT / "solutions" / about.file).read_text("utf-8"))
+    function = next(n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == about.function)
+    returns = f" -> {ast.unparse(function.returns)}" if function.returns else ""
+    return Card(
+        id=number,
+        title=about.title,
+        facts=f"{about.points} points · about {about.minutes} minutes · {LEVELS[about.difficulty]}",
+        signature=f"def {function.name}({ast.unparse(function.args)}){returns}: ...",
+        docstring=ast.get_docstring(function) or "",
+        hints=hints(number),
+        file=about.file,
+    )
 
 
 def hints(number: str) -> tuple[str, ...]:
-    """The hints of an exercise, from its checks."""
+    """The three hints, from `Exam("03.1", …, hints=(…))` in the checks; none while there are no checks."""
+    checks = ROOT / "myllm" / "grading" / "checks" / f"ch{number[:2]}.py"
+    if not checks.is_file():
+        return ()
+    for node in ast.walk(ast.parse(checks.read_text("utf-8"))):
+        if isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+            named = {word.arg: word.value for word in node.keywords}
+            if node.args[0].value == number and "hints" in named:
+                return tuple(ast.literal_eval(named["hints"]))
     return ()
-
-
-@cache
-def exercises() -> dict[str, Exercise]:
-    """Every exercise by its id."""
-    return {e.id: e for path in sorted((ROOT / "solutions").glob("ch*.py")) for e in parse(path)}

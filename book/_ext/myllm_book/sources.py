@@ -6,7 +6,8 @@ import shutil
 import sys
 from pathlib import Path
 
-import jupyter_cache
+from jupyter_cache import get_cache
+from jupyter_cache.base import JupyterCacheAbstract
 from myst_nb.core.read import myst_nb_reader_plugin
 from nbformat import NotebookNode
 
@@ -36,7 +37,7 @@ def fingerprint() -> str:
     return digest.hexdigest()
 
 
-def open_cache() -> jupyter_cache.base.JupyterCacheAbstract:
+def open_cache() -> JupyterCacheAbstract:
     """Open the cache of outputs; its own key is the cells only, so a changed fingerprint empties it first."""
     # Kernels inherit this: one thread each, so that two chapters share two cores and sums are reproducible.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -45,4 +46,4 @@ def open_cache() -> jupyter_cache.base.JupyterCacheAbstract:
         shutil.rmtree(CACHE, ignore_errors=True)
         CACHE.mkdir(parents=True)
         stamp.write_text(now)
-    return jupyter_cache.get_cache(CACHE)
+    return get_cache(CACHE)
