@@ -56,9 +56,12 @@ class Worker:
             reply = self._replies.get(timeout=self.seconds + 60)
         except (OSError, queue.Empty):
             reply = ""
+        except BaseException:  # Ctrl-C: a late reply must not be taken for the next one
+            self.close()
+            raise
         if not reply:  # the answer ended the worker itself
             self.close()
-            return Result.failed(exercise, (), "The checking process was lost.")
+            return Result.failed(exercise, "The checking process was lost.")
         return Result.from_json(json.loads(reply))
 
     def _start(self) -> "subprocess.Popen[str]":

@@ -11,7 +11,7 @@ from myllm.grading import Exercise
 from myllm.grading.compare import Failure
 from myllm.grading.exam import Check, Exam, Rng
 from myllm.grading.guard import Guard, OutOfMemory, describe
-from myllm.grading.results import CheckResult, Result
+from myllm.grading.results import CheckResult, Result, clean
 
 
 def exam(id: str) -> Exam[...]:
@@ -43,9 +43,10 @@ def grade(
     try:
         function = load()
     except BaseException as error:
-        return Result.failed(
-            exercise, paper.checks, str(error) if isinstance(error, Failure) else describe(error)
-        )
+        if isinstance(error, Failure):
+            return Result.failed(exercise, str(error), paper.checks)
+        message = f"{exercise.file} could not be loaded: {describe(error)}"
+        return Result.failed(exercise, message, paper.checks, whole_file=True)
     guard.restore()
 
     def fenced(*args: Any) -> Any:
@@ -63,12 +64,12 @@ def grade(
             check.run(fenced, rng)
         except OutOfMemory:
             message = f"The memory limit was reached during the {check.kind} check."
-            return Result.failed(exercise, paper.checks, message)
+            return Result.failed(exercise, message, paper.checks)
         except Failure as failure:
             message = str(failure)
             cause = failure.cause
             unstarted += type(cause) is NotImplementedError and not str(cause)
-        results.append(CheckResult(check.kind, check.weight, not message, message))
+        results.append(CheckResult(check.kind, check.weight, not message, clean(message)))
     if unstarted and unstarted == sum(not one.passed or one.kind == "conduct" for one in results):
         return Result.unstarted(exercise, paper.checks)
     return Result(exercise.id, exercise.title, exercise.points, _conditions(results, guard, seed))

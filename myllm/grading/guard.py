@@ -124,7 +124,7 @@ def describe(error: BaseException) -> str:
     """An exception in one line, with the last line of the answer that it passed through."""
     text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     if isinstance(error, SyntaxError):
-        return f"{text} in line {error.lineno}"
+        return f"{type(error).__name__}: {error.msg} in line {error.lineno}"
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)

@@ -1,5 +1,6 @@
 """What a check found, in the shape of the report."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -7,6 +8,13 @@ from typing import Any, Protocol
 from myllm.grading import Exercise
 
 NOT_STARTED = "Not started."
+LONGEST = 2000  # characters of a message
+STRANGE = re.compile(r"[^\t\n\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def clean(text: str) -> str:
+    """Text that every format can hold: bounded, without control characters and lone surrogates."""
+    return STRANGE.sub("\N{REPLACEMENT CHARACTER}", text if len(text) <= LONGEST else f"{text[:LONGEST]} …")
 
 
 class Weighed(Protocol):
@@ -32,7 +40,7 @@ class CheckResult:
 class Result:
     """The verdict on one exercise.
 
-    ``error`` is what kept the whole answer from being checked, ``printed`` what it wrote while it was.
+    ``error`` is what kept the whole file from being loaded, ``printed`` what the answer wrote.
     """
 
     id: str
@@ -57,11 +65,13 @@ class Result:
 
     @classmethod
     def failed(
-        cls, exercise: Exercise, checks: Sequence[Weighed], message: str, printed: str = ""
+        cls, exercise: Exercise, message: str, checks: Sequence[Weighed] = (), *, whole_file: bool = False
     ) -> "Result":
-        """No check passed, all for the same reason."""
-        lines = [CheckResult(one.kind, one.weight, False, message) for one in checks]
-        return cls(exercise.id, exercise.title, exercise.points, lines, message, printed)
+        """No check passed, all for one reason; ``whole_file`` where no other answer of the file can pass."""
+        lines = [CheckResult(one.kind, one.weight, False, clean(message)) for one in checks]
+        lines = lines or [CheckResult("run", exercise.points, False, clean(message))]
+        error = lines[0].message if whole_file else ""
+        return cls(exercise.id, exercise.title, exercise.points, lines, error)
 
     @classmethod
     def unstarted(cls, exercise: Exercise, checks: Sequence[Weighed] = ()) -> "Result":

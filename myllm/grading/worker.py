@@ -15,6 +15,7 @@ import select
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -27,10 +28,9 @@ import torch
 from myllm.grading import Exercise
 from myllm.grading.compare import Failure
 from myllm.grading.engine import exam, grade
-from myllm.grading.results import Result
+from myllm.grading.results import LONGEST, Result, clean
 
 PROCESSES = 64  # that an answer may have at once
-PRINTED = 4000  # characters of its output that are kept
 TICK = 0.1  # seconds between looks at a fork
 
 
@@ -86,6 +86,9 @@ def serve(request: dict[str, Any]) -> dict[str, Any]:
         try:
             os.close(0)
             run_fork(request, to_results, to_output)
+        except BaseException:  # a mistake of the grader's: say it where the answer's output goes
+            traceback.print_exc()
+            sys.stderr.flush()
         finally:
             os._exit(0)
     os.close(to_results)
@@ -95,14 +98,14 @@ def serve(request: dict[str, Any]) -> dict[str, Any]:
     os.close(from_results)
     os.close(from_output)
     messages = [json.loads(line) for line in told.decode(errors="replace").splitlines() if line.endswith("}")]
-    text = printed.decode(errors="replace")[:PRINTED]
+    text = clean(printed.decode(errors="replace"))
     if messages and "result" in messages[-1]:
         return {**messages[-1]["result"], "printed": text}
     stage = next((one["stage"] for one in reversed(messages)), "start")
     during = "while the file was loaded" if stage == "load" else f"during the {stage}"
     exercise = Exercise(**request["exercise"])
-    lost = Result.failed(exercise, exam(exercise.id).checks, f"{ended} {during}.", text)
-    return {**lost.to_json(), "error": lost.error, "printed": text, "loading": stage == "load"}
+    lost = Result.failed(exercise, f"{ended} {during}.", exam(exercise.id).checks, whole_file=stage == "load")
+    return {**lost.to_json(), "error": lost.error, "printed": text}
 
 
 def _watch(child: int, results: int, output: int, deadline: float) -> tuple[bytes, bytes, str]:
@@ -112,14 +115,14 @@ def _watch(child: int, results: int, output: int, deadline: float) -> tuple[byte
         ready = select.select([results, output], [], [], TICK)[0]
         if results in ready:
             told += os.read(results, 1 << 16)
-        if output in ready and len(block := os.read(output, 1 << 16)) and len(printed) < PRINTED:
+        if output in ready and len(block := os.read(output, 1 << 16)) and len(printed) < 4 * LONGEST:
             printed += block
         now = time.monotonic()
         if ready and now < looked + TICK:
             continue
         looked = now
         if now > deadline:
-            return told, printed, "The time limit was reached: an endless loop, or far too slow,"
+            return told, printed, "The time limit was reached (an endless loop?)"
         if len(descendants(child)) > PROCESSES:
             return told, printed, f"More than {PROCESSES} processes were started"
         ended, status = os.waitpid(child, os.WNOHANG)

@@ -1,0 +1,122 @@
+"""Reports on checked exercises: plain text, JSON, a page of HTML, JUnit's XML."""
+
+import json
+from collections.abc import Sequence
+from html import escape
+from typing import Any, Literal
+from xml.etree import ElementTree
+
+from myllm.grading.results import Result
+
+Format = Literal["text", "json", "html", "junit"]
+
+# The book's theme where there is one, else colours that read on light and on dark.
+STYLE = {
+    "passed": "var(--pst-color-success, #2a9560)",
+    "partial": "var(--pst-color-warning, #b07d12)",
+    "failed": "var(--pst-color-danger, #d64545)",
+    "not started": "var(--pst-color-text-muted, #868b93)",
+}
+WORDS = {"passed": "solved", "partial": "partly solved", "failed": "not solved", "not started": "not started"}
+
+
+def headline(result: Result) -> str:
+    """One line: the exercise, its state, its points."""
+    about = f"{result.id} {result.title}: {WORDS[result.status]}"
+    return about if result.status == "not started" else f"{about}, {result.earned} of {result.points} points"
+
+
+def reasons(result: Result) -> list[tuple[str, str]]:
+    """What did not pass and why; a reason that is the same for all checks stands once."""
+    failed = [(f"{one.kind} ({one.weight:g})", one.message) for one in result.checks if not one.passed]
+    if result.status == "not started":
+        return []
+    return [("", failed[0][1])] if len({message for _, message in failed}) == 1 < len(failed) else failed
+
+
+def to_text(result: Result) -> str:
+    """The verdict on one exercise: what passed in short, what did not in full."""
+    lines = [headline(result)]
+    for label, message in reasons(result):
+        told = f"{label}: {message}" if label else message
+        lines.extend(f"  {line}" for line in told.splitlines())
+    if result.printed and result.status in ("partial", "failed"):
+        lines.extend(["  It printed:", *(f"    {line}" for line in result.printed.splitlines()[:20])])
+    return "\n".join(lines)
+
+
+def to_html(result: Result) -> str:
+    """The same as a card."""
+    colour = STYLE[result.status]
+    rows = "".join(
+        f"<li><strong>{escape(label)}</strong>"
+        f'<pre style="margin:.2em 0;padding:0;background:none;border:0;color:inherit;white-space:pre-wrap">'
+        f"{escape(message)}</pre></li>"
+        for label, message in reasons(result)
+    )
+    listed = f'<ul style="margin:.4em 0 0;padding-left:1.2em">{rows}</ul>' if rows else ""
+    return (
+        f'<div class="myllm-card" style="border-left:.3em solid {colour};padding:.5em .8em;margin:.5em 0;'
+        f'color:var(--pst-color-text-base, inherit);background:var(--pst-color-surface, transparent)">'
+        f"<strong>{escape(headline(result))}</strong>{listed}</div>"
+    )
+
+
+def to_json(results: Sequence[Result]) -> dict[str, Any]:
+    """The report that machines read; the progress file is one, too."""
+    points, earned = sum(one.points for one in results), sum(one.earned for one in results)
+    return {"version": 1, "points": points, "earned": earned, "exercises": [one.to_json() for one in results]}
+
+
+def to_junit(results: Sequence[Result]) -> str:
+    """One test case a check; what is not started is skipped."""
+    suite = ElementTree.Element("testsuite", name="myllm exercises")
+    for result in results:
+        about = f"{result.id} {result.title}"
+        for check in result.checks:
+            case = ElementTree.SubElement(
+                suite, "testcase", classname=about, name=f"{check.kind} ({check.weight:g})"
+            )
+            if not check.passed:
+                state = "skipped" if result.status == "not started" else "failure"
+                ElementTree.SubElement(
+                    case, state, message=check.message.partition("\n")[0]
+                ).text = check.message
+        if not result.checks:
+            case = ElementTree.SubElement(suite, "testcase", classname=about, name="not started")
+            ElementTree.SubElement(case, "skipped", message="not started")
+    for name, path in (("tests", "testcase"), ("failures", "*/failure"), ("skipped", "*/skipped")):
+        suite.set(name, str(len(suite.findall(path))))
+    ElementTree.indent(suite)
+    return ElementTree.tostring(suite, encoding="unicode", xml_declaration=True)
+
+
+def total(results: Sequence[Result]) -> str:
+    """The closing line."""
+    report, solved = to_json(results), sum(one.status == "passed" for one in results)
+    return f"{solved} of {len(results)} exercises solved, {report['earned']} of {report['points']} points"
+
+
+def render(results: Sequence[Result], format: Format) -> str:
+    """The report in one of the four formats."""
+    if format == "json":
+        return json.dumps(to_json(results), indent=2)
+    if format == "junit":
+        return to_junit(results)
+    if format == "html":
+        cards = "\n".join(to_html(one) for one in results)
+        return (
+            '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Exercises</title>\n'
+            '<meta name="viewport" content="width=device-width"><style>:root{color-scheme:light dark}'
+            "body{font:1rem/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}"
+            "</style></head>\n"
+            f"<body><h1>Exercises</h1><p>{total(results)}.</p>\n{cards}\n</body></html>"
+        )
+    texts, told = list[str](), set[str]()
+    for one in results:
+        if one.error and one.error in told:  # said once for the whole file
+            texts.append(headline(one))
+            continue
+        told.add(one.error)
+        texts.append(to_text(one))
+    return "\n".join([*texts, "", f"{total(results)}."])
