@@ -1,7 +1,9 @@
 """The byte-level BPE tokenizer: text to ids by the learned merges, ids to text by joining bytes."""
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
@@ -10,13 +12,15 @@ import regex
 from myllm.files import UserError, atomic_write, read_json
 from myllm.tokenizers.base import Tokenizer
 from myllm.tokenizers.merges import Pair, count_chunks, encode_chunk, train
-from myllm.tokenizers.patterns import GPT2, PATTERNS, compile_pattern, pieces
+from myllm.tokenizers.patterns import GPT2, PATTERNS, compile_pattern, pieces, well_formed
 
 if TYPE_CHECKING:
     import tiktoken
 
 FORMAT = "myllm-bpe-1"
 CACHE_SIZE = 1 << 16  # chunks remembered by an encoder; some 10 MB
+CACHE_CHUNK = 64  # characters of the longest chunk remembered; longer ones seldom come twice
+MAX_TOKENS = 1 << 28  # bytes of all tokens together; a merge can double the longest
 ROLES = {  # which special token plays which part, by the names in common use
     "bos": ("<|bos|>", "<s>", "<|begin_of_text|>", "<|endoftext|>"),
     "eos": ("<|eos|>", "</s>", "<|end_of_text|>", "<|endoftext|>"),
@@ -54,12 +58,18 @@ class BPE(Tokenizer):
         self.pattern = pattern
         self.tokens = [bytes([byte]) for byte in range(256)]
         self.merges: dict[Pair, int] = {}
+        size = 0
         for left, right in merges:
             if not (0 <= left < len(self.tokens) and 0 <= right < len(self.tokens)):
                 raise UserError(
                     f"Merge {len(self.merges)} joins ids {left} and {right}, which do not exist yet."
                 )
             self.merges[left, right] = len(self.tokens)
+            size += len(self.tokens[left]) + len(self.tokens[right])
+            if size > MAX_TOKENS:
+                raise UserError(
+                    f"The first {len(self.merges)} merges make more than {MAX_TOKENS:,} bytes of tokens."
+                )
             self.tokens.append(self.tokens[left] + self.tokens[right])
         if len(self.merges) + 256 != len(self.tokens):
             raise UserError("A merge is listed twice; each pair may be merged once.")
@@ -137,14 +147,16 @@ class BPE(Tokenizer):
             text: Any string; lone surrogates, which UTF-8 cannot express, become U+FFFD.
             bos: Put the begin token in front.
             eos: Put the end token at the end.
-            allowed_special: Special tokens to recognise in the text, or "all"; other text that looks like
-                one is ordinary text.
+            allowed_special: Special tokens to recognise in the text: one, several, or "all"; other text that
+                looks like one is ordinary text.
 
         Raises:
             UserError: A token asked for does not exist.
         """
         ids = [self._need("bos")] if bos else []
-        allowed = set(self.special_tokens if allowed_special == "all" else allowed_special)
+        if isinstance(allowed_special, str):
+            allowed_special = self.special_tokens if allowed_special == "all" else [allowed_special]
+        allowed = set(allowed_special)
         if unknown := allowed - set(self.special_tokens):
             known = ", ".join(self.special_tokens) or "none"
             raise UserError(f"{sorted(unknown)[0]!r} is no special token of {self.name}; it has: {known}.")
@@ -159,7 +171,7 @@ class BPE(Tokenizer):
     def encode_bytes(self, data: bytes) -> list[int]:
         """Turn any bytes into ids, valid UTF-8 or not; `decode_bytes` gives them back."""
         ids: list[int] = []
-        for chunk in self._split(data.decode("utf-8", "surrogateescape")):
+        for chunk in self._chunks(data.decode("utf-8", "surrogateescape")):
             ids += encode_chunk(chunk.encode("utf-8", "surrogateescape"), self.merges)
         return ids
 
@@ -187,35 +199,42 @@ class BPE(Tokenizer):
             "special_tokens": list(self.special_tokens),
             "merges": list(self.merges),
         } | {role: self._token(role) for role in ROLES}
-        atomic_write(Path(path), json.dumps(content, ensure_ascii=False))
+        atomic_write(path, json.dumps(content | {"sha256": _digest(content)}))
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
         """Read a tokenizer that `save` wrote.
 
         Raises:
-            UserError: The file is missing, torn, or something else.
+            UserError: The file is missing, torn, changed by as much as a digit, or something else.
         """
-        content = read_json(Path(path), "a tokenizer")
+        content = read_json(path, "a tokenizer")
         if not isinstance(content, dict) or cast("dict[str, Any]", content).get("format") != FORMAT:
             raise UserError(
                 f"{path} is JSON, but no tokenizer of this package; make one with `myllm tokenizer train`."
             )
         fields = cast("dict[str, Any]", content)
-        try:
-            merges = [(int(left), int(right)) for left, right in fields.pop("merges")]
-            fields.pop("format")
-            return cls(merges, **fields)
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(
-                f"{path} is a damaged tokenizer file ({error}); train or copy it again."
-            ) from None
+        with suppress(AttributeError, KeyError, RecursionError, TypeError, ValueError):
+            if fields.pop("sha256") == _digest(fields):
+                del fields["format"]
+                return cls(**fields)
+        raise UserError(f"{path} is a damaged tokenizer file; train or copy it again.")
 
     def to_tiktoken(self) -> "tiktoken.Encoding":
-        """The same tokenizer for the `tiktoken` library, which encodes several times as fast."""
+        """The same tokenizer for the `tiktoken` library, which encodes several times as fast.
+
+        It gives the ids that `encode` gives, for merges that were learned: it looks up the bytes of a token,
+        not the pair, so it cannot tell two ways to make the same bytes apart. Characters newer than the
+        Unicode version it was built with may be cut differently.
+
+        Raises:
+            UserError: Two merges make the same bytes.
+        """
         import tiktoken
 
         ranks = {token: i for i, token in enumerate(self.tokens[: 256 + len(self.merges)])}
+        if len(ranks) < 256 + len(self.merges):
+            raise UserError(f"Two merges of {self.name} make the same bytes, which tiktoken cannot express.")
         return tiktoken.Encoding(
             self.name, pat_str=self.pattern, mergeable_ranks=ranks, special_tokens=dict(self.special_tokens)
         )
@@ -225,19 +244,23 @@ class BPE(Tokenizer):
         return f"BPE {self.name!r}: {self.vocab_size} ids, {len(self.merges)} merges{special}"
 
     def _encode_text(self, text: str) -> list[int]:
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
         ids: list[int] = []
-        for chunk in self._split(text):
+        for chunk in self._chunks(well_formed(text)):
             known = self._cache.get(chunk)
             if known is None:
-                if len(self._cache) >= CACHE_SIZE:
-                    self._cache.clear()
-                known = self._cache[chunk] = encode_chunk(chunk.encode(), self.merges)
+                known = encode_chunk(chunk.encode(), self.merges)
+                if len(chunk) <= CACHE_CHUNK:
+                    if len(self._cache) >= CACHE_SIZE:
+                        self._cache.clear()
+                    self._cache[chunk] = known
             ids += known
         return ids
+
+    def _chunks(self, text: str) -> list[str]:
+        chunks = self._split(text)
+        if sum(map(len, chunks)) != len(text):
+            raise UserError(f"The split pattern of {self.name} leaves characters of this text out.")
+        return chunks
 
     def _token(self, role: str) -> str | None:
         wanted = getattr(self, f"{role}_id")
@@ -250,16 +273,22 @@ class BPE(Tokenizer):
         return found
 
 
+def _digest(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
 def check_special(tokens: Sequence[str]) -> list[str]:
     """The special tokens as a list.
 
     Raises:
-        UserError: One is empty or listed twice, or a single string was given for the sequence.
+        UserError: One is empty, listed twice or not expressible in UTF-8, or a single string was given.
     """
     if isinstance(tokens, str):
         raise UserError(f"special_tokens must be a list of names; write [{tokens!r}].")
     if not all(tokens) or len(set(tokens)) != len(tokens):
         raise UserError("Special tokens must be different and not empty.")
+    if any(well_formed(token) != token for token in tokens):
+        raise UserError("A special token has a lone surrogate, which UTF-8 cannot express; leave it out.")
     return list(tokens)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
 
 from myllm.files import UserError
-from myllm.tokenizers.patterns import compile_pattern
+from myllm.tokenizers.patterns import compile_pattern, well_formed
 
 Pair = tuple[int, int]
 
@@ -30,6 +30,7 @@ def count_chunks(texts: Iterable[str], pattern: str) -> Counter[str]:
             raise UserError(
                 f"Training needs text (str), but was given {type(text).__name__}; decode it first."
             )
+        text = well_formed(text)
         counts.update(split(text))
         length += len(text)
     if length != sum(len(chunk) * n for chunk, n in counts.items()):

@@ -15,14 +15,25 @@ GPT2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
 
 GPT4 = (
     r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s++$|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 """Numbers in groups of at most three digits, line ends apart (``cl100k_base`` of tiktoken)."""
 
 SMOLLM2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?![^\s\p{N}])|\s+"
 """Every digit alone, then the GPT-2 pattern on what lies between (the pre-tokenizer of SmolLM2)."""
 
+BORDER = regex.compile(r"\p{L}(?=\P{L})|\p{N}(?=\P{N})")  # where every pattern above ends a chunk
+
 PATTERNS = {"gpt2": GPT2, "gpt4": GPT4, "smollm2": SMOLLM2}
+
+
+def well_formed(text: str) -> str:
+    """The text with U+FFFD in place of each lone surrogate, which UTF-8 cannot express."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
 
 
 def compile_pattern(pattern: str) -> regex.Pattern[str]:
@@ -44,22 +55,21 @@ def compile_pattern(pattern: str) -> regex.Pattern[str]:
 def pieces(texts: Iterable[str], size: int = 1 << 20) -> Iterator[str]:
     """Regroup a stream of text, for example the lines of a file, into pieces of about `size` characters.
 
-    A piece ends only between a letter and a line end. There all three patterns of this module have the
+    A piece ends only behind a run of letters or of digits. There all three patterns of this module have the
     border of a chunk, so training on the pieces equals training on the whole text.
     """
-    held, length = [], 0
+    held: list[str] = []
+    length, enough = 0, size
     for text in texts:
         held.append(text)
         length += len(text)
-        if length < size:
+        if length < enough:
             continue
         whole, start = "".join(held), 0
-        while len(whole) - start >= size:
-            cut = next((m.end() for m in regex.finditer(r"\p{L}(?=\n)", whole, pos=start + size - 1)), None)
-            if cut is None:
-                break
-            yield whole[start:cut]
-            start = cut
+        while len(whole) - start >= size and (border := BORDER.search(whole, start + size - 1)):
+            yield whole[start : border.end()]
+            start = border.end()
         held, length = [whole[start:]], len(whole) - start
+        enough = max(size, 2 * length)  # not at once again, where there was no border
     if length:
         yield "".join(held)
