@@ -7,13 +7,13 @@ import lzma
 import re
 import unicodedata
 from collections.abc import Iterable
-from importlib.resources import files
+from pathlib import Path
 from typing import NamedTuple
 
 from myllm.data.downloads import download
 from myllm.files import UserError
 
-__all__ = ["CORPORA", "Document", "clean", "download", "list", "load", "split", "text"]
+__all__ = ["CORPORA", "Document", "clean", "download", "list", "load", "path", "split", "text"]
 
 
 class Document(NamedTuple):
@@ -40,10 +40,10 @@ class Corpus(NamedTuple):
 
 
 CORPORA = {
-    "kjv": Corpus("kjv.txt.xz", "King James Bible, 66 books, one verse a line", "public domain"),
-    "moby-dick": Corpus("moby-dick.txt.xz", "Melville, Moby-Dick, 135 chapters", "CC0-1.0"),
+    "kjv": Corpus("kjv.txt.xz", "King James Bible, 66 books", "public domain"),
+    "moby-dick": Corpus("moby-dick.txt.xz", "Moby-Dick, 135 chapters", "CC0-1.0"),
     "shakespeare": Corpus("shakespeare_works.jsonl.xz", "Shakespeare, 42 works", "public domain"),
-    "sotu": Corpus("sotu.jsonl.xz", "State of the Union, 233 addresses, 1790 to 2021", "CC0-1.0"),
+    "sotu": Corpus("sotu.jsonl.xz", "State of the Union addresses", "CC0-1.0"),
 }
 
 
@@ -52,17 +52,22 @@ def list() -> builtins.list[str]:
     return [*CORPORA]
 
 
+def path(name: str) -> Path:
+    """The file of a corpus; raises as `load`."""
+    if name not in CORPORA:
+        raise UserError(f"There is no corpus {name!r}; take one of {', '.join(CORPORA)}.")
+    return Path(__file__).with_name("assets") / CORPORA[name].file
+
+
 def load(name: str) -> Documents:
     """The documents of a corpus, in the order of their source.
 
     Raises:
         UserError: There is no corpus of that name.
     """
-    if name not in CORPORA:
-        raise UserError(f"There is no corpus {name!r}; take one of {', '.join(CORPORA)}.")
-    file = CORPORA[name].file
-    raw = lzma.decompress(files("myllm.data").joinpath("assets", file).read_bytes()).decode()
-    if file.endswith(".jsonl.xz"):
+    file = path(name)
+    raw = lzma.decompress(file.read_bytes()).decode()
+    if ".jsonl" in file.suffixes:
         return [Document(**json.loads(line)) for line in raw.splitlines()]
     # The two plain texts mark their documents: a chapter by its heading, a book by "Ge" in the verse "Ge1:2".
     heading = r"^CHAPTER (\d+)\." if name == "moby-dick" else r"^([1-3]?[A-Za-z]+)1:1 "
@@ -79,9 +84,9 @@ def text(name: str) -> str:
 def clean(text: str) -> str:
     r"""Tidy a text without changing its words; cleaning twice changes nothing more.
 
-    Characters take their composed form (Unicode NFC), every kind of line end becomes ``\n``, control characters
-    other than tab and line end go, as do lone surrogates and spaces at line ends, and of several blank lines one
-    stays.
+    Characters take their composed form (Unicode NFC), every kind of line end becomes ``\n``, control
+    characters other than tab and line end go, as do lone surrogates and spaces at line ends, and of several
+    blank lines one stays.
     """
     text = re.sub(r"\r\n|[\r\v\f\x1c-\x1e\x85\u2028\u2029]", "\n", text)
     text = re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]", "", text)

@@ -57,7 +57,7 @@ REMOTE = {
         98_362_432,
         "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
         "Apache-2.0",
-        "SmolLM2-135M-Instruct, weights in four bits",
+        "SmolLM2-135M-Instruct, GGUF",
     ),
 }
 

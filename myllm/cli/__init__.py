@@ -1,0 +1,83 @@
+"""The command line ``myllm``: one module a group, its commands in ``commands``.
+
+A command is a function: its parameters are the options, its docstring the help, and it returns the exit code
+(None is 0). What is slow to import is imported inside it, so that help comes at once.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from inspect import getdoc
+from typing import Any
+
+from myllm.files import UserError
+
+DESCRIPTION = """Build a large language model from nothing: the tools of the course.
+
+Examples:
+    myllm exercises start answers
+    myllm tokenizer train notes.txt --vocab-size 1024 --out notes.json
+    myllm download smollm2
+
+Add --help to a command for its options.
+
+Exit codes: 0 done, 1 a mistake that one line explains, 2 not a command, 130 interrupted."""
+
+GROUPS = {"tokenizer": "Train a tokenizer and use it.", "exercises": "Practise: start, check, take a hint."}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code; a mistake of the user's is one line on standard error."""
+    args = [*(sys.argv[1:] if argv is None else argv)] or ["--help"]
+    try:
+        code = _run(["version"] if args == ["--version"] else args)
+        sys.stdout.flush()
+        return code
+    except UserError as error:
+        return _fail(str(error))
+    except KeyboardInterrupt as interrupt:
+        return _fail(str(interrupt) or "interrupted; nothing was written", code=130)
+    except BrokenPipeError:  # the reader, such as head, has what it wanted
+        _drop_output()
+        return 0
+    except OSError as error:
+        _drop_output()
+        return _fail(f"Cannot go on: {error.strerror or error}; mend that and run again.")
+
+
+def _run(args: Sequence[str]) -> int:
+    import tyro
+    from tyro.extras import SubcommandApp
+
+    app = SubcommandApp()
+    _register(app, "general", args[:1])
+    for group, about in GROUPS.items():
+        commands = SubcommandApp()
+        _register(commands, group, args[1:2])
+        app.command(commands, name=group, help=about)
+    config = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes, tyro.conf.HelptextFromCommentsOff)
+    try:
+        result = app.cli(prog="myllm", description=DESCRIPTION, args=args, config=config)
+    except SystemExit as stop:  # help was asked for, or this is no command
+        return stop.code if isinstance(stop.code, int) else 0
+
+    return result.run() if hasattr(result, "run") else result or 0
+
+
+def _register(app: Any, group: str, asked: Sequence[str]) -> None:
+    """Add commands: with the docstring for the one that is asked for, with its first line for the list."""
+    module = import_module(f"myllm.cli.{group}")
+    for name, command in getattr(module, "commands", getattr(module, "COMMANDS", {})).items():
+        about = (getdoc(command) or "").split("\nArgs:")[0]
+        app.command(command, name=name, help=about if name in asked else about.split("\n")[0])
+
+
+def _fail(message: str, code: int = 1) -> int:
+    print(f"myllm: {message}", file=sys.stderr)
+    return code
+
+
+def _drop_output() -> None:
+    """Throw away what standard output still holds, so that closing it cannot fail a second time."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
