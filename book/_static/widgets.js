@@ -28,11 +28,11 @@
       const { model, state } = models[JSON.parse(script.textContent).model_id];
       const style = document.createElement("style");
       style.textContent = state._css ?? "";
+      document.head.append(style);
       const address = URL.createObjectURL(new Blob([state._esm], { type: "text/javascript" }));
       const { default: widget } = await import(address);
       URL.revokeObjectURL(address);
       await widget.render({ model, el });
-      el.prepend(style);
     } catch (error) {
       el.textContent = `This widget could not start (${error.message}); the text goes on without it.`;
     }

@@ -21,9 +21,11 @@ function fill(node, attributes, children) {
 const html = (tag, attributes = {}, ...children) => fill(document.createElement(tag), attributes, children);
 const svg = (tag, attributes = {}, ...children) => fill(document.createElementNS(SVG, tag), attributes, children);
 
-// A native input under its label; the label may hold the value that the input now has.
-const field = (label, input, value = "") =>
-  html("label", {}, html("span", {}, label, value), input);
+// A native input under its label; `value` shows what the input now says. The name stays the same throughout.
+function field(name, input, value = "") {
+  input.setAttribute("aria-label", name);
+  return html("label", {}, html("span", {}, name, value && ": ", value), input);
+}
 
 // One row of a list of bars; `share` of the track is filled.
 const bar = (name, share, value, attributes = {}) =>

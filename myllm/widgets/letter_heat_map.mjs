@@ -74,7 +74,7 @@ function render({ model, el }) {
   const columnNames = alphabet.map((ch, j) => edge(EDGE + (j + 0.5) * CELL, EDGE - 3.5, ch));
   const side = EDGE + alphabet.length * CELL + 1;
   const mark = svg("rect", { class: "mark", x: EDGE, width: alphabet.length * CELL, height: CELL });
-  const drawing = svg("svg", { viewBox: `0 0 ${side} ${side}`, role: "img", style: `min-width: ${side * 0.9}px`,
+  const drawing = svg("svg", { viewBox: `0 0 ${side} ${side}`, role: "img", style: `min-width: ${side * 0.85}px`,
     "aria-label": "Map of probabilities: one row a letter, one column a next letter, darker is likelier" },
     svg("g", { class: "cells" }, ...cells.flat()), ...rowNames, ...columnNames, mark);
 
@@ -101,10 +101,15 @@ function render({ model, el }) {
   const map = html("div", { class: "scroll map", tabindex: 0, role: "group", onkeydown: keys, onpointermove: point,
     onclick: (event) => cellAt(event) && choose(cellAt(event)[0]),
     "aria-label": "Map; up, down or a letter key chooses the row" }, drawing);
+  const keepInSight = (y) => {
+    const scale = drawing.clientHeight / side;
+    const hidden = y * scale < map.scrollTop || (y + CELL) * scale > map.scrollTop + map.clientHeight;
+    if (hidden) map.scrollTop = y * scale - map.clientHeight / 2;
+  };
   const written = html("output", { class: "written mono" });
 
   const { question, sentence } = frame(el, "Next-letter heat map",
-    [field("Letter", select), field("Smoothing α = ", slider, alphaText), write],
+    [field("Letter", select), field("Smoothing α", slider, alphaText), write],
     [html("div", { class: "pair" }, html("div", { class: "part" }, bars), html("div", { class: "whole", style: `flex-basis: ${side * 1.2}px` }, map, note)), written]);
   question.textContent = `Predict: which letter follows ‘${visible(model.get("predict"))}’? Then choose it.`;
   point({});
@@ -123,6 +128,7 @@ function render({ model, el }) {
     slider.setAttribute("aria-valuetext", `α = ${alpha}`);
     alphaText.textContent = alpha;
     mark.setAttribute("y", EDGE + at * CELL);
+    keepInSight(EDGE + at * CELL);
     rowNames.forEach((name, i) => name.classList.toggle("chosen", i === at));
     const order = [...alphabet.keys()].sort((a, b) => table[at][b] - table[at][a] || a - b).slice(0, SHOWN);
     bars.replaceChildren(...order.map((j) => bar(visible(alphabet[j]), table[at][j], percent(table[at][j]))));

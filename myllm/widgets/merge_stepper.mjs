@@ -105,10 +105,8 @@ function render({ model, el }) {
   const list = html("ol", { class: "merges mono", "aria-label": "Merges so far" });
   const listTitle = html("p", { class: "note" });
   const { question, sentence } = frame(el, "Merge stepper",
-    [field("Your text", area), field("Merges made: ", slider, made), html("div", { class: "buttons" }, back, forward)],
-    [chips, html("div", { class: "pair" },
-      html("details", { class: "part" }, html("summary", {}, "Reveal the pair counts; the top one is next"), bars),
-      html("div", { class: "part" }, listTitle, list))]);
+    [field("Your text", area), field("Merges made", slider, made), html("div", { class: "buttons" }, back, forward)],
+    [chips, html("details", {}, html("summary", {}, "Reveal the pair counts; the top one is next"), bars), listTitle, list]);
   question.textContent = "Predict: which pair will be merged next? Decide before you step.";
 
   return follow(model, ["text", "merges", "step"], () => {

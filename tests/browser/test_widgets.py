@@ -1,0 +1,261 @@
+"""Every widget of the built book moves and says what is now seen, read from a file, the network cut off."""
+
+import json
+import math
+import os
+import re
+import shutil
+from html import unescape
+from pathlib import Path
+
+import pytest
+
+playwright = pytest.importorskip("playwright.sync_api")
+
+ROOT = Path(__file__).parents[2]
+SITE = ROOT / "_build/html"
+STATE = re.compile(r'<script type="application/vnd\.jupyter\.widget-state\+json">(.*?)</script>', re.S)
+
+pytestmark = pytest.mark.browser
+
+
+def absent(sentence: str) -> None:
+    """A test without its ground says so, and fails where the ground is required."""
+    (pytest.fail if os.environ.get("MYLLM_SITE") == "required" else pytest.skip)(sentence)
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    path = shutil.which("chromium") or shutil.which("google-chrome")
+    if path is None:
+        absent("No Chromium was found; install it to drive the built site.")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(params=[("light", 1280), ("dark", 390)], ids=["light wide", "dark phone"])
+def visit(request, chromium):
+    """A function that opens a file, the network cut off; in the end there was no error and no request."""
+    theme, width = request.param
+    context = chromium.new_context(viewport={"width": width, "height": 900})
+    context.set_offline(True)
+    context.add_init_script(f"localStorage.mode = localStorage.theme = {theme!r}")
+    page = context.new_page()
+    outside, errors = [], []
+    page.on(
+        "request", lambda r: None if r.url.startswith(("file:", "blob:", "data:")) else outside.append(r.url)
+    )
+    page.on("pageerror", lambda error: errors.append(error.message))
+    page.theme = theme
+
+    def open_page(path: Path):
+        page.goto(path.as_uri())
+        return page
+
+    yield open_page
+    context.close()
+    assert not outside
+    assert not errors
+
+
+def find(name: str) -> tuple[Path, dict]:
+    """The first page with the widget `name`, and the widget's state in it."""
+    for path in sorted(SITE.glob("book/*.html")):
+        for found in STATE.findall(path.read_text(encoding="utf-8")):
+            for model in json.loads(unescape(found))["state"].values():
+                if model["state"].get("_anywidget_id", "").endswith(f".{name}"):
+                    return path, model["state"]
+    absent(f"No page of the built site holds a {name}; run `make html` first.")
+    raise AssertionError
+
+
+@pytest.fixture
+def heat_map(visit):
+    path, state = find("LetterHeatMap")
+    widget = visit(path).get_by_role("group", name="Next-letter heat map", exact=True).first
+    widget.wait_for()
+    return widget, state
+
+
+@pytest.fixture
+def stepper(visit):
+    path, state = find("MergeStepper")
+    widget = visit(path).get_by_role("group", name="Merge stepper", exact=True).first
+    widget.wait_for()
+    return widget, state
+
+
+def sentence(widget) -> str:
+    assert widget.locator("[aria-live]").count() == 1
+    return widget.locator(".sentence").inner_text()
+
+
+def expected(state: dict, letter: str, alpha: float) -> str:
+    """The heat map's sentence, computed in Python from the state on the page."""
+    marks = {" ": "␣", "\n": "↵", "\t": "⇥"}
+    row = [n + alpha for n in state["counts"][state["alphabet"].index(letter)]]
+    row = [n / sum(row) if sum(row) else 1 / len(row) for n in row]
+    best = state["alphabet"][row.index(max(row))]
+    bits = -sum(p * math.log2(p) for p in row if p)
+    return (
+        f"After ‘{marks.get(letter, letter)}’ comes ‘{marks.get(best, best)}’ in {100 * max(row):.1f} % "
+        f"of cases; entropy {bits + 0.0:.2f} bits, as uncertain as a choice among {2**bits:.2f} letters."
+    )
+
+
+def test_heat_map_by_select_slider_map_and_keys(heat_map):
+    widget, state = heat_map
+    alphabet, alpha = state["alphabet"], state["alpha"]
+    assert sentence(widget) == expected(state, state["letter"], alpha)
+    for letter in state["predict"], alphabet[1], alphabet[-1]:
+        widget.get_by_label("Letter", exact=True).select_option(letter)
+        assert sentence(widget) == expected(state, letter, alpha)
+
+    slider = widget.get_by_label("Smoothing α")
+    slider.focus()
+    seen = {sentence(widget)}
+    for key in ("Home", "End", "ArrowLeft", "ArrowLeft", "End"):
+        slider.press(key)
+        alpha = float(slider.get_attribute("aria-valuetext").removeprefix("α = "))
+        assert sentence(widget) == expected(state, alphabet[-1], alpha)
+        seen.add(sentence(widget))
+    assert alpha == 10
+    assert len(seen) >= 3
+
+    plan = widget.locator(".map")
+    plan.focus()
+    plan.press("ArrowUp")
+    assert sentence(widget) == expected(state, alphabet[-2], 10)
+    plan.press(state["predict"])
+    assert sentence(widget) == expected(state, state["predict"], 10)
+    widget.locator(".map .cells rect").nth(2 * len(alphabet)).click()
+    assert sentence(widget) == expected(state, alphabet[2], 10)
+
+
+def test_heat_map_writes_letters_anew_from_the_table_now_shown(heat_map):
+    widget, state = heat_map
+    widget.get_by_label("Letter", exact=True).select_option(state["alphabet"][-1])
+    button = widget.get_by_role("button", name="Write 60 letters")
+    written = widget.locator("output")
+    assert written.inner_text() == ""
+    lines = []
+    for _ in range(2):
+        button.press("Enter")
+        lines.append(written.inner_text())
+    widget.get_by_label("Smoothing α").press("End")
+    lines.append(written.inner_text())
+    assert all(len(line) == 61 and line[0] == lines[0][0] for line in lines)
+    assert len(set(lines)) == 3
+
+
+def test_heat_map_shades_every_cell(heat_map):
+    widget, state = heat_map
+    size = len(state["alphabet"])
+    opacity = widget.locator(".cells").evaluate(
+        "g => [...g.children].map((c) => +c.getAttribute('fill-opacity'))"
+    )
+    assert len(opacity) == size**2
+    row = [n + state["alpha"] for n in state["counts"][1]]
+    assert opacity[size : 2 * size] == pytest.approx(
+        [math.sqrt(n / sum(row)) if sum(row) else 1 / math.sqrt(size) for n in row], abs=1e-3
+    )
+
+
+def test_stepper_by_buttons_and_slider(stepper):
+    widget, state = stepper
+    back = widget.get_by_role("button", name="Back")
+    forward = widget.get_by_role("button", name="Merge next")
+    slider = widget.get_by_label("Merges made")
+    slider.press("Home")
+    assert sentence(widget).startswith("No merge yet: the text is ")
+    for _ in range(3):
+        forward.press("Enter")
+    assert re.fullmatch(
+        r"Merge 3 joins ‘.+’ \+ ‘.+’ \(seen \d+ times?\) into token 258; "
+        r"the text is now [\d,]+ tokens?, \d+\.\d bytes per token\.",
+        sentence(widget),
+    )
+    tokens = int(re.search(r"now ([\d,]+)", sentence(widget))[1].replace(",", ""))
+    assert widget.locator(".chips .chip").count() == tokens
+    assert widget.locator(".merges li").count() == 3
+    back.press("Enter")
+    assert sentence(widget).startswith("Merge 2 joins ")
+    slider.press("End")
+    assert sentence(widget).startswith(f"Merge {slider.get_attribute('max')} joins ")
+    forward.press("Enter")  # at the end there is nothing more to do, and the focus stays
+    assert forward.get_attribute("aria-disabled") == "true"
+    assert forward.evaluate("button => button === document.activeElement")
+    assert state["merges"] >= 3
+
+
+def test_stepper_learns_the_readers_own_text(stepper):
+    widget, _ = stepper
+    area = widget.get_by_label("Your text", exact=True)
+    widget.get_by_label("Merges made").press("Home")
+    area.fill("aaab aaab é")
+    assert sentence(widget) == "No merge yet: the text is 12 bytes, and every byte is a token."
+    assert widget.locator(".chips .chip").all_inner_texts() == [*"aaab", "␣", *"aaab", "␣", "⟨C3⟩", "⟨A9⟩"]
+    counts = widget.locator(".pairs li")
+    assert not counts.first.is_visible()
+    widget.locator("summary").press("Enter")
+    assert counts.first.inner_text().split("\n") == ["a + a", "4"]
+    assert counts.count() == 5
+    widget.get_by_role("button", name="Merge next").press("Enter")
+    assert sentence(widget) == (
+        "Merge 1 joins ‘a’ + ‘a’ (seen 4 times) into token 256; "
+        "the text is now 10 tokens, 1.2 bytes per token."
+    )
+    assert widget.locator(".chips .newest").all_inner_texts() == ["aa", "aa"]
+    area.fill("ab")
+    widget.get_by_label("Merges made").press("End")
+    assert sentence(widget).endswith(
+        "the text is now 1 token, 2.0 bytes per token. No pair is left to merge."
+    )
+    area.fill("")
+    assert sentence(widget) == "There is no text yet: type some to see its bytes."
+    area.fill("😀" * 2500)
+    assert sentence(widget).endswith(" Only the first 2,000 characters of your 2,500 are used.")
+
+
+@pytest.mark.parametrize("name", ["LetterHeatMap", "MergeStepper"])
+def test_colours_are_the_books_and_nothing_sticks_out(visit, name):
+    page = visit(find(name)[0])
+    widget = page.locator(".myllm-widget").first
+    widget.wait_for()
+    role = "getComputedStyle(document.documentElement).getPropertyValue"
+    token = page.evaluate(f"{role}('--c-token').trim()")
+    assert widget.evaluate("el => getComputedStyle(el).getPropertyValue('--token').trim()") == token
+    assert (token == "#eca4eb") == (page.theme == "dark")
+    grounds = "[el, document.body].map((node) => getComputedStyle(node).backgroundColor)"
+    assert len(set(widget.evaluate(f"el => {grounds}"))) == 1
+    assert widget.evaluate("el => el.getBoundingClientRect().right <= document.documentElement.clientWidth")
+    assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    names = widget.evaluate(
+        "el => [...el.querySelectorAll('select, input, textarea')].map((i) => i.labels.length)"
+    )
+    assert names and all(names)
+
+
+def test_a_broken_widget_leaves_one_sentence(visit, tmp_path):
+    models = {
+        "broken": {"state": {"_esm": "export default { render() { throw new Error('no data'); } };"}},
+        "whole": {"state": {"_esm": "export default { render({ el }) { el.textContent = 'alive'; } };"}},
+    }
+    views = "".join(
+        f'<script type="application/vnd.jupyter.widget-view+json">{json.dumps({"model_id": name})}</script>'
+        for name in ("broken", "missing", "whole")
+    )
+    (tmp_path / "page.html").write_text(
+        f'<html><body>{views}<script type="application/vnd.jupyter.widget-state+json">'
+        f"{json.dumps({'state': models})}</script>"
+        f"<script>{(ROOT / 'book/_static/widgets.js').read_text(encoding='utf-8')}</script></body></html>",
+        encoding="utf-8",
+    )
+    page = visit(tmp_path / "page.html")
+    page.get_by_text("alive").wait_for()
+    texts = page.locator("body > div").all_inner_texts()
+    assert texts[0] == "This widget could not start (no data); the text goes on without it."
+    assert texts[1].startswith("This widget could not start (") and texts[1].endswith("goes on without it.")
+    assert texts[2] == "alive"
