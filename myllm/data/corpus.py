@@ -43,7 +43,7 @@ CORPORA = {
     "kjv": Corpus("kjv.txt.xz", "King James Bible, 66 books", "public domain"),
     "moby-dick": Corpus("moby-dick.txt.xz", "Moby-Dick, 135 chapters", "CC0-1.0"),
     "shakespeare": Corpus("shakespeare_works.jsonl.xz", "Shakespeare, 42 works", "public domain"),
-    "sotu": Corpus("sotu.jsonl.xz", "State of the Union addresses", "CC0-1.0"),
+    "sotu": Corpus("sotu.jsonl.xz", "State of the Union speeches", "CC0-1.0"),
 }
 
 

@@ -1,0 +1,57 @@
+"""Fixtures that several folders of tests use."""
+
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
+
+import pytest
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """A web server on this machine alone, with one file of 300,003 bytes and all bad habits a server can have.
+
+    The address chooses the habit: /plain serves and resumes, /norange ignores Range, /short breaks off in the
+    middle, /stall sends half and waits for ``go``, /wrong sends other bytes, /missing is not there. ``asked``
+    collects the Range header of each request.
+    """
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    data = b"".join((i * i).to_bytes(8, "little") for i in range(37_501))[:300_003]
+    state = SimpleNamespace(data=data, asked=[], go=threading.Event())
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            habit, wanted = self.path.strip("/"), self.headers.get("Range")
+            state.asked.append(wanted)
+            if habit == "missing":
+                return self.send_error(404)
+            start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and habit != "norange" else 0
+            body = bytes(len(data) - start) if habit == "wrong" else data[start:]
+            if start >= len(data):
+                return self.send_error(416)
+            self.send_response(206 if start else 200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            half = len(body) // 2
+            try:
+                self.wfile.write(body[:half])
+                if habit == "stall":
+                    state.go.wait(30)
+                if habit != "short":
+                    self.wfile.write(body[half:])
+            except ConnectionError:  # the other side was killed: that is what is being tested
+                pass
+
+        def log_message(self, *args):
+            pass
+
+    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    http.daemon_threads = True
+    state.url = f"http://127.0.0.1:{http.server_port}"
+    thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield state
+    state.go.set()
+    http.shutdown()
+    thread.join()
+    http.server_close()
