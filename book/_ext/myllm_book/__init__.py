@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.config import Config
 from sphinx.environment import BuildEnvironment
+from sphinx.errors import ExtensionError
 
 from . import directives, sources
 from .notebooks import clean_notebook
@@ -32,15 +34,22 @@ def number_figures(app: Sphinx, env: BuildEnvironment) -> list[str]:
     return []
 
 
+def remove_thebe(app: Sphinx, doctree: nodes.document, page: str) -> None:
+    """Keep the settings of Thebe, which this book does not use, out of the page."""
+    for node in list(doctree.findall(nodes.raw)):
+        if "x-thebe-config" in node.astext():
+            node.parent.remove(node)
+
+
 def is_chapter(page: str) -> bool:
     """Whether this page is a chapter, and so has a notebook."""
     return bool(re.fullmatch(r"book/\d\d-[\w-]+", page))
 
 
 def add_buttons(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: object) -> None:
-    """Offer the clean notebook (and Colab, where configured); keep Thebe's unused script out of the page."""
-    context["script_files"] = [file for file in context["script_files"] if "thebe" not in str(file)]
-    context["css_files"] = [file for file in context["css_files"] if "thebe" not in str(file)]
+    """Offer the clean notebook and, where an address is configured, Colab."""
+    for files in ("script_files", "css_files"):  # Thebe's own, and the same once more in words
+        context[files] = [file for file in context[files] if "thebe" not in str(file).lower()]
     buttons = context.get("header_buttons", [])
     buttons[:] = [button for button in buttons if button.get("label") != "download-buttons"]
     if not is_chapter(page):
@@ -66,8 +75,16 @@ def publish_notebooks(app: Sphinx, exception: Exception | None) -> None:
     folder.mkdir(exist_ok=True)
     for chapter in sources.chapters():
         if f"book/{chapter.stem}" in app.env.all_docs:
-            notebook = clean_notebook(chapter, app.config.myllm_repository)
+            try:
+                notebook = clean_notebook(chapter, app.config.myllm_repository)
+            except ValueError as error:
+                raise ExtensionError(f"The notebook of {chapter.name}: {error}") from None
             nbformat.write(notebook, folder / f"{chapter.stem}.ipynb")
+
+
+def skip_field(app: Sphinx, what: str, name: str, obj: object, skip: bool, options: object) -> bool | None:
+    """Leave a named tuple's fields to the Attributes of its docstring."""
+    return True if (getattr(obj, "__doc__", "") or "").startswith("Alias for field number") else None
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
@@ -77,6 +94,8 @@ def setup(app: Sphinx) -> dict[str, Any]:
     directives.setup(app)
     app.connect("config-inited", prepare, priority=100)
     app.connect("env-get-updated", number_figures, priority=900)
+    app.connect("doctree-resolved", remove_thebe, priority=900)
+    app.connect("autodoc-skip-member", skip_field)
     app.connect("html-page-context", add_buttons, priority=900)
     app.connect("build-finished", publish_notebooks)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -10,12 +10,9 @@ from docutils import nodes
 from docutils.parsers.rst import directives
 from docutils.statemachine import StringList
 from sphinx.application import Sphinx
-from sphinx.ext.napoleon import Config, GoogleDocstring
 from sphinx.util.docutils import SphinxDirective
 
-from .exercises import card
-
-NAPOLEON = Config(napoleon_use_param=False, napoleon_use_rtype=False)
+from .exercises import card, specification
 
 
 def raw(text: str) -> nodes.raw:
@@ -173,10 +170,8 @@ class ExerciseCard(BookDirective):
             f'<p class="exercise-title"><span>Exercise {number}</span> {html.escape(exercise.title)}</p>'
         )
         box += raw(f'<p class="exercise-facts">{html.escape(exercise.facts)}</p>')
-        specification = str(GoogleDocstring(exercise.docstring, NAPOLEON))
-        box += self.markdown(
-            f"```python\n{exercise.signature}\n```\n\n````{{eval-rst}}\n{specification}\n````"
-        )
+        text = specification(exercise.docstring)
+        box += self.markdown(f"```python\n{exercise.signature}\n```\n\n````{{eval-rst}}\n{text}\n````")
         box += self.markdown(f"In a terminal:\n```bash\nmyllm exercises check {number}\n```")
         for level, hint in enumerate(exercise.hints, 1):
             box += raw(f'<details class="hint"><summary>Hint {level} of {len(exercise.hints)}</summary>')

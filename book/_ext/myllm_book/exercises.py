@@ -1,6 +1,8 @@
 """What the book prints about a graded exercise, read from solutions and checks without importing either."""
 
 import ast
+import re
+import textwrap
 from typing import NamedTuple
 
 from myllm.grading import catalogue
@@ -41,6 +43,22 @@ def card(number: str) -> Card:
         hints=hints(number),
         file=about.file,
     )
+
+
+SECTION = re.compile(r"^(Args|Returns|Yields|Raises|Examples?|Notes?):$", re.MULTILINE)
+ITEM = re.compile(r"^(\S[^:]*): ", re.MULTILINE)
+
+
+def specification(docstring: str) -> str:
+    """A Google-style docstring as reStructuredText that reads well on a page."""
+    first, *sections = SECTION.split(docstring)
+    out = first
+    for title, body in zip(sections[::2], sections[1::2], strict=True):
+        body = textwrap.dedent(body.strip("\n")).strip()
+        if title in ("Args", "Raises"):
+            body = ITEM.sub(r"* **\1**: ", body)
+        out += f"\n.. rubric:: {title.replace('Args', 'Parameters')}\n\n{body}\n"
+    return out
 
 
 def hints(number: str) -> tuple[str, ...]:

@@ -292,7 +292,10 @@ def fold(title: str, body: list[str]) -> list[str]:
 
 def exercise(number: str) -> list[str]:
     """An exercise card."""
-    one = card(number.strip())
+    try:
+        one = card(number.strip())
+    except KeyError:
+        raise ValueError(f"no file in solutions/ holds the exercise {number}") from None
     docstring = [f"    {line}" if line else "" for line in f'"""{one.docstring}\n"""'.splitlines()]
     out = [
         f"**Exercise {one.id} · {one.title}** ({one.facts})",
