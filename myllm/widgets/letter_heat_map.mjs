@@ -74,7 +74,7 @@ function render({ model, el }) {
   const columnNames = alphabet.map((ch, j) => edge(EDGE + (j + 0.5) * CELL, EDGE - 3.5, ch));
   const side = EDGE + alphabet.length * CELL + 1;
   const mark = svg("rect", { class: "mark", x: EDGE, width: alphabet.length * CELL, height: CELL });
-  const drawing = svg("svg", { viewBox: `0 0 ${side} ${side}`, role: "img", style: `min-width: ${side * 0.85}px`,
+  const drawing = svg("svg", { viewBox: `0 0 ${side} ${side}`, role: "img", style: `min-width: ${side * 0.85}px; max-width: ${side * 3}px`,
     "aria-label": "Map of probabilities: one row a letter, one column a next letter, darker is likelier" },
     svg("g", { class: "cells" }, ...cells.flat()), ...rowNames, ...columnNames, mark);
 
@@ -132,7 +132,7 @@ function render({ model, el }) {
     rowNames.forEach((name, i) => name.classList.toggle("chosen", i === at));
     const order = [...alphabet.keys()].sort((a, b) => table[at][b] - table[at][a] || a - b).slice(0, SHOWN);
     bars.replaceChildren(...order.map((j) => bar(visible(alphabet[j]), table[at][j], percent(table[at][j]))));
-    written.textContent = seed ? letter + sample(table, at, 60, seed).map((j) => visible(alphabet[j])).join("") : "";
+    written.textContent = seed ? [at, ...sample(table, at, 60, seed)].map((j) => visible(alphabet[j])).join("") : "";
     sentence.textContent = describe(table[at], alphabet, letter);
   });
 }

@@ -148,6 +148,9 @@ def test_heat_map_writes_letters_anew_from_the_table_now_shown(heat_map):
     lines.append(written.inner_text())
     assert all(len(line) == 61 and line[0] == lines[0][0] for line in lines)
     assert len(set(lines)) == 3
+    widget.get_by_label("Letter", exact=True).select_option(" ")
+    assert written.inner_text()[0] == "␣"
+    assert " " not in written.inner_text()
 
 
 def test_heat_map_shades_every_cell(heat_map):
