@@ -9,7 +9,7 @@ import pytest
 
 @pytest.fixture
 def server(monkeypatch):
-    """A web server on this machine alone, with one file of 300,003 bytes and all bad habits a server can have.
+    """A web server on this machine alone, one file of 300,003 bytes and all bad habits a server can have.
 
     The address chooses the habit: /plain serves and resumes, /norange ignores Range, /short breaks off in the
     middle, /stall sends half and waits for ``go``, /wrong sends other bytes, /missing is not there. ``asked``

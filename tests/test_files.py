@@ -62,6 +62,16 @@ def test_write_puts_exactly_the_bytes(tmp_path, data):
     assert names(tmp_path) == ["a"]
 
 
+def test_who_reads_the_old_file_reads_it_to_its_end(tmp_path):
+    path = tmp_path / "a"
+    path.write_text("old" * 100_000)
+    with path.open() as reader:
+        assert reader.read(3) == "old"
+        atomic_write(path, "new")
+        assert len(reader.read()) == 299_997
+    assert path.read_text() == "new"
+
+
 def test_write_keeps_the_mode_of_the_file_and_else_follows_umask(tmp_path):
     old = tmp_path / "old"
     old.write_text("old")

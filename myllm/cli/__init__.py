@@ -1,7 +1,7 @@
-"""The command line ``myllm``: one module a group, its commands in ``commands``.
+"""The command line ``myllm``: one module a group, its commands in ``COMMANDS``.
 
-A command is a function: its parameters are the options, its docstring the help, and it returns the exit code
-(None is 0). What is slow to import is imported inside it, so that help comes at once.
+A command is a dataclass: its fields are the options, its docstrings the help, and ``run()`` does the work and
+returns the exit code. What is slow to import is imported there, so that help comes at once.
 """
 
 import os
@@ -58,18 +58,17 @@ def _run(args: Sequence[str]) -> int:
         app.command(commands, name=group, help=about)
     config = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes, tyro.conf.HelptextFromCommentsOff)
     try:
-        result = app.cli(prog="myllm", description=DESCRIPTION, args=args, config=config)
+        command = app.cli(prog="myllm", description=DESCRIPTION, args=args, config=config)
     except SystemExit as stop:  # help was asked for, or this is no command
         return stop.code if isinstance(stop.code, int) else 0
 
-    return result.run() if hasattr(result, "run") else result or 0
+    return command.run()
 
 
 def _register(app: Any, group: str, asked: Sequence[str]) -> None:
     """Add commands: with the docstring for the one that is asked for, with its first line for the list."""
-    module = import_module(f"myllm.cli.{group}")
-    for name, command in getattr(module, "commands", getattr(module, "COMMANDS", {})).items():
-        about = (getdoc(command) or "").split("\nArgs:")[0]
+    for name, command in import_module(f"myllm.cli.{group}").COMMANDS.items():
+        about = getdoc(command) or ""
         app.command(command, name=name, help=about if name in asked else about.split("\n")[0])
 
 

@@ -1,33 +1,39 @@
 """``myllm version`` and ``myllm download``."""
 
-import json as js
+import json
 import platform
-from importlib.metadata import version as installed
+from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
+import myllm
 
-def version(*, json: bool = False) -> None:
+
+@dataclass(frozen=True)
+class Version:
     """Say which version this is, and what it stands on.
 
     Examples:
         myllm version
         myllm version --json
-
-    Args:
-        json: Print one JSON object.
     """
-    import myllm
 
-    found = {"myllm": myllm.__version__, "python": platform.python_version()}
-    found |= {name: installed(name) for name in ("torch", "numpy", "tiktoken")}
-    print(js.dumps(found) if json else ", ".join(f"{name} {number}" for name, number in found.items()))
+    json: bool = False
+    """Print one JSON object."""
+
+    def run(self) -> int:
+        """Print the versions."""
+        found = {"myllm": myllm.__version__, "python": platform.python_version()}
+        found |= {name: version(name) for name in ("torch", "numpy", "tiktoken")}
+        line = ", ".join(f"{name} {number}" for name, number in found.items())
+        print(json.dumps(found) if self.json else line)
+        return 0
 
 
-def download(
-    name: Annotated[str | None, Positional, arg(metavar="[NAME]")] = None, /, *, json: bool = False
-) -> None:
+@dataclass(frozen=True)
+class Download:
     """Fetch a named file and print its path; without a name, list what there is.
 
     A file is fetched once into ~/.cache/myllm, or into the folder that MYLLM_CACHE names, and its SHA-256 is
@@ -36,25 +42,31 @@ def download(
     Examples:
         myllm download
         myllm download smollm2
-
-    Args:
-        name: What to fetch.
-        json: Print JSON.
     """
-    from myllm.data import downloads
 
-    rows = _rows()
-    if name is None:
-        return print(js.dumps(rows, indent=2)) if json else _print(rows)
-    included = {row["name"]: row["path"] for row in rows if row["included"]}
-    try:
-        path = included.get(name) or str(downloads.download(name))
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt("interrupted; run the same command again to go on") from None
-    print(js.dumps({"name": name, "path": path}) if json else path)
+    name: Annotated[str | None, Positional, arg(metavar="[NAME]")] = None
+    """What to fetch."""
+    json: bool = False
+    """Print JSON."""
+
+    def run(self) -> int:
+        """Fetch and print the path, or print the table."""
+        from myllm.data.downloads import download
+
+        rows = _rows()
+        if self.name is None:
+            print(json.dumps(rows, indent=2)) if self.json else _print(rows)
+            return 0
+        included = {row["name"]: row["path"] for row in rows if row["included"]}
+        try:
+            path = included.get(self.name) or str(download(self.name))
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt("interrupted; run the same command again to go on") from None
+        print(json.dumps({"name": self.name, "path": path}) if self.json else path)
+        return 0
 
 
-commands = {"version": version, "download": download}
+COMMANDS = {"version": Version, "download": Download}
 
 
 def _rows() -> list[dict[str, Any]]:
@@ -76,9 +88,8 @@ def _print(rows: list[dict[str, Any]]) -> None:
     from rich.console import Console
     from rich.table import Column, Table
 
-    table = Table(
-        "Name", "What", "Licence", Column("Size", justify="right"), "Here", box=None, header_style="bold"
-    )
+    size = Column("Size", justify="right")
+    table = Table("Name", "What", "Licence", size, "Here", box=None, header_style="bold")
     for row in rows:
         here = "yes" if row["path"] else "not yet"
         table.add_row(row["name"], row["about"], row["licence"], f"{row['bytes'] / 1e6:.1f} MB", here)

@@ -1,10 +1,11 @@
 """``myllm tokenizer``: train, encode, decode."""
 
-import json as js
+import json
 import re
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from tyro.conf import Positional, UseAppendAction, arg
@@ -12,20 +13,10 @@ from tyro.conf import Positional, UseAppendAction, arg
 from myllm.files import Source, UserError, atomic_writer, read_text, read_text_blocks
 
 File = Annotated[str, arg(metavar="PATH")]
-Files = Annotated[tuple[str, ...], Positional, arg(metavar="[FILE …]")]
-Special = Annotated[tuple[str, ...], UseAppendAction, arg(metavar="TOKEN")]
 
 
-def train(
-    files: Files = (),
-    /,
-    *,
-    vocab_size: Annotated[int, arg(metavar="N")],
-    out: File,
-    pattern: Literal["gpt2", "gpt4", "smollm2"] = "gpt2",
-    special: Special = (),
-    json: bool = False,
-) -> None:
+@dataclass(frozen=True)
+class Train:
     """Train a byte-level BPE tokenizer on text files.
 
     The files are read piece by piece, so they may be larger than memory. No token spans two files.
@@ -34,37 +25,40 @@ def train(
         myllm tokenizer train book.txt --vocab-size 4096 --out book.json
         myllm tokenizer train *.txt --vocab-size 8192 --pattern gpt4 --special '<|endoftext|>' --out all.json
         xzcat corpus.xz | myllm tokenizer train --vocab-size 1024 --out corpus.json
-
-    Args:
-        files: UTF-8 text files; standard input without any.
-        vocab_size: Ids in all: 256 bytes, the merges, and the special tokens.
-        out: The tokenizer file to write.
-        pattern: How text is cut into words before merging.
-        special: A special token.
-        json: Print one JSON object about the result.
     """
-    from myllm.tokenizers.bpe import BPE
-    from myllm.tokenizers.patterns import PATTERNS
 
-    _try(out)
-    text = (piece for source in files or [_standard_input()] for piece in _pieces(source))
-    bpe = BPE.train(text, vocab_size, pattern=PATTERNS[pattern], special_tokens=special)
-    bpe.save(out)
-    if json:
-        made = {"path": out, "vocab_size": bpe.vocab_size, "merges": len(bpe.merges), "pattern": pattern}
-        print(js.dumps({**made, "special_tokens": bpe.special_tokens}))
-    else:
-        print(f"{out}: {bpe.vocab_size:,} ids, {len(bpe.merges):,} of them merges")
+    vocab_size: Annotated[int, arg(metavar="N")]
+    """Ids in all: 256 bytes, the merges, and the special tokens."""
+    out: File
+    """The tokenizer file to write."""
+    files: Annotated[tuple[str, ...], Positional, arg(metavar="[FILE …]")] = ()
+    """UTF-8 text files; standard input without any."""
+    pattern: Literal["gpt2", "gpt4", "smollm2"] = "gpt2"
+    """How text is cut into words before merging."""
+    special: Annotated[tuple[str, ...], UseAppendAction, arg(metavar="TOKEN")] = ()
+    """A special token."""
+    json: bool = False
+    """Print one JSON object about the result."""
+
+    def run(self) -> int:
+        """Train, save, say what was made."""
+        from myllm.tokenizers.bpe import BPE
+        from myllm.tokenizers.patterns import PATTERNS
+
+        _try(self.out)
+        text = (piece for source in self.files or [_standard_input()] for piece in _pieces(source))
+        bpe = BPE.train(text, self.vocab_size, pattern=PATTERNS[self.pattern], special_tokens=self.special)
+        bpe.save(self.out)
+        made = {"path": self.out, "vocab_size": bpe.vocab_size, "merges": len(bpe.merges)}
+        if self.json:
+            print(json.dumps({**made, "pattern": self.pattern, "special_tokens": bpe.special_tokens}))
+        else:
+            print(f"{self.out}: {bpe.vocab_size:,} ids, {len(bpe.merges):,} of them merges")
+        return 0
 
 
-def encode(
-    text: Annotated[str | None, Positional, arg(metavar="[TEXT]")] = None,
-    /,
-    *,
-    tokenizer: File,
-    file: Annotated[str | None, arg(metavar="PATH")] = None,
-    json: bool = False,
-) -> None:
+@dataclass(frozen=True)
+class Encode:
     """Turn text into ids, on one line.
 
     Text that looks like a special token is ordinary text.
@@ -73,61 +67,71 @@ def encode(
         myllm tokenizer encode --tokenizer book.json 'To be, or not to be'
         myllm tokenizer encode --tokenizer book.json --file chapter.txt --json
         myllm tokenizer encode --tokenizer book.json < chapter.txt
-
-    Args:
-        text: The text; standard input without it and without --file.
-        tokenizer: A file that `myllm tokenizer train` wrote.
-        file: A UTF-8 text file to encode.
-        json: Print one JSON array.
     """
-    from myllm.tokenizers.bpe import BPE
 
-    if text is not None and file is not None:
-        raise UserError("Give a text or --file, not both.")
-    bpe = BPE.load(tokenizer)
-    pieces = [text] if text is not None else _pieces(_standard_input() if file is None else file)
-    before, between, after = ("[", ", ", "]\n") if json else ("", " ", "\n")
-    sys.stdout.write(before)
-    gap = ""
-    for piece in pieces:
-        for i in bpe.encode(piece):
-            sys.stdout.write(f"{gap}{i}")
-            gap = between
-    sys.stdout.write(after)
+    tokenizer: File
+    """A file that `myllm tokenizer train` wrote."""
+    text: Annotated[str | None, Positional, arg(metavar="[TEXT]")] = None
+    """The text; standard input without it and without --file."""
+    file: Annotated[str | None, arg(metavar="PATH")] = None
+    """A UTF-8 text file to encode."""
+    json: bool = False
+    """Print one JSON array."""
+
+    def run(self) -> int:
+        """Print the ids, piece by piece."""
+        from myllm.tokenizers.bpe import BPE
+
+        if self.text is not None and self.file is not None:
+            raise UserError("Give a text or --file, not both.")
+        bpe = BPE.load(self.tokenizer)
+        source = _standard_input() if self.text is None and self.file is None else self.file
+        pieces = [self.text or ""] if source is None else _pieces(source)
+        before, between, after = ("[", ", ", "]\n") if self.json else ("", " ", "\n")
+        sys.stdout.write(before)
+        gap = ""
+        for piece in pieces:
+            for i in bpe.encode(piece):
+                sys.stdout.write(f"{gap}{i}")
+                gap = between
+        sys.stdout.write(after)
+        return 0
 
 
-def decode(
-    ids: Annotated[tuple[str, ...], Positional, arg(metavar="[ID …]")] = (),
-    /,
-    *,
-    tokenizer: File,
-    json: bool = False,
-) -> None:
+@dataclass(frozen=True)
+class Decode:
     """Turn ids back into text, byte for byte.
 
     Examples:
         myllm tokenizer decode --tokenizer book.json 84 111 260
         myllm tokenizer encode --tokenizer book.json < a.txt | myllm tokenizer decode --tokenizer book.json
-
-    Args:
-        ids: Whole numbers; without any, read from standard input, plain or as a JSON array.
-        tokenizer: A file that `myllm tokenizer train` wrote.
-        json: Print one JSON string; broken UTF-8 becomes U+FFFD.
     """
-    from myllm.tokenizers.bpe import BPE
 
-    bpe = BPE.load(tokenizer)
-    words = re.split(r"[\s,\[\]]+", " ".join(ids) if ids else read_text(_standard_input()))
-    numbers = [_id(word) for word in words if word]
-    if json:
-        return print(js.dumps(bpe.decode(numbers)))
-    data = bpe.decode_bytes(numbers)
-    sys.stdout.buffer.write(data)
-    if sys.stdout.isatty() and not data.endswith(b"\n"):
-        print()
+    tokenizer: File
+    """A file that `myllm tokenizer train` wrote."""
+    ids: Annotated[tuple[str, ...], Positional, arg(metavar="[ID …]")] = ()
+    """Whole numbers; without any, read from standard input, plain or as a JSON array."""
+    json: bool = False
+    """Print one JSON string; broken UTF-8 becomes U+FFFD."""
+
+    def run(self) -> int:
+        """Print the text."""
+        from myllm.tokenizers.bpe import BPE
+
+        bpe = BPE.load(self.tokenizer)
+        words = re.split(r"[\s,\[\]]+", " ".join(self.ids) if self.ids else read_text(_standard_input()))
+        ids = [_id(word) for word in words if word]
+        if self.json:
+            print(json.dumps(bpe.decode(ids)))
+            return 0
+        data = bpe.decode_bytes(ids)
+        sys.stdout.buffer.write(data)
+        if sys.stdout.isatty() and not data.endswith(b"\n"):
+            print()
+        return 0
 
 
-commands = {"train": train, "encode": encode, "decode": decode}
+COMMANDS = {"train": Train, "encode": Encode, "decode": Decode}
 
 
 def _pieces(source: Source) -> Iterator[str]:

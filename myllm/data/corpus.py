@@ -84,12 +84,12 @@ def text(name: str) -> str:
 def clean(text: str) -> str:
     r"""Tidy a text without changing its words; cleaning twice changes nothing more.
 
-    Characters take their composed form (Unicode NFC), every kind of line end becomes ``\n``, control
-    characters other than tab and line end go, as do lone surrogates and spaces at line ends, and of several
+    Characters take their composed form (Unicode NFC) and every kind of line end becomes ``\n``. Control
+    characters other than tab and line end go, as do lone surrogates, byte-order marks and spaces at line ends. Of several
     blank lines one stays.
     """
     text = re.sub(r"\r\n|[\r\v\f\x1c-\x1e\x85\u2028\u2029]", "\n", text)
-    text = re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]", "", text)
+    text = re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufeff]", "", text)
     text = unicodedata.normalize("NFC", text)
     text = re.sub(r"[^\S\n]+$", "", text, flags=re.MULTILINE)
     return re.sub(r"\n{3,}", "\n\n", text)
@@ -124,7 +124,7 @@ def split(
     target = validation * sum(len(document.text) for document in documents)
     held_out, size = set[str](), 0
     for document in sorted(documents, key=lambda document: _draw(seed, document.id))[:-1]:
-        if held_out and abs(size + len(document.text) - target) >= abs(size - target):
+        if held_out and abs(size + len(document.text) - target) > abs(size - target):
             break
         held_out.add(document.id)
         size += len(document.text)
