@@ -1,0 +1,71 @@
+"""The drawings of book/figures: described, in one style, legible on a phone, and the map tells the truth."""
+
+import re
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FIGURES = sorted((ROOT / "book" / "figures").glob("*.svg"))
+SVG = "{http://www.w3.org/2000/svg}"
+PHONE = 342  # pixels that a figure gets on a page 390 wide
+SMALLEST = 11  # pixels
+
+
+def shared_rules(path):
+    """The rules for all figures: the style block up to the first rule for this one."""
+    style = re.search(r"<style>(.*?)</style>", path.read_text("utf-8"), re.DOTALL)[1]
+    return re.split(r"^(?:/\*|\.fig\.)", style, maxsplit=1, flags=re.MULTILINE)[0].strip()
+
+
+@pytest.mark.parametrize("path", FIGURES, ids=lambda path: path.stem)
+def test_a_figure_is_described_and_wears_the_common_style(path):
+    root = ElementTree.parse(path).getroot()
+    assert [child.tag for child in root][:3] == [SVG + "title", SVG + "desc", SVG + "style"]
+    assert len(root[0].text) >= 10 and len(root[1].text) >= 60
+    assert root.get("class") == f"fig {path.stem}" and root.get("viewBox")
+    assert shared_rules(path) == shared_rules(ROOT / "book" / "figures" / "symbols.svg")
+
+
+@pytest.mark.parametrize("path", FIGURES, ids=lambda path: path.stem)
+def test_a_figure_takes_its_colours_from_the_page(path):
+    text = path.read_text("utf-8")
+    outside = re.sub(r"var\(--[\w-]+, [^()]*\)", "", text)
+    assert not re.findall(r"#[0-9a-fA-F]{3,8}\b|rgb|hsl", outside), "a colour that ignores light and dark"
+    assert not re.search(r'\s(?:fill|stroke)="', text)
+    assert set(re.findall(r"var\((--c-[\w-]+)", text)) <= set(
+        re.findall(r"(--c-[\w-]+):", (ROOT / "book" / "_static" / "colours.css").read_text("utf-8"))
+    )
+
+
+@pytest.mark.parametrize("path", FIGURES, ids=lambda path: path.stem)
+def test_the_smallest_letter_is_legible_on_a_phone(path):
+    text = path.read_text("utf-8")
+    width = float(ElementTree.fromstring(text).get("viewBox").split()[2])
+    if phone := re.search(r"@media.*aspect-ratio: (\d+) /.*scale\(([\d.]+)\)", text, re.DOTALL):
+        assert float(phone[2]) == pytest.approx(width / float(phone[1]), rel=1e-3)
+        width = float(phone[1])
+    sizes = [float(size) for size in re.findall(r"font(?:-size)?: ([\d.]+)px", text)]
+    assert sizes and min(sizes) * PHONE / width >= SMALLEST
+
+
+def test_the_map_has_every_chapter_and_marks_those_to_come():
+    blocks = {
+        int(group.get("id")[2:]): group.get("class").split()
+        for group in ElementTree.parse(ROOT / "book" / "figures" / "map.svg").iter(SVG + "g")
+        if re.fullmatch(r"ch\d+", group.get("id", ""))
+    }
+    written = {int(path.name[:2]) for path in (ROOT / "book").glob("[0-9][0-9]-*.md")}
+    assert sorted(blocks) == list(range(1, 22))
+    assert {number for number, classes in blocks.items() if "next" not in classes} == written
+
+
+def test_the_table_of_chapters_links_exactly_those_that_are_written():
+    rows = re.findall(
+        r"^\| (\d+) \| (.*?) \|", (ROOT / "book" / "chapters.md").read_text("utf-8"), re.MULTILINE
+    )
+    assert [int(number) for number, _ in rows] == list(range(1, 22))
+    linked = {link[1] for _, title in rows if (link := re.search(r"<(\d\d-[\w-]+)>", title))}
+    assert linked == {path.stem for path in (ROOT / "book").glob("[0-9][0-9]-*.md")}
+    assert all(("to come" in title) != ("{doc}" in title) for _, title in rows)
