@@ -5,7 +5,6 @@ import math
 import os
 import re
 import shutil
-from html import unescape
 from pathlib import Path
 
 import pytest
@@ -64,7 +63,7 @@ def find(name: str) -> tuple[Path, dict]:
     """The first page with the widget `name`, and the widget's state in it."""
     for path in sorted(SITE.glob("book/*.html")):
         for found in STATE.findall(path.read_text(encoding="utf-8")):
-            for model in json.loads(unescape(found))["state"].values():
+            for model in json.loads(found)["state"].values():
                 if model["state"].get("_anywidget_id", "").endswith(f".{name}"):
                     return path, model["state"]
     absent(f"No page of the built site holds a {name}; run `make html` first.")
