@@ -34,11 +34,14 @@ class Shown(reprlib.Repr):
     def repr1(self, x: Any, level: int) -> str:
         """One value; only exact built-in types and tensors show their contents."""
         if type(x) in (Tensor, torch.nn.Parameter):
-            values = f" {self.repr1(x.tolist(), 2)}" if x.numel() <= 9 else ""
-            return f"{kind(x)}{values}"
+            return f"tensor({self.repr1(x.tolist(), 3)})" if x.numel() <= 9 else kind(x)
         if callable(x):
             return getattr(x, "__name__", "a function")
         return super().repr1(x, level)
+
+    def repr_float(self, x: float, level: int) -> str:
+        """Six digits, as in a table of results."""
+        return repr(float(f"{x:.6g}"))
 
 
 show = Shown().repr
@@ -134,7 +137,9 @@ def _tensors(got: Any, expected: Tensor, tolerance: float | None, at: str) -> st
     first = [int(one) for one in wrong.nonzero()[0]]
     index = tuple(first)
     error = (a[wrong].double() - b[wrong].double()).abs().max().item()
+    pair = expected[index].item(), got[index].item()
+    digits = 6 if f"{pair[0]:.6g}" != f"{pair[1]:.6g}" else 12
     return (
-        f"{at}first difference at index {first}: expected {expected[index].item():.6g}, got "
-        f"{got[index].item():.6g} ({count} of {expected.numel()} values differ, largest error {error:.3g})"
+        f"{at}first difference at index {first}: expected {pair[0]:.{digits}g}, got {pair[1]:.{digits}g} "
+        f"({count} of {expected.numel()} values differ, largest error {error:.3g})"
     )
