@@ -168,7 +168,7 @@ score = Exam(
     hints=(
         "Which number of the table is the probability of the second character? Of the third? The model has "
         "nothing to say about the first.",
-        "The section on scoring a text does it pair by pair. `ids[:-1]` and `ids[1:]` index all at once.",
+        "The section on scoring a text has the formula. `ids[:-1]` and `ids[1:]` index all steps at once.",
         "fewer than two ids: raise ValueError\n"
         "p = probabilities[every id but the last, every id but the first]\n"
         "nll = minus the mean of ln p\n"
@@ -325,7 +325,7 @@ smoothing = Exam(
     naive_smoothed,
     hints=(
         "Add first. How large is each row's sum then, and what do you get when you divide a row by its sum?",
-        "The section on smoothing shows the formula; `sum(dim=1, keepdim=True)` keeps the sums as a column. "
+        "The section on pairs never seen has the formula; `sum(dim=1, keepdim=True)` keeps the sums as a column. "
         "Then look at rows that hold nothing but zeros.",
         "raised = counts + alpha, as floats\n"
         "totals = the sum of each row of raised, as a (V, 1) column\n"

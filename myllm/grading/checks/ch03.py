@@ -22,7 +22,7 @@ pairs_exam = Exam(
     hints=(
         "Take a single word first: `zip(word, word[1:])` gives its neighbours. "
         "By how much does each of them raise a count, when the word occurs 5 times?",
-        "The section on counting pairs does this for a text of a few words. What is a word's weight there?",
+        "The section on counting pairs runs this count over a small text. Look at what `n` does there.",
         "counts = empty dict\n"
         "for each word and its number n:\n"
         "    for each neighbouring (left, right) in the word:\n"
@@ -199,7 +199,7 @@ encode_exam = Exam(
     hints=(
         "Several pairs of the chunk may be in `merges`. Which of them was learned first? After it is merged, "
         "are there new pairs?",
-        "The section on encoding goes through one word merge by merge. Your `merge` does one step; what is "
+        "The section on encoding says which merge comes first, and why. Your `merge` does one step; what is "
         "left is to choose the pair, and to know when to stop.",
         "ids = the bytes as a list\n"
         "repeat:\n"
@@ -321,8 +321,9 @@ special_exam = Exam(
     hints=(
         "First only cut: which list of strings should come out of the text, special tokens among them? "
         "Then go through that list.",
-        "The section on special tokens cuts with `re.split`; a pattern in parentheses keeps the separators. "
-        "Look there at what `re.escape` is for, and why the longest token stands first in the pattern.",
+        "The section on special tokens says what they are for; the cutting is yours. `re.split` keeps the "
+        "separators when the pattern stands in parentheses. What is `re.escape` for, and of `a|ab` and `ab|a`, "
+        "which one finds `ab`?",
         "no special tokens: one piece, the text\n"
         "pattern = the escaped tokens, longest first, joined by |, in parentheses\n"
         "for each piece of re.split(pattern, text):\n"
