@@ -85,8 +85,8 @@ def clean(text: str) -> str:
     r"""Tidy a text without changing its words; cleaning twice changes nothing more.
 
     Characters take their composed form (Unicode NFC) and every kind of line end becomes ``\n``. Control
-    characters other than tab and line end go, as do lone surrogates, byte-order marks and spaces at line ends. Of several
-    blank lines one stays.
+    characters other than tab and line end go, as do lone surrogates, byte-order marks and spaces at line ends.
+    Of several blank lines one stays.
     """
     text = re.sub(r"\r\n|[\r\v\f\x1c-\x1e\x85\u2028\u2029]", "\n", text)
     text = re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufeff]", "", text)
