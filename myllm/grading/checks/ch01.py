@@ -325,7 +325,7 @@ smoothing = Exam(
     naive_smoothed,
     hints=(
         "Add first. How large is each row's sum then, and what do you get when you divide a row by its sum?",
-        "The section on pairs never seen has the formula; `sum(dim=1, keepdim=True)` keeps the sums as a column. "
+        "The section on pairs never seen has the formula; `keepdim=True` keeps the sums as a column. "
         "Then look at rows that hold nothing but zeros.",
         "raised = counts + alpha, as floats\n"
         "totals = the sum of each row of raised, as a (V, 1) column\n"

@@ -322,8 +322,8 @@ special_exam = Exam(
         "First only cut: which list of strings should come out of the text, special tokens among them? "
         "Then go through that list.",
         "The section on special tokens says what they are for; the cutting is yours. `re.split` keeps the "
-        "separators when the pattern stands in parentheses. What is `re.escape` for, and of `a|ab` and `ab|a`, "
-        "which one finds `ab`?",
+        "separators when the pattern stands in parentheses. What is `re.escape` for? And which of `a|ab` and "
+        "`ab|a` finds `ab`?",
         "no special tokens: one piece, the text\n"
         "pattern = the escaped tokens, longest first, joined by |, in parentheses\n"
         "for each piece of re.split(pattern, text):\n"
