@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,11 @@ def prepare(app: Sphinx, config: Config) -> None:
     config.nb_execution_cache_path = str(sources.CACHE)
     config.myllm_fingerprint = sources.fingerprint()
     config.myllm_repository = config.myllm_repository or os.environ.get("MYLLM_REPOSITORY", "")
+
+
+def forget_source_pages(app: Sphinx) -> None:
+    """Write the pages with the package's source anew: Sphinx keeps old ones, with links that lead nowhere."""
+    shutil.rmtree(Path(app.outdir) / "_modules", ignore_errors=True)
 
 
 def number_figures(app: Sphinx, env: BuildEnvironment) -> list[str]:
@@ -93,6 +99,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_config_value("myllm_fingerprint", "", "env", str)
     directives.setup(app)
     app.connect("config-inited", prepare, priority=100)
+    app.connect("builder-inited", forget_source_pages)
     app.connect("env-get-updated", number_figures, priority=900)
     app.connect("doctree-resolved", remove_thebe, priority=900)
     app.connect("autodoc-skip-member", skip_field)

@@ -1,0 +1,222 @@
+"""Progressive imports, the ledger of definitions, the display rule: read from the syntax of book and package.
+
+book/progression.toml says which modules each chapter introduces. Nothing is executed and nothing imported.
+"""
+
+import ast
+import re
+import tomllib
+from collections import defaultdict
+from pathlib import Path
+
+import jupytext
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PLAN = tomllib.loads((ROOT / "book" / "progression.toml").read_text("utf-8"))
+HOME = {module: int(chapter) for chapter, modules in PLAN["chapters"].items() for module in modules}
+EXEMPT = set(PLAN["exempt"])
+
+
+def module_path(name: str) -> Path | None:
+    """The file of the module `myllm.<name>`, if there is one."""
+    base = ROOT.joinpath("myllm", *name.split(".")) if name else ROOT / "myllm"
+    found = (base.with_suffix(".py"), base / "__init__.py") if name else (base / "__init__.py",)
+    return next((path for path in found if path.is_file()), None)
+
+
+def imports(tree: ast.AST, package: str = "") -> dict[str, str]:
+    """Local name → dotted name inside `myllm` (without the prefix) of everything a tree imports from it."""
+    found = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                if alias.name == "myllm" or alias.name.startswith("myllm."):
+                    dotted = alias.name if alias.asname else "myllm"
+                    found[alias.asname or "myllm"] = dotted.removeprefix("myllm").lstrip(".")
+                    found[alias.name] = alias.name.removeprefix("myllm").lstrip(".")
+        elif isinstance(node, ast.ImportFrom) and re.match(r"myllm(\.|$)", node.module or ""):
+            module = node.module.removeprefix("myllm").lstrip(".")
+            for alias in node.names:
+                found[alias.asname or alias.name] = f"{module}.{alias.name}".lstrip(".")
+    return found
+
+
+def locate(dotted: str, depth: int = 0) -> tuple[str, str]:
+    """Module and definition that a dotted name means, through re-exports: ("tokenizers.bpe", "BPE.train")."""
+    parts = dotted.split(".") if dotted else []
+    for cut in range(len(parts), -1, -1):
+        module, rest = ".".join(parts[:cut]), parts[cut:]
+        if path := module_path(module):
+            if rest and depth < 5:
+                tree = ast.parse(path.read_text("utf-8"))
+                lazy = {
+                    ast.literal_eval(key): ast.literal_eval(value).removeprefix("myllm.")
+                    for node in tree.body
+                    if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "_HOME"
+                    for key, value in zip(node.value.keys, node.value.values, strict=True)
+                }
+                passed_on = imports(tree) | {name: f"{home}.{name}" for name, home in lazy.items()}
+                if rest[0] in passed_on and passed_on[rest[0]] != dotted:
+                    return locate(".".join([passed_on[rest[0]], *rest[1:]]), depth + 1)
+            return module, ".".join(rest)
+    raise AssertionError(f"myllm.{dotted} leads nowhere")
+
+
+def definitions(module: str) -> dict[str, ast.AST]:
+    """The functions and classes that a module defines at its top."""
+    tree = ast.parse(module_path(module).read_text("utf-8"))
+    kinds = ast.FunctionDef | ast.ClassDef | ast.AsyncFunctionDef
+    return {node.name: node for node in tree.body if isinstance(node, kinds)}
+
+
+def is_exempt(module: str) -> bool:
+    """Whether chapters may use this module without its being introduced."""
+    return module == "" or module.split(".")[0] in EXEMPT
+
+
+class Chapter:
+    """What one chapter imports, shows and builds."""
+
+    def __init__(self, number: int, code: str) -> None:
+        tree = ast.parse(re.sub(r"^\s*[%!].*$", "pass", code, flags=re.MULTILINE))
+        self.number, self.names = number, imports(tree)
+        self.uses = {locate(dotted)[0] for dotted in self.names.values()}
+        self.shows: set[tuple[str, str]] = set()
+        self.builds = {n.name for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.ClassDef)}
+        for call in ast.walk(tree):
+            if not isinstance(call, ast.Call):
+                continue
+            function = ast.unparse(call.func)
+            if self.names.get(function) == "course.show" or self.dotted(function) == "course.show":
+                self.shows |= {locate(self.dotted(ast.unparse(argument))) for argument in call.args}
+
+    def dotted(self, text: str) -> str:
+        """The dotted name inside `myllm` of an expression such as `package.train`."""
+        head, _, rest = text.partition(".")
+        return ".".join(filter(None, [self.names.get(head, "?"), rest]))
+
+
+def read(path: Path) -> Chapter:
+    """A chapter from its source."""
+    notebook = jupytext.read(path, fmt="md:myst")
+    return Chapter(int(path.stem[:2]), "\n".join(c.source for c in notebook.cells if c.cell_type == "code"))
+
+
+CHAPTERS = [read(path) for path in sorted((ROOT / "book").glob("[0-9][0-9]-*.md"))]
+WRITTEN = {chapter.number for chapter in CHAPTERS}
+MODULES = sorted(
+    ".".join(path.relative_to(ROOT / "myllm").with_suffix("").parts)
+    for path in (ROOT / "myllm").rglob("*.py")
+    if path.name != "__init__.py"
+)
+
+
+def import_faults(chapter: Chapter) -> list[str]:
+    """What a chapter imports too early, and whether it builds on nothing."""
+    used = {module for module in chapter.uses if not is_exempt(module) and module in HOME}
+    late = [f"imports {m}, which chapter {HOME[m]} introduces" for m in used if HOME[m] > chapter.number]
+    if chapter.number >= 2 and not any(HOME[module] < chapter.number for module in used):
+        late.append("uses nothing that an earlier chapter introduced")
+    return late
+
+
+def needs(module: str, name: str, seen: frozenset[str] = frozenset()) -> int:
+    """The first chapter by which every `myllm` name in a definition's body has been introduced."""
+    tree = ast.parse(module_path(module).read_text("utf-8"))
+    here, imported, chapter = definitions(module), imports(tree), HOME.get(module, 0)
+    body = here[name]
+    local = imported | imports(body)
+    for node in ast.walk(body):
+        if isinstance(node, ast.Name) and node.id in local:
+            home, _ = locate(local[node.id])
+            chapter = max(chapter, 0 if is_exempt(home) else HOME.get(home, 0))
+        if isinstance(node, ast.Name) and node.id.startswith("_") and node.id in here and node.id not in seen:
+            chapter = max(chapter, needs(module, node.id, seen | {node.id}))
+    return chapter
+
+
+def ledger() -> dict[tuple[str, str], set[int]]:
+    """Every public definition of the introduced modules → the chapters that show it or, if none, build it."""
+    shown: dict[tuple[str, str], set[int]] = defaultdict(set)
+    for chapter in CHAPTERS:
+        for module, name in chapter.shows:
+            for one in [name.split(".")[0]] if name else definitions(module):
+                shown[module, one].add(chapter.number)
+    out = {}
+    for module in (m for m in MODULES if HOME.get(m) in WRITTEN and not is_exempt(m)):
+        for name in (n for n in definitions(module) if not n.startswith("_")):
+            if needs(module, name) in WRITTEN:
+                built = {chapter.number for chapter in CHAPTERS if name in chapter.builds}
+                out[module, name] = shown.get((module, name)) or built
+    return out
+
+
+LEDGER = ledger()
+
+
+def test_every_module_is_introduced_by_one_chapter():
+    listed = [module for modules in PLAN["chapters"].values() for module in modules]
+    assert len(listed) == len(set(listed))
+    assert [m for m in MODULES if not is_exempt(m) and m not in HOME] == []
+
+
+def test_what_written_chapters_introduce_exists():
+    assert [m for m, chapter in HOME.items() if chapter in WRITTEN and m not in MODULES] == []
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda c: f"{c.number:02}")
+def test_a_chapter_builds_on_earlier_ones_only(chapter):
+    assert import_faults(chapter) == []
+
+
+@pytest.mark.parametrize(("module", "name"), list(LEDGER), ids=lambda part: part)
+def test_every_public_definition_is_shown_in_its_chapter(module, name):
+    shown = LEDGER[module, name]
+    assert len(shown) == 1, (
+        f"myllm.{module}.{name} is shown or built in {sorted(shown) or 'no chapter'}, not in one"
+    )
+    assert shown == {needs(module, name)}
+
+
+# The rules themselves, on chapters made up for the purpose.
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "fault"),
+    [
+        (1, "from myllm.tokenizers.bpe import BPE", "imports tokenizers.bpe, which chapter 3 introduces"),
+        (1, "import myllm.tokenizers.bpe as b", "imports tokenizers.bpe, which chapter 3 introduces"),
+        (1, "from myllm.tokenizers import bpe", "imports tokenizers.bpe, which chapter 3 introduces"),
+        (1, "from myllm import BPE", "imports tokenizers.bpe, which chapter 3 introduces"),
+        (1, "def f():\n    from myllm import BPE", "imports tokenizers.bpe, which chapter 3 introduces"),
+        (3, "from myllm import BPE", "uses nothing that an earlier chapter introduced"),
+        (3, "from myllm.course import show", "uses nothing that an earlier chapter introduced"),
+    ],
+)
+def test_an_early_import_is_a_fault(number, code, fault):
+    assert import_faults(Chapter(number, code)) == [fault]
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        (1, "from myllm import perplexity, check"),
+        (3, "from myllm import BPE, perplexity"),
+        (1, "import torch"),
+    ],
+)
+def test_a_fitting_import_is_none(number, code):
+    assert import_faults(Chapter(number, code)) == []
+
+
+def test_show_is_read_however_it_is_imported():
+    want = {("evaluation.perplexity", "nll"), ("tokenizers.bpe", "BPE.train")}
+    for code in (
+        "from myllm.course import show\nfrom myllm.evaluation.perplexity import nll\nfrom myllm import BPE\n"
+        "show(nll, BPE.train, fold=True)",
+        "import myllm.course, myllm.evaluation.perplexity as p\nmyllm.course.show(p.nll, myllm.BPE.train)",
+        "from myllm import course\nfrom myllm.tokenizers import bpe\nimport myllm.evaluation.perplexity\n"
+        "course.show(myllm.evaluation.perplexity.nll, bpe.BPE.train)",
+    ):
+        assert Chapter(3, code).shows == want

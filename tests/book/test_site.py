@@ -1,0 +1,167 @@
+"""What must hold on every page of the built site; run after `make html`."""
+
+import json
+import re
+from collections import Counter
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import nbformat
+import yaml
+from bs4 import BeautifulSoup
+
+from myllm.grading.catalogue import exercises
+
+ROOT = Path(__file__).parents[2]
+LIMIT = 600_000  # bytes of a page's HTML, widget state and pictures
+
+
+def is_local(address: str) -> bool:
+    """Whether a link stays on the site."""
+    parts = urlsplit(address)
+    return not parts.scheme and not parts.netloc
+
+
+def test_the_site_holds_every_page_of_the_contents(pages):
+    contents = yaml.safe_load((ROOT / "_toc.yml").read_text())
+    names = {contents["root"]} | {one["file"] for part in contents["parts"] for one in part["chapters"]}
+    assert names == {page.name for page in pages}
+    written = {path.relative_to(ROOT).with_suffix("").as_posix() for path in (ROOT / "book").glob("*.md")}
+    assert names == written
+
+
+def test_every_picture_says_what_it_shows(pages):
+    silent = []
+    for page in pages:
+        for picture in page.article.find_all("img"):
+            if not picture.get("alt", "").strip() or re.search(r"/|\.\w{3}$", picture["alt"]):
+                silent.append((page.name, str(picture)[:120]))
+        for drawing in page.article.select("figure svg"):
+            if drawing.get("role") != "img" or not drawing.get("aria-label", "").strip():
+                silent.append((page.name, str(drawing)[:120]))
+    assert silent == []
+
+
+def test_every_local_link_and_anchor_resolves(site):
+    anchors: dict[Path, set[str]] = {}
+
+    def ids(path: Path) -> set[str]:
+        if path not in anchors:
+            html = BeautifulSoup(path.read_text("utf-8"), "html.parser")
+            anchors[path] = {tag["id"] for tag in html.find_all(id=True)}
+            anchors[path] |= {tag["name"] for tag in html.find_all("a", attrs={"name": True})}
+        return anchors[path]
+
+    broken, seen = [], 0
+    for path in sorted(site.glob("**/*.html")):
+        if "_static" in path.relative_to(site).parts:
+            continue
+        html = BeautifulSoup(path.read_text("utf-8"), "html.parser")
+        for tag in html.find_all(["a", "img", "script", "link", "source"]):
+            address = tag.get("href") or tag.get("src")
+            if not address or not is_local(address):
+                continue
+            seen += 1
+            parts = urlsplit(address)
+            target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
+            anchor = unquote(parts.fragment) if target.suffix == ".html" else ""
+            if not target.is_file() or (anchor and anchor not in ids(target)):
+                broken.append((path.name, address))
+    assert broken == []
+    assert seen > 100
+
+
+def test_nothing_in_the_html_is_fetched_from_another_host(site):
+    foreign = []
+    for path in site.glob("book/*.html"):
+        html = BeautifulSoup(path.read_text("utf-8"), "html.parser")
+        for tag in html.find_all(["img", "script", "link", "iframe", "source", "video"]):
+            address = tag.get("src") or (tag.get("href") if tag.get("rel") != ["canonical"] else "") or ""
+            if not is_local(address) and not address.startswith("data:"):
+                foreign.append((path.name, address))
+        foreign += [(path.name, found) for found in re.findall(r"https?://(?:unpkg|cdn)[^\"' ]*", str(html))]
+    assert foreign == []
+
+
+def test_ids_are_unique_on_a_page(pages):
+    for page in pages:
+        counts = Counter(tag["id"] for tag in page.html.find_all(id=True))
+        assert [name for name, count in counts.items() if count > 1] == [], page.name
+
+
+def test_every_exercise_stands_exactly_once_in_the_book(pages, chapters):
+    cards = Counter(
+        (card["id"], page.name.split("/")[-1][:2])
+        for page in pages
+        for card in page.article.select(".exercise-card")
+    )
+    written = {page.name.split("/")[-1][:2] for page in chapters}
+    wanted = {
+        (f"exercise-{number.replace('.', '-')}", number[:2])
+        for number in exercises()
+        if number[:2] in written
+    }
+    assert cards == Counter(wanted)
+    assert {number[:2] for number in exercises()} <= written
+
+
+def test_every_exercise_points_to_a_section_of_its_chapter(chapters):
+    for page in chapters:
+        anchors = {tag["id"] for tag in page.html.find_all(id=True)}
+        number = page.name.split("/")[-1][:2]
+        missing = [
+            one.id for one in exercises().values() if one.chapter == number and one.section not in anchors
+        ]
+        assert missing == [], page.name
+
+
+def test_every_card_holds_specification_and_three_hints(chapters):
+    for card in (card for page in chapters for card in page.article.select(".exercise-card")):
+        assert re.match(r"\d\d\.\d$", card.select_one(".exercise-title span").text.split()[-1])
+        assert "def " in card.pre.text and "myllm exercises check" in card.text
+        assert len(card.select("details.hint")) == 3, card["id"]
+
+
+def test_every_chapter_has_a_quiz_of_three_questions(chapters):
+    for page in chapters:
+        questions = page.article.select(".quiz fieldset")
+        assert len(questions) == 3, page.name
+        for question in questions:
+            options = question.select("input[type=radio]")
+            assert len(options) >= 2 and len({option["name"] for option in options}) == 1
+            assert int(question["data-answer"]) in range(len(options))
+            assert question.legend.text.strip() and question.select_one(".quiz-why").text.strip()
+        assert len({question.input["name"] for question in questions}) == 3
+
+
+def test_every_chapter_offers_its_clean_notebook(site, chapters):
+    assert len(chapters) >= 2
+    for page in chapters:
+        button = page.html.select_one("a.btn-download-notebook-button")
+        notebook = (page.path.parent / button["href"]).resolve()
+        assert notebook == site / "notebooks" / f"{page.path.stem}.ipynb"
+        nbformat.validate(nbformat.read(notebook, as_version=4))
+        assert page.html.select(".btn-colab-button") == []  # no address is configured
+
+
+def test_a_page_weighs_little(pages):
+    for page in pages:
+        pictures = {
+            (page.path.parent / tag["src"]).resolve() for tag in page.html.find_all("img") if tag.get("src")
+        }
+        weight = page.path.stat().st_size + sum(path.stat().st_size for path in pictures)
+        assert weight < LIMIT, f"{page.name}: {weight / 1000:.0f} kB"
+
+
+def test_chapters_hold_outputs_and_no_error(chapters):
+    for page in chapters:
+        assert len(page.article.select(".cell_output")) > 5, page.name
+        assert "Traceback (most recent call last)" not in page.article.text
+        assert page.article.select(".stderr") == []
+
+
+def test_widget_state_is_part_of_the_page(chapters):
+    for page in chapters:
+        state = page.html.find("script", type="application/vnd.jupyter.widget-state+json")
+        assert state and json.loads(state.text)["state"], page.name
+        assert page.html.select('script[src*="widgets.js"]')
