@@ -111,7 +111,7 @@ class Check:
     """Form of the report."""
 
     def run(self, wait: Callable[[float], None] = time.sleep) -> int:
-        """Check, record the progress, print the report; ``wait`` passes the time between looks at the files."""
+        """Check, record the progress, print the report; ``wait`` passes time between looks at the files."""
         if self.all == bool(self.exercises):
             raise UserError("Name chapters or exercises (03, 03.2), or give --all.")
         chosen = _all() if self.all else catalogue.choose(list(self.exercises))

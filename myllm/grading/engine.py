@@ -70,7 +70,7 @@ def grade(
             cause = failure.cause
             unstarted += type(cause) is NotImplementedError and not str(cause)
         results.append(CheckResult(check.kind, check.weight, not message, clean(message)))
-    if unstarted and unstarted == sum(not one.passed or one.kind == "conduct" for one in results):
+    if unstarted and unstarted == sum(one.kind != "conduct" for one in results):
         return Result.unstarted(exercise, paper.checks)
     return Result(exercise.id, exercise.title, exercise.points, _conditions(results, guard, seed))
 

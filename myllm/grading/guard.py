@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from torch.utils._python_dispatch import _disable_current_modes  # pyright: ignore[reportPrivateUsage]
 
 from myllm.grading.compare import Failure, difference, plain
 
@@ -96,7 +97,11 @@ class Guard:
             Failure: the function raised, changed its arguments, or returned a strange type.
             OutOfMemory: the memory limit was reached.
         """
-        before = copy.deepcopy(args)
+        with _disable_current_modes():  # what a cost check counts is the answer's work, not ours
+            try:
+                before = copy.deepcopy(args)
+            except RuntimeError:  # a tensor inside a graph cannot be copied
+                before = args
         try:
             self.inside = True
             value = function(*args)
@@ -111,13 +116,13 @@ class Guard:
         finally:
             self.inside = False
         self.restore()
-        value = plain(value)
-        for index, (now, then) in enumerate(zip(args, before, strict=True)):
-            if problem := difference(now, then):
-                raise Failure(
-                    f"the function changed its argument number {index + 1}; work on a copy ({problem})"
-                )
-        return value
+        with _disable_current_modes():
+            for number, (now, then) in enumerate(zip(args, before, strict=True), start=1):
+                if problem := difference(now, then):
+                    raise Failure(
+                        f"the function changed its argument number {number}; work on a copy ({problem})"
+                    )
+            return plain(value)
 
 
 def describe(error: BaseException) -> str:
@@ -167,6 +172,8 @@ class _Nothing:
         self._guard.use(self._name)
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
         self._guard.use(self._name)
 
 

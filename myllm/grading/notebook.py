@@ -3,26 +3,18 @@
 import dis
 from collections.abc import Callable
 from functools import cache
+from html import escape
 from pathlib import Path
 from typing import Any
 
 from myllm.grading.catalogue import exercises
 from myllm.grading.client import Worker
 from myllm.grading.progress import progress_path, record
-from myllm.grading.report import headline, to_html, to_text
+from myllm.grading.report import to_html, to_text
 from myllm.grading.results import Result
 
 # What the compiled body of a stub consists of.
-STUB = {
-    "RESUME",
-    "LOAD_GLOBAL",
-    "RAISE_VARARGS",
-    "LOAD_CONST",
-    "RETURN_VALUE",
-    "RETURN_CONST",
-    "NOP",
-    "COPY_FREE_VARS",
-}
+STUB = {"RESUME", "LOAD_GLOBAL", "RAISE_VARARGS"}
 
 
 class Card:
@@ -38,8 +30,6 @@ class Card:
         return "\n".join(filter(None, [to_text(self.result), self.note]))
 
     def _repr_html_(self) -> str:
-        from html import escape
-
         note = f"<p>{escape(self.note)}</p>" if self.note else ""
         return (to_html(self.result) if self.result else "") + note
 
@@ -66,7 +56,7 @@ def check(id: str, function: Callable[..., Any], *, seed: int | None = None) -> 
         function: your answer.
         seed: of the random cases; a failed card names it.
     """
-    exercise = exercises().get(id)
+    exercise = exercises().get(str(id))
     if exercise is None:
         return Card(None, f"There is no exercise {id!r}; `myllm exercises list` shows all of them.")
     if is_stub(function):
@@ -85,4 +75,11 @@ def check(id: str, function: Callable[..., Any], *, seed: int | None = None) -> 
     return Card(result)
 
 
-__all__ = ["Card", "check", "headline", "is_stub"]
+def assert_solved(id: str, function: Callable[..., Any], *, seed: int | None = None) -> None:
+    """Check an answer under pytest.
+
+    Raises:
+        AssertionError: it is not solved; the message is the text of the card.
+    """
+    card = check(id, function, seed=seed)
+    assert card.result is not None and card.result.status == "passed", repr(card)

@@ -29,7 +29,12 @@ def read(folder: Path, exercises: Sequence[Exercise]) -> list[Result]:
             raise UserError(
                 f"{path} is not a progress file; delete it and check your answers again."
             ) from None
-    return [known.get(one.id, Result.unstarted(one)) for one in exercises]
+    results = [known.get(one.id, Result.unstarted(one)) for one in exercises]
+    # An exercise whose points have changed since is another exercise.
+    return [
+        result if result.points == one.points else Result.unstarted(one)
+        for one, result in zip(exercises, results, strict=True)
+    ]
 
 
 def record(folder: Path, results: Sequence[Result], exercises: Sequence[Exercise]) -> list[Result]:

@@ -1,0 +1,205 @@
+"""The commands, as a learner types them."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from xml.etree import ElementTree
+
+import pytest
+
+from myllm.cli import main
+from myllm.cli.exercises import Check
+from myllm.grading.catalogue import exercises, folder, stub
+from myllm.grading.client import Worker
+
+FILE = "ch01_first_model.py"
+SOLUTION = (folder("solutions") / FILE).read_text("utf-8")
+CHAPTER = [one for one in exercises().values() if one.chapter == "01"]
+COUNTS = exercises()["01.1"]
+
+
+@pytest.fixture(autouse=True)
+def shared(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One warm process for all tests; a real command starts its own."""
+    stand_in = SimpleNamespace(check_file=worker.check_file, close=lambda: None)
+    monkeypatch.setattr("myllm.cli.exercises.Worker", lambda: stand_in)
+
+
+@pytest.fixture
+def answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Path:
+    monkeypatch.chdir(tmp_path)
+    assert main(["exercises", "start", "answers"]) == 0
+    capsys.readouterr()
+    return tmp_path / "answers"
+
+
+def run(capsys: pytest.CaptureFixture[str], *args: str) -> tuple[int, str, str]:
+    code = main(["exercises", *args])
+    return code, *capsys.readouterr()
+
+
+def test_start_copies_the_stubs_and_keeps_what_is_there(
+    answers: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert {path.name for path in answers.glob("*.py")} == {one.file for one in exercises().values()}
+    assert (answers / FILE).read_text("utf-8") == stub(SOLUTION)
+    (answers / FILE).write_text("mine")
+    (answers / "ch03_bpe.py").unlink(missing_ok=True)
+    code, out, _ = run(capsys, "start", "answers")
+    assert code == 0 and f"Kept as they are: {FILE}" in out
+    assert (answers / FILE).read_text() == "mine"
+
+
+def test_start_refuses_a_file(answers: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for target in (answers / FILE, answers / FILE / "below"):
+        code, _, err = run(capsys, "start", str(target))
+        assert code == 1 and "name a folder" in err and err.count("\n") == 1
+
+
+def test_stub_then_solution(answers: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "check", "1.1", "--dir", "answers")
+    assert code == 1 and "01.1 Count bigrams: not started" in out
+    (answers / FILE).write_text(SOLUTION)
+    code, out, _ = run(capsys, "check", "01", "--dir", "answers")
+    assert code == 0 and f"{len(CHAPTER)} of {len(CHAPTER)} exercises solved" in out
+    assert "solved" in run(capsys, "list", "--dir", "answers")[1]
+    assert main(["exercises", "check", "--all", "--dir", "answers"]) == (len(CHAPTER) < len(exercises()))
+
+
+def test_json_is_the_agreed_report(answers: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (answers / FILE).write_text(SOLUTION.replace("return counts", "return counts.T"))
+    code, out, _ = run(capsys, "check", "01.1", "--dir", "answers", "--format", "json", "--seed", "4")
+    report = json.loads(out)
+    assert code == 1
+    assert set(report) == {"version", "points", "earned", "exercises"}
+    (one,) = report["exercises"]
+    assert list(one) == ["id", "title", "points", "earned", "status", "checks"]
+    assert (one["id"], one["title"], one["points"]) == ("01.1", "Count bigrams", COUNTS.points)
+    assert one["status"] == "partial" and 0 < one["earned"] < one["points"]
+    assert all(list(check) == ["kind", "weight", "passed", "message"] for check in one["checks"])
+    assert sum(check["weight"] for check in one["checks"]) == one["points"]
+    assert (
+        sum(check["weight"] for check in one["checks"] if check["passed"])
+        == one["earned"]
+        == report["earned"]
+    )
+    kept = json.loads((answers / ".myllm/progress.json").read_text())
+    assert kept["exercises"][0] == one and len(kept["exercises"]) == len(exercises())
+    assert kept["points"] == sum(each.points for each in exercises().values())
+    assert json.loads(run(capsys, "report", "--dir", "answers", "--format", "json")[1]) == kept
+
+
+def test_junit_and_html(answers: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wrong = SOLUTION.replace("return counts", "raise ValueError('<b>&\\x00\\ud800')")
+    (answers / FILE).write_text(wrong)
+    out = run(capsys, "check", "01.1", "--dir", "answers", "--format", "junit")[1]
+    suite = ElementTree.fromstring(out.encode())
+    assert suite.get("failures") == suite.get("tests") == str(len(suite)) and suite.get("skipped") == "0"
+    page = run(capsys, "report", "--dir", "answers", "--format", "html")[1]
+    assert page.startswith("<!doctype html>") and "<b>&" not in page and "<script" not in page
+    assert "http" not in page
+
+
+@pytest.mark.parametrize(
+    ("broken", "told"),
+    [
+        ("def f(:\n", "SyntaxError"),
+        (
+            "import nowhere_at_all\n",
+            "ModuleNotFoundError: No module named 'nowhere_at_all' in line 1: import nowhere",
+        ),
+        ("x = 1 / 0\n", "ZeroDivisionError"),
+        ("raise SystemExit\n", "could not be loaded: SystemExit"),
+        ("import os; os._exit(0)\n", "while the file was loaded"),
+        ("\x00", "null bytes"),
+    ],
+)
+def test_a_file_that_does_not_load_gives_one_message_and_costs_itself_only(
+    answers: Path, capsys: pytest.CaptureFixture[str], broken: str, told: str
+) -> None:
+    (answers / FILE).write_text(broken)
+    code, out, err = run(capsys, "check", "--all", "--dir", "answers")
+    assert code == 1 and out.count(told) == 1, out
+    assert "Traceback" not in out + err
+    other = [one for one in exercises().values() if one.chapter != "01"]
+    assert out.count("not solved") == len(CHAPTER)
+    assert out.count("not started") == len(other)
+
+
+def test_a_file_that_is_not_utf8(answers: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (answers / FILE).write_bytes(b"# caf\xe9\n")
+    code, out, _ = run(capsys, "check", "01.1", "--dir", "answers")
+    assert code == 1 and "utf-8" in out and out.count("could not be loaded") == 1
+
+
+def test_a_deleted_function_costs_itself_only(answers: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (answers / FILE).write_text(SOLUTION.replace("def bigram_counts", "def other_name"))
+    out = run(capsys, "check", "01", "--dir", "answers")[1]
+    assert f"there is no function bigram_counts in {FILE}" in out
+    assert out.count(": solved") == len(CHAPTER) - 1
+
+
+def test_hints_and_solution(capsys: pytest.CaptureFixture[str]) -> None:
+    texts = [run(capsys, "hint", "01.1", "--level", level)[1] for level in "123"]
+    assert len(set(texts)) == 3 and run(capsys, "hint", "1.1")[1] == texts[0]
+    code, out, _ = run(capsys, "solution", "01.1")
+    assert code == 0 and "def bigram_counts" in out and "SOLUTION" not in out
+    compile(out, "solution", "exec")
+
+
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        (["check"], "Name chapters or exercises"),
+        (["check", "01", "--all"], "Name chapters or exercises"),
+        (["check", "77"], "There is no exercise 77"),
+        (["check", "01.77"], "There is no exercise 01.77"),
+        (["check", "counting"], "There is no exercise counting"),
+        (["check", "01"], f"has no {FILE}; `myllm exercises start DIR` makes it"),
+        (["check", "--all"], "`myllm exercises start DIR` makes it"),
+        (["hint", "01"], "01 is a chapter; name one exercise, such as 01.1"),
+        (["solution", "9.9"], "There is no exercise 9.9"),
+    ],
+)
+def test_mistakes_are_one_line(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    args: list[str],
+    told: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run(capsys, *args)
+    assert code == 1 and out == "" and told in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "torn", ["", "{", "[]", '{"exercises": [1]}', '{"exercises": [{"id": "01.1"}]}', "null", "\x00"]
+)
+def test_a_torn_progress_file_is_named(answers: Path, capsys: pytest.CaptureFixture[str], torn: str) -> None:
+    (answers / ".myllm/progress.json").write_text(torn)
+    code, _, err = run(capsys, "report", "--dir", "answers")
+    assert code == 1 and "progress.json" in err and err.count("\n") == 1
+
+
+def test_watch_checks_again_after_a_save(answers: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    waits = iter(["save", "stop"])
+
+    def wait(seconds: float) -> None:
+        if next(waits) == "stop":
+            raise KeyboardInterrupt
+        (answers / FILE).write_text(SOLUTION)
+
+    assert Check(("01.1",), dir="answers", watch=True).run(wait) == 0
+    out = capsys.readouterr().out
+    assert out.index("not started") < out.index(": solved")
+
+
+def test_a_result_for_other_points_is_forgotten(answers: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (answers / FILE).write_text(SOLUTION)
+    run(capsys, "check", "01.1", "--dir", "answers")
+    path = answers / ".myllm/progress.json"
+    path.write_text(
+        path.read_text().replace(f'"points": {COUNTS.points},\n   "earned"', '"points": 1,\n   "earned"')
+    )
+    assert ": solved" not in run(capsys, "report", "--dir", "answers")[1]

@@ -1,0 +1,276 @@
+"""What a check file can ask for, tried on a small paper of our own: every kind, mistakes, conduct, cost."""
+
+import collections
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from myllm.grading import Exercise
+from myllm.grading.compare import difference, plain
+from myllm.grading.engine import grade
+from myllm.grading.exam import Exam, Function, Rng, expect, measure, same
+from myllm.grading.results import Result
+
+EXERCISE = Exercise("98.1", "Double", 10, 5, 1, "s", "double", "ch98_test.py")
+
+
+def double(x: Tensor) -> Tensor:
+    return x + x
+
+
+def paper() -> Exam[[Tensor]]:
+    made = Exam("98.1", double, hints=("a", "b", "c"))
+    made.example(2, (torch.tensor([1, 2]),), torch.tensor([2, 4]))
+
+    @made.oracle(
+        3,
+        mistakes={
+            "a square": (lambda x: x * x, "Add, do not multiply."),
+            "half": (lambda x: x / 2, "The other way."),
+        },
+    )
+    def numbers(rng: Rng) -> Iterator[tuple[Tensor]]:
+        yield (torch.tensor([2, 0]),)  # here a square is a double
+        for size in (1, 4):
+            yield (rng.integers(3, 90, size, 2),)
+
+    @made.property(1)
+    def even(f: Function, rng: Rng) -> None:
+        """Doubles of whole numbers are even."""
+        found = f(rng.integers(0, 50, 5))
+        expect(not (found % 2).any(), f"got {found.tolist()}")
+
+    @made.edge(1)
+    def empty(rng: Rng) -> Iterator[tuple[Tensor]]:
+        yield (torch.zeros(0),)
+
+    @made.cost(1)
+    def one_operation(f: Function, rng: Rng) -> None:
+        """One operation is enough."""
+        x = rng.normal(8)
+        with measure() as count:
+            f(x)
+        expect(count.operations <= 1, f"{count.operations} operations")
+
+    made.conduct(2, "torch.mul", "torch.Tensor.__mul__", "collections.Counter", "statistics.*")
+    return made
+
+
+def graded(answer: Callable[..., Any], make: Callable[[], Any] = paper, seed: int = 1) -> Result:
+    """The verdict of :func:`grade`, which is given a process of its own."""
+    reader, writer = os.pipe()
+    if not os.fork():
+        try:
+            sys.modules["myllm.grading.checks.ch98"] = ModuleType("ch98")
+            make()
+            os.write(writer, json.dumps(grade(EXERCISE, lambda: answer, seed).to_json()).encode())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader) as file:
+        return Result.from_json(json.load(file))
+
+
+def passed(result: Result) -> dict[str, bool]:
+    return {check.kind: check.passed for check in result.checks}
+
+
+def message(result: Result, kind: str) -> str:
+    return next(check.message for check in result.checks if check.kind == kind)
+
+
+def test_a_right_answer_earns_everything() -> None:
+    result = graded(lambda x: x + x)
+    assert (result.status, result.earned) == ("passed", 10)
+    assert all(check.message == "" for check in result.checks)
+
+
+def test_a_listed_mistake_is_named_and_the_first_difference_shown() -> None:
+    told = message(graded(lambda x: x**2), "oracle")
+    assert "This is what you get with a square. Add, do not multiply." in told
+    assert "first difference at index [0, 0]" in told and "double(" in told and "--seed 1" in told
+
+
+def test_a_mistake_must_fit_every_case() -> None:
+    told = message(graded(lambda x: x * 1 * x + (x.dim() > 1)), "oracle")
+    assert "This is what you get with" not in told
+
+
+def test_a_wrong_answer_earns_neither_conduct_nor_cost() -> None:
+    result = graded(lambda x: x + 1)
+    assert not passed(result)["oracle"]
+    assert message(result, "conduct") == message(result, "cost") == "Counts once the oracle checks pass."
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        lambda x: torch.mul(x, 2),
+        lambda x: x * 2,
+        lambda x: (collections.Counter(), x + x)[1],
+        lambda x: (__import__("statistics").mean([1]), x + x)[1],
+    ],
+    ids=["function", "method", "class", "module"],
+)
+def test_forbidden_names_raise_and_cost_the_conduct(answer: Callable[[Tensor], Tensor]) -> None:
+    result = graded(answer)
+    assert result.earned == 0 and result.status == "failed"
+    assert "may not be used here" in message(result, "example")
+    assert "may not be used here" in message(result, "conduct")
+
+
+def test_a_swallowed_refusal_still_costs_the_conduct() -> None:
+    def answer(x: Tensor) -> Tensor:
+        with suppress(Exception):
+            torch.mul(x, 2)
+        return x + x
+
+    result = graded(answer)
+    assert passed(result) == {
+        "example": True, "oracle": True, "property": True, "edge": True, "cost": True, "conduct": False
+    }  # fmt: skip
+    assert result.earned == 8 and result.status == "partial"
+
+
+def test_a_forbidden_module_may_be_imported_but_not_used() -> None:
+    def answer(x: Tensor) -> Tensor:
+        from statistics import mean  # noqa: F401
+
+        return x + x
+
+    assert graded(answer).status == "passed"
+
+
+def test_the_solutions_are_never_allowed() -> None:
+    def answer(x: Tensor) -> Tensor:
+        from myllm.grading.solutions.ch01_first_model import bigram_counts  # type: ignore[import-not-found]
+
+        return bigram_counts("", "")
+
+    assert "may not be used here" in message(graded(answer), "example")
+
+
+def test_cost_is_counted() -> None:
+    result = graded(lambda x: x + x + x - x)
+    assert passed(result)["oracle"] and not passed(result)["cost"]
+    assert "One operation is enough. But: 3 operations" in message(result, "cost")
+
+
+def test_counts_of_torch_operations() -> None:
+    with measure() as count:
+        torch.ones(3, 4) @ torch.ones(4, 5)
+    assert (count.flops, count.largest, count.operations) == (2 * 3 * 4 * 5, 20, 3)
+
+
+def test_changed_arguments_are_refused() -> None:
+    result = graded(lambda x: x.add_(x))
+    assert result.earned == 0 or not passed(result)["oracle"]
+    assert "changed its argument number 1" in message(result, "oracle")
+
+
+def test_a_property_says_its_law() -> None:
+    result = graded(lambda x: x + 1 if x.numel() == 5 else x + x)
+    assert message(result, "property").startswith("Doubles of whole numbers are even. But: got [")
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_shape_and_dtype_are_told(dtype: torch.dtype) -> None:
+    told = message(graded(lambda x: (x + x).to(dtype)), "example")
+    assert "expected a tensor of shape (2,) and dtype int64, got a tensor of shape (2,)" in told
+
+
+def test_only_a_stub_is_not_started() -> None:
+    def half_done(x: Tensor) -> Tensor:
+        if x.numel() > 2:
+            raise NotImplementedError
+        return x + x
+
+    def stub(x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    assert graded(stub).status == "not started"
+    assert graded(half_done).status == "partial"
+
+
+def test_where_the_reference_raises_the_answer_must_raise_the_same() -> None:
+    def refuse(x: Tensor) -> Tensor:
+        if x.numel() == 0:
+            raise ValueError("empty")
+        return x
+
+    def make() -> None:
+        made = Exam("98.1", refuse, hints=("a", "b", "c"))
+
+        @made.edge(10)
+        def cases(rng: Rng) -> Iterator[tuple[Tensor]]:
+            yield (torch.zeros(0),)
+
+    def other(x: Tensor) -> Tensor:
+        raise KeyError("empty")
+
+    assert graded(refuse, make).status == "passed"
+    assert "expected ValueError, the function raised KeyError" in message(graded(other, make), "edge")
+    assert "expected ValueError to be raised, got" in message(graded(lambda x: x, make), "edge")
+
+
+def test_the_same_seed_gives_the_same_cases() -> None:
+    assert Rng("a").normal(3).equal(Rng("a").normal(3))
+    assert not Rng("a").normal(3).equal(Rng("b").normal(3))
+    assert Rng(1).integers(0, 9, 20).max() < 9
+
+
+@pytest.mark.parametrize(
+    ("got", "expected", "told"),
+    [
+        (1, 1, None),
+        (1, 1.0, None),
+        (True, 1, "expected an int, got a bool"),
+        (1.0, 1, "expected an int, got a float"),
+        (float("nan"), float("nan"), None),
+        (float("inf"), float("inf"), None),
+        (float("inf"), 1.0, "expected 1.0, got inf"),
+        (float("nan"), 1.0, "expected 1.0, got nan"),
+        (1.0 + 1e-8, 1.0, None),
+        (1.001, 1.0, "error 0.001"),
+        ([1, 2], (1, 2), "expected a tuple, got a list"),
+        ([1, 2, 3], [1, 2], "expected length 2, got 3"),
+        ([1, [2, 4]], [1, [2, 3]], "at [1][1]: expected 3, got 4"),
+        ({1: 2}, {1: 2, 3: 4}, "1 of 2 keys are missing, the first is 3"),
+        ({1: 2, 5: 6}, {1: 2}, "1 keys should not be there, the first is 5: 6"),
+        ({(1, 2): 3}, {(1, 2): 4}, "at [(1, 2)]: expected 4, got 3"),
+        ({1: 2, 3: 4}, {3: 4, 1: 2}, None),
+        ("ab", b"ab", "expected a bytes, got a str"),
+        (None, [1], "expected a list, got None"),
+        (torch.tensor([1.0]), torch.tensor([1.0 + 1e-6]), None),
+        (torch.tensor([1.0]), torch.tensor([1.001]), "largest error 0.001"),
+        (torch.tensor([1.0]).double(), torch.tensor([1.0 + 1e-6]).double(), "expected 1.00000095367, got 1 "),
+        (torch.tensor([float("nan")]), torch.tensor([float("nan")]), None),
+        (torch.tensor([[0, 1], [5, 3]]), torch.tensor([[0, 1], [2, 2]]), "[1, 0]: expected 2, got 5 (2 of 4"),
+        (torch.tensor([True]), torch.tensor([False]), "first difference at index [0]"),
+        (torch.tensor(3), 3, "expected an int, got a tensor of shape ()"),
+        (3, torch.tensor(3), "expected a tensor of shape () and dtype int64, got an int"),
+    ],
+)  # fmt: skip
+def test_differences(got: Any, expected: Any, told: str | None) -> None:
+    found = difference(got, expected)
+    assert (found is None) if told is None else (told in (found or "")), found
+
+
+def test_a_tolerance_may_be_given() -> None:
+    same(1.01, 1.0, "x", tolerance=0.1)
+    assert difference(torch.tensor([1.0]), torch.tensor([1.01]), 0.1) is None
+    assert difference([1.2], [1.0], 0.1)
+
+
+def test_subclasses_become_plain() -> None:
+    assert type(plain(collections.Counter("aab"))) is dict
+    assert plain(collections.OrderedDict(a=[1])) == {"a": [1]}
+    assert type(plain(torch.nn.Parameter(torch.ones(1)))) is Tensor
