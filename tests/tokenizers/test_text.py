@@ -14,20 +14,27 @@ from myllm.tokenizers.patterns import GPT2, GPT4, PATTERNS, SMOLLM2, pieces
 
 SPECIAL = ["<|endoftext|>", "<|end|>", "<|pad|>"]
 
-# What tokenizers stumble over: contractions and their look-alikes (long s, Kelvin sign), every kind of white
-# space and what only looks like it, control bytes, digits of other scripts, marks, emoji, half a special token.
+# What tokenizers stumble over: contractions and their look-alikes (long s, Kelvin sign), marks, digits and
+# letters of many scripts, emoji of several characters, special tokens whole and half; every white space and
+# what only looks like it; control bytes.
+WORDS = (
+    "'s 'LL 'Ve 'ſ 'K don't ' '' ’s the ſt K a é e\u0301 1 12 1234 007 ٣٤ Ⅷ ² ½ 四 𝟙 १२ "
+    "中文 日本語 ひらがな 한국어 العربية עברית हिन्दी ไทย Ελληνικά Привет 𐍈 😀 👩‍👩‍👧 🇩🇪 👍🏽 ☃ "
+    "... !? — _ `` $ ( #!/ <|endoftext|> <|endof <|end|> |> =\n"
+)
 FRAGMENTS = [
-    *["'s", "'LL", "'Ve", "'ſ", "'K", "don't", "'", "''", "’s", "the", " The", "ſt", "K", "a", "é", "e\u0301"],
-    *[" ", "  ", "   ", "\n", "\n\n", "\r\n", "\r", "\t", " \n", "\n ", "\v", "\f", "\0", "\x01", "\x7f"],
-    *["\x1c", "\x1d", "\x1e", "\x1f", "\x85", "\xa0", "\xad", "\u1680", "\u180e", "\u2000", "\u200a", "\u200b"],
-    *["\u2028", "\u2029", "\u202f", "\u205f", "\u2060", "\u3000", "\ufeff", "\ufffd", "\ue000", "\uffff"],
-    *["1", "12", "1234", "007", "٣٤", "Ⅷ", "²", "½", "四", "𝟙", "१२", "中文", "日本語", "ひらがな", "한국어"],
-    *["العربية", "עברית", "हिन्दी", "ไทย", "Ελληνικά", "Привет", "𐍈", "😀", "👩‍👩‍👧", "🇩🇪", "👍🏽", "☃"],
-    *["...", "!?", "—", "_", "``", "$", "(", " (", "#!/", "<|endoftext|>", "<|endof", "<|end|>", "|>", "=\n"],
+    *WORDS.split(" "),
+    *[" ", "  ", "   ", "\n\n", "\r\n", " \n", "\n ", " The", " ("],
+    *"\n\r\t\v\f\x1c\x1d\x1e\x1f\x85\xa0\xad\u1680\u180e\u2000\u200a\u200b\u2028\u2029\u202f\u205f\u2060\u3000",
+    *"\0\x01\x7f\ufeff\ufffd\ue000\uffff",
 ]
-# Characters this Python knows to be assigned: the libraries below may know of older or newer ones.
-characters = st.characters(exclude_categories=["Cs", "Cn"])
-texts = st.lists(st.sampled_from(FRAGMENTS) | characters, max_size=24).map("".join)
+# Half of the texts are fragments, half are any characters with some fragments among them; a fragment is drawn
+# as one character for private use. Only characters that this Python knows to be assigned: the libraries below
+# may know other versions of Unicode.
+table = {0xF0000 + i: fragment for i, fragment in enumerate(FRAGMENTS)}
+names = "".join(map(chr, table))
+characters = st.characters(exclude_categories=["Cs", "Cn", "Co"], include_characters=names)
+texts = (st.text(names, max_size=16) | st.text(characters)).map(lambda text: text.translate(table))
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +48,7 @@ def trained(corpora: dict[str, str]) -> dict[str, BPE]:
     }
 
 
-@settings(max_examples=4500, derandomize=True, deadline=None)
+@settings(max_examples=5000, derandomize=True, deadline=None)
 @given(texts | st.text(st.characters(exclude_categories=["Cs"])), st.sampled_from([*PATTERNS]))
 def test_text_comes_back(trained: dict[str, BPE], text: str, pattern: str):
     bpe = trained[pattern]
@@ -52,15 +59,15 @@ def test_text_comes_back(trained: dict[str, BPE], text: str, pattern: str):
     assert max(ids, default=0) < bpe.vocab_size - len(SPECIAL)  # no special token, whatever the text
 
 
-@settings(max_examples=4500, derandomize=True, deadline=None)
-@given(st.binary() | st.lists(texts.map(str.encode) | st.binary(max_size=3)).map(b"".join))
+@settings(max_examples=5000, derandomize=True, deadline=None)
+@given(st.binary() | texts.map(lambda text: text.encode()[1:-1]))  # half a character at either end
 @example(b"\xed\xa0\x80 CESU \xf4\x90\x80\x80 \xc0\x80 \xe4\xb8 half a character")
 def test_bytes_come_back(trained: dict[str, BPE], data: bytes):
     bpe = trained["gpt2"]
     assert bpe.decode_bytes(bpe.encode_bytes(data)) == data
 
 
-@settings(max_examples=1000, derandomize=True, deadline=None)
+@settings(max_examples=300, derandomize=True, deadline=None)
 @given(st.text(st.characters(categories=["Cs"]) | st.sampled_from(["a", " ", "😀", "\ufffd"])))
 @example("\ud800")
 @example("a\udfff\ud83d b")
@@ -76,19 +83,30 @@ def test_lone_surrogates_become_the_replacement_character(trained: dict[str, BPE
     assert trained["gpt4"].decode(trained["gpt4"].encode(text)) == expected
 
 
-@settings(max_examples=2000, derandomize=True, deadline=None)
-@given(texts, st.sampled_from([*PATTERNS]), st.sets(st.sampled_from(SPECIAL)))
+@settings(max_examples=1500, derandomize=True, deadline=None)
+@given(texts, st.sampled_from([*PATTERNS]), st.integers(0, 3))
 def test_tiktoken_gives_the_same_ids(
-    trained: dict[str, BPE], encodings: dict[str, tiktoken.Encoding], text: str, pattern: str, allowed: set[str]
+    trained: dict[str, BPE],
+    encodings: dict[str, tiktoken.Encoding],
+    text: str,
+    pattern: str,
+    n_allowed: int,
 ):
+    allowed = set(SPECIAL[:n_allowed])
     theirs = encodings[pattern].encode(text, allowed_special=allowed, disallowed_special=())
     assert trained[pattern].encode(text, allowed_special=allowed) == theirs
 
 
-@settings(max_examples=600, derandomize=True, deadline=None)
-@given(st.lists(st.tuples(st.sampled_from("ab \n'1中"), st.integers(1, 70)), max_size=6), st.sampled_from([*PATTERNS]))
+@settings(max_examples=300, derandomize=True, deadline=None)
+@given(
+    st.lists(st.tuples(st.sampled_from("ab \n'1中"), st.integers(1, 70)), max_size=6),
+    st.sampled_from([*PATTERNS]),
+)
 def test_tiktoken_gives_the_same_ids_on_runs(
-    trained: dict[str, BPE], encodings: dict[str, tiktoken.Encoding], runs: list[tuple[str, int]], pattern: str
+    trained: dict[str, BPE],
+    encodings: dict[str, tiktoken.Encoding],
+    runs: list[tuple[str, int]],
+    pattern: str,
 ):
     text = "".join(character * n for character, n in runs)
     assert trained[pattern].encode(text) == encodings[pattern].encode_ordinary(text)
@@ -108,7 +126,7 @@ ORACLES = {
 
 
 @pytest.mark.parametrize("pattern", ORACLES, ids=["gpt2", "smollm2"])
-@settings(max_examples=1500, derandomize=True, deadline=None)
+@settings(max_examples=700, derandomize=True, deadline=None)
 @given(text=texts)
 def test_chunks_equal_those_of_hugging_face(pattern: str, text: str):
     theirs = [text[start:end] for _, (start, end) in ORACLES[pattern].pre_tokenize_str(text)]
@@ -122,7 +140,7 @@ CL100K = (
 )
 
 
-@settings(max_examples=1000, derandomize=True, deadline=None)
+@settings(max_examples=400, derandomize=True, deadline=None)
 @given(texts)
 @example("a\n  ")
 @example("x  \r\n\r\n \t y'LLs 12345!\n\n")
@@ -141,9 +159,9 @@ def test_chunks_equal_those_of_gpt4(text: str):
 
 @pytest.mark.parametrize("pattern", PATTERNS)
 @settings(max_examples=500, derandomize=True, deadline=None)
-@given(parts=st.lists(texts), size=st.integers(1, 40))
-def test_pieces_end_where_chunks_end(pattern: str, parts: list[str], size: int):
-    whole = "".join(parts)
+@given(whole=texts, step=st.integers(1, 10), size=st.integers(1, 20))
+def test_pieces_end_where_chunks_end(pattern: str, whole: str, step: int, size: int):
+    parts = [whole[i : i + step] for i in range(0, len(whole), step)]
     cut = list(pieces(parts, size))
     assert "".join(cut) == whole
     assert all(len(piece) >= size for piece in cut[:-1])
