@@ -70,8 +70,13 @@ def perplexity(nll: Tensor) -> float:
 
     Args:
         nll: Negative log-likelihoods in nats, any shape.
+
+    Raises:
+        UserError: There is none.
     """
-    return math.exp(_mean(nll))
+    if nll.numel() == 0:
+        raise UserError("There is no score to average; score at least one token.")
+    return nll.double().mean().exp().item()
 
 
 def bits_per_byte(nll: Tensor, n_bytes: int) -> float:
@@ -89,9 +94,3 @@ def bits_per_byte(nll: Tensor, n_bytes: int) -> float:
     if n_bytes < 1:
         raise UserError(f"n_bytes must be the length of the scored text in bytes, not {n_bytes}.")
     return nll.double().sum().item() / math.log(2) / n_bytes
-
-
-def _mean(nll: Tensor) -> float:
-    if nll.numel() == 0:
-        raise UserError("There is no score to average; score at least one token.")
-    return nll.double().mean().item()
