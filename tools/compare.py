@@ -2,59 +2,68 @@
 
     python tools/compare.py build/executed
 
-Timings and addresses are replaced first (tests/nbval_sanitize.cfg). A notebook without outputs would pass by
-comparing nothing, so every code cell must have been executed.
+Timings and addresses are replaced first (tests/nbval_sanitize.cfg). A comparison of nothing would pass too,
+so every code cell must hold an execution count, and every code cell must have been compared.
 """
 
+import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
+from xml.etree import ElementTree
 
 import nbformat
+from nbformat import NotebookNode
 
 SANITIZE = Path(__file__).resolve().parents[1] / "tests" / "nbval_sanitize.cfg"
 
 
+def code_cells(path: Path) -> list[NotebookNode]:
+    """The code cells of a notebook."""
+    return [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+
+
 def unexecuted(path: Path) -> int:
     """How many code cells of a notebook hold source but were never executed."""
-    cells = nbformat.read(path, as_version=4).cells
-    return sum(c.cell_type == "code" and bool(c.source.strip()) and c.execution_count is None for c in cells)
+    return sum(bool(cell.source.strip()) and cell.execution_count is None for cell in code_cells(path))
 
 
-def compare(paths: list[Path]) -> int:
-    """Exit code 0 when every notebook gives the same outputs again."""
-    notebooks = [n for path in paths for n in (sorted(path.glob("*.ipynb")) if path.is_dir() else [path])]
+def compare(folder: Path) -> int:
+    """Exit code: 0 when every notebook of a folder gives the same outputs again, 1 when not, 2 for nothing."""
+    notebooks = sorted(folder.glob("*.ipynb"))
     if not notebooks:
-        print("There is no executed notebook to compare: run tools/execute.py first.", file=sys.stderr)
+        print(f"{folder} holds no executed notebook: run tools/execute.py first.", file=sys.stderr)
         return 2
     for notebook in notebooks:
         if missing := unexecuted(notebook):
             print(
-                f"{notebook}: {missing} code cells hold no execution count: nothing to compare with.",
-                file=sys.stderr,
+                f"{notebook}: {missing} code cells hold no execution count, so no outputs.", file=sys.stderr
             )
             return 2
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "--nbval",
-        "--nbval-current-env",
-        "--nbval-sanitize-with",
-        str(SANITIZE),
-    ]
-    command += [
-        "-n",
-        str(min(2, len(notebooks))),
-        "--dist",
-        "loadfile",
-        "-o",
-        "norecursedirs=",
-        "-p",
-        "no:cacheprovider",
-    ]
-    return subprocess.run([*command, *map(str, notebooks)]).returncode
+    # Two processes, in each a notebook at a time; the root folder is what keeps their names apart.
+    with tempfile.TemporaryDirectory() as scratch:
+        report = Path(scratch) / "report.xml"
+        command = [sys.executable, "-m", "pytest", "--nbval", "--nbval-current-env", "--nbval-sanitize-with"]
+        command += [
+            str(SANITIZE),
+            "-n",
+            str(min(2, len(notebooks))),
+            "--dist",
+            "loadfile",
+            "-p",
+            "no:cacheprovider",
+        ]
+        command += ["--rootdir", str(folder.resolve()), "-o", "norecursedirs=", f"--junitxml={report}"]
+        environment = os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+        code = subprocess.run([*command, *map(str, notebooks)], env=environment).returncode
+        compared = len(list(ElementTree.parse(report).iter("testcase"))) if report.is_file() else 0
+    cells = sum(len(code_cells(notebook)) for notebook in notebooks)
+    if compared != cells:
+        print(f"Only {compared} of {cells} code cells were compared.", file=sys.stderr)
+        return code or 2
+    return code
 
 
 if __name__ == "__main__":
-    sys.exit(compare([Path(arg) for arg in sys.argv[1:]]))
+    sys.exit(compare(Path(sys.argv[1] if len(sys.argv) > 1 else "build/executed")))
