@@ -1,0 +1,113 @@
+"""What lies in the repository: no clash of names, nothing lost to .gitignore, every asset with its papers."""
+
+import hashlib
+import re
+import subprocess
+from collections import Counter
+from pathlib import Path, PurePosixPath
+
+import pytest
+
+from myllm.data.corpus import CORPORA
+from myllm.data.downloads import REMOTE
+
+ROOT = Path(__file__).parents[2]
+ASSETS = ROOT / "myllm" / "data" / "assets"
+CACHES = (
+    r"(^|/)(__pycache__|\.(ipynb_checkpoints|pytest_cache|ruff_cache|hypothesis|import_linter_cache))/|\.pyc$"
+)
+# Joined from pieces, so that this list does not find itself.
+REGISTRIES = [
+    ".".join(host) for host in (("pypi", "org"), ("npmjs", "org"), ("npmjs", "com"), ("debian", "org"))
+]
+REGISTRIES.append("python" + "hosted")
+
+
+def git(*args):
+    result = subprocess.run(["git", *args, "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if result.returncode:
+        pytest.skip("not a git checkout")
+    return [name for name in result.stdout.split("\0") if name]
+
+
+def test_no_names_differ_only_in_case():
+    files = git("ls-files")
+    names = {*files, *(str(folder) for name in files for folder in PurePosixPath(name).parents)}
+    assert [name for name, n in Counter(name.lower() for name in names).items() if n > 1] == []
+
+
+def test_nothing_tracked_is_ignored():
+    assert git("ls-files", "--cached", "--ignored", "--exclude-standard") == []
+
+
+def test_gitignore_eats_nothing_but_caches():
+    folders = ["myllm", "book", "exercises", "solutions", "tests", "bench", "tools"]
+    ignored = git("ls-files", "--others", "--ignored", "--exclude-standard", "--", *folders)
+    assert [name for name in ignored if not re.search(CACHES, name)] == []
+
+
+@pytest.mark.parametrize("name", ["data", "build", "dist", "models", "env", "lib", "weights", "logs", "tmp"])
+def test_a_folder_of_any_usual_name_may_be_added(name):
+    paths = [
+        f"{room}/{name}/file.{ext}"
+        for room in ("myllm", "tests", "book")
+        for ext in ("py", "md", "json", "gz")
+    ]
+    command = ["git", "check-ignore", "--no-index", *paths]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if result.returncode == 128:
+        pytest.skip("not a git checkout")
+    assert result.stdout == ""
+
+
+def test_no_registry_is_named():
+    found = list[str]()
+    for name in git("ls-files"):
+        if "/vendor/" in name or name.endswith((".xz", ".gz", ".woff", ".woff2", ".png")):
+            continue
+        text = (ROOT / name).read_text(encoding="utf-8") if (ROOT / name).is_file() else ""
+        found += [f"{name}: {host}" for host in REGISTRIES if host in text]
+    assert found == []
+
+
+def test_no_notebook_and_no_lock_file_is_tracked():
+    files = git("ls-files")
+    assert [name for name in files if name.endswith(".ipynb") and "canary" not in name] == []
+    assert "uv.lock" not in files
+
+
+def rows():
+    text = (ASSETS / "ATTRIBUTION.md").read_text(encoding="utf-8")
+    cells = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in text.splitlines()
+        if line.startswith("|")
+    ]
+    return {row[0]: row for row in cells if not re.fullmatch(r"file|name|-+", row[0])}
+
+
+def test_every_asset_has_its_papers():
+    files = {path.name for path in ASSETS.iterdir() if path.is_file()} - {"ATTRIBUTION.md"}
+    attributed = rows()
+    assert (
+        files == {name for name in attributed if "." in name} == {corpus.file for corpus in CORPORA.values()}
+    )
+    for name in files:
+        _, what, licence, source, digest = attributed[name]
+        assert hashlib.sha256((ASSETS / name).read_bytes()).hexdigest() == digest.strip("`")
+        assert what and source
+        assert re.search("public domain|CC0|MIT|Apache|BSD", licence)
+
+
+def test_every_download_has_its_papers():
+    attributed = {name: row for name, row in rows().items() if "." not in name}
+    assert {name: row[4].strip("`") for name, row in attributed.items()} == {
+        name: remote.sha256 for name, remote in REMOTE.items()
+    }
+    for name, remote in REMOTE.items():
+        assert remote.licence.split()[0] in attributed[name][2]
+        assert remote.size > 0 and re.fullmatch("[0-9a-f]{64}", remote.sha256)
+
+
+def test_assets_stay_small():
+    assert sum(path.stat().st_size for path in ASSETS.rglob("*") if path.is_file()) <= 12_000_000
