@@ -69,3 +69,15 @@ def test_the_table_of_chapters_links_exactly_those_that_are_written():
     linked = {link[1] for _, title in rows if (link := re.search(r"<(\d\d-[\w-]+)>", title))}
     assert linked == {path.stem for path in (ROOT / "book").glob("[0-9][0-9]-*.md")}
     assert all(("to come" in title) != ("{doc}" in title) for _, title in rows)
+
+
+def test_plots_wear_the_colours_of_the_course():
+    matplotlib = pytest.importorskip("matplotlib")
+    from myllm.course import COLOURS
+
+    style = matplotlib.rc_params_from_file(ROOT / "myllm" / "course.mplstyle", use_default_template=False)
+    cycle = ["#" + colour for colour in style["axes.prop_cycle"].by_key()["color"]]
+    assert sorted(cycle) == sorted(colour for role, colour in COLOURS.items() if role != "neutral")
+    for part in ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"):
+        assert "#" + style[part] == COLOURS["neutral"]
+    assert style["figure.facecolor"] == style["axes.facecolor"] == "none"
