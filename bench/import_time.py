@@ -1,7 +1,8 @@
-"""What it costs to import the package and to ask the command line for help, above starting Python itself.
+"""What it costs to import the package and to ask the command line for help.
 
-Claims: ``import myllm`` takes under 0.15 s, ``myllm --help`` under 0.5 s. Run it alone: ``python bench/import_time.py``.
-Each round starts plain Python, then the import, then help; the medians of the rounds are printed as one JSON line.
+Claims: ``import myllm`` takes under 0.15 s, ``myllm --help`` under 0.5 s, the start of Python included. Each
+round starts plain Python, then the import, then help; the medians of the rounds are printed as one JSON line.
+Run it alone: ``python bench/import_time.py``.
 """
 
 import json
