@@ -60,7 +60,9 @@ def paper() -> Exam[[Tensor]]:
             f(x)
         expect(count.operations <= 1, f"{count.operations} operations")
 
-    made.conduct(2, "torch.mul", "torch.Tensor.__mul__", "collections.Counter", "statistics.*")
+    made.conduct(
+        2, "torch.mul", "torch.Tensor.__mul__", "torch.Tensor.softmax", "collections.Counter", "statistics.*"
+    )
     return made
 
 
@@ -115,10 +117,11 @@ def test_a_wrong_answer_earns_neither_conduct_nor_cost() -> None:
     [
         lambda x: torch.mul(x, 2),
         lambda x: x * 2,
+        lambda x: torch.nn.Softmax(0)(x.float()).long() + x + x,
         lambda x: (collections.Counter(), x + x)[1],
         lambda x: (__import__("statistics").mean([1]), x + x)[1],
     ],
-    ids=["function", "method", "class", "module"],
+    ids=["function", "method", "wrapper", "class", "module"],
 )
 def test_forbidden_names_raise_and_cost_the_conduct(answer: Callable[[Tensor], Tensor]) -> None:
     result = graded(answer)
