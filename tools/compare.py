@@ -30,7 +30,7 @@ def unexecuted(path: Path) -> int:
 
 
 def compare(folder: Path) -> int:
-    """Exit code: 0 when every notebook of a folder gives the same outputs again, 1 when not, 2 for nothing."""
+    """Exit code: 0 when the notebooks of a folder give the same outputs again, 1 when not, 2 for nothing."""
     notebooks = sorted(folder.glob("*.ipynb"))
     if not notebooks:
         print(f"{folder} holds no executed notebook: run tools/execute.py first.", file=sys.stderr)

@@ -45,7 +45,7 @@ def test_every_changed_cell_fails_and_no_other(executed, tmp_path, capfd):
             change(cell)
     nbformat.write(notebook, tmp_path / "canary.ipynb")
     assert compare(tmp_path) == 1
-    failed = re.findall(r"^FAILED canary.ipynb::Cell (\d+)", capfd.readouterr().out, re.MULTILINE)
+    failed = re.findall(r"^FAILED .*canary\.ipynb::Cell (\d+)", capfd.readouterr().out, re.MULTILINE)
     assert sorted(map(int, failed)) == [i for i, (_, _, must_fail) in enumerate(CELLS) if must_fail]
 
 
