@@ -76,8 +76,8 @@ def test_plots_wear_the_colours_of_the_course():
     from myllm.course import COLOURS
 
     style = matplotlib.rc_params_from_file(ROOT / "myllm" / "course.mplstyle", use_default_template=False)
-    cycle = ["#" + colour for colour in style["axes.prop_cycle"].by_key()["color"]]
+    cycle = style["axes.prop_cycle"].by_key()["color"]
     assert sorted(cycle) == sorted(colour for role, colour in COLOURS.items() if role != "neutral")
     for part in ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"):
-        assert "#" + style[part] == COLOURS["neutral"]
+        assert "#" + style[part].lstrip("#") == COLOURS["neutral"]
     assert style["figure.facecolor"] == style["axes.facecolor"] == "none"
