@@ -21,4 +21,5 @@ def __getattr__(name: str) -> Any:
     """Import a widget when it is first asked for, so that the core installation can import this package."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import_module(".base", __name__)  # first, for it names the extra where that is missing
     return getattr(import_module(f".{_HOMES[name]}", __name__), name)
