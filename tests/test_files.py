@@ -128,11 +128,13 @@ def test_an_error_of_the_callers_own_is_not_explained_away(tmp_path):
 
 
 def test_a_folder_a_device_and_a_missing_folder_are_refused(tmp_path):
-    for path in (tmp_path, Path(os.devnull), tmp_path / "no" / "a", tmp_path / ("x" * 300)):
+    pipe = tmp_path / "pipe"  # stands for /dev/null, which a mistake here, made as root, would destroy
+    os.mkfifo(pipe)
+    for path in (tmp_path, pipe, tmp_path / "no" / "a", tmp_path / ("x" * 300)):
         with pytest.raises(UserError, match="Cannot write"):
             atomic_write(path, "new")
-    assert names(tmp_path) == []
-    assert not Path(os.devnull).is_file()
+    assert names(tmp_path) == ["pipe"]
+    assert pipe.is_fifo()
 
 
 def test_without_permission_nothing_is_replaced(unprivileged):

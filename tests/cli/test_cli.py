@@ -268,10 +268,6 @@ MISTAKES = {
         ["tokenizer", "train", "--out", "no/a.json", "--vocab-size", 300, "book.txt"],
         "make it first",
     ),
-    "train: into a device": (
-        ["tokenizer", "train", "--out", "/dev/full", "--vocab-size", 300, "book.txt"],
-        "not an ordinary file",
-    ),
     "encode: no tokenizer": ([*ENCODE, "missing", "a"], "there is no such file"),
     "encode: a text as tokenizer": ([*ENCODE, "book.txt", "a"], "book.txt is not a tokenizer"),
     "encode: a folder as tokenizer": ([*ENCODE, "sub", "a"], "it is a folder"),
@@ -317,6 +313,14 @@ def test_a_bad_file_named_after_output_began_still_exits_1(folder):
     result = run(*ENCODE, "good.json", "--file", "latin-1", cwd=folder)
     assert result.returncode == 1
     assert result.stderr.startswith(b"myllm: latin-1 is not UTF-8") and result.stderr.count(b"\n") == 1
+
+
+def test_a_result_is_not_renamed_over_a_pipe(folder, tmp_path_factory):
+    pipe = tmp_path_factory.mktemp("pipe") / "pipe"
+    os.mkfifo(pipe)
+    args = ["tokenizer", "train", "--out", pipe, "--vocab-size", 300, "book.txt"]
+    complain(*args, why="not an ordinary file", cwd=folder)
+    assert pipe.is_fifo()
 
 
 def test_a_full_disk_keeps_the_old_tokenizer(folder):
