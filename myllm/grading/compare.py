@@ -112,9 +112,13 @@ def difference(got: Any, expected: Any, tolerance: float | None = None, where: s
 
 def _dicts(got: dict[Any, Any], expected: dict[Any, Any], tolerance: float | None, where: str) -> str | None:
     at = f"at {where}: " if where else ""
+    extra = [key for key in got if key not in expected]
     if missing := [key for key in expected if key not in got]:
-        return f"{at}{len(missing)} of {len(expected)} keys are missing, the first is {show(missing[0])}"
-    if extra := [key for key in got if key not in expected]:
+        others = f"; one that should not be there is {show(extra[0])}" if extra else ""
+        return (
+            f"{at}{len(missing)} of {len(expected)} keys are missing, the first is {show(missing[0])}{others}"
+        )
+    if extra:
         return (
             f"{at}{len(extra)} keys should not be there, the first is {show(extra[0])}: {show(got[extra[0]])}"
         )

@@ -76,7 +76,7 @@ class Guard:
         def fence(*args: Any, **kwargs: Any) -> Any:
             frame = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]
             caller = str(frame.f_globals.get("__name__"))
-            # What Python and the inside of torch need for themselves stays allowed; wrappers in torch.nn do not.
+            # What Python and the inside of torch need for themselves stays allowed; torch.nn is refused.
             inner = caller.startswith(INNER) or caller.split(".")[0] in sys.stdlib_module_names
             return self.use(name) if self.inside and not inner else original(*args, **kwargs)
 
