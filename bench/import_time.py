@@ -1,55 +1,59 @@
-"""What it costs to import the package and to ask the command line for help.
+"""Start-up: ``import myllm`` and ``myllm --help`` in a fresh interpreter, beside an empty one.
 
-Claims: ``import myllm`` takes under 0.15 s, ``myllm --help`` under 0.5 s, the start of Python included. Each
-round starts plain Python, then the import, then help; the medians of the rounds are printed as one JSON line.
-Run it alone: ``python bench/import_time.py``.
+Run ``python -m bench.import_time``.
 """
 
-import json
-import os
-import platform
-import statistics
+import argparse
+import resource
 import subprocess
 import sys
 import time
+from statistics import median
 
-ROUNDS = 5
-START = [sys.executable, "-c", "pass"]
-WORK = {
-    "import myllm": ([sys.executable, "-c", "import myllm"], 0.15),
-    "myllm --help": ([sys.executable, "-c", "import myllm.cli; myllm.cli.main(['--help'])"], 0.5),
+from bench.common import ROOT, machine, record
+
+COMMANDS = {
+    "python, nothing": ("-c", "pass"),
+    "import myllm": ("-c", "import myllm"),
+    "myllm --help": ("-c", "import sys; from myllm.cli import main; sys.exit(main(['--help']))"),
 }
+GOALS = {"import myllm": 0.15, "myllm --help": 0.5}  # seconds in all
+CHECK = "import sys, myllm; sys.exit('torch' in sys.modules)"
 
 
-def seconds(command):
-    """Wall seconds of one run."""
-    start = time.perf_counter()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    return time.perf_counter() - start
+def run(arguments: tuple[str, ...]) -> tuple[float, float]:
+    """CPU and wall seconds of one fresh interpreter."""
+    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    subprocess.run([sys.executable, *arguments], cwd=ROOT, check=True, capture_output=True)
+    wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, wall
 
 
-def main():
-    """Measure, print, and exit 1 where a claim does not hold."""
-    for command in [START, *(command for command, _ in WORK.values())]:
-        seconds(command)  # warm the disk cache
-    rounds = {name: [] for name in ("start", *WORK)}
-    for _ in range(ROUNDS):
-        rounds["start"].append(seconds(START))
-        for name, (command, _) in WORK.items():
-            rounds[name].append(seconds(command))
-    start = statistics.median(rounds["start"])
-    result = {
-        name: {
-            "seconds": round(statistics.median(rounds[name]), 4),
-            "above_start": round(statistics.median(rounds[name]) - start, 4),
-            "limit": limit,
-        }
-        for name, (_, limit) in WORK.items()
-    }
-    machine = {"python": platform.python_version(), "load": os.getloadavg()[0], "cores": os.cpu_count()}
-    print(json.dumps({"bench": "import_time", "rounds": ROUNDS, **machine, **result}))
-    return int(any(one["seconds"] > one["limit"] for one in result.values()))
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=15)
+    options = parser.parse_args()
+    subprocess.run([sys.executable, "-c", CHECK], cwd=ROOT, check=True)
+    seconds = {name: [] for name in COMMANDS}
+    for i in range(options.rounds + 1):
+        for name, arguments in COMMANDS.items():
+            taken = run(arguments)
+            if i:
+                seconds[name].append(taken)
+    record(
+        "Start-up",
+        "a fresh interpreter each time, files in the page cache",
+        machine=machine("myllm-course", "tyro", "rich"),
+        start_up=[
+            {"command": name, "goal": GOALS.get(name)}
+            | {
+                kind: [round(f(column), 3) for f in (median, min, max)]
+                for kind, column in zip(("cpu", "wall"), zip(*rows, strict=True), strict=True)
+            }
+            for name, rows in seconds.items()
+        ],
+    )
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
