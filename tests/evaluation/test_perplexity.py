@@ -34,7 +34,7 @@ class Causal:
 
 
 def one_by_one(model: Causal, ids: list[int], block_size: int, stride: int) -> list[float]:
-    """Score each position with a forward pass of its own: the first window that holds it, cut off behind it."""
+    """Score each position with a forward pass of its own: the first window that holds it, cut behind it."""
     n = len(ids) - 1
     starts = [start for start in range(0, n, stride) if start + block_size < n] + [max(0, n - block_size)]
     scores = []
