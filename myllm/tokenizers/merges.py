@@ -80,19 +80,19 @@ def train(
 ) -> list[Pair]:
     """Learn the same merges as `train_naive` by visiting only what a merge changes.
 
-    A merge changes the counts of the pairs that touch it and of no others. So we keep the counts, remember
-    for each pair the words that hold it, and find the next pair in a heap whose outdated entries are dropped
-    when they surface.
+    A merge changes the counts of the pairs that touch it and of no others. So we keep the
+    counts, remember for each pair the words that hold it, and find the next pair in a heap
+    whose outdated entries are dropped when they surface.
 
     Args:
         chunks: How often each chunk of the text occurs.
-        n_merges: How many merges to learn; fewer come back where the text has no pair left.
+        n_merges: How many merges to learn; fewer come back if the text has no pair left.
         on_merge: Called after each merge, for a progress bar.
     """
     words = [list(chunk.encode()) for chunk in chunks]
     weights = list(chunks.values())
     counts: dict[Pair, int] = defaultdict(int)
-    holders: dict[Pair, set[int]] = defaultdict(set)  # pair -> words that hold it, or once did
+    holders: dict[Pair, set[int]] = defaultdict(set)  # pair -> words that hold it, or did
     for w, ids in enumerate(words):
         for pair in pairwise(ids):
             counts[pair] += weights[w]
@@ -104,7 +104,7 @@ def train(
     while heap and len(merges) < n_merges:
         n, best = heapq.heappop(heap)
         if counts.get(best) != -n:
-            continue  # the count has changed since this entry was pushed; a newer entry is in the heap
+            continue  # the count has changed since; a newer entry is in the heap
         left, right = best
         new_id = 256 + len(merges)
         change: dict[Pair, int] = defaultdict(int)
@@ -139,9 +139,9 @@ def train(
 
 
 def encode_chunk(chunk: bytes, merges: Mapping[Pair, int]) -> list[int]:
-    """Encode one chunk: merge the neighbours with the lowest id (the earliest merge) until none is left.
+    """Encode one chunk: merge the neighbours with the lowest new id until none is left.
 
-    A heap over a linked list of ids, so that a chunk of n bytes costs O(n log n) however long it is.
+    A heap over a linked list of ids, so that a chunk of n bytes costs O(n log n).
 
     Args:
         chunk: The bytes of one chunk.
@@ -150,7 +150,8 @@ def encode_chunk(chunk: bytes, merges: Mapping[Pair, int]) -> list[int]:
     ids: list[int] = list(chunk)
     after = [*range(1, len(ids)), -1]
     before = list(range(-1, len(ids) - 1))
-    heap = [(merges[pair], i, pair) for i, pair in enumerate(pairwise(ids)) if pair in merges]
+    pairs = enumerate(pairwise(ids))
+    heap = [(merges[pair], i, pair) for i, pair in pairs if pair in merges]
     heapq.heapify(heap)
     while heap:
         new_id, i, (left, right) = heapq.heappop(heap)
