@@ -62,7 +62,7 @@ def sides(text: str, vocab_size: int) -> dict[str, Callable[[], object]]:
 
 
 def check(text: str, vocab_size: int) -> None:
-    """All learn the same: rustbpe token for token, `tokenizers` up to ties, so about as many tokens a text."""
+    """All learn the same: rustbpe token for token, `tokenizers` up to ties, so by the length of a text."""
     ours = BPE.train(text, vocab_size, progress=False)
     ranks = sorted(rustbpe(text, vocab_size).get_mergeable_ranks(), key=lambda entry: entry[1])
     assert [bytes(token) for token, _ in ranks] == ours.tokens
