@@ -44,6 +44,8 @@ def nll(
         UserError: Fewer than two tokens, or a stride outside 1 … block_size.
     """
     stride = block_size if stride is None else stride
+    if block_size < 1:
+        raise UserError(f"block_size must be at least 1, not {block_size}.")
     if ids.ndim != 1 or len(ids) < 2:
         raise UserError(f"Scoring needs a row of at least two ids, not the shape {tuple(ids.shape)}.")
     if not 1 <= stride <= block_size:

@@ -125,11 +125,11 @@ def test_perplexity_is_the_exponential_of_the_mean():
 @pytest.mark.parametrize(
     ("ids", "options", "message"),
     [
-        ([], {}, r"at least two ids; this has the shape \(0,\)"),
-        ([1], {}, r"at least two ids; this has the shape \(1,\)"),
-        ([[1, 2]], {}, r"one row .* shape \(1, 2\)"),
-        ([1, 2], {"stride": 0}, r"between 1 and block_size \(4\), not 0"),
-        ([1, 2], {"stride": 5}, r"between 1 and block_size \(4\), not 5"),
+        ([], {}, r"at least two ids, not the shape \(0,\)"),
+        ([1], {}, r"at least two ids, not the shape \(1,\)"),
+        ([[1, 2]], {}, r"a row .* shape \(1, 2\)"),
+        ([1, 2], {"stride": 0}, "between 1 and 4, not be 0"),
+        ([1, 2], {"stride": 5}, "between 1 and 4, not be 5"),
         ([1, 2], {"block_size": 0}, "block_size"),
         ([1, 2], {"batch_size": 0}, "batch_size must be at least 1, not 0"),
     ],
