@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from myllm.grading import Exercise
-from myllm.grading.compare import difference, plain
+from myllm.grading.compare import Failure, difference, plain
 from myllm.grading.engine import grade
 from myllm.grading.exam import Exam, Function, Rng, expect, measure, same
-from myllm.grading.results import Result
+from myllm.grading.results import LONGEST, Result, clean
 
 EXERCISE = Exercise("98.1", "Double", 10, 5, 1, "s", "double", "ch98_test.py")
 
@@ -271,6 +271,26 @@ def test_a_tolerance_may_be_given() -> None:
     same(1.01, 1.0, "x", tolerance=0.1)
     assert difference(torch.tensor([1.0]), torch.tensor([1.01]), 0.1) is None
     assert difference([1.2], [1.0], 0.1)
+
+
+class Agreeable:
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    def __hash__(self) -> int:
+        return 0
+
+
+@pytest.mark.parametrize(
+    "value", [[Agreeable()], (1, [Agreeable()]), {Agreeable(): 1}, {1: Agreeable()}, {Agreeable()}]
+)
+def test_strangers_are_refused_at_any_depth(value: Any) -> None:
+    with pytest.raises(Failure, match="got a value of type .*Agreeable"):
+        plain(value)
+
+
+def test_messages_are_bounded() -> None:
+    assert len(clean("y" * 10**6)) < LONGEST + 5
 
 
 def test_subclasses_become_plain() -> None:
