@@ -18,6 +18,7 @@ from .sources import BOOK
 FENCE = re.compile(r"^(?P<indent> *)(?P<marks>`{3,}|~{3,}|:{3,})(?:\{(?P<name>[\w:-]+)\})?(?P<rest>.*)$")
 SPAN = re.compile(r"(?:\{(?P<role>[\w:-]+)\})?(?P<ticks>`+)(?P<body>.+?)(?<!`)(?P=ticks)(?!`)", re.DOTALL)
 LINK = re.compile(r"(?<!!)\[(?P<text>[^\]\n]*)\]\((?P<target>(?!\w+:)[^)\s]+)\)")
+INLINE = re.compile(f"{LINK.pattern}|{SPAN.pattern}", re.DOTALL)
 TARGET = re.compile(r"^\((?P<label>[^()\s]+)\)=\s*$")
 
 ADMONITIONS = {
@@ -129,12 +130,14 @@ class Plain:
             self.source.find(next(filter(str.strip, kept), "\0"), self.position), self.position
         )
         text = re.sub(r"^\$\$ *\([\w:-]+\) *$", "$$", "\n".join(kept), flags=re.MULTILINE)
-        text = self.links(SPAN.sub(self.span, text))
+        text = INLINE.sub(self.span, text)
         return text.strip("\n").split("\n") if text.strip() else []
 
     def span(self, match: re.Match[str]) -> str:
-        """A code span (left alone) or a role."""
+        """A code span (left alone), a role, or a link between pages of the book."""
         role, body = match["role"], match["body"]
+        if match["target"]:
+            return self.page_link(INLINE.sub(self.span, match["text"]), match["target"])
         if role is None:
             return match[0]
         role = role.removeprefix("py:")
@@ -195,16 +198,12 @@ class Plain:
         anchor = "#" + re.sub(r"[`*$]", "", heading).replace(" ", "-") if heading else ""
         return f"[{text}]({file}{anchor})" if file or anchor else text
 
-    def links(self, text: str) -> str:
-        """Links between pages of the book, `[text](03-bpe.md#label)`; addresses stay as they are."""
-
-        def replace(match: re.Match[str]) -> str:
-            page, _, label = match["target"].partition("#")
-            page = Path(page).stem if page else self.page
-            known, heading = labels().get(label, (page, label and match["text"]))
-            return self.link(match["text"] or heading or titles().get(page, page), known, heading)
-
-        return LINK.sub(replace, text)
+    def page_link(self, text: str, target: str) -> str:
+        """A link such as `[text](03-bpe.md#label)`."""
+        page, _, label = target.partition("#")
+        page = Path(page).stem if page else self.page
+        page, heading = labels().get(label, (page, ""))
+        return self.link(text or heading or titles().get(page, page), page, heading)
 
     def directive(self, name: str, argument: str, body: list[str]) -> list[str]:
         """One directive as Markdown lines, set off by empty lines."""

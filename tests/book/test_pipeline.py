@@ -1,0 +1,166 @@
+"""The parts of the pipeline: directives, cache of outputs, the notebooks of `make lab`, server, lists."""
+
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import make_notebooks
+import nbformat
+import pytest
+import serve
+from myllm_book import exercises, sources
+from myllm_book.directives import check_quiz, inline_svg
+from nbformat import v4
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parents[2]
+SVG = """<?xml version="1.0"?><!-- x --><svg viewBox="0 0 1 1">
+<g id="ch1"/><g id="ch11" class="box"><use href="#ch1"/></g></svg>"""
+
+
+def test_an_inlined_drawing_is_named_and_lit():
+    drawing = inline_svg(SVG, 'A "map"', ["1"], "svg0")
+    assert drawing.startswith('<svg role="img" aria-label="A &quot;map&quot;" viewBox')
+    assert '<g id="svg0-ch1" class="lit" />' in drawing
+    assert '<g id="svg0-ch11" class="box">' in drawing and 'href="#svg0-ch1"' in drawing
+    assert 'class="lit box"' in inline_svg(SVG, "x", ["11"], "svg0")
+    with pytest.raises(ValueError, match="nothing in the figure has the id"):
+        inline_svg(SVG, "x", ["2"], "svg0")
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({}, "a YAML list"),
+        ([{"q": "?", "options": ["a", "b"], "answer": 0}], "needs exactly"),
+        ([{"q": "?", "options": ["a"], "answer": 0, "why": ""}], "two options"),
+        ([{"q": "?", "options": ["a", "b"], "answer": 2, "why": ""}], "counted from 0"),
+        ([{"q": "?", "options": ["a", "b"], "answer": True, "why": ""}], "counted from 0"),
+    ],
+)
+def test_a_malformed_quiz_is_refused(body, message):
+    with pytest.raises(ValueError, match=message):
+        check_quiz(body)
+
+
+def test_a_card_is_read_without_running_anything():
+    card = exercises.card("03.1")
+    assert card.signature.startswith("def count_pairs(words: dict[tuple[int, ...], int])")
+    assert len(card.hints) == 3 and "points" in card.facts
+
+
+def test_a_docstring_becomes_parameters_and_sections():
+    made = exercises.specification(
+        "Do it.\n\nArgs:\n    a: one: two\n        more\n\nReturns:\n    (V,) int64: all.\n"
+    )
+    assert ".. rubric:: Parameters\n\n* **a**: one: two\n    more" in made
+    assert ".. rubric:: Returns\n\n(V,) int64: all." in made
+
+
+@pytest.fixture
+def tree(tmp_path, monkeypatch):
+    """A repository in miniature."""
+    monkeypatch.setattr(sources, "ROOT", tmp_path)
+    monkeypatch.setattr(sources, "CACHE", tmp_path / "build" / "cache")
+    (tmp_path / "constraints.txt").write_text("a==1\n")
+    (tmp_path / "myllm").mkdir()
+    (tmp_path / "myllm" / "files.py").write_text("x = 1\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "changed", ["myllm/files.py", "myllm/new.mjs", "constraints.txt", "solutions/ch01.py"]
+)
+def test_the_cache_is_emptied_when_the_package_changes(tree, changed):
+    sources.open_cache()
+    (sources.CACHE / "marker").touch()
+    sources.open_cache()
+    assert (sources.CACHE / "marker").exists()
+    (tree / changed).parent.mkdir(exist_ok=True)
+    (tree / changed).write_text("x = 2\n")
+    sources.open_cache()
+    assert not (sources.CACHE / "marker").exists()
+
+
+def test_compiled_files_change_nothing(tree):
+    before = sources.fingerprint()
+    (tree / "myllm" / "__pycache__").mkdir()
+    (tree / "myllm" / "__pycache__" / "files.pyc").write_bytes(b"x")
+    assert sources.fingerprint() == before
+
+
+def test_a_changed_notebook_is_kept(tmp_path, capsys):
+    make_notebooks.main(tmp_path)
+    first, second = sorted(tmp_path.glob("*.ipynb"))
+    notebook = nbformat.read(first, as_version=4)
+    notebook.cells.append(v4.new_code_cell("mine = 1"))
+    nbformat.write(notebook, first)
+    run = nbformat.read(second, as_version=4)
+    run.cells[1].outputs = [v4.new_output("stream", text="ran")]
+    nbformat.write(run, second)
+    kept = [first.read_bytes(), second.read_bytes()]
+    capsys.readouterr()
+    make_notebooks.main(tmp_path)
+    assert [first.read_bytes(), second.read_bytes()] == kept
+    assert "kept: you changed it" in capsys.readouterr().out
+
+
+def test_a_stale_notebook_is_renewed(tmp_path, monkeypatch):
+    monkeypatch.setattr(make_notebooks, "chapters", lambda: sources.chapters()[:1])
+    monkeypatch.setattr(
+        make_notebooks, "clean_notebook", lambda _: v4.new_notebook(cells=[v4.new_markdown_cell("1")])
+    )
+    make_notebooks.main(tmp_path)
+    monkeypatch.setattr(
+        make_notebooks, "clean_notebook", lambda _: v4.new_notebook(cells=[v4.new_markdown_cell("2")])
+    )
+    make_notebooks.main(tmp_path)
+    (path,) = tmp_path.glob("*.ipynb")
+    assert nbformat.read(path, as_version=4).cells[0].source == "2"
+
+
+def test_a_busy_port_gives_one_sentence(tmp_path, monkeypatch, capsys):
+    (tmp_path / "index.html").touch()
+    monkeypatch.setattr(serve, "SITE", tmp_path)
+    with serve.server(0) as busy:
+        assert serve.main(busy.server_port) == 1
+        assert f"Port {busy.server_port} is taken" in capsys.readouterr().err
+
+
+def test_a_missing_book_gives_one_sentence(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(serve, "SITE", tmp_path)
+    assert serve.main(0) == 1
+    assert "make html" in capsys.readouterr().err
+
+
+def test_make_help_lists_every_target():
+    listed = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    makefile = (ROOT / "Makefile").read_text()
+    targets = re.search(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)[1].split()
+    assert [t for t in targets if f"make {t} " not in listed] == ["site"]
+
+
+def test_constraints_name_every_requirement_and_no_registry():
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    assert [line for line in lines if re.search(r"https?:|file:|--|@", line)] == []
+    names = {Requirement(line).name.lower().replace("_", "-") for line in lines}
+    assert not names & {"torch", "triton"} and not any(name.startswith("nvidia") for name in names)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    for text in [*project["dependencies"], *extras["book"], *extras["dev"]]:
+        wanted = Requirement(text)
+        pins = [Requirement(line) for line in lines if Requirement(line).name.lower() == wanted.name.lower()]
+        assert pins or wanted.name == "torch", f"{text}: run `make constraints`"
+        for pin in pins:
+            (version,) = [spec.version for spec in pin.specifier]
+            assert wanted.specifier.contains(version), f"{text}: run `make constraints`"
+
+
+def test_no_lock_file_and_no_notebook_is_committed():
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a clone")
+    files = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert [file for file in files if file.endswith((".ipynb", "uv.lock"))] == []
