@@ -24,7 +24,11 @@ Add --help to a command for its options.
 
 Exit codes: 0 done, 1 a mistake that one line explains, 2 not a command, 130 interrupted."""
 
-GROUPS = {"tokenizer": "Train a tokenizer and use it.", "exercises": "Practise: start, check, take a hint."}
+GROUPS = {
+    "tokenizer": "Train a tokenizer and use it.",
+    "data": "Make token shards of texts, and check them.",
+    "exercises": "Practise: start, check, take a hint.",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

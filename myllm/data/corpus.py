@@ -85,14 +85,24 @@ def clean(text: str) -> str:
     r"""Tidy a text without changing its words; cleaning twice changes nothing more.
 
     Characters take their composed form (Unicode NFC) and every kind of line end becomes ``\n``. Control
-    characters other than tab and line end go, as do lone surrogates, byte-order marks and spaces at line ends.
-    Of several blank lines one stays.
+    characters other than tab and line end go, as do lone surrogates, byte-order marks and spaces at line
+    ends. Of several blank lines one stays. Where Project Gutenberg marks a book by the lines ``*** START OF``
+    and ``*** END OF``, its notices before and after go.
     """
     text = re.sub(r"\r\n|[\r\v\f\x1c-\x1e\x85\u2028\u2029]", "\n", text)
     text = re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufeff]", "", text)
     text = unicodedata.normalize("NFC", text)
     text = re.sub(r"[^\S\n]+$", "", text, flags=re.MULTILINE)
+    text = _without_notices(text)
     return re.sub(r"\n{3,}", "\n\n", text)
+
+
+def _without_notices(text: str) -> str:
+    """What stands between the marks of Project Gutenberg; all of a text that has none."""
+    mark = r"^\*\*\* ?(START|END) OF (?:THE|THIS) PROJECT GUTENBERG EBOOK.*\n?"
+    front, *parts = re.split(mark, text, flags=re.MULTILINE)  # then START or END and what follows it, in turn
+    books = [body for mark, body in zip(parts[::2], parts[1::2], strict=True) if mark == "START"]
+    return "".join(books if parts[:1] == ["START"] else [front, *books])
 
 
 def split(

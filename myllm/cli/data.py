@@ -1,0 +1,161 @@
+"""``myllm data``: build token shards from text, look into them."""
+
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from tyro.conf import Positional, arg
+
+from myllm.files import UserError, read_text_blocks
+
+if TYPE_CHECKING:
+    from myllm.tokenizers.base import Tokenizer
+
+Folder = Annotated[str, arg(metavar="FOLDER")]
+
+
+@dataclass(frozen=True)
+class Build:
+    """Encode texts into a folder of token shards, which training reads without loading them.
+
+    A text file is one document; a line of a .jsonl file is one, its text under "text"; a corpus of the course
+    goes by its name. Each document ends with the tokenizer's end token, where it has one. The folder appears
+    when all is done.
+
+    Examples:
+        myllm data build shakespeare --tokenizer gpt2 --out shakespeare-gpt2
+        myllm data build *.txt notes.jsonl --tokenizer notes.json --out notes --clean
+    """
+
+    files: Annotated[tuple[str, ...], Positional, arg(metavar="FILE …")]
+    """UTF-8 text files, .jsonl files, or names of corpora."""
+    tokenizer: Annotated[str, arg(metavar="NAME|PATH")]
+    """A tokenizer by name or file, or "bytes": each byte an id."""
+    out: Folder
+    """The folder to make."""
+    clean: bool = False
+    """Tidy each document first (see myllm.data.corpus.clean); it must then fit in memory."""
+    json: bool = False
+    """Print one JSON object about the result."""
+
+    def run(self) -> int:
+        """Build, then say what was made."""
+        from myllm.data.corpus import clean
+        from myllm.data.shards import hash_vocabulary, write_shards
+
+        if not self.files:
+            raise UserError("Name at least one file or corpus to build from.")
+        tokenizer = _tokenizer(self.tokenizer)
+        documents = (document for file in self.files for document in _documents(file))
+        if self.clean:
+            documents = ([clean("".join(document))] for document in documents)
+        ids = (_encode(tokenizer, document) for document in documents)
+        vocab_hash = hash_vocabulary(tokenizer)
+        write_shards(ids, self.out, vocab_size=tokenizer.vocab_size, vocab_hash=vocab_hash)
+        _report(self.out, self.json)
+        return 0
+
+
+@dataclass(frozen=True)
+class Info:
+    """Check a folder of shards, every byte of it, and say what it holds.
+
+    Examples:
+        myllm data info shakespeare-gpt2
+        myllm data info shakespeare-gpt2 --tokenizer gpt2 --json
+    """
+
+    folder: Annotated[str, Positional, arg(metavar="FOLDER")]
+    """What `myllm data build` made."""
+    tokenizer: Annotated[str | None, arg(metavar="NAME|PATH")] = None
+    """Check that the ids were made with this tokenizer."""
+    json: bool = False
+    """Print one JSON object."""
+
+    def run(self) -> int:
+        """Print sizes and the vocabulary's hash."""
+        _report(self.folder, self.json, _tokenizer(self.tokenizer) if self.tokenizer else None)
+        return 0
+
+
+COMMANDS = {"build": Build, "info": Info}
+
+
+def _tokenizer(name: str) -> "Tokenizer":
+    if name == "bytes":
+        from myllm.tokenizers.bpe import BPE
+
+        return BPE([], name="bytes")
+    from myllm.tokenizers.pretrained import load_tokenizer
+
+    return load_tokenizer(name)
+
+
+def _documents(file: str) -> Iterator[Iterable[str]]:
+    """The documents of a file or corpus, each as the pieces of its text."""
+    from myllm.data import corpus
+
+    if file in corpus.CORPORA and not Path(file).exists():
+        for document in corpus.load(file):
+            yield [document.text]
+    elif file.endswith(".jsonl"):
+        for number, line in enumerate(_lines(read_text_blocks(file)), 1):
+            if line.strip():
+                yield [_text(line, f"line {number} of {file}")]
+    else:
+        yield read_text_blocks(file)
+
+
+def _lines(blocks: Iterable[str]) -> Iterator[str]:
+    """Regroup blocks of text into lines."""
+    held: list[str] = []
+    for block in blocks:
+        first, *others = block.split("\n")
+        held.append(first)
+        for part in others:
+            yield "".join(held)
+            held = [part]
+    yield "".join(held)
+
+
+def _text(line: str, where: str) -> str:
+    text: Any = None
+    with suppress(ValueError, KeyError, TypeError, RecursionError):
+        text = json.loads(line)["text"]
+    if not isinstance(text, str):
+        raise UserError(f'There is no JSON object with a "text" in {where}; mend or remove that line.')
+    return text
+
+
+def _encode(tokenizer: "Tokenizer", document: Iterable[str]) -> Iterator[int]:
+    """The ids of a document, a piece of it at a time where cutting changes no id, and the end token."""
+    from myllm.tokenizers.bpe import BPE
+    from myllm.tokenizers.patterns import PATTERNS, pieces
+
+    cuttable = isinstance(tokenizer, BPE) and tokenizer.pattern in PATTERNS.values()
+    for piece in pieces(document) if cuttable else ["".join(document)]:
+        yield from tokenizer.encode(piece)
+    if tokenizer.eos_id is not None:
+        yield tokenizer.eos_id
+
+
+def _report(folder: str, as_json: bool, tokenizer: "Tokenizer | None" = None) -> None:
+    from myllm.data.shards import Shards
+
+    shards = Shards(folder, tokenizer=tokenizer)
+    facts: dict[str, Any] = {
+        "path": folder,
+        "tokens": len(shards),
+        "documents": len(shards.documents) - 1,
+        "shards": len(shards.headers),
+        "dtype": f"uint{8 * shards.headers[0].item_size}",
+        "vocab_size": shards.vocab_size,
+        "vocab_hash": shards.vocab_hash,
+    }
+    if as_json:
+        return print(json.dumps(facts))
+    print("{path}: {tokens:,} tokens, {documents:,} documents, {shards:,} shards of {dtype}".format(**facts))
+    print("vocabulary: {vocab_size:,} ids, {vocab_hash}".format(**facts))

@@ -1,0 +1,190 @@
+"""Loaders: batches for training in a seeded order that can be left and taken up again anywhere.
+
+The items of a corpus, windows or packed rows, form one endless line: all of them in a random order, then all
+in another, and so on, epoch after epoch. A batch is the next few of that line. So every item comes once an
+epoch, every batch is full (the last of an epoch is filled up with the first items of the next), and one
+number says it all: how many items were given out.
+"""
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from myllm.data.packing import Packed, targets
+from myllm.files import UserError
+
+
+class Tokens(Protocol):
+    """A long row of token ids: an array, a memory map, `Shards`."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, key: slice, /) -> NDArray[Any]: ...
+
+
+def windows(n: int, block_size: int, stride: int | None = None) -> int:
+    """How many windows `n` tokens have.
+
+    A window is `block_size` tokens and the one that follows, the last target. It begins `stride` tokens after
+    the one before, by default `block_size`: then no two windows share an input.
+    """
+    stride = block_size if stride is None else stride
+    if block_size < 1 or stride < 1:
+        raise UserError(f"block_size and stride must be at least 1, not {block_size} and {stride}.")
+    return max(0, (n - 1 - block_size) // stride + 1)
+
+
+def shuffled(n: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    """The numbers 0 … n - 1 in the order of an epoch, (n,) int64, the same on every machine.
+
+    NumPy promises the raw stream of a generator for good, but not what `permutation` makes of it; so we draw
+    n numbers and sort by them.
+    """
+    return np.random.PCG64([seed, epoch]).random_raw(n).argsort(kind="stable")
+
+
+class Loader(Iterator[tuple[Tensor, ...]]):
+    """Endless batches of `n` items; what a batch is made of, a subclass says.
+
+    Args:
+        n: How many items there are.
+        batch_size: B, items in a batch of this rank.
+        seed: Another number, another order.
+        shuffle: Without it every epoch goes from first to last.
+        rank, world: This process and how many there are. Together they give out what one process with
+            ``world * batch_size`` would, each its own part of every batch.
+    """
+
+    def __init__(self, n: int, *, batch_size: int, seed: int, shuffle: bool, rank: int, world: int):
+        if n < 1:
+            raise UserError("There is not one item to load; give more text or a smaller block_size.")
+        if batch_size < 1 or seed < 0 or not 0 <= rank < world:
+            raise UserError("A loader needs batch_size ≥ 1, seed ≥ 0 and 0 ≤ rank < world.")
+        self.n, self.batch_size, self.seed, self.shuffle = n, batch_size, seed, shuffle
+        self.rank, self.world = rank, world
+        self.position = 0  # items given out by all ranks together
+        self._epoch, self._order = -1, np.empty(0, np.int64)
+
+    @abstractmethod
+    def batch(self, items: NDArray[np.int64]) -> tuple[Tensor, ...]:
+        """The items with these numbers, (B,) int64."""
+
+    def __next__(self) -> tuple[Tensor, ...]:
+        first = self.position + self.rank * self.batch_size
+        items = [self._item(i) for i in range(first, first + self.batch_size)]
+        self.position += self.world * self.batch_size
+        return self.batch(np.array(items))
+
+    def _item(self, i: int) -> int:
+        """The number of the item at place `i` of the endless line."""
+        epoch, i = divmod(i, self.n)
+        if not self.shuffle:
+            return i
+        if epoch != self._epoch:
+            self._epoch, self._order = epoch, shuffled(self.n, self.seed, epoch)
+        return int(self._order[i])
+
+    def state_dict(self) -> dict[str, int]:
+        """Where this loader stands, in plain numbers, the same on all ranks."""
+        return {"position": self.position, **self._identity()}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Go on where another loader stood: the next batch is the one it would have given.
+
+        Batch size, rank and world may differ: what comes next is the same items, dealt out otherwise.
+
+        Raises:
+            UserError: The state belongs to other items or another order.
+        """
+        for name, here in self._identity().items():
+            if state.get(name) != here:
+                there = f"{name} {state.get(name)}, not {here}"
+                raise UserError(f"This state belongs to a loader with {there}; make the loader as it was.")
+        if state.get("position", -1) < 0:
+            raise UserError("This state does not say where the loader stood; take another checkpoint.")
+        self.position = state["position"]
+
+    def _identity(self) -> dict[str, int]:
+        """What decides the line."""
+        return {"n": self.n, "seed": self.seed, "shuffle": int(self.shuffle)}
+
+
+class WindowLoader(Loader):
+    """Batches ``(x, y)`` of windows of a long row of tokens, both (B, T) int64; y is x one token later.
+
+    The tokens stay where they are; a batch copies its own.
+
+    Args:
+        tokens: One row of ids.
+        block_size: T, tokens in a window.
+        batch_size: B, windows in a batch of this rank.
+        stride: How far one window begins after the other, by default `block_size`.
+        seed, shuffle, rank, world: See `Loader`.
+
+    Raises:
+        UserError: Less than one window of tokens, no row of whole numbers, or a number out of range.
+    """
+
+    def __init__(
+        self,
+        tokens: Tokens,
+        *,
+        block_size: int,
+        batch_size: int,
+        stride: int | None = None,
+        seed: int = 0,
+        shuffle: bool = True,
+        rank: int = 0,
+        world: int = 1,
+    ):
+        self.tokens, self.block_size = tokens, block_size
+        self.stride = block_size if stride is None else stride
+        n = windows(len(tokens), block_size, stride)
+        super().__init__(n, batch_size=batch_size, seed=seed, shuffle=shuffle, rank=rank, world=world)
+        one = np.asarray(tokens[:1])
+        if one.ndim != 1 or one.dtype.kind not in "iu":
+            raise UserError(f"The tokens must be one row of whole numbers, not {one.dtype} {one.shape[1:]}.")
+
+    def batch(self, items: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """The windows with these numbers, as x and y."""
+        starts = [int(i) * self.stride for i in items]
+        rows = np.stack([self.tokens[start : start + self.block_size + 1] for start in starts])  # (B, T + 1)
+        ids = torch.from_numpy(rows.astype(np.int64))
+        return ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
+
+    def _identity(self) -> dict[str, int]:
+        return super()._identity() | {"block_size": self.block_size, "stride": self.stride}
+
+
+class PackedLoader(Loader):
+    """Batches ``(x, y, document, position)`` of packed rows, all (B, T) int64; y ignores borders and padding.
+
+    Args:
+        rows: What `myllm.data.packing.pack` made.
+        batch_size: B, rows in a batch of this rank.
+        seed, shuffle, rank, world: See `Loader`.
+    """
+
+    def __init__(
+        self,
+        rows: Packed,
+        *,
+        batch_size: int,
+        seed: int = 0,
+        shuffle: bool = True,
+        rank: int = 0,
+        world: int = 1,
+    ):
+        self.rows = rows
+        n = len(rows.ids)
+        super().__init__(n, batch_size=batch_size, seed=seed, shuffle=shuffle, rank=rank, world=world)
+
+    def batch(self, items: NDArray[np.int64]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The rows with these numbers: ids, targets, document numbers, positions."""
+        rows = Packed(*(part[items] for part in self.rows))
+        ids, y, document, position = (torch.from_numpy(part) for part in (rows.ids, targets(rows), *rows[1:]))
+        return ids, y, document, position

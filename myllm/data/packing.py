@@ -1,0 +1,97 @@
+"""Packing: short documents share the rows of a batch, so that little of it is padding.
+
+Best-fit decreasing (Johnson 1973; for language models Ding et al. 2024): the longest document first, each
+into the fullest row that still has room for it.
+"""
+
+from bisect import bisect_left, insort
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from myllm.files import UserError
+
+IGNORE = -100  # a target that no loss counts
+
+
+class Packed(NamedTuple):
+    """Documents in rows of equal length, three arrays (R, T) int64.
+
+    Attributes:
+        ids: The tokens; the padding id where a row ends early.
+        document: The document of each token; -1 on padding. Attention stays within equal numbers.
+        position: Each token's place in its piece, from 0 wherever in the row that lies; 0 on padding.
+    """
+
+    ids: NDArray[np.int64]
+    document: NDArray[np.int64]
+    position: NDArray[np.int64]
+
+
+def pack(documents: Sequence[Sequence[int]], block_size: int, *, pad_id: int = 0) -> Packed:
+    """Put documents into rows of `block_size`; no token is lost and none comes twice.
+
+    A document longer than a row is cut into pieces of `block_size`. The pieces keep its number, but positions
+    start anew in each: a model sees one row at a time, so to it a piece is a text that begins in the middle,
+    and no position reaches beyond `block_size`.
+
+    Args:
+        documents: The ids of each; an empty one takes no room.
+        block_size: T, the length of a row.
+        pad_id: What to fill rows up with.
+
+    Raises:
+        UserError: `block_size` is less than 1.
+    """
+    if block_size < 1:
+        raise UserError(f"block_size must be at least 1, not {block_size}.")
+    pieces: list[tuple[int, NDArray[Any]]] = []  # each with the number of its document
+    for d, document in enumerate(documents):
+        ids = np.asarray(document)
+        if len(ids) and (ids.ndim != 1 or ids.dtype.kind not in "iu"):
+            raise UserError(f"Document {d} is not a row of token ids; encode it first.")
+        pieces += [(d, ids[i : i + block_size]) for i in range(0, len(ids), block_size)]
+    rows = best_fit([len(ids) for _, ids in pieces], block_size)
+    shape = len(rows), block_size  # (R, T)
+    packed = Packed(*(np.full(shape, empty, np.int64) for empty in (pad_id, -1, 0)))
+    for r, row in enumerate(rows):
+        start = 0
+        for d, ids in (pieces[i] for i in row):
+            span = slice(start, start + len(ids))
+            for part, values in zip(packed, (ids, d, np.arange(len(ids))), strict=True):
+                part[r, span] = values
+            start = span.stop
+    return packed
+
+
+def best_fit(lengths: Sequence[int], block_size: int) -> list[list[int]]:
+    """Deal items out to rows by best-fit decreasing: at most 11/9 of the fewest rows possible, plus four.
+
+    Args:
+        lengths: Of each item, at most `block_size`.
+        block_size: The room in a row.
+
+    Returns:
+        The numbers of the items in each row.
+    """
+    rows: list[list[int]] = []
+    open_rows: list[tuple[int, int]] = []  # (room left, row), the fullest first
+    for i in sorted(range(len(lengths)), key=lambda i: lengths[i], reverse=True):
+        k = bisect_left(open_rows, (lengths[i], 0))  # the fullest row with room enough
+        if k == len(open_rows):
+            rows.append([])
+        room, r = open_rows.pop(k) if k < len(open_rows) else (block_size, len(rows) - 1)
+        rows[r].append(i)
+        if room > lengths[i]:
+            insort(open_rows, (room - lengths[i], r))
+    return rows
+
+
+def targets(packed: Packed) -> NDArray[np.int64]:
+    """What follows each token, (R, T) int64; `IGNORE` where another document, padding or nothing does."""
+    ids, document, _ = packed
+    known = (document[:, 1:] == document[:, :-1]) & (document[:, 1:] >= 0)  # (R, T - 1)
+    end = np.full((len(ids), 1), IGNORE, np.int64)
+    return np.concatenate([np.where(known, ids[:, 1:], IGNORE), end], axis=1)
