@@ -285,7 +285,7 @@ class Agreeable:
     "value", [[Agreeable()], (1, [Agreeable()]), {Agreeable(): 1}, {1: Agreeable()}, {Agreeable()}]
 )
 def test_strangers_are_refused_at_any_depth(value: Any) -> None:
-    with pytest.raises(Failure, match="got a value of type .*Agreeable"):
+    with pytest.raises(Failure, match=r"got a value of type .*Agreeable"):
         plain(value)
 
 
