@@ -206,7 +206,7 @@ def safetensors_header(path: StrPath) -> dict[str, Any]:
     with _opened(path) as file:
         size = os.fstat(file.fileno()).st_size - 8
         length = int.from_bytes(file.read(8), "little")
-        if not 0 < length <= min(size, MAX_HEADER):  # before the claim is believed
+        if length > min(size, MAX_HEADER):  # before the claim is believed
             raise UserError(f"{bad} (it claims a header of {length:,} bytes).")
         header = _parse_json(file.read(length), f"{bad} (its header is not JSON).")
     tensors = cast("dict[str, Any]", header if isinstance(header, dict) else {"": None})

@@ -75,14 +75,14 @@ def test_who_reads_the_old_file_reads_it_to_its_end(tmp_path):
 def test_write_keeps_the_mode_of_the_file_and_else_follows_umask(tmp_path):
     old = tmp_path / "old"
     old.write_text("old")
-    old.chmod(0o640)
+    old.chmod(0o604)
     umask = os.umask(0o027)
     try:
         atomic_write(old, "new")
         atomic_write(tmp_path / "new", "new")
     finally:
         os.umask(umask)
-    assert stat.S_IMODE(old.stat().st_mode) == 0o640
+    assert stat.S_IMODE(old.stat().st_mode) == 0o604
     assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o640
 
 
@@ -189,6 +189,12 @@ def test_text_is_read_as_it_stands_wherever_blocks_end(text, block):
 def test_what_is_not_whole_json_is_one_sentence(tmp_path, text):
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(UserError, match="a tokenizer"):
+        read_json(tmp_path / "a.json", "a tokenizer")
+
+
+def test_an_empty_file_is_called_empty(tmp_path):
+    (tmp_path / "a.json").write_text(" \n")
+    with pytest.raises(UserError, match="is empty; it should be a tokenizer"):
         read_json(tmp_path / "a.json", "a tokenizer")
 
 
@@ -320,10 +326,13 @@ def test_small_dtypes_and_empty_files_are_accepted(tmp_path):
         assert safetensors_header(path)["a"]["dtype"] == dtype
 
 
-def test_a_claim_of_100_mb_allocates_nothing(tmp_path):
+@pytest.mark.parametrize("in_file", [2, 100_000_001])
+def test_a_claim_of_100_mb_allocates_nothing(tmp_path, in_file):
+    """Neither where the file is shorter than claimed, nor where it holds more than the format allows."""
     import tracemalloc
 
-    (tmp_path / "a").write_bytes((100_000_000).to_bytes(8, "little") + b"{}")
+    (tmp_path / "a").write_bytes((100_000_001 if in_file > 2 else 100_000_000).to_bytes(8, "little") + b"{}")
+    os.truncate(tmp_path / "a", 8 + in_file)  # sparse: takes no room on the disk
     tracemalloc.start()
     with pytest.raises(UserError):
         safetensors_header(tmp_path / "a")
