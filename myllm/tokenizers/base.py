@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, Protocol
 
 import numpy as np
+import regex
 from numpy.typing import NDArray
 
 from myllm.files import UserError
@@ -28,6 +29,10 @@ class Tokenizer(Protocol):
     special_tokens: Mapping[str, int]
 
     @abstractmethod
+    def encode_text(self, text: str, *, continued: bool = False) -> list[int]:
+        """Turn text into ids, none of them special; `continued` says that other text stands before it."""
+        ...
+
     def encode(
         self,
         text: str,
@@ -36,8 +41,40 @@ class Tokenizer(Protocol):
         eos: bool = False,
         allowed_special: Iterable[str] | Literal["all"] = (),
     ) -> list[int]:
-        """Turn text into ids; text that looks like a special token is ordinary text unless allowed."""
-        ...
+        """Turn text into ids.
+
+        Args:
+            text: Any string; lone surrogates, which UTF-8 cannot express, become U+FFFD.
+            bos: Put the begin token in front.
+            eos: Put the end token at the end.
+            allowed_special: Special tokens to recognise in the text: one, several, or "all"; other text that
+                looks like one is ordinary text.
+
+        Raises:
+            UserError: A token asked for does not exist.
+        """
+        ids = [self._need("bos")] if bos else []
+        if isinstance(allowed_special, str):
+            allowed_special = self.special_tokens if allowed_special == "all" else [allowed_special]
+        allowed = set(allowed_special)
+        if unknown := allowed - set(self.special_tokens):
+            known = ", ".join(self.special_tokens) or "none"
+            raise UserError(f"{sorted(unknown)[0]!r} is no special token of {self.name}; it has: {known}.")
+        if allowed:
+            longest_first = sorted(allowed, key=len, reverse=True)
+            for part in regex.split("(" + "|".join(map(regex.escape, longest_first)) + ")", text):
+                ids += [self.special_tokens[part]] if part in allowed else self.encode_text(part)
+        else:
+            ids += self.encode_text(text)
+        return [*ids, self._need("eos")] if eos else ids
+
+    def _need(self, role: str) -> int:
+        found = getattr(self, f"{role}_id")
+        if found is None:
+            raise UserError(
+                f"{self.name} has no {role} token; train it with special token '<|{role}|>', or ask for none."
+            )
+        return found
 
     @abstractmethod
     def decode_bytes(self, ids: Iterable[int]) -> bytes:

@@ -5,9 +5,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, cast
-
-import regex
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from myllm.files import UserError, atomic_write, read_json
 from myllm.tokenizers.base import Tokenizer
@@ -133,46 +131,25 @@ class BPE(Tokenizer):
             )
         return cls(merges, pattern=pattern, special_tokens=special_tokens)
 
-    def encode(
-        self,
-        text: str,
-        *,
-        bos: bool = False,
-        eos: bool = False,
-        allowed_special: Iterable[str] | Literal["all"] = (),
-    ) -> list[int]:
-        """Turn text into ids.
-
-        Args:
-            text: Any string; lone surrogates, which UTF-8 cannot express, become U+FFFD.
-            bos: Put the begin token in front.
-            eos: Put the end token at the end.
-            allowed_special: Special tokens to recognise in the text: one, several, or "all"; other text that
-                looks like one is ordinary text.
-
-        Raises:
-            UserError: A token asked for does not exist.
-        """
-        ids = [self._need("bos")] if bos else []
-        if isinstance(allowed_special, str):
-            allowed_special = self.special_tokens if allowed_special == "all" else [allowed_special]
-        allowed = set(allowed_special)
-        if unknown := allowed - set(self.special_tokens):
-            known = ", ".join(self.special_tokens) or "none"
-            raise UserError(f"{sorted(unknown)[0]!r} is no special token of {self.name}; it has: {known}.")
-        if allowed:
-            longest_first = sorted(allowed, key=len, reverse=True)
-            for part in regex.split("(" + "|".join(map(regex.escape, longest_first)) + ")", text):
-                ids += [self.special_tokens[part]] if part in allowed else self._encode_text(part)
-        else:
-            ids += self._encode_text(text)
-        return [*ids, self._need("eos")] if eos else ids
+    def encode_text(self, text: str, *, continued: bool = False) -> list[int]:
+        """Turn text into ids, none of them special; what stands before it makes no difference."""
+        ids: list[int] = []
+        for chunk in self._chunks(well_formed(text)):
+            known = self._cache.get(chunk)
+            if known is None:
+                known = self._encode_chunk(chunk.encode())
+                if len(chunk) <= CACHE_CHUNK:
+                    if len(self._cache) >= CACHE_SIZE:
+                        self._cache.clear()
+                    self._cache[chunk] = known
+            ids += known
+        return ids
 
     def encode_bytes(self, data: bytes) -> list[int]:
         """Turn any bytes into ids, valid UTF-8 or not; `decode_bytes` gives them back."""
         ids: list[int] = []
         for chunk in self._chunks(data.decode("utf-8", "surrogateescape")):
-            ids += encode_chunk(chunk.encode("utf-8", "surrogateescape"), self.merges)
+            ids += self._encode_chunk(chunk.encode("utf-8", "surrogateescape"))
         return ids
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
@@ -243,18 +220,8 @@ class BPE(Tokenizer):
         special = f", special tokens {', '.join(self.special_tokens)}" if self.special_tokens else ""
         return f"BPE {self.name!r}: {self.vocab_size} ids, {len(self.merges)} merges{special}"
 
-    def _encode_text(self, text: str) -> list[int]:
-        ids: list[int] = []
-        for chunk in self._chunks(well_formed(text)):
-            known = self._cache.get(chunk)
-            if known is None:
-                known = encode_chunk(chunk.encode(), self.merges)
-                if len(chunk) <= CACHE_CHUNK:
-                    if len(self._cache) >= CACHE_SIZE:
-                        self._cache.clear()
-                    self._cache[chunk] = known
-            ids += known
-        return ids
+    def _encode_chunk(self, chunk: bytes) -> list[int]:
+        return encode_chunk(chunk, self.merges)
 
     def _chunks(self, text: str) -> list[str]:
         chunks = self._split(text)
@@ -265,12 +232,6 @@ class BPE(Tokenizer):
     def _token(self, role: str) -> str | None:
         wanted = getattr(self, f"{role}_id")
         return next((token for token, i in self.special_tokens.items() if i == wanted), None)
-
-    def _need(self, role: str) -> int:
-        found = getattr(self, f"{role}_id")
-        if found is None:
-            raise UserError(f"{self.name} has no {role} token; train it with special token '<|{role}|>'.")
-        return found
 
 
 def _digest(content: dict[str, Any]) -> str:
