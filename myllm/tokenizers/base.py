@@ -19,6 +19,7 @@ class Tokenizer(Protocol):
         vocab_size: The number of ids, special tokens included.
         bos_id, eos_id, pad_id: The begin, end and padding ids, or None where there is no such token.
         special_tokens: The id of each special token.
+        chat_template: The chat format that the model behind it was trained on, or None; see `render`.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Tokenizer(Protocol):
     eos_id: int | None
     pad_id: int | None
     special_tokens: Mapping[str, int]
+    chat_template: str | None = None
 
     @abstractmethod
     def encode_text(self, text: str, *, continued: bool = False) -> list[int]:

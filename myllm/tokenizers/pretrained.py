@@ -1,0 +1,154 @@
+"""Published tokenizers by name or file, and decoding piece by piece."""
+
+import binascii
+import codecs
+import gzip
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, cast
+
+from myllm.files import StrPath, UserError, read_bytes, read_json, sha256
+from myllm.tokenizers.base import Tokenizer
+from myllm.tokenizers.bpe import BPE
+from myllm.tokenizers.patterns import GPT2, SMOLLM2
+from myllm.tokenizers.published import PublishedBPE, read_tokenizer_json
+from myllm.tokenizers.ranks import RankedBPE, byte_symbols
+from myllm.tokenizers.spm import SentencePiece
+
+ASSETS = Path(__file__).with_name("assets")
+LLAMA3_PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+LLAMA3_SHA256 = "82e9d31979e92ab929cd544440f129d9ecd797b69e327f80f17e1c50d5551b55"
+LLAMA3_SPECIAL = [
+    *("begin_of_text", "end_of_text", "reserved_special_token_0", "reserved_special_token_1"),
+    *("finetune_right_pad_id", "step_id", "start_header_id", "end_header_id", "eom_id", "eot_id"),
+    *("python_tag", "image", *(f"reserved_special_token_{i}" for i in range(2, 246))),
+]
+
+
+def load_tokenizer(name_or_path: StrPath) -> Tokenizer:
+    """A published tokenizer.
+
+    Args:
+        name_or_path: "gpt2", "llama3", "mistral" or "smollm2"; or a file: a `tokenizer.json` with a
+            byte-level BPE, a SentencePiece `.model`, LLaMA-3's `tokenizer.model`, what `BPE.save` wrote; or a
+            folder that holds a `tokenizer.json` or a `tokenizer.model`.
+
+    Raises:
+        UserError: There is no such name or file, the file is no tokenizer that can be read, or what it needs
+            is not installed.
+    """
+    if name_or_path in KNOWN:
+        return KNOWN[str(name_or_path)]()
+    path = Path(name_or_path)
+    if path.is_dir():
+        files = [path / "tokenizer.json", path / "tokenizer.model"]
+        path = next((file for file in files if file.is_file()), None)
+        if path is None:
+            raise UserError(f"{name_or_path} holds neither tokenizer.json nor tokenizer.model.")
+    if not path.is_file():
+        known = ", ".join(KNOWN)
+        raise UserError(f"There is no tokenizer {str(name_or_path)!r}; take {known}, or name a file.")
+    if path.suffix == ".json":
+        return _from_json(path)
+    if path.suffix == ".model":
+        with path.open("rb") as file:
+            is_text = file.read(8) == b"IQ== 0\nI"  # SentencePiece models are binary
+        return _llama3_from(path) if is_text else SentencePiece(path, name=path.stem)
+    raise UserError(f"{path} is no tokenizer; name a .json or .model file.")
+
+
+def _from_json(path: Path) -> Tokenizer:
+    fields = read_json(path, "a tokenizer")
+    if isinstance(fields, dict) and "model" in fields:
+        return read_tokenizer_json(path)
+    return BPE.load(path)
+
+
+def _gpt2() -> Tokenizer:
+    byte_of = {ord(symbol): byte for byte, symbol in enumerate(byte_symbols())}
+    vocabulary: dict[str, int] = read_json(ASSETS / "gpt2" / "encoder.json", "a vocabulary")
+    special = {"<|endoftext|>": vocabulary.pop("<|endoftext|>")}
+    ranks = {token.translate(byte_of).encode("latin-1"): i for token, i in vocabulary.items()}
+    end = "<|endoftext|>"
+    return RankedBPE("gpt2", ranks, pattern=GPT2, special_tokens=special, bos=end, eos=end)
+
+
+def _smollm2() -> Tokenizer:
+    packed = read_bytes(ASSETS / "smollm2_bpe.json.gz")
+    fields: dict[str, Any] = json.loads(gzip.decompress(packed))
+    special: dict[str, int] = fields["special"]
+    return PublishedBPE(
+        {token: i for i, token in enumerate(cast("list[str]", fields["vocab"])) if token not in special},
+        (merge.split(" ") for merge in fields["merges"]),
+        pattern=SMOLLM2,
+        name="smollm2",
+        special_tokens=special,
+        bos=fields["bos"],
+        eos=fields["eos"],
+        chat_template="smollm2",
+    )
+
+
+def _mistral() -> Tokenizer:
+    path = ASSETS / "mistral_v1_sp.model"
+    return SentencePiece(path, name="mistral", chat_template="mistral")
+
+
+def _llama3() -> Tokenizer:
+    package = find_spec("llama_models")
+    for folder in (package and package.submodule_search_locations) or ():
+        if (path := Path(folder, "llama3", "tokenizer.model")).is_file():
+            return _llama3_from(path)
+    raise UserError(
+        "LLaMA-3's vocabulary may not be passed on with this package: run "
+        "`pip install --no-deps llama-models==0.3.0`, or name the path of its tokenizer.model."
+    )
+
+
+def _llama3_from(path: Path) -> Tokenizer:
+    """LLaMA-3 from its file: on each line a token in base 64 and its rank."""
+    if sha256(path) != LLAMA3_SHA256:
+        raise UserError(f"{path} is not LLaMA-3's tokenizer.model, or damaged; copy it again.")
+    lines = map(bytes.split, read_bytes(path).splitlines())
+    ranks = {binascii.a2b_base64(token): int(rank) for token, rank in lines}
+    special = {f"<|{name}|>": len(ranks) + i for i, name in enumerate(LLAMA3_SPECIAL)}
+    return RankedBPE(
+        "llama3",
+        ranks,
+        pattern=LLAMA3_PATTERN,
+        special_tokens=special,
+        bos="<|begin_of_text|>",
+        eos="<|end_of_text|>",
+        pad="<|finetune_right_pad_id|>",
+        chat_template="llama3",
+    )
+
+
+KNOWN = {"gpt2": _gpt2, "llama3": _llama3, "mistral": _mistral, "smollm2": _smollm2}
+
+
+def decode_stream(tokenizer: Tokenizer, ids: Iterable[int], *, after: Sequence[int] = ()) -> Iterator[str]:
+    """Decode ids as they come, holding back the bytes of a character until it is whole.
+
+    The pieces joined are what `decode` gives for all ids at once.
+
+    Args:
+        tokenizer: Any tokenizer.
+        ids: The ids, for example from a generator that samples them.
+        after: The ids that stand before, such as a prompt; they are not decoded, but a space that follows
+            them is kept, where SentencePiece drops one at the start of a text.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    before = list(after[-1:])
+    for i in ids:
+        known = len(tokenizer.decode_bytes(before))
+        if text := decoder.decode(tokenizer.decode_bytes([*before, i])[known:]):
+            yield text
+        before = [i]
+    if text := decoder.decode(b"", final=True):
+        yield text
