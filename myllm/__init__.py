@@ -11,16 +11,20 @@ if TYPE_CHECKING:
     from myllm.course import check
     from myllm.evaluation.perplexity import perplexity
     from myllm.tokenizers.bpe import BPE
+    from myllm.tokenizers.chat import render
+    from myllm.tokenizers.pretrained import load_tokenizer
 
 __version__ = "0.1.0"
 
 _HOME = {
     "BPE": "myllm.tokenizers.bpe",
     "check": "myllm.course",
+    "load_tokenizer": "myllm.tokenizers.pretrained",
     "perplexity": "myllm.evaluation.perplexity",
+    "render": "myllm.tokenizers.chat",
 }
 
-__all__ = ["BPE", "__version__", "check", "perplexity"]
+__all__ = ["BPE", "__version__", "check", "load_tokenizer", "perplexity", "render"]
 
 
 def __getattr__(name: str) -> Any:
