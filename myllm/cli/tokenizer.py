@@ -1,4 +1,4 @@
-"""``myllm tokenizer``: train, encode, decode."""
+"""``myllm tokenizer``: train, encode, decode, compare."""
 
 import json
 import re
@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, UseAppendAction, arg
 
@@ -131,7 +131,81 @@ class Decode:
         return 0
 
 
-COMMANDS = {"train": Train, "encode": Encode, "decode": Decode}
+@dataclass(frozen=True)
+class Compare:
+    """Show what several tokenizers make of one text.
+
+    A tokenizer is gpt2, llama3, mistral, smollm2, or the path of a tokenizer file.
+
+    Examples:
+        myllm tokenizer compare 'Tokyo is 東京 🙂'
+        myllm tokenizer compare --file chapter.txt
+        myllm tokenizer compare --tokenizer gpt2 --tokenizer book.json 'To be, or not to be' --json
+    """
+
+    text: Annotated[str | None, Positional, arg(metavar="[TEXT]")] = None
+    """The text; standard input without it and without --file."""
+    file: Annotated[str | None, arg(metavar="PATH")] = None
+    """A UTF-8 text file to compare on."""
+    tokenizer: Annotated[tuple[str, ...], UseAppendAction, arg(metavar="NAME|PATH")] = ()
+    """A tokenizer; gpt2, mistral and smollm2 where none is named."""
+    json: bool = False
+    """Print JSON, with all ids and the bytes of each as text; broken UTF-8 becomes U+FFFD."""
+
+    def run(self) -> int:
+        """Encode with each and print the table."""
+        from myllm.tokenizers.pretrained import load_tokenizer, token_bytes
+
+        if self.text is not None and self.file is not None:
+            raise UserError("Give a text or --file, not both.")
+        source = _standard_input() if self.text is None and self.file is None else self.file
+        text = self.text or "" if source is None else read_text(source)
+        size = len(text.encode(errors="replace"))
+        rows: list[dict[str, Any]] = []
+        for name in self.tokenizer or ("gpt2", "mistral", "smollm2"):
+            tokenizer = load_tokenizer(name)
+            ids = tokenizer.encode(text)
+            rows.append(
+                {
+                    "tokenizer": name,
+                    "vocab_size": tokenizer.vocab_size,
+                    "tokens": len(ids),
+                    "bytes_per_token": round(size / len(ids), 2) if ids else None,
+                    "ids": ids,
+                    "pieces": [*token_bytes(tokenizer, ids if self.json else ids[:SHOWN])],
+                }
+            )
+        if self.json:
+            pieces = [[piece.decode(errors="replace") for piece in row["pieces"]] for row in rows]
+            print(json.dumps([{**row, "pieces": p} for row, p in zip(rows, pieces, strict=True)]))
+        else:
+            _print(rows)
+        return 0
+
+
+COMMANDS = {"train": Train, "encode": Encode, "decode": Decode, "compare": Compare}
+SHOWN = 60  # tokens of each tokenizer that the table of `compare` has room for
+
+
+def _print(rows: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Column, Table
+    from rich.text import Text
+
+    numbers = (Column(name, justify="right") for name in ("Vocabulary", "Tokens", "Bytes a token"))
+    table = Table("Tokenizer", *numbers, "Pieces", box=None, header_style="bold")
+    for row in rows:
+        more = "|…" if row["tokens"] > SHOWN else ""
+        pieces = Text("|".join(map(_visible, row["pieces"])) + more)
+        rate = f"{row['bytes_per_token']:.2f}" if row["tokens"] else "–"
+        table.add_row(row["tokenizer"], f"{row['vocab_size']:,}", f"{row['tokens']:,}", rate, pieces)
+    Console(highlight=False).print(table)
+
+
+def _visible(piece: bytes) -> str:
+    """A token on one line: spaces as ␣, what cannot be shown as escapes."""
+    text = piece.decode(errors="backslashreplace").replace(" ", "␣")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _pieces(source: Source) -> Iterator[str]:

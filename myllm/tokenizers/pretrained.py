@@ -132,6 +132,22 @@ def _llama3_from(path: Path) -> Tokenizer:
 KNOWN = {"gpt2": _gpt2, "llama3": _llama3, "mistral": _mistral, "smollm2": _smollm2}
 
 
+def token_bytes(tokenizer: Tokenizer, ids: Iterable[int], *, after: Sequence[int] = ()) -> Iterator[bytes]:
+    """The bytes that each id adds to the text; joined, they are what `decode_bytes` gives.
+
+    Args:
+        tokenizer: Any tokenizer.
+        ids: The ids.
+        after: The ids that stand before, such as a prompt. They are not decoded, but behind them a space is
+            kept that SentencePiece drops at the start of a text.
+    """
+    before = list(after[-1:])
+    for i in ids:
+        known = len(tokenizer.decode_bytes(before))
+        yield tokenizer.decode_bytes([*before, i])[known:]
+        before = [i]
+
+
 def decode_stream(tokenizer: Tokenizer, ids: Iterable[int], *, after: Sequence[int] = ()) -> Iterator[str]:
     """Decode ids as they come, holding back the bytes of a character until it is whole.
 
@@ -140,15 +156,11 @@ def decode_stream(tokenizer: Tokenizer, ids: Iterable[int], *, after: Sequence[i
     Args:
         tokenizer: Any tokenizer.
         ids: The ids, for example from a generator that samples them.
-        after: The ids that stand before, such as a prompt; they are not decoded, but a space that follows
-            them is kept, where SentencePiece drops one at the start of a text.
+        after: The ids that stand before; see `token_bytes`.
     """
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    before = list(after[-1:])
-    for i in ids:
-        known = len(tokenizer.decode_bytes(before))
-        if text := decoder.decode(tokenizer.decode_bytes([*before, i])[known:]):
+    for data in token_bytes(tokenizer, ids, after=after):
+        if text := decoder.decode(data):
             yield text
-        before = [i]
     if text := decoder.decode(b"", final=True):
         yield text
