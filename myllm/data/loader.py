@@ -92,7 +92,7 @@ class Loader(Iterator[tuple[Tensor, ...]]):
         """Where this loader stands, in plain numbers, the same on all ranks."""
         return {"position": self.position, **self._identity()}
 
-    def load_state_dict(self, state: Mapping[str, int]) -> None:
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
         """Go on where another loader stood: the next batch is the one it would have given.
 
         Batch size, rank and world may differ: what comes next is the same items, dealt out otherwise.
@@ -104,9 +104,10 @@ class Loader(Iterator[tuple[Tensor, ...]]):
             if state.get(name) != here:
                 there = f"{name} {state.get(name)}, not {here}"
                 raise UserError(f"This state belongs to a loader with {there}; make the loader as it was.")
-        if state.get("position", -1) < 0:
+        position = state.get("position")
+        if not isinstance(position, int) or position < 0:
             raise UserError("This state does not say where the loader stood; take another checkpoint.")
-        self.position = state["position"]
+        self.position = position
 
     def _identity(self) -> dict[str, int]:
         """What decides the line."""

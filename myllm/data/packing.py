@@ -38,18 +38,18 @@ def pack(documents: Sequence[Sequence[int]], block_size: int, *, pad_id: int = 0
     and no position reaches beyond `block_size`.
 
     Args:
-        documents: The ids of each; an empty one takes no room.
+        documents: The ids of each, or its bytes; an empty one takes no room.
         block_size: T, the length of a row.
         pad_id: What to fill rows up with.
 
     Raises:
-        UserError: `block_size` is less than 1.
+        UserError: `block_size` is less than 1, or a document is no row of whole numbers.
     """
     if block_size < 1:
         raise UserError(f"block_size must be at least 1, not {block_size}.")
     pieces: list[tuple[int, NDArray[Any]]] = []  # each with the number of its document
     for d, document in enumerate(documents):
-        ids = np.asarray(document)
+        ids = np.array([*document])
         if len(ids) and (ids.ndim != 1 or ids.dtype.kind not in "iu"):
             raise UserError(f"Document {d} is not a row of token ids; encode it first.")
         pieces += [(d, ids[i : i + block_size]) for i in range(0, len(ids), block_size)]

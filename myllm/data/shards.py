@@ -1,6 +1,6 @@
 """Shards: token ids on disk, read through memory maps, so that a corpus may be larger than memory.
 
-A shard is one file: a header of 128 bytes, the ids of whole documents one after the other, and where each
+A shard is one file: a header of 104 bytes, the ids of whole documents one after the other, and where each
 document ends. Ids take two bytes where the vocabulary has at most 65,536 of them, else four. The checksum of
 a shard also covers the checksum of the one before, so that a shard that is torn, missing, moved or from
 another corpus is noticed when the folder is opened.
@@ -8,6 +8,7 @@ another corpus is noticed when the folder is opened.
 
 import hashlib
 import os
+import re
 import secrets
 import shutil
 import struct
@@ -26,7 +27,7 @@ from myllm.files import BLOCK, StrPath, UserError, atomic_writer
 from myllm.tokenizers.base import Tokenizer
 
 MAGIC, VERSION = b"myllmtok", 1
-LAYOUT = struct.Struct("<8s 2I 3Q 32s 32s 24x")  # little-endian; 128 bytes
+LAYOUT = struct.Struct("<8s 2I 3Q 32s 32s")  # little-endian; 104 bytes
 
 
 class Header(NamedTuple):
@@ -89,6 +90,8 @@ def write_shards(
     """
     if not 1 <= vocab_size <= 1 << 32 or shard_tokens < 1:
         raise UserError("vocab_size must lie between 1 and 2³², and shard_tokens must be at least 1.")
+    if not re.fullmatch("[0-9a-f]{64}", vocab_hash):
+        raise UserError("vocab_hash must be what hash_vocabulary(tokenizer) gives: 64 hexadecimal digits.")
     item_size = 2 if vocab_size <= 1 << 16 else 4
     header = Header(MAGIC, VERSION, item_size, 0, 0, vocab_size, bytes.fromhex(vocab_hash), bytes(32))
     n_tokens, parts, documents = 0, list[Path](), iter(documents)
