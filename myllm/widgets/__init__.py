@@ -11,10 +11,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .letter_heat_map import LetterHeatMap
     from .merge_stepper import MergeStepper
+    from .window_slider import WindowSlider
 
-__all__ = ["LetterHeatMap", "MergeStepper"]
+__all__ = ["LetterHeatMap", "MergeStepper", "WindowSlider"]
 
-_HOMES = {"LetterHeatMap": "letter_heat_map", "MergeStepper": "merge_stepper"}
+_HOMES = {
+    "LetterHeatMap": "letter_heat_map",
+    "MergeStepper": "merge_stepper",
+    "WindowSlider": "window_slider",
+}
 
 
 def __getattr__(name: str) -> Any:

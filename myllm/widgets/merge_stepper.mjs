@@ -2,10 +2,6 @@
 
 export const LIMIT = 2000; // characters
 
-// GPT-2's pattern; \p{White_Space} is what other languages call \s.
-const GPT2 =
-  /'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\p{White_Space}\p{L}\p{N}]+|\p{White_Space}+(?!\P{White_Space})|\p{White_Space}+/gu;
-
 export const split = (text) => text.match(GPT2) ?? [];
 
 // A pair is kept as one number, so that the smaller number is the smaller pair (left id first).
@@ -56,25 +52,6 @@ export function vocabulary(states) {
   for (const { merge: made } of states.slice(1)) bytes.push([...bytes[made.left], ...bytes[made.right]]);
   return bytes;
 }
-
-// Bytes as they can be seen: characters where the bytes make one, else ⟨hex⟩.
-export function spell(bytes) {
-  const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
-  let spelled = "";
-  for (let i = 0; i < bytes.length; ) {
-    let length = bytes[i] < 0x80 ? 1 : bytes[i] < 0xe0 ? 2 : bytes[i] < 0xf0 ? 3 : 4;
-    try {
-      spelled += visible(decoder.decode(Uint8Array.from(bytes.slice(i, i + length))));
-    } catch {
-      length = 1;
-      spelled += `⟨${bytes[i].toString(16).toUpperCase().padStart(2, "0")}⟩`;
-    }
-    i += length;
-  }
-  return spelled;
-}
-
-const many = (n, thing) => `${n.toLocaleString("en")} ${thing}${n === 1 ? "" : "s"}`;
 
 // What the step shows, in words.
 export function describe(states, step, wanted) {

@@ -24,7 +24,7 @@ class MergeStepper(Widget):
         ValueError: If an argument lies outside its bounds.
     """
 
-    _esm = source("layout.mjs", "merge_stepper.mjs")
+    _esm = source("layout.mjs", "text.mjs", "merge_stepper.mjs")
 
     text = traitlets.Unicode().tag(sync=True)
     merges = traitlets.Int().tag(sync=True)

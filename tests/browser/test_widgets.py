@@ -86,6 +86,14 @@ def stepper(visit):
     return widget, state
 
 
+@pytest.fixture
+def slider(visit):
+    path, state = find("WindowSlider")
+    widget = visit(path).get_by_role("group", name="Window slider", exact=True).first
+    widget.wait_for()
+    return widget, state
+
+
 def sentence(widget) -> str:
     assert widget.locator("[aria-live]").count() == 1
     return widget.locator(".sentence").inner_text()
@@ -221,7 +229,57 @@ def test_stepper_learns_the_readers_own_text(stepper):
     assert sentence(widget).endswith(" Only the first 2,000 characters of your 2,500 are used.")
 
 
-@pytest.mark.parametrize("name", ["LetterHeatMap", "MergeStepper"])
+def press_until(control, key: str, shown: str) -> None:
+    """Press `key` until the control's label reads `shown`, at most 40 times."""
+    label = control.locator("xpath=..")
+    for _ in range(40):
+        if label.inner_text() == shown:
+            return
+        control.press(key)
+    raise AssertionError(f"{label.inner_text()!r} never became {shown!r}")
+
+
+def windows_by_hand(n: int, block_size: int, stride: int) -> list[range]:
+    return [range(s, s + block_size) for s in range(0, n, stride) if s + block_size < n]
+
+
+def test_window_slider_by_dials_and_buttons(slider):
+    widget, state = slider
+    n = len(state["text"])
+    dials = {name: widget.get_by_label(name, exact=True) for name in ("Block size T", "Stride", "Window")}
+    dials["Block size T"].press("Home")
+    dials["Stride"].press("Home")
+    for block_size, stride in ((5, 3), (5, 9), (2, 9)):
+        key = "ArrowRight" if block_size > int(dials["Block size T"].input_value()) else "ArrowLeft"
+        press_until(dials["Block size T"], key, f"Block size T: {block_size}")
+        press_until(dials["Stride"], "ArrowRight", f"Stride: {stride}")
+        whole = windows_by_hand(n, block_size, stride)
+        dials["Window"].press("Home")
+        assert widget.get_by_role("button", name="Previous").get_attribute("aria-disabled") == "true"
+        widget.get_by_role("button", name="Next").press("Enter")
+        assert sentence(widget).startswith(
+            f"{len(whole)} windows of {block_size} tokens with a stride of {stride}; window 1 reads "
+            f"tokens {stride}–{stride + block_size - 1} and predicts {stride + 1}–{stride + block_size}; "
+        )
+        unread = set(range(n)) - {at for window in whole for at in (*window, window.stop)}
+        masked = widget.locator(".chips .chip").evaluate_all(
+            "chips => chips.flatMap((chip, at) => chip.classList.contains('masked') ? [at] : [])"
+        )
+        assert masked == sorted(unread)
+        x, y = (row.locator(".chip").all_inner_texts() for row in widget.locator(".line").all())
+        assert len(x) == block_size
+        assert x[1:] == y[:-1]
+        assert widget.locator(".chips .newest").all_inner_texts() == x
+        assert widget.locator(".chips .merged").all_inner_texts() == y[-1:]
+        dials["Window"].press("End")
+        assert f"; window {len(whole) - 1} reads " in sentence(widget)
+        forward = widget.get_by_role("button", name="Next")
+        forward.press("Enter")  # there is no further window, and the focus stays
+        assert f"; window {len(whole) - 1} reads " in sentence(widget)
+        assert forward.evaluate("button => button === document.activeElement")
+
+
+@pytest.mark.parametrize("name", ["LetterHeatMap", "MergeStepper", "WindowSlider"])
 def test_colours_are_the_books_and_nothing_sticks_out(visit, name):
     page = visit(find(name)[0])
     widget = page.locator(".myllm-widget").first

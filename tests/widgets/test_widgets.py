@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import myllm.widgets
-from myllm.widgets import LetterHeatMap, MergeStepper
+from myllm.widgets import LetterHeatMap, MergeStepper, WindowSlider
 from myllm.widgets.base import STATE_LIMIT
 
 ROOT = Path(__file__).parents[2]
@@ -29,7 +29,7 @@ def test_state_is_bounded():
     size = 80
     alphabet = "".join(chr(33 + i) for i in range(size))
     heat_map = LetterHeatMap([[1234 * (i * j % 3) for j in range(size)] for i in range(size)], alphabet)
-    for widget in (heat_map, MergeStepper("大" * 2000)):
+    for widget in (heat_map, MergeStepper("大" * 2000), WindowSlider("大" * 400)):
         assert page_bytes(widget) < 60_000
     assert abs(STATE_LIMIT - 60_000) < 1
 
@@ -93,5 +93,5 @@ def test_fallbacks_for_notebooks_are_the_roles_of_the_book():
     light, dark = str(MergeStepper._css).split('body[data-jp-theme-light="false"]')
     for css, roles in ((light, LIGHT), (dark, DARK)):
         used = colours(css)
-        assert used.keys() == {"token", "neutral", "grid"}
+        assert used.keys() == {"token", "masked", "neutral", "grid"}
         assert used == {role: roles[role] for role in used}
