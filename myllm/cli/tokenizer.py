@@ -193,7 +193,7 @@ def _print(rows: list[dict[str, Any]]) -> None:
     from rich.text import Text
 
     numbers = (Column(name, justify="right") for name in ("Vocabulary", "Tokens", "Bytes a token"))
-    table = Table("Tokenizer", *numbers, "Pieces", box=None, header_style="bold")
+    table = Table("Tokenizer", *numbers, Column("Pieces", overflow="fold"), box=None, header_style="bold")
     for row in rows:
         more = "|…" if row["tokens"] > SHOWN else ""
         pieces = Text("|".join(map(_visible, row["pieces"])) + more)
