@@ -131,13 +131,17 @@ def _text(line: str, where: str) -> str:
 
 
 def _encode(tokenizer: "Tokenizer", document: Iterable[str]) -> Iterator[int]:
-    """The ids of a document, a piece of it at a time where cutting changes no id, and the end token."""
+    """The ids of a document, a piece of it at a time where a cut changes no id, and the end token."""
     from myllm.tokenizers.bpe import BPE
     from myllm.tokenizers.patterns import PATTERNS, pieces
+    from myllm.tokenizers.ranks import RankedBPE
 
-    cuttable = isinstance(tokenizer, BPE) and tokenizer.pattern in PATTERNS.values()
-    for piece in pieces(document) if cuttable else ["".join(document)]:
-        yield from tokenizer.encode(piece)
+    if type(tokenizer) in (BPE, RankedBPE) and getattr(tokenizer, "pattern", "") in PATTERNS.values():
+        parts = pieces(document)
+    else:
+        parts = ["".join(document)]
+    for part in parts:
+        yield from tokenizer.encode(part)
     if tokenizer.eos_id is not None:
         yield tokenizer.eos_id
 
@@ -157,5 +161,7 @@ def _report(folder: str, as_json: bool, tokenizer: "Tokenizer | None" = None) ->
     }
     if as_json:
         return print(json.dumps(facts))
-    print("{path}: {tokens:,} tokens, {documents:,} documents, {shards:,} shards of {dtype}".format(**facts))
+    print(
+        "{path}: {tokens:,} tokens as {dtype}, documents: {documents:,}, shards: {shards:,}".format(**facts)
+    )
     print("vocabulary: {vocab_size:,} ids, {vocab_hash}".format(**facts))
