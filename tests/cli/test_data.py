@@ -111,19 +111,19 @@ def test_a_long_json_line_and_one_without_an_end(folder, capfd):
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak of memory from /proc")
 def test_a_large_file_is_not_held_in_memory(folder):
-    """4 MB take hardly more memory than 1 MB."""
+    """6 MB take hardly more memory than 2 MB."""
     code = (
         "import sys, myllm.cli\n"
         "assert myllm.cli.main(sys.argv[1:]) == 0\n"
         "print(open('/proc/self/status').read().split('VmHWM:')[1].split()[0])"
     )
     peaks = []
-    for times in (10, 40):
+    for times in (20, 60):
         Path("large.txt").write_text("To be, or not to be, that is the question. " * 2_400 * times)
         args = ["data", "build", "large.txt", "--tokenizer", "gpt2", "--out", f"out{times}"]
         run = subprocess.run([sys.executable, "-c", code, *args], capture_output=True, text=True, check=True)
         peaks.append(int(run.stdout.split()[-1]))
-    assert Path("large.txt").stat().st_size > 4_000_000
+    assert Path("large.txt").stat().st_size > 6_000_000
     assert peaks[1] - peaks[0] < 12_000  # kB, of it 2,000 of the file that is mapped to be checked
 
 
