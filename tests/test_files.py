@@ -298,7 +298,7 @@ LIES = {
     "a shape beyond 63 bits": packed({"a": entry(shape=[1 << 63, 0], offsets=(0, 0))}),
     "65 dimensions": packed({"a": entry(shape=[1] * 65)}, 4),
     "a shape of other size": packed({"a": entry(shape=[2])}, 4),
-    "half a byte": packed({"a": entry("F4", (1,), (0, 1))}, 1),
+    "half a byte": packed({"a": entry("F4", (3,), (0, 1))}, 1),
     "one offset": packed({"a": entry(offsets=[4])}, 4),
     "offsets turned round": packed({"a": entry(shape=[0], offsets=(4, 0))}, 4),
     "offsets beyond the file": packed({"a": entry()}, 3),
