@@ -60,7 +60,7 @@ class RankedBPE(Tokenizer):
         """Turn text into ids, none of them special; what stands before it makes no difference."""
         text = well_formed(text)
         try:
-            return self.encoding.encode_ordinary(text)
+            return self.encoding.encode(text, disallowed_special=())
         except ValueError:  # its regular expressions give up on some 500,000 spaces in a row
             chunks = compile_pattern(self.pattern).findall(text)
             encode = self.encoding._encode_single_piece  # pyright: ignore[reportPrivateUsage]
