@@ -80,6 +80,12 @@ def test_an_installed_package_is_used_without_importing_it(package, monkeypatch,
     assert "some_package" not in sys.modules and not cache.exists()
 
 
+def test_a_file_of_another_size_is_not_found(package):
+    package()
+    download("smollm2").write_bytes(CONTENT[:-1])
+    assert find("smollm2") is None
+
+
 def test_a_spoilt_file_in_the_cache_is_replaced(package, cache):
     package()
     path = download("smollm2")
