@@ -97,7 +97,9 @@ def _processor(model: bytes) -> "SentencePieceProcessor":
         from sentencepiece import SentencePieceProcessor
     except ModuleNotFoundError as error:
         raise UserError('SentencePiece models need the book extra: pip install -e ".[book]".') from error
-    return SentencePieceProcessor(model_proto=model)
+    processor = SentencePieceProcessor()
+    processor.LoadFromSerializedProto(model)  # which refuses an empty one; the constructor does not
+    return processor
 
 
 def _without_marks(model: bytes) -> bytes:
