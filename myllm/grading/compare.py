@@ -23,6 +23,10 @@ class Failure(Exception):
     cause: BaseException | None = None
 
 
+class WrongType(Failure):
+    """The value is right; only the type of its numbers is not what was asked for."""
+
+
 class Shown(reprlib.Repr):
     """``repr`` that stays short and shows a large tensor by its shape."""
 
@@ -34,7 +38,7 @@ class Shown(reprlib.Repr):
     def repr1(self, x: Any, level: int) -> str:
         """One value; only exact built-in types and tensors show their contents."""
         if type(x) in (Tensor, torch.nn.Parameter):
-            return f"tensor({self.repr1(x.tolist(), 3)})" if x.numel() <= 9 else kind(x)
+            return f"tensor({self.repr1(x.tolist(), 3)})" if 0 < x.numel() <= 9 else kind(x)
         if callable(x):
             return getattr(x, "__name__", "a function")
         return super().repr1(x, level)
@@ -79,6 +83,30 @@ def plain(value: Any) -> Any:
     )
 
 
+def as_expected(got: Any, expected: Any) -> Any:
+    """``got`` with each number in the type that is expected there, where that keeps its value.
+
+    A 0-d tensor becomes a number and back, a whole float an int, a tensor takes the other dtype. Booleans
+    are no numbers.
+    """
+    if isinstance(expected, list | tuple) and type(got) is type(expected) and len(got) == len(expected):  # pyright: ignore[reportUnknownArgumentType]
+        return type(expected)(as_expected(*pair) for pair in zip(got, expected, strict=True))  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+    if isinstance(expected, dict) and isinstance(got, dict):
+        return {key: as_expected(item, expected.get(key)) for key, item in got.items()}  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType, reportUnknownMemberType]
+    if isinstance(got, Tensor) and got.dim() == 0 and type(expected) in (int, float):
+        got = got.item()
+    if isinstance(expected, Tensor) and expected.dim() == 0 and type(got) in (int, float):
+        got = torch.tensor(got)
+    if type(expected) is int and type(got) is float and got.is_integer():
+        return int(got)
+    if not isinstance(expected, Tensor) or not isinstance(got, Tensor) or got.shape != expected.shape:
+        return got
+    if torch.bool in (got.dtype, expected.dtype) or got.is_complex():
+        return got
+    cast = got.to(expected.dtype)
+    return cast if expected.is_floating_point() or bool((cast == got).all()) else got
+
+
 def difference(got: Any, expected: Any, tolerance: float | None = None, where: str = "") -> str | None:
     """Say how ``got`` differs from ``expected``, or nothing when it does not.
 
@@ -95,7 +123,8 @@ def difference(got: Any, expected: Any, tolerance: float | None = None, where: s
             return None
         return f"{at}expected {expected!r}, got {got!r} (error {abs(got - expected):.3g})"
     if type(got) is not type(expected):
-        return f"{at}expected {kind(expected)}, got {kind(got)}: {show(got)}"
+        value = "" if got is None else f": {show(got)}"
+        return f"{at}expected {kind(expected)}, got {kind(got)}{value}"
     if isinstance(expected, dict):
         return _dicts(got, expected, tolerance, where)  # pyright: ignore[reportUnknownArgumentType]
     if isinstance(expected, list | tuple):
