@@ -18,16 +18,26 @@ from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, overload
+from typing import Any, BinaryIO, NamedTuple, Protocol, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from myllm.files import BLOCK, StrPath, UserError, atomic_writer
-from myllm.tokenizers.base import Tokenizer
 
 MAGIC, VERSION = b"myllmtok", 1
 LAYOUT = struct.Struct("<8s 2I 3Q 32s 32s")  # little-endian; 104 bytes
+
+
+class Vocabulary(Protocol):
+    """What is needed of a tokenizer here: how many ids it has, and what each stands for."""
+
+    name: str
+    vocab_size: int
+
+    def decode_bytes(self, ids: Iterable[int], /) -> bytes:
+        """The bytes these ids stand for."""
+        ...
 
 
 class Header(NamedTuple):
@@ -54,7 +64,7 @@ class Header(NamedTuple):
     checksum: bytes
 
 
-def hash_vocabulary(tokenizer: Tokenizer) -> str:
+def hash_vocabulary(tokenizer: Vocabulary) -> str:
     """SHA-256 of what each id stands for, in order: 64 hexadecimal digits that name the vocabulary."""
     digest = hashlib.sha256()
     for i in range(tokenizer.vocab_size):
@@ -193,7 +203,7 @@ class Shards:
         UserError: No shards there; or they are torn, changed, incomplete or mixed; or from another tokenizer.
     """
 
-    def __init__(self, folder: StrPath, *, tokenizer: Tokenizer | None = None, verify: bool = True):
+    def __init__(self, folder: StrPath, *, tokenizer: Vocabulary | None = None, verify: bool = True):
         paths = sorted(Path(folder).glob("*.bin"))
         if not paths:
             raise UserError(f"There are no shards in {folder}; make some with `myllm data build`.")
