@@ -1,11 +1,13 @@
 // Brings the widgets of a built page to life: reads the state that the build wrote into the page and calls
-// each widget's own `render`. No request leaves the page, so it also works from a file.
+// each widget's own `render`. No request leaves the site, so it also works from a file.
 (() => {
   const TYPE = "application/vnd.jupyter.widget-";
+  // Where this file lies: a widget finds the site's own data beside it.
+  const STATIC = new URL(".", document.currentScript?.src || document.baseURI).href;
 
   // The part of a notebook's model that a widget uses; nothing is saved, because no kernel listens.
   function makeModel(state) {
-    const values = { ...state };
+    const values = { ...state, _static: STATIC };
     const listeners = new Map();
     const of = (event) => listeners.get(event) ?? listeners.set(event, new Set()).get(event);
     return {

@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .letter_heat_map import LetterHeatMap
     from .merge_stepper import MergeStepper
+    from .token_comparer import TokenComparer
     from .window_slider import WindowSlider
 
-__all__ = ["LetterHeatMap", "MergeStepper", "WindowSlider"]
+__all__ = ["LetterHeatMap", "MergeStepper", "TokenComparer", "WindowSlider"]
 
 _HOMES = {
     "LetterHeatMap": "letter_heat_map",
     "MergeStepper": "merge_stepper",
+    "TokenComparer": "token_comparer",
     "WindowSlider": "window_slider",
 }
 

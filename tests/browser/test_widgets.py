@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from myllm.tokenizers.pretrained import load_tokenizer
+from myllm.widgets.vocabularies import NAMES, vocabulary
+
 playwright = pytest.importorskip("playwright.sync_api")
 
 ROOT = Path(__file__).parents[2]
@@ -92,6 +95,15 @@ def slider(visit):
     widget = visit(path).get_by_role("group", name="Window slider", exact=True).first
     widget.wait_for()
     return widget, state
+
+
+@pytest.fixture
+def comparer(visit):
+    path, state = find("TokenComparer")
+    page = visit(path)
+    widget = page.get_by_role("group", name="Token comparer", exact=True).first
+    widget.wait_for()
+    return page, widget, state
 
 
 def sentence(widget) -> str:
@@ -279,7 +291,78 @@ def test_window_slider_by_dials_and_buttons(slider):
         assert forward.evaluate("button => button === document.activeElement")
 
 
-@pytest.mark.parametrize("name", ["LetterHeatMap", "MergeStepper", "WindowSlider"])
+def loaded_vocabularies(page) -> list[str]:
+    scripts = page.locator("script[src*='/vocabularies/']").evaluate_all("all => all.map(({ src }) => src)")
+    return [src.rpartition("/")[2] for src in scripts]
+
+
+def counts_said(widget) -> dict[str, int]:
+    return {name: int(n) for name, n in re.findall(r"([A-Z][\w -]+?) (?:needs )?(\d+)", sentence(widget))}
+
+
+def test_comparer_loads_vocabularies_when_first_used_and_encodes_as_the_package(comparer):
+    page, widget, state = comparer
+    assert loaded_vocabularies(page) == []
+    own = {state["name"]} if state["own"] else set()
+    assert set(counts_said(widget)) == own
+    text = "Größe 2023, 東京 🙂 don't"
+    widget.get_by_label("Your text", exact=True).fill(text)
+    widget.locator(".chips").nth(3 + len(own)).wait_for()
+    assert loaded_vocabularies(page) == ["gpt2.js", "mistral.js", "smollm2.js"]
+    counts = counts_said(widget)
+    names = {"GPT-2": "gpt2", "Mistral": "mistral", "SmolLM2": "smollm2"}
+    assert {name: counts[name] for name in names} == {
+        name: len(load_tokenizer(published).encode(text)) for name, published in names.items()
+    }
+    assert f" for {len(text.encode())} bytes" in sentence(widget)
+    for row in widget.locator(".tokenizers > li").all():
+        assert (
+            row.locator(".head")
+            .inner_text()
+            .split("\n")[1]
+            .startswith(f"{row.locator('.chip').count()} tokens, ")
+        )
+    widget.get_by_role("button", name="English").press("Enter")
+    assert widget.get_by_label("Your text", exact=True).input_value().startswith("All human beings")
+    assert len(loaded_vocabularies(page)) == 3  # each comes once
+    widget.get_by_label("Your text", exact=True).fill("")
+    assert sentence(widget) == "There is no text yet: type some to see its tokens."
+    widget.get_by_label("Your text", exact=True).fill("😀" * 600)
+    assert sentence(widget).endswith(" Only the first 500 characters of your 600 are used.")
+
+
+def test_comparer_without_a_vocabulary_says_so_and_shows_the_others(visit, tmp_path):
+    found, _ = find("TokenComparer")
+    for file in (found, SITE / "_static/widgets.js", *(SITE / "_static/vocabularies").glob("*2.js")):
+        copy = tmp_path / file.relative_to(SITE)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, copy)
+    path = tmp_path / found.relative_to(SITE)
+    others = r"<script(?![^>]*(?:widgets\.js|widget-(?:state|view)))[^>]*>.*?</script>"  # they lie elsewhere
+    path.write_text(re.sub(others, "", path.read_text(encoding="utf-8"), flags=re.S), encoding="utf-8")
+    page = visit(path)
+    widget = page.get_by_role("group", name="Token comparer", exact=True).first
+    widget.get_by_role("button", name="English").press("Enter")
+    widget.get_by_text("Its vocabulary is out of reach here.").wait_for()
+    widget.get_by_role("group", name="Tokens of SmolLM2").wait_for()
+    widget.get_by_role("group", name="Tokens of GPT-2").wait_for()
+    assert sentence(widget).endswith(" Out of reach here: the vocabulary of Mistral.")
+    assert {"GPT-2", "SmolLM2"} <= set(counts_said(widget))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_vocabularies_of_the_site_are_small_and_say_what_the_package_holds(name):
+    path = SITE / "_static/vocabularies" / f"{name}.js"
+    if not path.is_file():
+        absent("The built site has no vocabularies; run `make html` first.")
+    script = path.read_text(encoding="utf-8")
+    assert path.stat().st_size < 300_000
+    head, _, data = script.partition(" = ")
+    assert head == f"(globalThis.myllmVocabularies ??= {{}}).{name}"
+    assert json.loads(data.removesuffix(";\n")) == vocabulary(name)
+
+
+@pytest.mark.parametrize("name", ["LetterHeatMap", "MergeStepper", "TokenComparer", "WindowSlider"])
 def test_colours_are_the_books_and_nothing_sticks_out(visit, name):
     page = visit(find(name)[0])
     widget = page.locator(".myllm-widget").first

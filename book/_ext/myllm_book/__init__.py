@@ -1,5 +1,6 @@
 """The book's own Sphinx extension: figures, quizzes, exercise cards, clean notebooks, fresh outputs."""
 
+import json
 import os
 import re
 import shutil
@@ -12,6 +13,8 @@ from sphinx.application import Sphinx
 from sphinx.config import Config
 from sphinx.environment import BuildEnvironment
 from sphinx.errors import ExtensionError
+
+from myllm.widgets import vocabularies
 
 from . import directives, sources
 from .notebooks import clean_notebook
@@ -90,6 +93,18 @@ def publish_notebooks(app: Sphinx, exception: Exception | None) -> None:
             nbformat.write(notebook, folder / f"{chapter.stem}.ipynb")
 
 
+def publish_vocabularies(app: Sphinx, exception: Exception | None) -> None:
+    """Write the vocabularies that widgets load on demand: as scripts, which work from a disk too."""
+    if exception or app.builder.format != "html":
+        return
+    folder = Path(app.outdir) / "_static" / "vocabularies"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in vocabularies.NAMES:
+        data = json.dumps(vocabularies.vocabulary(name), ensure_ascii=False, separators=(",", ":"))
+        script = f"(globalThis.myllmVocabularies ??= {{}}).{name} = {data};\n"
+        (folder / f"{name}.js").write_text(script, encoding="utf-8")
+
+
 def skip_field(app: Sphinx, what: str, name: str, obj: object, skip: bool, options: object) -> bool | None:
     """Leave a named tuple's fields to the Attributes of its docstring."""
     return True if (getattr(obj, "__doc__", "") or "").startswith("Alias for field number") else None
@@ -107,4 +122,5 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("autodoc-skip-member", skip_field)
     app.connect("html-page-context", add_buttons, priority=900)
     app.connect("build-finished", publish_notebooks)
+    app.connect("build-finished", publish_vocabularies)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

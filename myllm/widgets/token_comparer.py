@@ -1,0 +1,70 @@
+"""One text through five tokenizers, encoded in the page as the reader types."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import traitlets
+
+from .base import Widget, source
+from .vocabularies import NAMES, merge_table, vocabulary
+
+MAX_CHARACTERS = 500
+
+
+class TokenComparer(Widget):
+    """Cuts a text into bytes and into the tokens of our own BPE, GPT-2, Mistral and SmolLM2.
+
+    The published vocabularies come when the reader first types or chooses a sentence: in the book from files
+    of the site, in a notebook from the kernel. Where one is out of reach, the others are shown.
+
+    Args:
+        text: What is first seen; the reader may replace it. At most 500 characters.
+        own: A trained `myllm.tokenizers.bpe.BPE` of some 4,096 ids, or None; its special tokens are not used.
+        name: What it is called.
+
+    Raises:
+        ValueError: If the text is out of bounds, `own` is no BPE that the page can run, or too large for it.
+    """
+
+    _esm = source("layout.mjs", "text.mjs", "token_comparer.mjs")
+
+    text = traitlets.Unicode().tag(sync=True)
+    own = traitlets.Dict().tag(sync=True)  # empty, or what `vocabulary` returns, with its pattern
+    name = traitlets.Unicode().tag(sync=True)
+
+    def __init__(
+        self,
+        text: str = "All human beings are born free and equal in dignity and rights.",
+        own: Any = None,
+        *,
+        name: str = "Our BPE",
+    ) -> None:
+        if not isinstance(text, str) or not 0 < len(text) <= MAX_CHARACTERS:  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ValueError(f"The text must be a string of 1 to {MAX_CHARACTERS} characters.")
+        super().__init__(text=text, own={} if own is None else _own(own), name=name)
+        self.on_msg(self._send_vocabulary)
+
+    def _send_vocabulary(self, _: object, message: dict[str, Any], buffers: object) -> None:
+        """Answer a notebook's page that asks for a vocabulary; without data where it is not to be had."""
+        if (name := message.get("vocabulary")) in NAMES:
+            try:
+                data = vocabulary(name)
+            except (ImportError, OSError):
+                data = None
+            self.send({"vocabulary": name, "data": data})
+
+    def __repr__(self) -> str:
+        return f"TokenComparer({len(self.text)} characters)"
+
+
+def _own(tokenizer: Any) -> dict[str, Any]:
+    """The merges of a `BPE`, as the page reads them."""
+    merges: dict[tuple[int, int], int] = getattr(tokenizer, "merges", {})
+    pattern: str = getattr(tokenizer, "pattern", "")
+    if not pattern or [*merges.values()] != [*range(256, 256 + len(merges))]:
+        raise ValueError("Our own tokenizer must be a BPE: bytes, then its merges in order.")
+    if re.search(r"\(\?i|[+*?]\+", pattern):
+        raise ValueError("A page cannot run the pattern of this BPE; train it with GPT2 or SMOLLM2.")
+    return {"bytes": [*range(256)], "pattern": pattern, **merge_table(merges, 256)}
