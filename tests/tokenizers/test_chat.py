@@ -172,7 +172,7 @@ def well_formed(messages: list[dict[str, str]]) -> bool:
 def test_ids_and_masks_equal_the_published_template(name: str, pair: tuple[Tokenizer, Any]):
     ours, library = pair
 
-    @settings(max_examples=120, derandomize=True, deadline=None)
+    @settings(max_examples=60, derandomize=True, deadline=None)
     @given(conversations())
     def equal(messages: list[dict[str, str]]):
         assume(well_formed(messages))
@@ -203,7 +203,7 @@ def test_smollm2_equals_its_published_template(smollm2: Tokenizer):
     library.add_special_tokens(list(SMOLLM2["special"]))
     fast = PreTrainedTokenizerFast(tokenizer_object=library)
 
-    @settings(max_examples=120, derandomize=True, deadline=None)
+    @settings(max_examples=60, derandomize=True, deadline=None)
     @given(conversations(), st.booleans())
     def equal(messages: list[dict[str, str]], prompt: bool):
         assume(well_formed(messages))
@@ -224,7 +224,7 @@ def test_golden_of_smollm2(smollm2: Tokenizer):
     assert smollm2.decode(ids) == GOLDENS["smollm2_chat"]["prompt"]
 
 
-@settings(max_examples=100, derandomize=True, deadline=None)
+@settings(max_examples=60, derandomize=True, deadline=None)
 @given(conversations())
 def test_llama2_equals_its_own_program(mistral: Any, library: Any, messages: list[dict[str, str]]):
     """Each exchange encoded by itself, with <s> and </s> around it, as the model's first program does."""
@@ -244,7 +244,7 @@ def test_llama2_equals_its_own_program(mistral: Any, library: Any, messages: lis
     assert render(messages, mistral, "llama2") == (want, want_mask)
 
 
-@settings(max_examples=100, derandomize=True, deadline=None)
+@settings(max_examples=60, derandomize=True, deadline=None)
 @given(conversations())
 def test_mistral_equals_its_own_program(mistral: Any, library: Any, messages: list[dict[str, str]]):
     """Each message encoded by itself; the system message in front of the first."""
@@ -294,7 +294,7 @@ def test_the_mask_covers_the_answers_and_their_end_tokens(name: str, pair: tuple
 def test_a_prompt_is_the_beginning_of_the_conversation(name: str, pair: tuple[Tokenizer, Any], mistral: Any):
     """So a model that was trained on the one can go on from the other, whatever the answer begins with."""
 
-    @settings(max_examples=60, derandomize=True, deadline=None)
+    @settings(max_examples=30, derandomize=True, deadline=None)
     @given(conversations())
     def begins(messages: list[dict[str, str]]):
         for one in [pair[0], *([mistral] if name in ("alpaca", "llama2", "mistral") else [])]:

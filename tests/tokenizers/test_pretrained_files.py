@@ -100,7 +100,7 @@ def any_model(draw: st.DrawFn) -> dict[str, Any]:
     return {"vocab": vocab, "merges": merges, "ignore_merges": draw(st.booleans())}
 
 
-@settings(max_examples=300, derandomize=True, deadline=None)
+@settings(max_examples=150, derandomize=True, deadline=None)
 @given(any_model(), st.lists(st.text("abc d", max_size=12), min_size=10, max_size=10))
 def test_any_merges_and_any_ids(model: dict[str, Any], texts: list[str]):
     """Also without most bytes, and where two merges make the same token."""
