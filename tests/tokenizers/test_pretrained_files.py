@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tokenizers import Regex, models, pre_tokenizers, trainers
 
 from myllm import BPE, load_tokenizer
-from myllm.files import UserError
+from myllm.files import UserError, sha256
 from myllm.tokenizers.patterns import GPT2, GPT4
 from myllm.tokenizers.pretrained import ASSETS, decode_stream
 from myllm.tokenizers.published import PublishedBPE
@@ -313,3 +313,17 @@ def test_other_files_are_refused(tmp_path: Path):
     (tmp_path / "notes.txt").write_text("x")
     with pytest.raises(UserError, match=r"notes\.txt is no tokenizer; name a \.json or \.model file"):
         load_tokenizer(tmp_path / "notes.txt")
+
+
+# What comes with the package
+
+
+def test_every_vocabulary_stands_in_the_attribution_with_its_checksum():
+    rows = (ASSETS / "ATTRIBUTION.md").read_text("utf-8").splitlines()
+    listed = {row.split("|")[1].strip(): row for row in rows if row.startswith("| ") and "`" in row}
+    files = {path.relative_to(ASSETS).as_posix(): path for path in ASSETS.rglob("*") if path.is_file()}
+    del files["ATTRIBUTION.md"]
+    assert files.keys() == listed.keys()
+    for name, path in files.items():
+        assert f"`{sha256(path)}`" in listed[name]
+    assert sum(path.stat().st_size for path in files.values()) < 2_500_000
