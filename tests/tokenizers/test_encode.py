@@ -1,5 +1,6 @@
 """Encoding: rank order, bounded work, special tokens, batches, decoding."""
 
+import random
 import weakref
 from collections.abc import Iterator
 from itertools import pairwise
@@ -43,7 +44,7 @@ def any_merges(draw: st.DrawFn) -> dict[tuple[int, int], int]:
     return merges
 
 
-@settings(max_examples=500, derandomize=True, deadline=None)
+@settings(max_examples=400, derandomize=True, deadline=None)
 @given(st.text("ab", max_size=30), any_merges())
 def test_encode_chunk_merges_the_lowest_rank_first(chunk: str, merges: dict[tuple[int, int], int]):
     before = dict(merges)
@@ -80,11 +81,11 @@ class Counted(dict[tuple[int, int], int]):
         return super().get(*args)  # pyright: ignore
 
 
-@pytest.mark.parametrize(("unit", "n"), [("a", 200_000), ("theatre", 1_000_000)])
-def test_a_megabyte_without_a_space_costs_bounded_work(unit: str, n: int):
+@pytest.mark.parametrize(("letters", "n"), [("a", 50_000), ("abcdehnorstw", 1_000_000)])
+def test_a_megabyte_without_a_space_costs_bounded_work(letters: str, n: int):
     # n bytes make at most n - 1 merges, and each looks at two new pairs; two lookups a pair.
-    bpe = BPE.train(TEXT + unit * 70, 300)
-    chunk = (unit * n)[:n].encode()
+    bpe = BPE.train(TEXT + letters * 70, 290)
+    chunk = "".join(random.Random(0).choices(letters, k=n)).encode()
     merges = Counted(bpe.merges)
     merges.limit = 6 * n
     assert bpe.decode_bytes(encode_chunk(chunk, merges)) == chunk

@@ -83,7 +83,7 @@ def test_lone_surrogates_become_the_replacement_character(trained: dict[str, BPE
     assert trained["gpt4"].decode(trained["gpt4"].encode(text)) == expected
 
 
-@settings(max_examples=1500, derandomize=True, deadline=None)
+@settings(max_examples=1000, derandomize=True, deadline=None)
 @given(texts, st.sampled_from([*PATTERNS]), st.integers(0, 3))
 def test_tiktoken_gives_the_same_ids(
     trained: dict[str, BPE],
@@ -126,7 +126,7 @@ ORACLES = {
 
 
 @pytest.mark.parametrize("pattern", ORACLES, ids=["gpt2", "smollm2"])
-@settings(max_examples=700, derandomize=True, deadline=None)
+@settings(max_examples=500, derandomize=True, deadline=None)
 @given(text=texts)
 def test_chunks_equal_those_of_hugging_face(pattern: str, text: str):
     theirs = [text[start:end] for _, (start, end) in ORACLES[pattern].pre_tokenize_str(text)]
@@ -140,7 +140,7 @@ CL100K = (
 )
 
 
-@settings(max_examples=400, derandomize=True, deadline=None)
+@settings(max_examples=300, derandomize=True, deadline=None)
 @given(texts)
 @example("a\n  ")
 @example("x  \r\n\r\n \t y'LLs 12345!\n\n")
@@ -158,7 +158,7 @@ def test_chunks_equal_those_of_gpt4(text: str):
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)
-@settings(max_examples=500, derandomize=True, deadline=None)
+@settings(max_examples=300, derandomize=True, deadline=None)
 @given(whole=texts, step=st.integers(1, 10), size=st.integers(1, 20))
 def test_pieces_end_where_chunks_end(pattern: str, whole: str, step: int, size: int):
     parts = [whole[i : i + step] for i in range(0, len(whole), step)]
