@@ -76,7 +76,8 @@ def test_the_training_documents_are_read_once_and_one_at_a_time():
             read.append(i)
             yield Document(f"{i}", f"this is document number {i}")
 
-    assert contamination(train(), [Document("t", "document number 3")]) == {"t": 1}
+    test = [Document("short", "document number 3"), Document("long", "document " * 20)]
+    assert contamination(train(), test) == {"short": 1, "long": 0}
     assert read == [0, 1, 2, 3, 4]
 
 
