@@ -1,5 +1,7 @@
 """``myllm exercises``: list, start, check, hint, solution, report."""
 
+import secrets
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +13,7 @@ from tyro.conf import Positional, arg
 from myllm.files import UserError, atomic_write
 from myllm.grading import Exercise, catalogue, progress
 from myllm.grading.client import Worker
-from myllm.grading.report import WORDS, Format, render
+from myllm.grading.report import Format, random_failed, render
 from myllm.grading.results import Result
 
 Folder = Annotated[str, arg(metavar="DIR")]
@@ -45,9 +47,10 @@ class List:
         table = Table("Exercise", "Title", "Points", "Minutes", "Difficulty", "State", box=None)
         for one, result in zip(exercises, results, strict=True):
             points = f"{result.earned}/{one.points}" if result.status != "not started" else str(one.points)
-            state = WORDS[result.status]
-            table.add_row(one.id, one.title, points, str(one.minutes), "•" * one.difficulty, state)
+            table.add_row(one.id, one.title, points, str(one.minutes), "•" * one.difficulty, result.status)
         Console(highlight=False).print(table)
+        if _foreign(Path(self.dir)):
+            print(f"\nNo state: {_foreign(Path(self.dir))}")
         return 0
 
 
@@ -88,7 +91,7 @@ class Start:
 
 @dataclass(frozen=True)
 class Check:
-    """Check your answers; the exit code is 1 while anything asked for is unsolved.
+    """Check your answers; the exit code is 1 while anything asked for is not passed.
 
     Examples:
         myllm exercises check 03
@@ -104,7 +107,7 @@ class Check:
     dir: Folder = "."
     """Folder of your answers."""
     seed: Annotated[int | None, arg(metavar="N")] = None
-    """Seed of the random cases; a failed check names the one it used."""
+    """Seed of the random cases; after a failed check the report names the one it used."""
     watch: bool = False
     """Check again whenever a file is saved, until Ctrl-C."""
     format: Format = "text"
@@ -136,12 +139,13 @@ class Check:
 
     def _check(self, worker: Worker, chosen: list[Exercise]) -> int:
         results, broken = list[Result](), dict[str, str]()
+        seed = secrets.randbelow(10**6) if self.seed is None else self.seed
         for one in chosen:
             path = Path(self.dir) / one.file
             if one.file in broken:  # its file does not load; there is no need to see that again
                 result = Result.failed(one, broken[one.file], whole_file=True)
             elif path.is_file():
-                result = worker.check_file(one, path, self.seed)
+                result = worker.check_file(one, path, seed)
             else:
                 result = Result.unstarted(one)
             if result.error:
@@ -149,6 +153,9 @@ class Check:
             results.append(result)
         progress.record(Path(self.dir), results, _all())
         print(render(results, self.format), flush=True)
+        if random_failed(results):
+            told = sys.stdout if self.format == "text" else sys.stderr
+            print(f"The same random cases again: --seed {seed}", file=told, flush=True)
         return int(any(one.status != "passed" for one in results))
 
 
@@ -158,17 +165,22 @@ class Hint:
 
     Examples:
         myllm exercises hint 03.2
-        myllm exercises hint 03.2 --level 3
+        myllm exercises hint 03.2 3
     """
 
     exercise: Number
     """The exercise, such as 03.2."""
-    level: Literal[1, 2, 3] = 1
+    number: Annotated[Literal[1, 2, 3], Positional, arg(metavar="[1|2|3]")] = 1
     """How much is said."""
+    level: Annotated[Literal[1, 2, 3] | None, arg(metavar="1|2|3")] = None
+    """The same by name."""
 
     def run(self) -> int:
         """Print the hint."""
-        print(catalogue.hints(_one(self.exercise))[self.level - 1])
+        one, level = _one(self.exercise), self.level or self.number
+        print(catalogue.hints(one)[level - 1])
+        if level < 3:
+            print(f"\nHint {level} of 3; the next one: myllm exercises hint {one.id} {level + 1}")
         return 0
 
 
@@ -205,6 +217,8 @@ class Report:
 
     def run(self) -> int:
         """Print the report."""
+        if problem := _foreign(Path(self.dir)):
+            raise UserError(problem)
         print(render(progress.read(Path(self.dir), _all()), self.format))
         return 0
 
@@ -218,6 +232,13 @@ def _one(name: str) -> Exercise:
     if "." not in name:
         raise UserError(f"{name} is a chapter; name one exercise, such as {chosen[0].id}.")
     return chosen[0]
+
+
+def _foreign(folder: Path) -> str:
+    """What to say about a folder that holds neither answers nor progress; nothing about others."""
+    if progress.progress_path(folder).exists() or any((folder / one.file).is_file() for one in _all()):
+        return ""
+    return f"{folder.absolute()} holds no answers; `myllm exercises start DIR` makes them, --dir names them."
 
 
 def _saved(folder: Path, files: set[str]) -> list[int]:

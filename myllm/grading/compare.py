@@ -2,7 +2,7 @@
 
 import math
 import reprlib
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -89,10 +89,12 @@ def as_expected(got: Any, expected: Any) -> Any:
     A 0-d tensor becomes a number and back, a whole float an int, a tensor takes the other dtype. Booleans
     are no numbers.
     """
-    if isinstance(expected, list | tuple) and type(got) is type(expected) and len(got) == len(expected):  # pyright: ignore[reportUnknownArgumentType]
-        return type(expected)(as_expected(*pair) for pair in zip(got, expected, strict=True))  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
-    if isinstance(expected, dict) and isinstance(got, dict):
-        return {key: as_expected(item, expected.get(key)) for key, item in got.items()}  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType, reportUnknownMemberType]
+    form = cast("Any", type(got))
+    if form in (list, tuple) and form is type(expected) and len(got) == len(expected):
+        values = [as_expected(*pair) for pair in zip(got, expected, strict=True)]
+        return values if form is list else tuple(values)
+    if form is dict and type(expected) is dict:
+        return {key: as_expected(item, cast("Any", expected).get(key)) for key, item in got.items()}
     if isinstance(got, Tensor) and got.dim() == 0 and type(expected) in (int, float):
         got = got.item()
     if isinstance(expected, Tensor) and expected.dim() == 0 and type(got) in (int, float):
@@ -103,8 +105,8 @@ def as_expected(got: Any, expected: Any) -> Any:
         return got
     if torch.bool in (got.dtype, expected.dtype) or got.is_complex():
         return got
-    cast = got.to(expected.dtype)
-    return cast if expected.is_floating_point() or bool((cast == got).all()) else got
+    moved = got.to(expected.dtype)
+    return moved if expected.is_floating_point() or bool((moved == got).all()) else got
 
 
 def difference(got: Any, expected: Any, tolerance: float | None = None, where: str = "") -> str | None:

@@ -2,16 +2,18 @@
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
 import torch
 
 from myllm.grading import Exercise
-from myllm.grading.compare import Failure
+from myllm.grading.catalogue import exercises
+from myllm.grading.compare import Failure, WrongType
 from myllm.grading.exam import Check, Exam, Rng
 from myllm.grading.guard import Guard, OutOfMemory, describe
-from myllm.grading.results import CheckResult, Result, clean
+from myllm.grading.results import KINDS, CheckResult, Result, clean
 
 
 def exam(id: str) -> Exam[...]:
@@ -38,6 +40,7 @@ def grade(
         tell: called with the name of each stage before it begins.
     """
     paper = exam(exercise.id)
+    siblings = [one for one in exercises().values() if one.file == exercise.file and one.id != exercise.id]
     guard = Guard(paper.forbidden)
     tell("load")
     try:
@@ -49,13 +52,11 @@ def grade(
         return Result.failed(exercise, message, paper.checks, whole_file=True)
     guard.restore()
 
-    def fenced(*args: Any) -> Any:
-        return guard.call(function, args)
-
-    fenced.__name__ = exercise.function
-    results, unstarted = list[CheckResult](), 0
+    fenced = _fenced(guard, function, exercise.function)
+    results, unstarted, mistyped = list[CheckResult](), 0, False
     for index, check in enumerate(paper.checks):
-        tell(f"{check.kind} check")
+        stage = f"check of the {KINDS[check.kind]}"
+        tell(stage)
         rng = Rng(f"{seed}/{exercise.id}/{index}")
         random.seed(seed)
         torch.manual_seed(seed)
@@ -63,20 +64,61 @@ def grade(
         try:
             check.run(fenced, rng)
         except OutOfMemory:
-            message = f"The memory limit was reached during the {check.kind} check."
+            message = f"The memory limit was reached during the {stage}."
             return Result.failed(exercise, message, paper.checks)
+        except WrongType as failure:  # costs one check only, the example as a rule
+            message = "" if mistyped else str(failure)
+            mistyped = True
         except Failure as failure:
             message = str(failure)
             cause = failure.cause
             unstarted += type(cause) is NotImplementedError and not str(cause)
         results.append(CheckResult(check.kind, check.weight, not message, clean(message)))
-    if unstarted and unstarted == sum(one.kind != "conduct" for one in results):
-        return Result.unstarted(exercise, paper.checks)
-    return Result(exercise.id, exercise.title, exercise.points, _conditions(results, guard, seed))
+    results = _conditions(results, guard)
+    if wrong := next((one for one in results if not one.passed), None):
+        if blame := _blame(siblings, function, guard, seed, tell):
+            results[results.index(wrong)] = replace(wrong, message=f"{wrong.message}\n{blame}")
+        elif unstarted and unstarted == sum(one.kind != "conduct" for one in results):
+            return Result.unstarted(exercise, paper.checks)
+    return Result(exercise.id, exercise.title, exercise.points, results)
 
 
-def _conditions(results: list[CheckResult], guard: Guard, seed: int) -> list[CheckResult]:
-    """Conduct and cost are worth nothing on a wrong answer; random checks name their seed."""
+def _blame(
+    siblings: list[Exercise],
+    function: Callable[..., Any],
+    guard: Guard,
+    seed: int,
+    tell: Callable[[str], None],
+) -> str:
+    """Say which other answers of the same file ``function`` calls that do not pass themselves."""
+    called = getattr(getattr(function, "__code__", None), "co_names", ())
+    told = list[str]()
+    for other in siblings:
+        answer = getattr(function, "__globals__", {}).get(other.function)
+        if other.function not in called or not callable(answer):
+            continue
+        tell(f"check of your {other.function}")
+        for check in Exam.all[other.id].checks:
+            try:
+                check.run(_fenced(guard, answer, other.function), Rng(f"{seed}/{other.id}"))
+            except WrongType:
+                continue
+            except (Failure, OutOfMemory):
+                told.append(f"Your {other.function} does not pass {other.id} yet; mend that first.")
+                break
+    return "\n".join(told)
+
+
+def _fenced(guard: Guard, function: Callable[..., Any], name: str) -> Callable[..., Any]:
+    def fenced(*args: Any) -> Any:
+        return guard.call(function, args)
+
+    fenced.__name__ = name
+    return fenced
+
+
+def _conditions(results: list[CheckResult], guard: Guard) -> list[CheckResult]:
+    """Conduct and cost are worth nothing on a wrong answer."""
     right = all(one.passed for one in results if one.kind == "oracle")
     final = list[CheckResult]()
     for one in results:
@@ -84,9 +126,7 @@ def _conditions(results: list[CheckResult], guard: Guard, seed: int) -> list[Che
         if one.kind == "conduct" and guard.used:
             message = f"{' and '.join(guard.used)} may not be used here: write this step yourself."
         elif one.kind in ("conduct", "cost") and not right:
-            message = "Counts once the oracle checks pass."
-        elif message and one.kind != "example":
-            message = f"{message}\nThe same cases again: --seed {seed}"
+            message = "Counts as soon as the random cases pass."
         final.append(CheckResult(one.kind, one.weight, not message, message))
     return final
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from myllm.grading.compare import Failure, difference, show
+from myllm.grading.compare import Failure, WrongType, as_expected, difference, show
 
 Function = Callable[..., Any]
 Cases = Callable[["Rng"], Iterator[tuple[Any, ...]]]
@@ -155,7 +155,7 @@ class Exam(Generic[P]):
         problems = [self._differ(*pair) for pair in zip(got, expected, strict=True)]
         first = next((index for index, problem in enumerate(problems) if problem), None)
         if first is None:
-            return
+            return _types(f, cases, got, expected, self.tolerance)
         told = f"{f.__name__}({', '.join(show(value) for value in cases[first])}): {problems[first]}"
         for label, (wrong, hint) in mistakes.items():
             if not any(
@@ -175,7 +175,19 @@ class Exam(Generic[P]):
             return f"expected {show(expected)}, the function {got.text}"
         if isinstance(expected, Raised):
             return f"expected {type(expected.error).__name__} to be raised, got {show(got)}"
-        return difference(got, expected, self.tolerance)
+        return difference(as_expected(got, expected), expected, self.tolerance)
+
+
+def _types(
+    f: Function, cases: list[tuple[Any, ...]], got: list[Any], expected: list[Any], tolerance: float | None
+) -> None:
+    """Refuse right values of a wrong type."""
+    for args, one, other in zip(cases, got, expected, strict=True):
+        if not isinstance(other, Raised) and (problem := difference(one, other, tolerance)):
+            told = f"{f.__name__}({', '.join(map(show, args))}): {problem}"
+            raise WrongType(
+                f"{told}\nThe values are right; only their type costs you the points of this check."
+            )
 
 
 def _outcome(f: Function, args: tuple[Any, ...]) -> Any:
@@ -196,8 +208,8 @@ def expect(condition: object, otherwise: str) -> None:
 
 
 def same(got: Any, expected: Any, what: str, tolerance: float | None = None) -> None:
-    """Fail the check where ``got`` differs from ``expected``; ``what`` names the case."""
-    if problem := difference(got, expected, tolerance):
+    """Fail the check where the value of ``got`` differs from ``expected``; ``what`` names the case."""
+    if problem := difference(as_expected(got, expected), expected, tolerance):
         raise Failure(f"{what}: {problem}")
 
 

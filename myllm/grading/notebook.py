@@ -1,6 +1,7 @@
 """Checking a function from a notebook cell; nothing here raises, so an unsolved chapter still runs."""
 
 import dis
+import secrets
 from collections.abc import Callable
 from functools import cache
 from html import escape
@@ -10,7 +11,7 @@ from typing import Any
 from myllm.grading.catalogue import exercises
 from myllm.grading.client import Worker
 from myllm.grading.progress import progress_path, record
-from myllm.grading.report import to_html, to_text
+from myllm.grading.report import random_failed, to_html, to_text
 from myllm.grading.results import Result
 
 # What the compiled body of a stub consists of.
@@ -66,13 +67,15 @@ def check(id: str, function: Callable[..., Any], *, seed: int | None = None) -> 
         )
     if not callable(function):
         return Card(None, f"check({id!r}, …) needs the function itself: check({id!r}, {exercise.function}).")
+    seed = secrets.randbelow(10**6) if seed is None else seed
     try:
         result = worker().check_function(exercise, function, seed)
         if progress_path(Path.cwd()).exists():
             record(Path.cwd(), [result], list(exercises().values()))
     except Exception as error:
         return Card(None, f"{id} could not be checked. {type(error).__name__}: {error}")
-    return Card(result)
+    again = f'The same random cases again: check("{id}", {exercise.function}, seed={seed})'
+    return Card(result, again if random_failed([result]) else "")
 
 
 def assert_solved(id: str, function: Callable[..., Any], *, seed: int | None = None) -> None:

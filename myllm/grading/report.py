@@ -6,7 +6,7 @@ from html import escape
 from typing import Any, Literal
 from xml.etree import ElementTree
 
-from myllm.grading.results import Result
+from myllm.grading.results import KINDS, CheckResult, Result
 
 Format = Literal["text", "json", "html", "junit"]
 
@@ -17,21 +17,32 @@ STYLE = {
     "failed": "var(--pst-color-danger, #d64545)",
     "not started": "var(--pst-color-text-muted, #868b93)",
 }
-WORDS = {"passed": "solved", "partial": "partly solved", "failed": "not solved", "not started": "not started"}
+# What is drawn from a seed.
+RANDOM = ("oracle", "edge", "property", "cost")
 
 
 def headline(result: Result) -> str:
     """One line: the exercise, its state, its points."""
-    about = f"{result.id} {result.title}: {WORDS[result.status]}"
+    about = f"{result.id} {result.title}: {result.status}"
     return about if result.status == "not started" else f"{about}, {result.earned} of {result.points} points"
 
 
 def reasons(result: Result) -> list[tuple[str, str]]:
     """What did not pass and why; a reason that is the same for all checks stands once."""
-    failed = [(f"{one.kind} ({one.weight:g})", one.message) for one in result.checks if not one.passed]
+    failed = [(_label(one), one.message) for one in result.checks if not one.passed]
     if result.status == "not started":
         return []
     return [("", failed[0][1])] if len({message for _, message in failed}) == 1 < len(failed) else failed
+
+
+def _label(check: CheckResult) -> str:
+    return f"{KINDS.get(check.kind, check.kind)}, {check.weight:g} point{'s' * (check.weight != 1)}"
+
+
+def random_failed(results: Sequence[Result]) -> bool:
+    """Whether a check of random cases did not pass, so that its seed is worth naming."""
+    ran = [one for one in results if one.status in ("partial", "failed") and not one.error]
+    return any(check.kind in RANDOM and not check.passed for one in ran for check in one.checks)
 
 
 def to_text(result: Result) -> str:
@@ -93,8 +104,8 @@ def to_junit(results: Sequence[Result]) -> str:
 
 def total(results: Sequence[Result]) -> str:
     """The closing line."""
-    report, solved = to_json(results), sum(one.status == "passed" for one in results)
-    return f"{solved} of {len(results)} exercises solved, {report['earned']} of {report['points']} points"
+    report, passed = to_json(results), sum(one.status == "passed" for one in results)
+    return f"{passed} of {len(results)} exercises passed, {report['earned']} of {report['points']} points"
 
 
 def render(results: Sequence[Result], format: Format) -> str:
@@ -112,11 +123,4 @@ def render(results: Sequence[Result], format: Format) -> str:
             "</style></head>\n"
             f"<body><h1>Exercises</h1><p>{total(results)}.</p>\n{cards}\n</body></html>"
         )
-    texts, told = list[str](), set[str]()
-    for one in results:
-        if one.error and one.error in told:  # said once for the whole file
-            texts.append(headline(one))
-            continue
-        told.add(one.error)
-        texts.append(to_text(one))
-    return "\n".join([*texts, "", f"{total(results)}."])
+    return "\n".join([*map(to_text, results), "", f"{total(results)}."])

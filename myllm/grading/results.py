@@ -8,6 +8,15 @@ from typing import Any, Protocol
 from myllm.grading import Exercise
 
 NOT_STARTED = "Not started."
+# The kinds of checks in a learner's words.
+KINDS = {
+    "example": "example",
+    "oracle": "random cases",
+    "edge": "special cases",
+    "property": "rule",
+    "cost": "amount of work",
+    "conduct": "forbidden names",
+}
 LONGEST = 2000  # characters of a message
 STRANGE = re.compile(r"[^\t\n\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 

@@ -44,10 +44,10 @@ def test_start_solve_and_check_in_an_empty_folder(installed: Path, tmp_path: Pat
     assert {path.name for path in empty.glob("*.py")} == stubs
     assert myllm("check", "01.1") == (
         1,
-        "01.1 Count bigrams: not started\n\n0 of 1 exercises solved, 0 of 5 points.\n",
+        "01.1 Count bigrams: not started\n\n0 of 1 exercises passed, 0 of 5 points.\n",
     )
     for path in (installed / "myllm/grading/solutions").glob("ch*.py"):
         shutil.copy(path, empty)
     code, out = myllm("check", "01.1")
-    assert code == 0 and "01.1 Count bigrams: solved" in out
+    assert code == 0 and "01.1 Count bigrams: passed" in out
     assert myllm("hint", "01.1")[0] == 0

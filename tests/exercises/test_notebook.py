@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from myllm import course
 from myllm.grading import notebook
 from myllm.grading.client import Worker
 from myllm.grading.notebook import Card, assert_solved, check, is_stub
@@ -48,14 +49,16 @@ def test_a_stub_gives_a_fixed_card_and_starts_no_worker(monkeypatch: pytest.Monk
 def test_a_solved_card_is_fixed() -> None:
     cards = [check("01.1", right) for _ in range(2)]
     points = cards[0].result and cards[0].result.points
-    assert repr(cards[0]) == repr(cards[1]) == f"01.1 Count bigrams: solved, {points} of {points} points"
+    assert repr(cards[0]) == repr(cards[1]) == f"01.1 Count bigrams: passed, {points} of {points} points"
     assert cards[0]._repr_html_() == cards[1]._repr_html_()
 
 
 def test_a_wrong_answer_is_named() -> None:
     card = check("01.1", swapped, seed=3)
-    assert "rows and columns swapped" in repr(card) and "--seed 3" in repr(card)
+    assert "rows and columns swapped" in repr(card) and "--seed" not in repr(card)
+    assert repr(card).endswith('The same random cases again: check("01.1", bigram_counts, seed=3)')
     assert "rows and columns swapped" in card._repr_html_()
+    assert repr(course.check("01.1", swapped, seed=3)) == repr(card)
 
 
 def test_a_closure_travels() -> None:

@@ -73,7 +73,7 @@ def test_endless_loop(short: Worker) -> None:
 
     result = survives(short, answer)
     assert "time limit was reached" in result.checks[0].message
-    assert "example check" in result.checks[0].message
+    assert "check of the example" in result.checks[0].message
 
 
 def test_endless_loop_that_ignores_signals_and_exceptions(short: Worker) -> None:
@@ -300,7 +300,6 @@ def test_the_seed_reproduces_a_failed_check_word_for_word(short: Worker) -> None
     first, again, other = (short.check_function(COUNTS, answer, seed) for seed in (11, 11, 12))
     assert first == again
     assert first.checks[1].message != other.checks[1].message
-    assert "--seed 11" in first.checks[1].message
 
 
 def test_fresh_seeds_differ(short: Worker) -> None:

@@ -2,37 +2,25 @@
 
 import math
 from collections.abc import Iterator
-from itertools import pairwise
-from typing import cast
 
 import torch
 from torch import Tensor
 
+from myllm.grading.checks import ch01_answers as answers
 from myllm.grading.compare import kind
 from myllm.grading.exam import Exam, Function, Rng, expect, measure, same
 
-
-def naive_counts(text: str, alphabet: str) -> Tensor:
-    """Look at every pair in turn."""
-    rows = [[0] * len(alphabet) for _ in alphabet]
-    for previous, following in pairwise(text):
-        rows[alphabet.index(previous)][alphabet.index(following)] += 1
-    return torch.tensor(rows, dtype=torch.int64)
-
-
-def sorted_counts(text: str, alphabet: str) -> Tensor:
-    """Wrong: the alphabet in sorted order."""
-    return naive_counts(text, "".join(sorted(alphabet)))
-
-
-def seen_pairs(text: str, alphabet: str) -> Tensor:
-    """Wrong: what ``counts[a, b] += 1`` gives for repeated indices, each pair once."""
-    return naive_counts(text, alphabet).clamp(max=1)
-
-
+# In both checks, so that the torch error is explained wherever it shows.
+TOO_SMALL = {
+    "`bincount` and no `minlength`": (
+        answers.unpadded,
+        "Where the last character of the alphabet does not follow itself in the text, there are fewer counts "
+        "than the table has cells. Say `minlength=V * V`.",
+    ),
+}
 counts = Exam(
     "01.1",
-    naive_counts,
+    answers.naive_counts,
     hints=(
         "Give every character a number. What do `ids[:-1]` and `ids[1:]` hold, side by side?",
         "The section on counting pairs fills the same table in a loop; start from that loop.",
@@ -48,22 +36,39 @@ counts.example(1, ("abba", "ab"), torch.tensor([[0, 1], [1, 1]]))
     2,
     mistakes={
         "rows and columns swapped": (
-            lambda text, alphabet: naive_counts(text, alphabet).T,
+            lambda text, alphabet: answers.naive_counts(text, alphabet).T,
             "The row is the previous character, the column the next one.",
         ),
-        "the alphabet sorted first": (sorted_counts, "Keep the alphabet in the order in which it is given."),
+        "the alphabet sorted first": (
+            answers.sorted_counts,
+            "Keep the alphabet in the order in which it is given.",
+        ),
         "every pair counted once only": (
-            seen_pairs,
+            answers.seen_pairs,
             "With repeated indices `counts[a, b] += 1` adds only once; loop, or accumulate.",
         ),
         "the last character followed by the first": (
-            lambda text, alphabet: naive_counts(text + text[:1], alphabet),
+            lambda text, alphabet: answers.naive_counts(text + text[:1], alphabet),
             "The last character has no next one; N characters hold N − 1 pairs.",
         ),
+        "only every second pair counted": (
+            lambda text, alphabet: sum(
+                (answers.naive_counts(text[i : i + 2], alphabet) for i in range(2, len(text), 2)),
+                answers.naive_counts(text[:2], alphabet),
+            ),
+            "Pairs overlap: each character but the ends is the next one of a pair and begins another.",
+        ),
+        "overlapping pairs left out": (
+            lambda text, alphabet: torch.tensor([[text.count(a + b) for b in alphabet] for a in alphabet]),
+            "`aaa` holds the pair `aa` twice, but `str.count` finds it once. Go through the places instead.",
+        ),
+        **TOO_SMALL,
     },
 )
 def random_texts(rng: Rng) -> Iterator[tuple[str, str]]:
-    """Texts over alphabets in no particular order."""
+    """A short text in which every mistake shows, then texts over alphabets in no particular order."""
+    c, b, a = sorted(rng.sample("abcdefghij", 3))
+    yield a * 3 + b + c + a + b, a + b + c
     for size in (2, 3, 5, 9):
         alphabet = "".join(rng.sample("abcdefghij .!é\n", size))
         yield "".join(rng.choices(alphabet, k=rng.randint(20, 60))), alphabet
@@ -78,83 +83,10 @@ def total(f: Function, rng: Rng) -> None:
     expect(int(found.sum()) == len(text) - 1, f"{len(text)} characters gave a sum of {int(found.sum())}")
 
 
-@counts.edge(1)
+@counts.edge(1, mistakes=TOO_SMALL)
 def short_texts(rng: Rng) -> Iterator[tuple[str, str]]:
     """No pair at all, or one."""
     yield from [("", "ab"), ("b", "ab"), ("ba", "ab"), ("aa", "a")]
-
-
-def nats(probabilities: Tensor, ids: Tensor) -> list[float]:
-    """The negative log-likelihood of each predicted character, one after the other."""
-    table, text = cast("list[list[float]]", probabilities.tolist()), cast("list[int]", ids.tolist())
-    if len(text) < 2:
-        raise ValueError("nothing to predict")
-    return [-math.log(table[a][b]) if table[a][b] else math.inf for a, b in pairwise(text)]
-
-
-def naive_score(probabilities: Tensor, ids: Tensor) -> tuple[float, float]:
-    """Average by hand."""
-    values = nats(probabilities, ids)
-    mean = sum(values) / len(values)
-    return mean, math.exp(mean)
-
-
-def base_two(probabilities: Tensor, ids: Tensor) -> tuple[float, float]:
-    """Wrong: bits instead of nats, but the exponential of e."""
-    bits = naive_score(probabilities, ids)[0] / math.log(2)
-    return bits, math.exp(bits)
-
-
-def bits(probabilities: Tensor, ids: Tensor) -> tuple[float, float]:
-    """Wrong: bits instead of nats; the perplexity is right."""
-    mean, perplexity = naive_score(probabilities, ids)
-    return mean / math.log(2), perplexity
-
-
-def power_of_two(probabilities: Tensor, ids: Tensor) -> tuple[float, float]:
-    """Wrong: nats, but a power of 2."""
-    mean = naive_score(probabilities, ids)[0]
-    return mean, 2**mean
-
-
-def summed(probabilities: Tensor, ids: Tensor) -> tuple[float, float]:
-    """Wrong: no mean at all."""
-    total = sum(nats(probabilities, ids))
-    return total, math.exp(total)
-
-
-def summed_perplexity(probabilities: Tensor, ids: Tensor) -> tuple[float, float]:
-    """Wrong: the mean is returned, and the sum goes into the exponential."""
-    values = nats(probabilities, ids)
-    return sum(values) / len(values), math.exp(sum(values))
-
-
-def divided_by_length(probabilities: Tensor, ids: Tensor) -> tuple[float, float]:
-    """Wrong: N instead of N - 1 predictions."""
-    mean = sum(nats(probabilities, ids)) / len(ids)
-    return mean, math.exp(mean)
-
-
-def mean_probability(probabilities: Tensor, ids: Tensor) -> tuple[float, float]:
-    """Wrong: first the mean, then the logarithm."""
-    values = [math.exp(-value) for value in nats(probabilities, ids)]
-    mean = sum(values) / len(values)
-    return (-math.log(mean), 1 / mean) if mean else (math.inf, math.inf)
-
-
-def multiplied(probabilities: Tensor, ids: Tensor) -> tuple[float, float]:
-    """Wrong: the product of the probabilities, which underflows to 0."""
-    values = nats(probabilities, ids)
-    product = math.prod(math.exp(-value) for value in values)
-    mean = -math.log(product) / len(values) if product else math.inf
-    return mean, math.exp(mean)
-
-
-def possible_only(probabilities: Tensor, ids: Tensor) -> tuple[float, float]:
-    """Wrong: impossible pairs are passed over."""
-    values = [value for value in nats(probabilities, ids) if value < math.inf]
-    mean = sum(values) / max(1, len(values))
-    return mean, math.exp(mean)
 
 
 def random_table(rng: Rng, size: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -164,7 +96,7 @@ def random_table(rng: Rng, size: int, dtype: torch.dtype = torch.float32) -> Ten
 
 score = Exam(
     "01.2",
-    naive_score,
+    answers.naive_score,
     hints=(
         "Which number of the table is the probability of the second character? Of the third? The model has "
         "nothing to say about the first.",
@@ -185,40 +117,46 @@ score.example(
     2,
     mistakes={
         "rows and columns swapped": (
-            lambda probabilities, ids: naive_score(probabilities.T, ids),
+            lambda probabilities, ids: answers.naive_score(probabilities.T, ids),
             "Which index comes first, the previous character or the next one?",
         ),
         "the minus sign missing": (
             lambda probabilities, ids: (
-                -naive_score(probabilities, ids)[0],
-                1 / naive_score(probabilities, ids)[1],
+                -answers.naive_score(probabilities, ids)[0],
+                1 / answers.naive_score(probabilities, ids)[1],
             ),
             "Logarithms of probabilities are negative; what is the sign of a *negative* log-likelihood?",
         ),
         "logarithms to base 2, then e to their power": (
-            base_two,
+            answers.base_two,
             "Nats are natural logarithms: look at which logarithm you call.",
         ),
-        "bits instead of nats": (bits, "Your perplexity is right. In which unit is your first number?"),
+        "bits instead of nats": (
+            answers.bits,
+            "Your perplexity is right. In which unit is your first number?",
+        ),
         "2 to the power of a mean in nats": (
-            power_of_two,
+            answers.power_of_two,
             "Your first number is right. The exponential has to undo the logarithm that you took.",
         ),
-        "the sum instead of the mean": (summed, "Look at *per predicted character* in the specification."),
+        "the sum instead of the mean": (
+            answers.summed,
+            "Look at *per predicted character* in the specification.",
+        ),
         "the exponential of the sum": (
-            summed_perplexity,
+            answers.summed_perplexity,
             "Your first number is right. The perplexity comes from that number, not from the sum.",
         ),
         "a division by the number of characters": (
-            divided_by_length,
+            answers.divided_by_length,
             "How many of the N characters did the model have to predict?",
         ),
         "the last character followed by the first": (
-            lambda probabilities, ids: naive_score(probabilities, torch.cat([ids, ids[:1]])),
+            lambda probabilities, ids: answers.naive_score(probabilities, torch.cat([ids, ids[:1]])),
             "Nothing follows the last character; look at what your shifted ids hold at the end.",
         ),
         "the logarithm of the mean probability": (
-            mean_probability,
+            answers.mean_probability,
             "Look at the order: the mean is taken over the logarithms.",
         ),
     },
@@ -242,8 +180,12 @@ def uniform(f: Function, rng: Rng) -> None:
 @score.edge(
     0.5,
     mistakes={
-        "impossible pairs left out of the mean": (
-            possible_only,
+        "infinite terms left out of the mean": (
+            lambda probabilities, ids: answers.possible_only(probabilities, ids, share=False),
+            "One impossible pair makes the whole text impossible: let the logarithm of 0 have its effect.",
+        ),
+        "infinite terms turned into zeros": (
+            answers.possible_only,
             "One impossible pair makes the whole text impossible: let the logarithm of 0 have its effect.",
         ),
     },
@@ -253,14 +195,13 @@ def impossible_pairs(rng: Rng) -> Iterator[tuple[Tensor, Tensor]]:
     table = torch.tensor([[0.0, 1.0], [0.5, 0.5]])
     yield table, torch.tensor([0, 1, 0, 0])
     yield table, torch.tensor([0, 1])
-    yield table, torch.tensor([0, 0])
 
 
 @score.edge(
     0.5,
     mistakes={
         "the probabilities multiplied before the logarithm": (
-            multiplied,
+            answers.multiplied,
             "A product of thousands of probabilities is too small for a float and becomes 0. "
             "What is the logarithm of a product?",
         ),
@@ -273,9 +214,10 @@ def long_text(rng: Rng) -> Iterator[tuple[Tensor, Tensor]]:
 
 @score.edge(0.5)
 def short_texts_scored(rng: Rng) -> Iterator[tuple[Tensor, Tensor]]:
-    """One prediction or none; and a table that is a view."""
+    """One prediction, possible or not, or none; and a table that is a view."""
     table = torch.tensor([[0.25, 0.75], [0.5, 0.5]])
     yield table, torch.tensor([1, 0])
+    yield torch.tensor([[0.0, 1.0], [0.5, 0.5]]), torch.tensor([0, 0])
     yield table, torch.tensor([1])
     yield table, torch.tensor([], dtype=torch.int64)
     yield random_table(rng, 3).T.softmax(0).T, rng.integers(0, 3, 20)[::2]
@@ -298,31 +240,9 @@ def few_operations(f: Function, rng: Rng) -> None:
 score.conduct(0.5, "myllm.evaluation.*", "torch.nn.functional.cross_entropy", "torch.nn.functional.nll_loss")
 
 
-def naive_smoothed(counts: Tensor, alpha: float) -> Tensor:
-    """Row by row, number by number."""
-    table = list[list[float]]()
-    for row in cast("list[list[int]]", counts.tolist()):
-        raised = [count + alpha for count in row]
-        total = sum(raised)
-        table.append([value / total for value in raised] if total else [1 / len(row)] * len(row))
-    return torch.tensor(table, dtype=torch.float32)
-
-
-def unseen_only(counts: Tensor, alpha: float) -> Tensor:
-    """Wrong: alpha stands in for the zeros only."""
-    raised = torch.where(counts == 0, alpha, counts.double())
-    return (raised / raised.sum(1, keepdim=True)).float()
-
-
-def empty_rows(counts: Tensor, alpha: float, fill: float) -> Tensor:
-    """Wrong: another value than 1 / V in rows without any count."""
-    empty = (counts.sum(1, keepdim=True) + alpha) == 0
-    return torch.where(empty, fill, naive_smoothed(counts, alpha))
-
-
 smoothing = Exam(
     "01.3",
-    naive_smoothed,
+    answers.naive_smoothed,
     hints=(
         "Add first. How large is each row's sum then, and what do you get when you divide a row by its sum?",
         "The section on pairs never seen has the formula; `keepdim=True` keeps the sums as a column. "
@@ -348,7 +268,7 @@ smoothing.example(1, (torch.tensor([[5, 1], [0, 0]]), 1.0), torch.tensor([[0.75,
             "How many counts of a row were raised by alpha? All of them belong to its total.",
         ),
         "each column divided by its sum": (
-            lambda counts, alpha: naive_smoothed(counts.T, alpha).T,
+            lambda counts, alpha: answers.naive_smoothed(counts.T, alpha).T,
             "Which axis is the next character? Along that one the probabilities add up to 1.",
         ),
         "column j divided by the total of row j": (
@@ -360,15 +280,19 @@ smoothing.example(1, (torch.tensor([[5, 1], [0, 0]]), 1.0), torch.tensor([[0.75,
             "Each row is a distribution of its own; look at the `dim` of your sum.",
         ),
         "alpha given only to pairs that were never seen": (
-            unseen_only,
+            answers.unseen_only,
             "Every pair gets alpha, also those that were seen.",
         ),
+        "a softmax instead of a division": (
+            lambda counts, alpha: counts.float().softmax(1),
+            "Counts are no logits: no exponential is wanted. Divide each row by its sum.",
+        ),
         "an alpha of 1 whatever is given": (
-            lambda counts, alpha: naive_smoothed(counts, 1.0),
+            lambda counts, alpha: answers.naive_smoothed(counts, 1.0),
             "Look for the argument `alpha` in your formula.",
         ),
         "no alpha at all": (
-            lambda counts, alpha: naive_smoothed(counts, 0.0),
+            lambda counts, alpha: answers.naive_smoothed(counts, 0.0),
             "Look for the argument `alpha` in your formula.",
         ),
     },
@@ -407,11 +331,11 @@ def toward_uniform(f: Function, rng: Rng) -> None:
     1,
     mistakes={
         "zero divided by zero": (
-            lambda counts, alpha: empty_rows(counts, alpha, math.nan),
+            lambda counts, alpha: answers.empty_rows(counts, alpha, math.nan),
             "With alpha = 0 a row without counts has the total 0. The specification says what it becomes.",
         ),
         "rows of zeros left as they are": (
-            lambda counts, alpha: empty_rows(counts, alpha, 0.0),
+            lambda counts, alpha: answers.empty_rows(counts, alpha, 0.0),
             "With alpha = 0 a row without counts still has to sum to 1. The specification says how.",
         ),
     },

@@ -48,10 +48,12 @@ pairs_exam.example(1, ({(1, 2, 3): 5, (2, 3): 1},), {(1, 2): 5, (2, 3): 6})
             "Nothing is used up while you count: three equal ids have two neighbouring places.",
         ),
         "both orders of a pair counted as one": (
-            lambda words: answers.weighted(
-                words, lambda word: [(min(pair), max(pair)) for pair in pairwise(word)]
-            ),
+            lambda words: answers.weighted(words, answers.unordered),
             "(1, 2) and (2, 1) are two different pairs.",
+        ),
+        "only every second pair counted": (
+            lambda words: answers.weighted(words, answers.every_second),
+            "Pairs overlap: each id but the ends is the right one of a pair and the left one of another.",
         ),
         "the count of the last word that holds the pair": (
             answers.last_word_only,
@@ -219,14 +221,16 @@ encode_exam.example(1, (b"abc", {(97, 98): 257, (98, 99): 256}), [97, 256])
             answers.leftmost,
             "Where a pair stands does not matter. What decides which merge comes first?",
         ),
+        "the leftmost pair merged first, wherever it occurs": (
+            answers.leftmost_everywhere,
+            "Where a pair stands does not matter. What decides which merge comes first?",
+        ),
         "the longest token taken from the left": (
             answers.longest,
             "Encoding repeats the training, merge by merge. Which merge was learned first?",
         ),
         "the most frequent pair merged first": (
-            lambda chunk, merges: answers.chosen(
-                chunk, merges, lambda pair, ids: (-len(answers.places(ids, pair)), merges[pair])
-            ),
+            answers.most_frequent,
             "Frequency decided while the merges were learned. Now their new ids say which comes first.",
         ),
         "the highest new id merged first": (
@@ -342,9 +346,7 @@ special_exam.example(1, ("hi<|end|>", {"<|end|>": 300}, Spell()), [2, 104, 105, 
             "Are the tokens found at all? Print the pieces before you encode them.",
         ),
         "a shorter special token found first": (
-            lambda text, special, encode: answers.cut(
-                text, special, encode, choose=lambda found: min(found, key=len)
-            ),
+            answers.shortest_first,
             "Where one token begins with another, which of them does your search try first?",
         ),
         "special tokens read as regular expressions": (
@@ -401,9 +403,7 @@ def side_by_side(f: Function, rng: Rng) -> None:
     1.5,
     mistakes={
         "the longest token of the whole text cut first": (
-            lambda text, special, encode: answers.in_turn(
-                text, special, encode, sorted(special, key=len, reverse=True)
-            ),
+            answers.longest_first,
             "Read from left to right: a long token only wins over those that start at the same place.",
         ),
         "encode called on an empty text": (

@@ -35,6 +35,16 @@ def without_overlap(word: tuple[int, ...]) -> list[Pair]:
     return found
 
 
+def unordered(word: tuple[int, ...]) -> list[Pair]:
+    """Wrong: the smaller id first, whatever the order."""
+    return [(min(pair), max(pair)) for pair in pairwise(word)]
+
+
+def every_second(word: tuple[int, ...]) -> list[Pair]:
+    """Wrong: an id that was in a pair is used up."""
+    return list(zip(word[::2], word[1::2], strict=False))
+
+
 def last_word_only(words: Words) -> dict[Pair, int]:
     """Wrong: a later word overwrites what earlier ones have counted."""
     return {pair: n for word, n in words.items() for pair in pairwise(word)}
@@ -111,12 +121,22 @@ def chosen(
     return ids
 
 
+def most_frequent(chunk: bytes, merges: Merges) -> list[int]:
+    """Wrong: the order in which training chose."""
+    return chosen(chunk, merges, lambda pair, ids: (-len(places(ids, pair)), merges[pair]))
+
+
 def leftmost(chunk: bytes, merges: Merges) -> list[int]:
     """Wrong: always the first pair from the left, one place at a time."""
     ids = list(chunk)
     while at := [i for i, pair in enumerate(pairwise(ids)) if pair in merges]:
         ids[at[0] : at[0] + 2] = [merges[ids[at[0]], ids[at[0] + 1]]]
     return ids
+
+
+def leftmost_everywhere(chunk: bytes, merges: Merges) -> list[int]:
+    """Wrong: always the first pair from the left, at all its places."""
+    return chosen(chunk, merges, lambda pair, ids: 0)
 
 
 def longest(chunk: bytes, merges: Merges) -> list[int]:
@@ -172,6 +192,11 @@ def cut(
     return ids + (encode(piece) if piece else [])
 
 
+def shortest_first(text: str, special: dict[str, int], encode: Encode) -> list[int]:
+    """Wrong: the shortest token of those that start at one place."""
+    return cut(text, special, encode, choose=lambda found: min(found, key=len))
+
+
 def in_turn(text: str, special: dict[str, int], encode: Encode, tokens: list[str]) -> list[int]:
     """Wrong: the whole text is cut at the first token, then what is left at the next."""
     if not tokens:
@@ -180,6 +205,11 @@ def in_turn(text: str, special: dict[str, int], encode: Encode, tokens: list[str
     for i, piece in enumerate(text.split(tokens[0])):
         ids += [special[tokens[0]]] * (i > 0) + in_turn(piece, special, encode, tokens[1:])
     return ids
+
+
+def longest_first(text: str, special: dict[str, int], encode: Encode) -> list[int]:
+    """Wrong: the longest token of the whole text first, wherever it stands."""
+    return in_turn(text, special, encode, sorted(special, key=len, reverse=True))
 
 
 def by_pattern(
