@@ -92,7 +92,7 @@ def test_compiled_files_change_nothing(tree):
 
 def test_a_changed_notebook_is_kept(tmp_path, capsys):
     make_notebooks.main(tmp_path)
-    first, second = sorted(tmp_path.glob("*.ipynb"))
+    first, second, *_ = sorted(tmp_path.glob("*.ipynb"))
     notebook = nbformat.read(first, as_version=4)
     notebook.cells.append(v4.new_code_cell("mine = 1"))
     nbformat.write(notebook, first)
