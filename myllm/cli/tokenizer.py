@@ -6,11 +6,15 @@ import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, UseAppendAction, arg
 
 from myllm.files import Source, UserError, atomic_writer, read_text, read_text_blocks
+
+if TYPE_CHECKING:
+    from myllm.tokenizers.bpe import BPE
 
 File = Annotated[str, arg(metavar="PATH")]
 
@@ -67,6 +71,7 @@ class Encode:
         myllm tokenizer encode --tokenizer book.json 'To be, or not to be'
         myllm tokenizer encode --tokenizer book.json --file chapter.txt --json
         myllm tokenizer encode --tokenizer book.json < chapter.txt
+        myllm tokenizer encode --tokenizer book.json --pieces 'To be, or not to be'
     """
 
     tokenizer: File
@@ -75,16 +80,16 @@ class Encode:
     """The text; standard input without it and without --file."""
     file: Annotated[str | None, arg(metavar="PATH")] = None
     """A UTF-8 text file to encode."""
+    pieces: bool = False
+    """Print the text of each token instead of its id, as Python writes it; broken UTF-8 stays bytes."""
     json: bool = False
-    """Print one JSON array."""
+    """Print one JSON array; broken UTF-8 becomes U+FFFD."""
 
     def run(self) -> int:
         """Print the ids, piece by piece."""
-        from myllm.tokenizers.bpe import BPE
-
         if self.text is not None and self.file is not None:
             raise UserError("Give a text or --file, not both.")
-        bpe = BPE.load(self.tokenizer)
+        bpe = _load(self.tokenizer)
         source = _standard_input() if self.text is None and self.file is None else self.file
         pieces = [self.text or ""] if source is None else _pieces(source)
         before, between, after = ("[", ", ", "]\n") if self.json else ("", " ", "\n")
@@ -92,7 +97,7 @@ class Encode:
         gap = ""
         for piece in pieces:
             for i in bpe.encode(piece):
-                sys.stdout.write(f"{gap}{i}")
+                sys.stdout.write(f"{gap}{_written(bpe.tokens[i], self.json) if self.pieces else i}")
                 gap = between
         sys.stdout.write(after)
         return 0
@@ -116,9 +121,7 @@ class Decode:
 
     def run(self) -> int:
         """Print the text."""
-        from myllm.tokenizers.bpe import BPE
-
-        bpe = BPE.load(self.tokenizer)
+        bpe = _load(self.tokenizer)
         words = re.split(r"[\s,\[\]]+", " ".join(self.ids) if self.ids else read_text(_standard_input()))
         ids = [_id(word) for word in words if word]
         if self.json:
@@ -200,6 +203,24 @@ def _print(rows: list[dict[str, Any]]) -> None:
         rate = f"{row['bytes_per_token']:.2f}" if row["tokens"] else "–"
         table.add_row(row["tokenizer"], f"{row['vocab_size']:,}", f"{row['tokens']:,}", rate, pieces)
     Console(highlight=False).print(table)
+
+
+def _load(path: str) -> "BPE":
+    """The tokenizer of a file, named after it."""
+    from myllm.tokenizers.bpe import BPE
+
+    bpe = BPE.load(path)
+    bpe.name = Path(path).stem
+    return bpe
+
+
+def _written(token: bytes, as_json: bool) -> str:
+    """A token between quotes."""
+    if as_json:
+        return json.dumps(token.decode(errors="replace"))
+    with suppress(UnicodeDecodeError):
+        return repr(token.decode())
+    return repr(token)
 
 
 def _visible(piece: bytes) -> str:

@@ -186,6 +186,23 @@ def test_small_texts_on_the_command_line(tokenizer):
     assert run("tokenizer", "decode", *use, 195).stdout == b"\xc3"
 
 
+def test_pieces_are_the_text_of_the_ids(tokenizer):
+    use = ("--tokenizer", tokenizer, "--pieces")
+    text = "the licence's terms\n"
+    bpe = myllm.BPE.load(tokenizer)
+    pieces = [bpe.decode([i]) for i in bpe.encode(text)]
+    assert 1 < len(pieces) < len(text) and "".join(pieces) == text
+    assert json.loads(say("tokenizer", "encode", *use, text, "--json")) == pieces
+    assert say("tokenizer", "encode", *use, text) == " ".join(map(repr, pieces)) + "\n"
+    assert say("tokenizer", "encode", *use, "é") == "b'\\xc3' b'\\xa9'\n"
+    assert json.loads(say("tokenizer", "encode", *use, "é", "--json")) == ["\ufffd", "\ufffd"]
+
+
+def test_a_tokenizer_is_named_after_its_file(tokenizer):
+    where = f"outside the vocabulary of {Path(tokenizer).stem}, "
+    complain("tokenizer", "decode", "--tokenizer", tokenizer, "99999", why=where)
+
+
 def test_exercises_are_registered():
     assert "check" in say("exercises", "--help")
 
