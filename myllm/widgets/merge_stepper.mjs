@@ -71,9 +71,13 @@ const SHOWN = 8; // bars
 
 function render({ model, el }) {
   let text, merges, states, spelled;
-  const area = html("textarea", { rows: 3, spellcheck: "false", oninput: () => put(model, "text", area.value) });
+  const area = html("textarea", { rows: 3, spellcheck: "false", oninput: () => retrain(area.value) });
   const slider = html("input", { type: "range", min: 0, step: 1, oninput: () => go(slider.valueAsNumber) });
   const made = html("span");
+  const retrain = (words) => {
+    put(model, "step", 0); // the merges so far were learned from another text
+    put(model, "text", words);
+  };
   const go = (step) => put(model, "step", Math.min(Math.max(step, 0), states.length - 1));
   const back = html("button", { type: "button", onclick: () => go(slider.valueAsNumber - 1) }, "Back");
   const forward = html("button", { type: "button", onclick: () => go(slider.valueAsNumber + 1) }, "Merge next");
