@@ -328,6 +328,20 @@ def test_killed_while_writing_nothing_can_be_trusted(tmp_path, moment):
     assert len(write([[1]], tmp_path / "new")) == 1  # and it is not in the way
 
 
+def test_at_no_moment_is_there_half_a_folder(tmp_path):
+    """Looked at before every step that Python takes on the file system."""
+    folder, looks, looking = tmp_path / "new", [], True
+
+    def look(event, _):
+        if looking and event in ("open", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "shutil.rmtree"):
+            looks.append(len([*folder.iterdir()]) if folder.exists() else "none")
+
+    sys.addaudithook(look)
+    write([[1] * 60] * 6, folder)
+    looking = False
+    assert looks.count("none") > 10 and {*looks} <= {"none", 3}
+
+
 # Memory
 
 
