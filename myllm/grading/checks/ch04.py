@@ -71,14 +71,6 @@ byte_exam.checks.append(Check("example", 0.5, shown))
             lambda: table(VISIBLE, lambda i, byte: 257 + i),
             "Does your counter grow before it is used?",
         ),
-        "the others counted from 255": (
-            lambda: table(VISIBLE, lambda i, byte: 255 + i),
-            "255 is a visible byte of its own; the first free number is 256.",
-        ),
-        "the others in reverse": (
-            lambda: table(VISIBLE, lambda i, byte: 256 + 67 - i),
-            "The lowest of the other bytes gets the lowest number.",
-        ),
         "characters as keys and bytes as values": (
             lambda: {character: byte for byte, character in table().items()},
             "This is the table for the way back. Here a byte is the key.",
@@ -166,24 +158,15 @@ pad_exam.example(
             "Look for the argument `side` in your answer.",
         ),
         "the mask of padding on the right for both sides": (
-            lambda rows, pad_id, side: (
-                answers.naive_padded(rows, pad_id, side)[0],
-                answers.naive_padded(rows, pad_id, "right")[1],
-            ),
+            answers.mask_on_right,
             "Your ids are right. On which side does the mask have its zeros?",
         ),
         "a mask that marks the padding": (
-            lambda rows, pad_id, side: (
-                answers.naive_padded(rows, pad_id, side)[0],
-                1 - answers.naive_padded(rows, pad_id, side)[1],
-            ),
+            answers.with_mask(lambda mask: 1 - mask),
             "The mask is 1 where text stands.",
         ),
         "0 as padding whatever is given": (
-            lambda rows, pad_id, side: (
-                answers.naive_padded(rows, 0, side)[0],
-                answers.naive_padded(rows, pad_id, side)[1],
-            ),
+            answers.zeros_as_padding,
             "Look for the argument `pad_id` in your answer.",
         ),
         "texts turned round": (
@@ -195,10 +178,7 @@ pad_exam.example(
             "No id of a text may get lost: the longest text decides.",
         ),
         "a mask of booleans": (
-            lambda rows, pad_id, side: (
-                answers.naive_padded(rows, pad_id, side)[0],
-                answers.naive_padded(rows, pad_id, side)[1].bool(),
-            ),
+            answers.with_mask(lambda mask: mask.bool()),
             "Ones and zeros are asked for, in int64.",
         ),
     },
@@ -207,11 +187,7 @@ def random_batches(rng: Rng) -> Iterator[Batch]:
     """Both sides, a few texts of different lengths, none of which holds the padding's id."""
     for size in (2, 3, 6):
         for side in ("left", "right"):
-            rows = [
-                [*range(5, 8)],
-                [8, 9],
-                *(rng.choices(range(300), k=rng.randint(1, 9)) for _ in range(size)),
-            ]
+            rows = [rng.choices(range(300), k=rng.randint(1, 9)) for _ in range(size)] + [[5, 6, 7], [8, 9]]
             rng.shuffle(rows)
             yield rows, rng.randint(300, 60_000), side
 
@@ -224,9 +200,7 @@ def text_and_padding(f: Function, rng: Rng) -> None:
         ids, mask = two_tensors(f(rows, 77, side), 5, max(map(len, rows)))
         for i, row in enumerate(rows):
             same(ids[i][mask[i] == 1].tolist(), row, f'"{side}", text {i}')
-        expect(
-            (ids[mask == 0] == 77).all(), f'"{side}": the mask is 0 on other ids than those of the padding'
-        )
+        expect((ids[mask == 0] == 77).all(), f'"{side}": the mask is 0 on ids other than the padding\'s')
 
 
 @pad_exam.edge(
@@ -292,10 +266,9 @@ chat_exam = Exam(
     ),
 )
 TOKENS = {START: 300, END: 301}
-EXAMPLE = [{"role": "assistant", "content": "ok"}]
 chat_exam.example(
     1,
-    (EXAMPLE, encode, TOKENS),
+    ([{"role": "assistant", "content": "ok"}], encode, TOKENS),
     ([300, 10, *b"assistant\n", 2, *b"ok", 301, 1, 10], [0] * 12 + [1] * 4 + [0] * 2),
 )
 
@@ -328,42 +301,28 @@ chat_exam.example(
             "`encode` knows no special tokens; `special` has their ids.",
         ),
         "the assistant's <|im_end|> not learned": (
-            answers.rendered(mark=lambda message, part: answers.learned(message, part) and part != "end"),
+            answers.marking("content"),
             "A model that never learns to end its answer goes on for ever.",
         ),
         "the line feed after <|im_end|> learned, too": (
-            answers.rendered(
-                mark=lambda message, part: (
-                    message["role"] == "assistant" and part in ("content", "end", "newline")
-                )
-            ),
+            answers.marking("content", "end", "newline"),
             "The model stops at <|im_end|>. Who writes what comes after it?",
         ),
         "the assistant's whole message learned": (
-            answers.rendered(mark=lambda message, part: message["role"] == "assistant"),
+            answers.marking("start", "role", "content", "end", "newline"),
             "Who writes <|im_start|> and the role in a chat? The model's own words come after them.",
         ),
         "the role's line learned, too": (
-            answers.rendered(
-                mark=lambda message, part: (
-                    message["role"] == "assistant" and part in ("role", "content", "end")
-                )
-            ),
+            answers.marking("role", "content", "end"),
             "The model is told whose turn it is; its own words begin after that.",
         ),
         "every message learned": (
-            answers.rendered(mark=lambda message, part: part in ("content", "end")),
+            answers.marking("content", "end", who=lambda role: True),
             "Shall the model learn to speak like the user? Look at the roles.",
         ),
         "every <|im_end|> learned": (
             answers.rendered(mark=lambda message, part: part == "end" or answers.learned(message, part)),
             "Only the assistant's messages are ended by the model.",
-        ),
-        "every message but the assistant's learned": (
-            answers.rendered(
-                mark=lambda message, part: message["role"] != "assistant" and part in ("content", "end")
-            ),
-            "1 means: learn this. Whose words shall the model learn?",
         ),
         "a mask turned round": (
             answers.rendered(mark=lambda message, part: not answers.learned(message, part)),

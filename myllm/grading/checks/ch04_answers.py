@@ -78,6 +78,26 @@ def compared(rows: list[list[int]], pad_id: int, side: str) -> Padded:
     return ids, (ids != pad_id).long()
 
 
+def with_mask(change: Callable[[Tensor], Tensor]) -> Function:
+    """Wrong: right ids with another mask."""
+
+    def wrong(rows: list[list[int]], pad_id: int, side: str) -> Padded:
+        ids, mask = naive_padded(rows, pad_id, side)
+        return ids, change(mask)
+
+    return wrong
+
+
+def mask_on_right(rows: list[list[int]], pad_id: int, side: str) -> Padded:
+    """Wrong: the mask of padding on the right, whatever the side."""
+    return naive_padded(rows, pad_id, side)[0], naive_padded(rows, pad_id, "right")[1]
+
+
+def zeros_as_padding(rows: list[list[int]], pad_id: int, side: str) -> Padded:
+    """Wrong: ``pad_id`` is not used."""
+    return naive_padded(rows, 0, side)
+
+
 def any_side(otherwise: str) -> Function:
     """Wrong: an unknown side is taken for ``otherwise``."""
 
@@ -144,6 +164,11 @@ def rendered(
 
 
 naive_chat = rendered()
+
+
+def marking(*parts: str, who: Callable[[str], bool] = lambda role: role == "assistant") -> Function:
+    """Wrong: other parts are learned, or those of other roles."""
+    return rendered(mark=lambda message, part: who(message["role"]) and part in parts)
 
 
 def replaced(part: str, by: Callable[[Message, Encode], list[list[int]]]) -> Function:
