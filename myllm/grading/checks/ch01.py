@@ -29,7 +29,7 @@ counts = Exam(
         "for each neighbouring (a, b) in text: add 1 at table[number[a], number[b]]",
     ),
 )
-counts.example(1, ("abba", "ab"), torch.tensor([[0, 1], [1, 1]]))
+counts.example(1, ("aabb", "ab"), torch.tensor([[1, 1], [0, 1]]))
 
 
 @counts.oracle(

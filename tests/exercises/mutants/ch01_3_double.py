@@ -22,9 +22,9 @@ def bigram_counts(text: str, alphabet: str) -> Tensor:
         (V, V) int64. Row = previous character, column = next character.
 
     Example:
-        >>> bigram_counts("abba", "ab")
-        tensor([[0, 1],
-                [1, 1]])
+        >>> bigram_counts("aabb", "ab")
+        tensor([[1, 1],
+                [0, 1]])
     """
     # SOLUTION
     index = {character: i for i, character in enumerate(alphabet)}
