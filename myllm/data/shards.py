@@ -260,8 +260,10 @@ def _open(path: Path) -> tuple[Header, NDArray[np.uint8]]:
     mend = "build the shards again"
     try:
         file = np.asarray(np.memmap(path, np.uint8, "r"))
-    except (OSError, ValueError) as error:  # ValueError: an empty file cannot be mapped
-        raise UserError(f"Cannot read {path}: {error}; {mend}.") from error
+    except ValueError:  # an empty file cannot be mapped
+        file = np.empty(0, np.uint8)
+    except OSError as error:
+        raise UserError(f"Cannot read {path}: {error.strerror}; {mend}.") from error
     if len(file) < LAYOUT.size or file[: len(MAGIC)].tobytes() != MAGIC:
         raise UserError(f"{path} is no shard, or cut off in its header; {mend}.")
     header = Header(*LAYOUT.unpack(file[: LAYOUT.size].tobytes()))
