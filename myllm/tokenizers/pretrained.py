@@ -114,8 +114,8 @@ def _llama3_from(path: Path) -> Tokenizer:
     """LLaMA-3 from its file: on each line a token in base 64 and its rank."""
     if sha256(path) != LLAMA3_SHA256:
         raise UserError(f"{path} is not LLaMA-3's tokenizer.model, or damaged; copy it again.")
-    lines = map(bytes.split, read_bytes(path).splitlines())
-    ranks = {binascii.a2b_base64(token): int(rank) for token, rank in lines}
+    in_order = read_bytes(path).split()[::2]
+    ranks = {binascii.a2b_base64(token): rank for rank, token in enumerate(in_order)}
     special = {f"<|{name}|>": len(ranks) + i for i, name in enumerate(LLAMA3_SPECIAL)}
     return RankedBPE(
         "llama3",

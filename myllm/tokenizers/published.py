@@ -48,22 +48,22 @@ class PublishedBPE(BPE):
         normalize: Literal["NFC"] | None = None,
         whole_words: bool = False,
     ):
-        symbols = byte_symbols()
-        inside = {symbol: byte for byte, symbol in enumerate(symbols)}
-        pairs: list[tuple[int, int]] = []
-        spelled = list(symbols)  # of each id inside
-        for left, right in merges:
-            pairs.append((inside[left], inside[right]))
-            inside.setdefault(left + right, len(spelled))
-            spelled.append(left + right)
-        super().__init__(pairs, pattern=pattern, name=name)
+        symbols, merges = byte_symbols(), list(merges)
+        spelled = [*symbols, *(left + right for left, right in merges)]  # of each id inside
+        inside = {token: i for i, token in reversed([*enumerate(spelled)])}  # the first one, of twins
+        super().__init__(
+            ((inside[left], inside[right]) for left, right in merges), pattern=pattern, name=name
+        )
         self._join_twins(spelled, inside)
         self._missing = bytes(byte for byte in range(256) if symbols[byte] not in vocabulary)
         self._numbers = [vocabulary.get(token, -1) for token in spelled]
         if -1 in self._numbers[256:]:
             raise UserError(f"{name} has a merge whose result is no token.")
-        byte_of = {ord(symbol): byte for symbol, byte in zip(symbols, range(256), strict=True)}
-        by_id = {i: token.translate(byte_of).encode("latin-1") for token, i in vocabulary.items()}
+        by_id = dict(zip(self._numbers, self.tokens, strict=True))
+        by_id.pop(-1, None)
+        byte_of = {ord(symbol): byte for byte, symbol in enumerate(symbols)}
+        unmerged = [token for token in vocabulary if token not in inside]
+        by_id |= {vocabulary[token]: token.translate(byte_of).encode("latin-1") for token in unmerged}
         self._whole = {token: [i] for i, token in by_id.items()} if whole_words else {}
         by_id |= {i: token.encode() for token, i in special_tokens.items()}
         self.vocab_size = max(by_id) + 1
