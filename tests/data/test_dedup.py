@@ -206,6 +206,12 @@ def test_documents_shorter_than_a_shingle():
     assert pairs == [("a", "b", 1.0), ("d", "e", 1.0)]
 
 
+def test_pairs_come_in_the_order_of_the_documents():
+    texts = [*"abcdefgh", "b", "b"]
+    pairs = near_duplicates(Document(f"{i}", text) for i, text in enumerate(texts))
+    assert pairs == [("1", "8", 1.0), ("1", "9", 1.0), ("8", "9", 1.0)]
+
+
 @pytest.mark.parametrize("threshold", [0, -1, 1.01, float("nan")])
 def test_a_threshold_that_is_none(threshold):
     with pytest.raises(UserError, match="above 0 and be at most 1"):
