@@ -14,6 +14,8 @@ from myllm.data import corpus
 from myllm.data.shards import Shards, hash_vocabulary
 from myllm.tokenizers.bpe import BPE
 from myllm.tokenizers.pretrained import load_tokenizer
+from myllm.tokenizers.published import PublishedBPE
+from myllm.tokenizers.ranks import byte_symbols
 
 TEXTS = {"a.txt": "Ein Text.\r\n\r\n\r\n\r\nZürich 東京 🙂\n", "b.txt": "short", "empty.txt": ""}
 LINES = [{"text": "first"}, {"id": 7, "text": "second\nline \ud800"}, {"text": ""}]
@@ -91,16 +93,41 @@ def test_a_trained_tokenizer_ends_each_document(folder, capfd):
 
 @pytest.mark.parametrize("name", ["bpe.json", "gpt2", "smollm2", "mistral"])
 def test_a_long_text_read_in_pieces_gives_the_ids_of_the_whole(folder, capfd, monkeypatch, name):
-    """Pieces of 2,000 characters here, so that there are thirty borders."""
+    """The file comes in three blocks, and is cut into pieces of 2,000 characters here."""
     from myllm.tokenizers import patterns
 
-    cut, whole = patterns.pieces, corpus.text("moby-dick")[:60_000]
+    cut, whole = patterns.pieces, corpus.text("moby-dick")[:150_000]
     monkeypatch.setattr(patterns, "pieces", lambda texts: cut(texts, 2_000))
     Path("long.txt").write_text(whole)
     say(capfd, "data", "build", "long.txt", "--tokenizer", name, "--out", "out")
     tokenizer = load_tokenizer(name)
     assert documents("out") == [tokenizer.encode(whole, eos=True)]
     assert Shards("out", tokenizer=tokenizer).vocab_size == tokenizer.vocab_size
+
+
+@pytest.mark.parametrize("odd", ["pattern", "normalize"])
+def test_a_text_is_not_cut_where_that_would_change_ids(folder, capfd, monkeypatch, odd):
+    """Chunks of seven characters wherever they fall; or letters that join the accent behind the border."""
+    from myllm.tokenizers import patterns, pretrained
+
+    tokenizer = {
+        "pattern": BPE([(101, 32), (256, 101)], pattern=r"[\s\S]{1,7}"),
+        "normalize": PublishedBPE(
+            {symbol: i for i, symbol in enumerate(byte_symbols())},
+            [],
+            pattern=patterns.GPT2,
+            name="nfc",
+            special_tokens={},
+            normalize="NFC",
+        ),
+    }[odd]
+    cut, text = patterns.pieces, "e\u0301 e e" * 100
+    assert tokenizer.encode(text) != [i for piece in cut([text], 50) for i in tokenizer.encode(piece)]
+    monkeypatch.setattr(patterns, "pieces", lambda texts: cut(texts, 50))
+    monkeypatch.setattr(pretrained, "load_tokenizer", lambda name: tokenizer)
+    Path("odd.txt").write_text(text, encoding="utf-8")
+    say(capfd, "data", "build", "odd.txt", "--tokenizer", "odd", "--out", "out")
+    assert documents("out") == [tokenizer.encode(text)]
 
 
 def test_a_corpus_of_the_course_by_name(folder, capfd):
