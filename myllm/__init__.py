@@ -8,8 +8,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from myllm.config import ModelConfig
     from myllm.course import check
     from myllm.evaluation.perplexity import perplexity
+    from myllm.model.attention import attend
+    from myllm.model.transformer import Transformer
     from myllm.tokenizers.bpe import BPE
     from myllm.tokenizers.chat import render
     from myllm.tokenizers.pretrained import load_tokenizer
@@ -18,13 +21,26 @@ __version__ = "0.1.0"
 
 _HOME = {
     "BPE": "myllm.tokenizers.bpe",
+    "ModelConfig": "myllm.config",
+    "Transformer": "myllm.model.transformer",
+    "attend": "myllm.model.attention",
     "check": "myllm.course",
     "load_tokenizer": "myllm.tokenizers.pretrained",
     "perplexity": "myllm.evaluation.perplexity",
     "render": "myllm.tokenizers.chat",
 }
 
-__all__ = ["BPE", "__version__", "check", "load_tokenizer", "perplexity", "render"]
+__all__ = [
+    "BPE",
+    "ModelConfig",
+    "Transformer",
+    "__version__",
+    "attend",
+    "check",
+    "load_tokenizer",
+    "perplexity",
+    "render",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -21,7 +21,8 @@ PACKAGE = ROOT / "myllm"
 SOURCES = sorted(path.relative_to(ROOT).as_posix() for path in PACKAGE.rglob("*.py"))
 CHECKS = "myllm/grading/checks/"
 OUTSIDE_THE_BUDGET = ("grading", "widgets", "course", "cli", "app")
-PUBLIC = {"BPE", "__version__", "check", "load_tokenizer", "perplexity", "render"}
+PUBLIC = {"BPE", "ModelConfig", "Transformer", "__version__", "attend", "check", "load_tokenizer"}
+PUBLIC |= {"perplexity", "render"}
 QUIET = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT}
 QUIET |= {tokenize.ENCODING, tokenize.ENDMARKER}
 

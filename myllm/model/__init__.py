@@ -1,0 +1,13 @@
+"""The model: masks, attention, layers, one Transformer.
+
+Shapes are written with the same letters everywhere:
+
+    B  batch            rows that are computed together
+    T  query length     positions that look
+    S  key length       positions that are looked at
+    H  heads            of the queries
+    K  kv heads         of keys and values; K divides H
+    D  head dimension   numbers a head works with
+    C  width            numbers a position carries from layer to layer
+    V  vocabulary       tokens the model chooses from
+"""

@@ -1,0 +1,137 @@
+"""Masks: who may look at whom.
+
+A mask is a function ``(b, h, q, k) -> bool`` on index tensors: row of the batch, head, position that looks,
+position that is looked at. Masks are joined with ``&``, ``|`` and ``~``. The form is that of PyTorch's
+FlexAttention; nothing of size T x S exists until `build` is called.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+MaskFunction = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Mask:
+    """A mask function that can be joined with others by ``&``, ``|`` and ``~``.
+
+    Args:
+        allows: Maps index tensors b, h, q, k, which broadcast against each other, to a bool
+            tensor: true where query q may look at key k.
+    """
+
+    allows: MaskFunction
+
+    def __call__(self, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        """True where query q of head h in row b may look at key k."""
+        return self.allows(b, h, q, k)
+
+    def __and__(self, other: MaskFunction) -> "Mask":
+        return Mask(lambda b, h, q, k: self(b, h, q, k) & other(b, h, q, k))
+
+    def __or__(self, other: MaskFunction) -> "Mask":
+        return Mask(lambda b, h, q, k: self(b, h, q, k) | other(b, h, q, k))
+
+    def __invert__(self) -> "Mask":
+        return Mask(lambda b, h, q, k: ~self(b, h, q, k))
+
+
+causal = Mask(lambda b, h, q, k: k <= q)
+"""No position sees a later one."""
+
+full = Mask(lambda b, h, q, k: k == k)
+"""Every position sees every other."""
+
+
+def window(size: int) -> Mask:
+    """No position sees further back than `size` positions, itself among them.
+
+    Join it with `causal`; alone it leaves the future open.
+
+    Args:
+        size: 1 or more.
+
+    Raises:
+        ValueError: `size` is less than 1.
+    """
+    if size < 1:
+        raise ValueError(f"A window holds at least the position itself: size must be 1 or more, not {size}.")
+    return Mask(lambda b, h, q, k: q - k < size)
+
+
+def prefix(length: int | Tensor) -> Mask:
+    """Everyone sees the beginning, as in T5's prefix language model; join it as ``causal | prefix(n)``.
+
+    Args:
+        length: How many positions, one number or one for each row, (B,) int64.
+    """
+    if isinstance(length, int):
+        return Mask(lambda b, h, q, k: k < length)
+    return Mask(lambda b, h, q, k: k < length[b])
+
+
+def padding(keep: Tensor) -> Mask:
+    """Nobody sees padding.
+
+    Args:
+        keep: (B, S) bool or integers, true on real tokens, as a tokenizer's `encode_batch`
+            returns it.
+    """
+    real = keep.bool()
+    return Mask(lambda b, h, q, k: real[b, k])
+
+
+def document(ids: Tensor) -> Mask:
+    """Nobody sees another document's tokens in a packed row.
+
+    Args:
+        ids: (B, S) integers, the number of the document that each token belongs to. Queries
+            and keys are counted from the same place.
+    """
+    return Mask(lambda b, h, q, k: ids[b, q] == ids[b, k])
+
+
+def build(mask: MaskFunction, batch: int, heads: int, queries: Tensor, keys: Tensor) -> Tensor:
+    """Evaluate a mask for given positions.
+
+    Args:
+        mask: Any function ``(b, h, q, k) -> bool``.
+        batch: B.
+        heads: H.
+        queries: (T,) int64, the positions that look.
+        keys: (S,) int64, the positions that are looked at.
+
+    Returns:
+        Bool, (B or 1, H or 1, T, S): 1 where the mask does not depend on the row or head.
+
+    Raises:
+        ValueError: The function returns something else than a fitting bool tensor.
+    """
+    b = torch.arange(batch, device=keys.device).view(-1, 1, 1, 1)
+    h = torch.arange(heads, device=keys.device).view(-1, 1, 1)
+    allowed = mask(b, h, queries.view(-1, 1), keys)
+    if not isinstance(allowed, Tensor) or allowed.dtype != torch.bool:  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ValueError("A mask must return a bool tensor: true where query q may look at key k.")
+    while allowed.ndim < 4:
+        allowed = allowed[None]
+    return allowed.expand(-1, -1, len(queries), len(keys))
+
+
+def draw(mask: MaskFunction, queries: int, keys: int | None = None, *, row: int = 0, head: int = 0) -> str:
+    """Draw any mask as text: a line for each query, ``■`` where it sees the key, ``·`` where not.
+
+    Args:
+        mask: Any function ``(b, h, q, k) -> bool``.
+        queries: T.
+        keys: S, by default T. The queries are the last T of these positions.
+        row: Which row of the batch is drawn.
+        head: Which head.
+    """
+    keys = queries if keys is None else keys
+    looking = torch.arange(keys - queries, keys)
+    allowed = build(mask, row + 1, head + 1, looking, torch.arange(keys))
+    seen: list[list[bool]] = allowed.expand(row + 1, head + 1, -1, -1)[row, head].tolist()
+    return "\n".join(" ".join("■" if one else "·" for one in line) for line in seen)
