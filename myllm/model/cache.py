@@ -14,5 +14,5 @@ class Cache(Protocol):
         ...
 
     def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Store one layer's new keys and values, (B, K, T, D); return those of all positions, (B, K, S, D)."""
+        """Store a layer's new keys and values, (B, K, T, D); return all there are, (B, K, S, D)."""
         ...

@@ -63,7 +63,7 @@ def window(size: int) -> Mask:
 
 
 def prefix(length: int | Tensor) -> Mask:
-    """Everyone sees the beginning, as in T5's prefix language model; join it as ``causal | prefix(n)``.
+    """Everyone sees the beginning: joined to `causal` by ``|``, the prefix language model of T5.
 
     Args:
         length: How many positions, one number or one for each row, (B,) int64.

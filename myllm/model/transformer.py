@@ -127,7 +127,8 @@ class Transformer(nn.Module):
     @torch.no_grad()
     def init_weights(self) -> None:
         """Draw all weights anew, as the class describes."""
-        for path, module in self.named_modules():
+        modules: list[tuple[str, nn.Module]] = [*self.named_modules()]
+        for path, module in modules:
             if isinstance(module, nn.Linear | nn.Embedding):
                 writes = path.endswith(("o_proj", "down_proj"))
                 std = self.config.init_std / (math.sqrt(2 * self.config.n_layer) if writes else 1)
