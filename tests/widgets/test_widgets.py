@@ -93,5 +93,5 @@ def test_fallbacks_for_notebooks_are_the_roles_of_the_book():
     light, dark = str(MergeStepper._css).split('body[data-jp-theme-light="false"]')
     for css, roles in ((light, LIGHT), (dark, DARK)):
         used = colours(css)
-        assert used.keys() == {"token", "masked", "neutral", "grid"}
+        assert used.keys() == {"query", "key", "value", "token", "masked", "neutral", "grid"}
         assert used == {role: roles[role] for role in used}
