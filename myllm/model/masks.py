@@ -117,6 +117,9 @@ def build(mask: MaskFunction, batch: int, heads: int, queries: Tensor, keys: Ten
         raise ValueError("A mask must return a bool tensor: true where query q may look at key k.")
     while allowed.ndim < 4:
         allowed = allowed[None]
+    shape = (batch, heads, len(queries), len(keys))
+    if allowed.ndim > 4 or any(a not in (1, n) for a, n in zip(allowed.shape, shape, strict=True)):
+        raise ValueError(f"A mask's shape must broadcast to {shape}; this one returns {(*allowed.shape,)}.")
     return allowed.expand(-1, -1, len(queries), len(keys))
 
 
