@@ -2,13 +2,16 @@
 
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 import regex
 from numpy.typing import NDArray
 
 from myllm.files import UserError
+
+if TYPE_CHECKING:
+    from myllm.tokenizers.chat import Template
 
 
 class Tokenizer(Protocol):
@@ -20,6 +23,8 @@ class Tokenizer(Protocol):
         bos_id, eos_id, pad_id: The begin, end and padding ids, or None where there is no such token.
         special_tokens: The id of each special token.
         chat_template: The chat format that the model behind it was trained on, or None; see `render`.
+        add_bos: Whether that model wants the begin token in front of a text; `encode` puts it there only when
+            asked.
     """
 
     name: str
@@ -28,7 +33,8 @@ class Tokenizer(Protocol):
     eos_id: int | None
     pad_id: int | None
     special_tokens: Mapping[str, int]
-    chat_template: str | None = None
+    chat_template: "str | Template | None" = None
+    add_bos: bool = False
 
     @abstractmethod
     def encode_text(self, text: str, *, continued: bool = False) -> list[int]:

@@ -151,9 +151,9 @@ def render(
 
 
 def _template(template: str | Template | None, tokenizer: Tokenizer) -> Template:
-    if isinstance(template, Template):
-        return template
     name = tokenizer.chat_template if template is None else template
+    if isinstance(name, Template):
+        return name
     known = ", ".join(TEMPLATES)
     if name is None:
         raise UserError(f"{tokenizer.name} has no chat format of its own; give a template: {known}.")

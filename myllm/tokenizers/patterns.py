@@ -26,6 +26,12 @@ BORDER = regex.compile(r"\p{L}(?=\P{L})|\p{N}(?=\P{N})")  # where every pattern 
 
 PATTERNS = {"gpt2": GPT2, "gpt4": GPT4, "smollm2": SMOLLM2}
 
+LLAMA3 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+"""Words with what stands before them, numbers in groups of at most three digits (the pattern of LLaMA-3)."""
+
 
 def well_formed(text: str) -> str:
     """The text with U+FFFD in place of each lone surrogate, which UTF-8 cannot express."""

@@ -12,16 +12,12 @@ from typing import Any, cast
 from myllm.files import StrPath, UserError, read_bytes, read_json, sha256
 from myllm.tokenizers.base import Tokenizer
 from myllm.tokenizers.bpe import BPE
-from myllm.tokenizers.patterns import GPT2, SMOLLM2
+from myllm.tokenizers.patterns import GPT2, LLAMA3, SMOLLM2
 from myllm.tokenizers.published import PublishedBPE, read_tokenizer_json
 from myllm.tokenizers.ranks import RankedBPE, byte_symbols
 from myllm.tokenizers.spm import SentencePiece
 
 ASSETS = Path(__file__).with_name("assets")
-LLAMA3_PATTERN = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
 LLAMA3_SHA256 = "82e9d31979e92ab929cd544440f129d9ecd797b69e327f80f17e1c50d5551b55"
 LLAMA3_SPECIAL = [
     *("begin_of_text", "end_of_text", "reserved_special_token_0", "reserved_special_token_1"),
@@ -117,16 +113,18 @@ def _llama3_from(path: Path) -> Tokenizer:
     in_order = read_bytes(path).split()[::2]
     ranks = {binascii.a2b_base64(token): rank for rank, token in enumerate(in_order)}
     special = {f"<|{name}|>": len(ranks) + i for i, name in enumerate(LLAMA3_SPECIAL)}
-    return RankedBPE(
+    tokenizer = RankedBPE(
         "llama3",
         ranks,
-        pattern=LLAMA3_PATTERN,
+        pattern=LLAMA3,
         special_tokens=special,
         bos="<|begin_of_text|>",
         eos="<|end_of_text|>",
         pad="<|finetune_right_pad_id|>",
         chat_template="llama3",
     )
+    tokenizer.add_bos = True
+    return tokenizer
 
 
 KNOWN = {"gpt2": _gpt2, "llama3": _llama3, "mistral": _mistral, "smollm2": _smollm2}

@@ -5,8 +5,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
-from myllm.files import StrPath, UserError, read_json
+from myllm.files import StrPath, UserError, read_json, read_text
 from myllm.tokenizers.bpe import BPE
+from myllm.tokenizers.chat import Template
+from myllm.tokenizers.formats import known_format
 from myllm.tokenizers.merges import encode_chunk
 from myllm.tokenizers.patterns import GPT2, SMOLLM2
 from myllm.tokenizers.ranks import byte_symbols
@@ -25,7 +27,7 @@ class PublishedBPE(BPE):
         name: A name for people.
         special_tokens: The id of each special token.
         bos, eos, pad: The special tokens that play these parts; by their usual names, where None.
-        chat_template: See `Tokenizer`.
+        chat_template, add_bos: See `Tokenizer`.
         normalize: The Unicode form that text is brought into first.
         whole_words: Take a chunk that is a token as it is, whatever the merges make of it.
 
@@ -44,7 +46,8 @@ class PublishedBPE(BPE):
         bos: str | None = None,
         eos: str | None = None,
         pad: str | None = None,
-        chat_template: str | None = None,
+        chat_template: str | Template | None = None,
+        add_bos: bool = False,
         normalize: Literal["NFC"] | None = None,
         whole_words: bool = False,
     ):
@@ -71,7 +74,7 @@ class PublishedBPE(BPE):
         self.special_tokens = dict(special_tokens)
         self.bos_id, self.eos_id = self._role("bos", bos), self._role("eos", eos)
         self.pad_id = self._role("pad", pad)
-        self.chat_template = chat_template
+        self.chat_template, self.add_bos = chat_template, add_bos
         self._normalize: Literal["NFC"] | None = normalize
 
     def _join_twins(self, spelled: Sequence[str], inside: Mapping[str, int]) -> None:
@@ -157,6 +160,8 @@ def _from_json(fields: dict[str, Any], config: dict[str, Any], path: Path) -> Pu
         bos=_name(config.get("bos_token")),
         eos=_name(config.get("eos_token")),
         pad=_name(config.get("pad_token")),
+        chat_template=known_format(_jinja(config, path)),
+        add_bos=_adds_bos(fields, config),
         normalize="NFC" if normalizer else None,
         whole_words=bool(model.get("ignore_merges")),
     )
@@ -164,6 +169,22 @@ def _from_json(fields: dict[str, Any], config: dict[str, Any], path: Path) -> Pu
 
 def _name(token: str | dict[str, str] | None) -> str | None:
     return token["content"] if isinstance(token, dict) else token
+
+
+def _jinja(config: dict[str, Any], path: Path) -> str | None:
+    apart = path.with_name("chat_template.jinja")
+    found: Any = read_text(apart) if apart.is_file() else config.get("chat_template")
+    return found if isinstance(found, str) else None
+
+
+def _adds_bos(fields: dict[str, Any], config: dict[str, Any]) -> bool:
+    """Whether a begin token is put in front of a text: by the settings, else by the tokenizer's own steps."""
+    if isinstance(told := config.get("add_bos_token"), bool):
+        return told
+    steps: dict[str, Any] = fields.get("post_processor") or {}
+    steps_in: list[dict[str, Any]] = steps.get("processors") or [steps]
+    firsts = [step["single"][0] for step in steps_in if step.get("type") == "TemplateProcessing"]
+    return any("SpecialToken" in first for first in firsts)
 
 
 def _pattern(splitter: dict[str, Any], path: Path) -> str:

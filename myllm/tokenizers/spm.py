@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from myllm.files import StrPath, UserError, read_bytes
+from myllm.files import Source, UserError, read_bytes
 from myllm.tokenizers.base import Tokenizer
 from myllm.tokenizers.patterns import well_formed
 
@@ -35,7 +35,7 @@ class SentencePiece(Tokenizer):
         tokens: The bytes of each id; a special token has those of its name.
     """
 
-    def __init__(self, path: StrPath, *, name: str, chat_template: str | None = None):
+    def __init__(self, path: Source, *, name: str, chat_template: str | None = None):
         self.name = name
         try:
             self._model = _without_marks(read_bytes(path))
@@ -60,6 +60,7 @@ class SentencePiece(Tokenizer):
         roles = (self._processor.bos_id(), self._processor.eos_id(), self._processor.pad_id())
         self.bos_id, self.eos_id, self.pad_id = (i if i >= 0 else None for i in roles)
         self.chat_template = chat_template
+        self.add_bos = self.bos_id is not None
 
     @cached_property
     def _continuing(self) -> "SentencePieceProcessor":
