@@ -9,15 +9,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .block_diagram import BlockDiagram
     from .kv_bytes import KVBytes
     from .letter_heat_map import LetterHeatMap
     from .merge_stepper import MergeStepper
     from .token_comparer import TokenComparer
     from .window_slider import WindowSlider
 
-__all__ = ["KVBytes", "LetterHeatMap", "MergeStepper", "TokenComparer", "WindowSlider"]
+__all__ = ["BlockDiagram", "KVBytes", "LetterHeatMap", "MergeStepper", "TokenComparer", "WindowSlider"]
 
 _HOMES = {
+    "BlockDiagram": "block_diagram",
     "KVBytes": "kv_bytes",
     "LetterHeatMap": "letter_heat_map",
     "MergeStepper": "merge_stepper",

@@ -15,10 +15,10 @@ function slider(name, change, say = (value) => value.toLocaleString("en")) {
   return { label: field(name, input, said), show };
 }
 
-// Options are pairs of a value and what is read.
+// Options are pairs of a value and what is read; the value "" can be shown, but not chosen.
 function select(name, options, change) {
   const input = html("select", { onchange: () => change(input.value) },
-    ...options.map(([value, read]) => html("option", { value }, read)));
+    ...options.map(([value, read]) => html("option", { value, hidden: !value, disabled: !value }, read)));
   return { label: field(name, input), show: (value) => void (input.value = value) };
 }
 
@@ -26,6 +26,8 @@ function toggle(name, change) {
   const input = html("input", { type: "checkbox", onchange: () => change(input.checked) });
   return { label: html("label", { class: "toggle" }, input, html("span", {}, name)), show: (value) => void (input.checked = value) };
 }
+
+const dials = (...sliders) => html("div", { class: "dials" }, ...sliders.map(({ label }) => label));
 
 // Sorted, each once: the steps of a slider and the value it stands at.
 const steps = (list, value) => [...new Set([...list, value])].sort((a, b) => a - b);

@@ -46,12 +46,12 @@ function render({ model, el }) {
   const reshape = (changes) => put(model, "shape", { ...model.get("shape"), ...changes });
   const change = (name) => (value) => put(model, name, value);
 
-  const preset = select("Model", MODELS.map((key) => [key, PRESETS[key].name]), (key) => {
-    model.set("shape", {});
-    put(model, "model", key);
+  const preset = select("Model", [["", "Your own"], ...MODELS.map((key) => [key, PRESETS[key].name])], (key) => {
+    model.set("model", key);
+    put(model, "shape", {});
   });
-  const heads = slider("Key and value heads", (n_kv_head) => reshape({ n_kv_head }));
-  const context = slider("Tokens in each text", change("context"));
+  const heads = slider("Key-value heads", (n_kv_head) => reshape({ n_kv_head }));
+  const context = slider("Tokens a text", change("context"));
   const batch = slider("Texts at once", change("batch"));
   const format = select("Numbers", [["float32", "float32: 4 bytes"], ["bfloat16", "bfloat16, float16: 2 bytes"], ["int8", "int8: 1 byte"]],
     change("dtype"));
@@ -61,20 +61,20 @@ function render({ model, el }) {
     reshape({ n_head, n_kv_head: divisors(n_head).findLast((d) => d <= config().n_kv_head) }));
   const dim = slider("Head dimension", (head_dim) => reshape({ head_dim }));
   const rest = html("details", {}, html("summary", {}, "More of the model"),
-    html("div", { class: "controls" }, layers.label, queries.label, dim.label));
+    dials(layers, queries, dim));
 
   const list = html("ul", { class: "bars spans", "aria-label": "Bytes of weights and caches" });
   const key = (role, what) => html("span", {}, html("span", { class: `swatch ${role}` }), ` ${what}`);
   const note = html("p", { class: "note keys" }, key("weights", "weights"), key("key", "keys"), key("value", "values"));
   const { question, sentence } = frame(el, "KV bytes",
-    [preset.label, context.label, batch.label, heads.label, format.label, window.label], [rest, note, list]);
+    [preset.label, format.label, dials(context, batch, heads, window), rest], [note, list]);
   question.textContent =
     "Predict: how many texts at once until their keys and values outweigh the model? Decide, then move ‘Texts at once’.";
 
   return follow(model, ["model", "shape", "context", "batch", "dtype"], () => {
     const now = config();
     const [T, B, each] = [model.get("context"), model.get("batch"), FORMATS[model.get("dtype")]];
-    preset.show(model.get("model"));
+    preset.show(Object.keys(model.get("shape")).length ? "" : model.get("model"));
     heads.show(now.n_kv_head, divisors(now.n_head));
     context.show(T, steps(CONTEXTS, T));
     batch.show(B, steps(powers(1, 256), B));
