@@ -1,6 +1,7 @@
 """What a model is: one frozen set of numbers, checked when it is made."""
 
 import json
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -197,6 +198,23 @@ class ModelConfig:
         """
         return cls._from_dict(families.from_hf(hf))
 
+    def to_hf(self) -> dict[str, Any]:
+        """A Hugging Face ``config.json`` of the first family that describes the same model when read again.
+
+        Raises:
+            UserError: No family can; the message names what the nearest one lacks.
+        """
+        mine, lacking = asdict(self), dict[str, list[str]]()
+        for hf in families.candidates(mine):
+            with suppress(UserError):  # where a family cannot say it at all
+                read = asdict(self.from_hf(hf))
+                lacking[hf["model_type"]] = [name for name in mine if read[name] != mine[name]]
+                if read == mine:
+                    return hf
+        nearest = min(lacking, key=lambda family: len(lacking[family]), default=None)
+        why = f"; {nearest} cannot express its {', '.join(lacking[nearest])}" if nearest else ""
+        raise UserError(f"No family of Hugging Face describes this model{why}.")
+
     @classmethod
     def _from_dict(cls, values: dict[str, Any]) -> Self:
         known = [field.name for field in fields(cls)]
@@ -231,13 +249,13 @@ class ModelConfig:
         C, D, H, K = self.n_embd, self.head_dim, self.n_head, self.n_kv_head
         inner, width = self.intermediate_size, 2 if self.mlp == "gated" else 1
         attention = 2 * C * H * D + 2 * C * K * D + bool(self.qkv_bias) * (H + 2 * K) * D + self.bias * C
-        attention += self.qk_norm * 2 * D
         mlp = (width + 1) * C * inner + self.bias * (width * inner + C)
-        norm = C * (2 if self.norm == "layernorm" and self.bias else 1)
+        norm = 2 if self.norm == "layernorm" and self.bias else 1  # numbers that belong to one of its width
+        attention += self.qk_norm * 2 * norm * D
         norms = (1 if self.parallel_residual else 2) + (2 if self.post_norms else 0)
         embeddings = self.vocab_size * C + (self.position == "learned") * self.block_size * C
         head = (not self.tie_embeddings) * self.vocab_size * C + self.head_bias * self.vocab_size
-        return embeddings + self.n_layer * (attention + mlp + norms * norm) + norm + head
+        return embeddings + self.n_layer * (attention + mlp + norms * norm * C) + norm * C + head
 
     def flops_per_token(self, T: int) -> int:
         """Floating-point operations of one forward pass over T tokens, for each token.
