@@ -2,11 +2,12 @@
 
 import json
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 from myllm import families
+from myllm.accounting import Memory, memory
 from myllm.files import UserError, atomic_write, read_json
 from myllm.presets import PRESETS
 
@@ -39,8 +40,7 @@ class RopeScaling:
     attention_factor: float | None = None
 
     def __post_init__(self) -> None:
-        if self.kind not in ("linear", "dynamic", "llama3", "yarn"):
-            raise UserError(f"rope_scaling.kind must be linear, dynamic, llama3 or yarn, not {self.kind!r}.")
+        _typed(self, "rope_scaling.")
         if self.factor < 1 or self.original_context < 1:
             raise UserError("rope_scaling needs a factor of at least 1 and a positive original_context.")
 
@@ -120,6 +120,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         """Derive what was left out, then check that all fits together."""
+        _typed(self)
         _positive(self, "vocab_size", "block_size", "n_layer", "n_head", "n_embd")
         if not self.head_dim and self.n_embd % self.n_head:
             raise UserError(f"n_head {self.n_head} must divide n_embd {self.n_embd}; or give head_dim.")
@@ -138,18 +139,15 @@ class ModelConfig:
         self._validate()
 
     def _validate(self) -> None:
-        for name, known in _CHOICES.items():
-            if getattr(self, name) not in known:
-                raise UserError(f"{name} must be one of {', '.join(known)}, not {getattr(self, name)!r}.")
         _positive(self, "n_kv_head", "head_dim", "intermediate_size", "norm_eps", "rope_theta", "init_std")
         _positive(self, *(name for name in _OPTIONAL if getattr(self, name) is not None))
         if self.n_head % self.n_kv_head:
             raise UserError(f"n_kv_head {self.n_kv_head} must divide n_head {self.n_head}.")
         if not 0 < self.rotary_fraction <= 1:
             raise UserError(f"rotary_fraction must lie in (0, 1], not be {self.rotary_fraction}.")
-        if self.position == "rope" and self.rotary_dim % 2:
+        if self.position == "rope" and (self.rotary_dim % 2 or not self.rotary_dim):
             raise UserError(
-                f"RoPE turns pairs: head_dim x rotary_fraction is {self.rotary_dim}, an odd number."
+                f"RoPE turns pairs: head_dim x rotary_fraction is {self.rotary_dim}, not 2, 4, …."
             )
         unused = [
             name for name, idle in self._idle().items() if idle and getattr(self, name) != _DEFAULTS[name]
@@ -217,13 +215,10 @@ class ModelConfig:
 
     @classmethod
     def _from_dict(cls, values: dict[str, Any]) -> Self:
-        known = [field.name for field in fields(cls)]
-        for name in values:
-            if name not in known:
-                raise UserError(f"ModelConfig has no field {name!r}; it has {', '.join(known)}.")
+        values = {name: value for name, value in values.items() if value is not None}  # None is the default
         if isinstance(values.get("rope_scaling"), dict):
-            values = {**values, "rope_scaling": RopeScaling(**values["rope_scaling"])}
-        return cls(**values)
+            values["rope_scaling"] = _make(RopeScaling, values["rope_scaling"])
+        return _make(cls, values)
 
     def replace(self, **changes: Any) -> Self:
         """A copy with some fields changed; fields that were derived from others are derived anew."""
@@ -271,6 +266,36 @@ class ModelConfig:
         """Bytes of the keys and values of B texts of T tokens."""
         return 2 * B * T * self.n_layer * self.n_kv_head * self.head_dim * dtype.itemsize
 
+    def memory(self, B: int, T: int, *, dtype: "torch.dtype", training: bool = True) -> Memory:
+        """Bytes for B texts of T tokens, all numbers in one dtype.
+
+        Training keeps a gradient and the two means of AdamW for each parameter, and what the backward pass of
+        the cross-entropy needs; generation keeps a cache of keys and values, and the logits.
+        All is exact but the activations of training: see `myllm.accounting.activations`.
+        """
+        return memory(self, B, T, dtype, training)
+
+
+def _make(cls: type[Any], values: dict[str, Any]) -> Any:
+    """An instance of a dataclass from values that may have come out of a file."""
+    known = {field.name: field.default is MISSING for field in fields(cls)}
+    for name in values:
+        if name not in known:
+            raise UserError(f"{cls.__name__} has no field {name!r}; it has {', '.join(known)}.")
+    missing = [name for name, needed in known.items() if needed and name not in values]
+    if missing:
+        raise UserError(f"{cls.__name__} needs {', '.join(missing)}.")
+    return cls(**values)
+
+
+def _typed(made: ModelConfig | RopeScaling, prefix: str = "") -> None:
+    """Refuse a value that its annotation does not allow; a whole number may stand for a float."""
+    for field in fields(made):
+        value, wanted = getattr(made, field.name), get_args(field.type) or (field.type,)
+        if type(value) not in wanted and value not in wanted and not (float in wanted and type(value) is int):
+            names = " or ".join(getattr(one, "__name__", str(one)).removesuffix("Type") for one in wanted)
+            raise UserError(f"{prefix}{field.name} must be {names}, not {value!r}.")
+
 
 def _positive(config: ModelConfig, *names: str) -> None:
     for name in names:
@@ -278,12 +303,6 @@ def _positive(config: ModelConfig, *names: str) -> None:
             raise UserError(f"{name} must be positive, not {getattr(config, name)!r}.")
 
 
-_CHOICES = {
-    "norm": ("layernorm", "rmsnorm"),
-    "mlp": ("plain", "gated"),
-    "activation": ("gelu", "gelu_tanh", "relu", "silu"),
-    "position": ("learned", "rope", "none"),
-}
 _OPTIONAL = ("attention_scale", "attention_softcap", "logit_softcap", "window", "full_attention_every")
 _DEFAULTS = {field.name: field.default for field in fields(ModelConfig)}
 _ROPE = 'position is not "rope".'
