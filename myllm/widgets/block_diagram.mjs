@@ -92,7 +92,7 @@ function render({ model, el }) {
     const [now, B, T] = [config(), model.get("batch"), model.get("tokens")];
     preset.show(Object.keys(model.get("settings")).length ? "" : model.get("model"));
     batch.show(B, steps(powers(1, 64), B));
-    tokens.show(T, steps(powers(1, now.block_size), T));
+    tokens.show(T, steps([...powers(1, now.block_size), now.block_size], T));
     width.show(now.n_embd, steps([16, 32, 64, 128, 256, 512, 768, 1024, 1280, 1600, 2048], now.n_embd));
     heads.show(now.n_head, divisors(now.n_embd).filter((d) => d <= 64 || d === now.n_head));
     layers.show(now.n_layer, steps(upTo(48), now.n_layer));

@@ -131,8 +131,8 @@ def test_gpt2_has_the_published_number_of_parameters(node):
         (
             3,
             "Attention: (4, 1024, 768) becomes (4, 1024, 768), with 2,362,368 parameters in each of 12 "
-            "layers, 22.8 % of all 124,439,808. For each token it computes 7.86 million operations in each of "
-            "12 layers, 33.1 % of all.",
+            "layers, 22.8 % of all 124,439,808. For each token it computes 7.86 million operations in "
+            "each of 12 layers, 33.1 % of all.",
         ),
         (
             0,
