@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from myllm.config import ModelConfig
     from myllm.course import check
     from myllm.evaluation.perplexity import perplexity
+    from myllm.inference.generate import generate, stream
+    from myllm.llm import LLM
     from myllm.model.attention import attend
     from myllm.model.transformer import Transformer
     from myllm.tokenizers.bpe import BPE
@@ -21,25 +23,31 @@ __version__ = "0.1.0"
 
 _HOME = {
     "BPE": "myllm.tokenizers.bpe",
+    "LLM": "myllm.llm",
     "ModelConfig": "myllm.config",
     "Transformer": "myllm.model.transformer",
     "attend": "myllm.model.attention",
     "check": "myllm.course",
+    "generate": "myllm.inference.generate",
     "load_tokenizer": "myllm.tokenizers.pretrained",
     "perplexity": "myllm.evaluation.perplexity",
     "render": "myllm.tokenizers.chat",
+    "stream": "myllm.inference.generate",
 }
 
 __all__ = [
     "BPE",
+    "LLM",
     "ModelConfig",
     "Transformer",
     "__version__",
     "attend",
     "check",
+    "generate",
     "load_tokenizer",
     "perplexity",
     "render",
+    "stream",
 ]
 
 

@@ -104,6 +104,8 @@ def _generate(
     text = new
     for _ in range(max_new_tokens):
         logits = last_logits(model, text) if cache is None else last_logits(model, new, cache=cache)
+        if cache is not None and cache.length != text.shape[1]:
+            raise UserError("This model does not use the cache; generate without one.")
         new = choose(logits, temperature, draw)[:, None]  # (1, 1)
         if (i := int(new)) in stop_ids:
             return

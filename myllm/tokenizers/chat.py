@@ -150,6 +150,15 @@ def render(
     return ids, mask
 
 
+def end_tokens(tokenizer: Tokenizer) -> set[int]:
+    """The ids that end what a model writes: the end token, and what ends an answer in its chat format."""
+    ends: set[int] = set() if tokenizer.eos_id is None else {tokenizer.eos_id}
+    if tokenizer.chat_template is not None:
+        after = _template(None, tokenizer).answer.split("{}")[1]
+        ends |= {i for i, _ in _fill(after, "", 1, tokenizer) if isinstance(i, int)}
+    return ends
+
+
 def _template(template: str | Template | None, tokenizer: Tokenizer) -> Template:
     name = tokenizer.chat_template if template is None else template
     if isinstance(name, Template):

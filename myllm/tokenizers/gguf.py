@@ -53,9 +53,8 @@ def _bpe(values: Mapping[str, Any], name: str) -> PublishedBPE:
     tokens: list[str] = values[KEY + "tokens"]
     kinds = values[KEY + "token_type"]
     special = {token: i for i, token in enumerate(tokens) if kinds[i] != NORMAL}
-    bos, eos, pad = (
-        None if i is None else tokens[i] for i in (values.get(f"{KEY}{role}_token_id") for role in ROLES)
-    )
+    named: list[int | None] = [values.get(f"{KEY}{role}_token_id") for role in ROLES]
+    bos, eos, pad = (None if i is None else tokens[i] for i in named)
     return PublishedBPE(
         {token: i for i, token in enumerate(tokens) if token not in special},
         (merge.split(" ") for merge in values[KEY + "merges"]),

@@ -75,7 +75,8 @@ class PublishedBPE(BPE):
         self.bos_id, self.eos_id = self._role("bos", bos), self._role("eos", eos)
         self.pad_id = self._role("pad", pad)
         self.chat_template, self.add_bos = chat_template, add_bos
-        self._normalize: Literal["NFC"] | None = normalize
+        self.normalize: Literal["NFC"] | None = normalize
+        self.whole_words = whole_words
 
     def _join_twins(self, spelled: Sequence[str], inside: Mapping[str, int]) -> None:
         """Let a token that several merges make be the same, whichever made it, in all later merges."""
@@ -91,8 +92,8 @@ class PublishedBPE(BPE):
 
     def encode_text(self, text: str, *, continued: bool = False) -> list[int]:
         """Turn text into ids, none of them special; what stands before it makes no difference."""
-        if self._normalize:
-            text = unicodedata.normalize(self._normalize, text)
+        if self.normalize:
+            text = unicodedata.normalize(self.normalize, text)
         return super().encode_text(text)
 
     def __repr__(self) -> str:

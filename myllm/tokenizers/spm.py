@@ -33,13 +33,14 @@ class SentencePiece(Tokenizer):
     Attributes:
         pieces: The piece of each id, ``▁`` for a space, ``<0x0A>`` for a byte.
         tokens: The bytes of each id; a special token has those of its name.
+        model: The bytes of its file.
     """
 
     def __init__(self, path: Source, *, name: str, chat_template: str | None = None):
         self.name = name
         try:
-            self._model = _without_marks(read_bytes(path))
-            self._processor = _processor(self._model)
+            self.model = _without_marks(read_bytes(path))
+            self._processor = _processor(self.model)
         except RuntimeError as error:
             raise UserError(f"{path} is no whole SentencePiece model; copy it again.") from error
         size = self.vocab_size = self._processor.get_piece_size()
@@ -64,7 +65,7 @@ class SentencePiece(Tokenizer):
 
     @cached_property
     def _continuing(self) -> "SentencePieceProcessor":
-        return _processor(self._model + AS_IT_STANDS)
+        return _processor(self.model + AS_IT_STANDS)
 
     def encode_text(self, text: str, *, continued: bool = False) -> list[int]:
         """Turn text into ids, none of them special; `continued` text gets no space in front."""

@@ -1,0 +1,157 @@
+"""A language model with its tokenizer: text in, text out."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from myllm.data import downloads
+from myllm.files import StrPath, UserError
+from myllm.inference.attention_maps import attention_maps
+from myllm.inference.generate import GrowingCache, stream
+from myllm.model.transformer import Transformer
+from myllm.tokenizers.base import Tokenizer
+from myllm.tokenizers.chat import Message, end_tokens, render
+from myllm.tokenizers.export import save_tokenizer
+from myllm.tokenizers.gguf import from_gguf
+from myllm.tokenizers.pretrained import load_tokenizer
+from myllm.weights import gguf, hub
+
+
+class LLM:
+    """A model and its tokenizer, ready to write.
+
+    Args:
+        model: The model; it is put into eval mode.
+        tokenizer: Its tokenizer; without one only ids can be used.
+
+    Attributes:
+        model: The `Transformer`.
+        tokenizer: The tokenizer, or None.
+        config: The model's `ModelConfig`.
+    """
+
+    def __init__(self, model: Transformer, tokenizer: Tokenizer | None = None) -> None:
+        if tokenizer is not None and tokenizer.vocab_size > model.config.vocab_size:
+            raise UserError(
+                f"{tokenizer.name} has {tokenizer.vocab_size} ids, the model only {model.config.vocab_size}; "
+                "take the tokenizer that it was trained with."
+            )
+        self.model, self.tokenizer, self.config = model.eval(), tokenizer, model.config
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: StrPath,
+        *,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> Self:
+        """Load a published model.
+
+        Args:
+            name_or_path: "smollm2", which `myllm download smollm2` fetches; a GGUF file; a folder with
+                ``config.json`` and safetensors; or the name of such a repository on the Hugging Face hub.
+            dtype: What the weights become; by default what they are stored in, float32 for a GGUF file.
+            device: Where they go, by default the CPU.
+
+        Raises:
+            UserError: There is no such model, or its files cannot be read.
+        """
+        path = Path(name_or_path)
+        if str(name_or_path) == "smollm2":
+            found = downloads.find("smollm2")
+            if found is None:
+                raise UserError("SmolLM2 is not here yet; run `myllm download smollm2` first.")
+            path = found
+        if path.suffix == ".gguf":
+            model, values = gguf.load(path, dtype=dtype, device=device)
+            return cls(model, from_gguf(values, path.stem))
+        folder = hub.resolve(name_or_path)
+        model = hub.load_folder(folder, dtype=dtype, device=device)
+        has_one = any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model"))
+        return cls(model, load_tokenizer(folder) if has_one else None)
+
+    def save_pretrained(self, folder: StrPath) -> None:
+        """Write a folder that `from_pretrained` and the library `transformers` load.
+
+        Raises:
+            UserError: The folder cannot be written.
+        """
+        hub.save(self.model, folder)
+        if self.tokenizer is not None:
+            save_tokenizer(self.tokenizer, folder)
+
+    def stream(self, prompt: str, **sampling: Any) -> Iterator[str]:
+        """Continue a text, piece by piece; the pieces joined are what `generate` returns.
+
+        Args:
+            prompt: What stands before.
+            sampling: ``max_new_tokens`` (by default 256, or as many as the context holds), ``temperature``
+                (0, the default, takes the likeliest token each time), ``stop`` (strings that end the text)
+                and ``seed``.
+
+        Raises:
+            UserError: No tokenizer, an option outside its range, or a text that outgrows the context.
+        """
+        tokenizer = self._need_tokenizer()
+        return self._stream(tokenizer.encode(prompt, bos=tokenizer.add_bos), sampling)
+
+    def generate(self, prompt: str, **sampling: Any) -> str:
+        """Continue a text and return what is new; see `stream`."""
+        return "".join(self.stream(prompt, **sampling))
+
+    def stream_chat(self, messages: Iterable[Message], **sampling: Any) -> Iterator[str]:
+        """Answer a conversation, piece by piece; see `chat`."""
+        ids, _ = render(messages, self._need_tokenizer(), add_generation_prompt=True)
+        return self._stream(ids, sampling)
+
+    def chat(self, messages: Iterable[Message], **sampling: Any) -> str:
+        """Answer a conversation in the chat format that the model was trained on.
+
+        Args:
+            messages: Dicts with a "role" and a "content"; see `myllm.tokenizers.chat.render`.
+            sampling: See `stream`.
+
+        Raises:
+            UserError: As `stream` and `render`.
+        """
+        return "".join(self.stream_chat(messages, **sampling))
+
+    def attention_maps(self, text: str) -> tuple[list[str], Tensor]:
+        """What the model looks at in a text.
+
+        Returns:
+            The tokens as text, and the weights (L, H, T, T): layer, head, position that looks, position that
+            is looked at.
+
+        Raises:
+            UserError: There is no tokenizer, or no token in the text.
+        """
+        tokenizer = self._need_tokenizer()
+        ids = tokenizer.encode(text, bos=tokenizer.add_bos)
+        if not ids:
+            raise UserError("There is no token to look at; give a text.")
+        row = torch.tensor(ids, device=self.model.embed_tokens.weight.device)
+        return [tokenizer.decode([i]) for i in ids], attention_maps(self.model, row)
+
+    def _stream(self, ids: list[int], sampling: dict[str, Any]) -> Iterator[str]:
+        tokenizer = self._need_tokenizer()
+        room = self.config.block_size - len(ids)
+        options: dict[str, Any] = {
+            "max_new_tokens": max(1, min(256, room)),
+            "cache": GrowingCache(self.config.n_layer),
+        }
+        stop_ids = end_tokens(tokenizer)
+        return stream(self.model, tokenizer, ids, stop_ids=stop_ids, **{**options, **sampling})
+
+    def _need_tokenizer(self) -> Tokenizer:
+        if self.tokenizer is None:
+            raise UserError("This model came without a tokenizer; give one: LLM(model, tokenizer).")
+        return self.tokenizer
+
+    def __repr__(self) -> str:
+        name = "no tokenizer" if self.tokenizer is None else self.tokenizer.name
+        return f"LLM: {self.config.n_params:,} parameters, {name}"
