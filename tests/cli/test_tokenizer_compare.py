@@ -7,23 +7,23 @@ from pathlib import Path
 
 import pytest
 
-from myllm import BPE, load_tokenizer
+from myllm import BPE, cli, load_tokenizer
 
 MYLLM = str(Path(sys.executable).with_name("myllm"))
 
 
-def run(*args: object, text: bytes | None = None) -> subprocess.CompletedProcess[bytes]:
-    command = [MYLLM, "tokenizer", "compare", *map(str, args)]
-    return subprocess.run(command, capture_output=True, timeout=120, input=text or b"", check=False)
+@pytest.fixture
+def say(capfd: pytest.CaptureFixture[str]):
+    def run(*args: object) -> str:
+        code = cli.main(["tokenizer", "compare", *map(str, args)])
+        output, message = capfd.readouterr()
+        assert (code, message) == (0, "")
+        return output
+
+    return run
 
 
-def say(*args: object, text: bytes | None = None) -> str:
-    done = run(*args, text=text)
-    assert (done.returncode, done.stderr) == (0, b"")
-    return done.stdout.decode()
-
-
-def test_the_table_shows_each_tokenizer_and_its_pieces():
+def test_the_table_shows_each_tokenizer_and_its_pieces(say):
     table = say("Tokyo is\t東京")
     rows = [line.split() for line in table.splitlines()]
     names = [row[0] for row in rows if len(row) > 2]  # a long row goes on below, in the last column
@@ -32,11 +32,14 @@ def test_the_table_shows_each_tokenizer_and_its_pieces():
     assert "50,257" in table and "32,000" in table and "49,152" in table
 
 
-def test_the_numbers_are_right(tmp_path: Path):
+def test_the_numbers_are_right(say, tmp_path: Path):
     path = tmp_path / "own.json"
     BPE.train("to be or not to be " * 5, 262, progress=False).save(path)
     text = "to be, or not [bold]é"
-    rows = json.loads(say("--tokenizer", path, "--tokenizer", "gpt2", "--json", text=text.encode()))
+    command = [MYLLM, "tokenizer", "compare", "--tokenizer", path, "--tokenizer", "gpt2", "--json"]
+    done = subprocess.run(command, capture_output=True, timeout=120, input=text.encode(), check=True)
+    rows = json.loads(done.stdout)
+    assert done.stderr == b""
     assert [row["tokenizer"] for row in rows] == [str(path), "gpt2"]
     for row in rows:
         one = load_tokenizer(row["tokenizer"])
@@ -49,7 +52,7 @@ def test_the_numbers_are_right(tmp_path: Path):
     assert say("--file", file, "--tokenizer", "gpt2") == say(text, "--tokenizer", "gpt2")
 
 
-def test_no_text_and_a_long_text():
+def test_no_text_and_a_long_text(say):
     assert [line.split()[2] for line in say("").splitlines()[1:]] == ["0", "0", "0"]
     table = say("a" + " b" * 5_000, "--tokenizer", "gpt2")
     assert "5,001" in table and "|…" in table and table.count("|") == 60
@@ -63,8 +66,8 @@ def test_no_text_and_a_long_text():
         (["--file", "missing.txt"], "there is no such file"),
     ],
 )
-def test_mistakes_are_one_sentence(args: list[str], why: str):
-    done = run(*args)
-    message = done.stderr.decode()
-    assert (done.returncode, done.stdout) == (1, b"")
+def test_mistakes_are_one_sentence(capfd: pytest.CaptureFixture[str], args: list[str], why: str):
+    code = cli.main(["tokenizer", "compare", *args])
+    output, message = capfd.readouterr()
+    assert (code, output) == (1, "")
     assert message.startswith("myllm: ") and message.count("\n") == 1 and why in message
