@@ -1,0 +1,414 @@
+"""Checks of chapter 5."""
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from myllm.grading.checks import ch05_answers as answers
+from myllm.grading.checks.ch05_answers import Mix, RunningSum, Seen, Work
+from myllm.grading.compare import as_expected
+from myllm.grading.exam import Exam, Function, Rng, expect, measure, same
+
+PACKAGE = "myllm.model.*"
+SOFTMAX = tuple(
+    f"{place}.{name}"
+    for place in ("torch", "torch.Tensor", "torch.special", "torch.nn.functional")
+    for name in ("softmax", "log_softmax", "logsumexp")
+    if (place, name) != ("torch.nn.functional", "logsumexp")
+)
+
+
+# 05.1
+
+
+TOO_LARGE = "`exp(1000)` is inf, and inf / inf is NaN. What may be taken away from all scores of a row?"
+OWN_MAXIMUM = "In a row far below the others every power becomes 0: each row needs its own maximum."
+
+softmax_exam = Exam(
+    "05.1",
+    answers.naive_softmax,
+    hints=(
+        "What does a row's softmax become when you add 5 to all its scores? Use that: which number may be "
+        "taken away from all scores of a row, so that none of the powers is too large for a float?",
+        "The section on softmax takes the largest score of each row away first. Two cases are left: in a row "
+        "of nothing but -inf this gives -inf - -inf, and numbers of 16 bits have to become float32 before "
+        "and their own dtype again after. Mend the numbers before they are NaN: a `where` that hides a NaN "
+        "afterwards does not hide it from the gradient.",
+        "y = x in float32 or better\n"
+        "top = the largest number of each row, as a (…, 1) column, but at least the lowest finite float\n"
+        "weights = e to the power of (y - top)\n"
+        "total = the sum of each row, as a column; where it is 0, 1 in its place\n"
+        "return weights / total in the dtype of x",
+    ),
+)
+softmax_exam.example(
+    1,
+    (torch.tensor([[1000.0, 1000.0, -math.inf], [-math.inf] * 3]),),
+    torch.tensor([[0.5, 0.5, 0.0], [0.0, 0.0, 0.0]]),
+)
+
+
+@softmax_exam.oracle(1.5, mistakes=answers.SOFTMAX_MISTAKES)
+def random_rows(rng: Rng) -> Iterator[tuple[Tensor]]:
+    """Scores of ordinary size, of one to four dimensions; a view."""
+    yield (rng.normal(5),)
+    yield (rng.normal(2, 3) * 2,)
+    yield (rng.normal(4, 4) * 2,)
+    yield (rng.normal(2, 3, 5, 6, dtype=torch.float64) * 3,)
+    yield (rng.normal(7, 5).T,)
+
+
+@softmax_exam.edge(
+    1,
+    mistakes={
+        "powers that are too large for a float": (
+            answers.divided(lambda x: torch.zeros(()), answers.row_sum),
+            TOO_LARGE,
+        ),
+        "powers that are too large or all 0": (
+            answers.divided(lambda x: torch.zeros(()), answers.nonzero_sum),
+            TOO_LARGE,
+        ),
+        "the largest score of all rows taken away": (
+            answers.divided(torch.amax, answers.row_sum),
+            OWN_MAXIMUM,
+        ),
+        "the largest score of all rows taken away and rows of zeros": (
+            answers.divided(torch.amax, answers.nonzero_sum),
+            OWN_MAXIMUM,
+        ),
+        "the mean of each row taken away": (
+            answers.divided(lambda x: x.mean(-1, keepdim=True), answers.row_sum),
+            "The mean helps where a whole row is large, but not with one large score among small ones.",
+        ),
+    },
+)
+def large_scores(rng: Rng) -> Iterator[tuple[Tensor]]:
+    """Rows far from 0, up and down; rows that spread widely; one number a row."""
+    levels = torch.tensor([[0.0], [1000.0], [-1000.0], [30_000.0]])
+    yield (levels + rng.integers(-8, 8, 4, 6) / 4,)
+    yield (torch.tensor([[0.0, 1000.0, 0.0, 0.0], [-3e38, 3e38, 0.0, 1.0], [-1e5, -1e5, 0.0, 0.0]]),)
+    yield (levels,)
+    yield (rng.normal(3, 8, dtype=torch.float64) * 1000,)
+
+
+@softmax_exam.edge(
+    0.5,
+    mistakes={
+        "-inf minus -inf in rows that see nothing": (
+            answers.filled(math.nan),
+            "There the largest score is -inf itself. Bound it from below before you take it away, and look "
+            "at the sum that you divide by.",
+        ),
+        "equal weights in rows that see nothing": (
+            lambda x: answers.filled(1 / x.shape[-1])(x),
+            "Who may see nothing must not see everything: a row of nothing but -inf becomes a row of zeros.",
+        ),
+    },
+)
+def hidden_scores(rng: Rng) -> Iterator[tuple[Tensor]]:
+    """Rows with some -inf, and with nothing else; no rows."""
+    x = rng.normal(6, 5) * 3
+    x[1, rng.randint(0, 4)] = x[2, :4] = x[4] = x[5, 1:] = -math.inf
+    yield (x,)
+    yield (torch.full((3,), -math.inf),)
+    yield (rng.normal(0, 4),)
+    yield (torch.tensor([[-math.inf], [2.0]], dtype=torch.float64),)
+
+
+@softmax_exam.property(0.5)
+def rounded_once(f: Function, rng: Rng) -> None:
+    """In bfloat16 the weights are the exact ones, rounded once, at the end."""
+    x = (rng.normal(40, 60) * 2).bfloat16()
+    found, exact = f(x), answers.naive_softmax(x.double())
+    same(found, exact.bfloat16(), "the weights")
+    expect(found.dtype == torch.bfloat16, f"they are {found.dtype}")
+    share = float((found == exact.bfloat16()).double().mean())
+    expect(share > 0.98, f"only {share:.0%} of the numbers are; compute in float32")
+
+
+@softmax_exam.property(0.5)
+def clean_gradient(f: Function, rng: Rng) -> None:
+    """The gradient is that of the softmax, and 0 where nothing may be seen."""
+    scores, above = rng.normal(4, 6), rng.normal(4, 6)
+    scores[1, 2:4] = scores[2] = -math.inf
+    scores[3] += 1000
+    x = scores.requires_grad_()
+    found = f(x)
+    expect(isinstance(found, Tensor) and found.requires_grad, "the result does not lead back to x")
+    found.backward(above)
+    p = answers.naive_softmax(x.detach())
+    expected = p * (above - (p * above).sum(-1, keepdim=True))
+    for row, what in enumerate(("ordinary scores", "some -inf", "nothing but -inf", "scores of about 1000")):
+        same((x.grad if x.grad is not None else torch.zeros(0))[row], expected[row], f"a row with {what}")
+
+
+@softmax_exam.cost(0.5)
+def rows_at_once(f: Function, rng: Rng) -> None:
+    """The number of tensor operations does not grow with the number of rows."""
+    found = list[int]()
+    for rows in (5, 200):
+        x = rng.normal(rows, 7)
+        with measure() as count:
+            f(x)
+        found.append(count.operations)
+    expect(found[1] <= found[0] + 20, f"5 rows took {found[0]} operations, 200 took {found[1]}.")
+
+
+softmax_exam.conduct(
+    0.5,
+    PACKAGE,
+    *SOFTMAX,
+    "torch.nn.functional.softmin",
+    "torch.nn.functional.gumbel_softmax",
+    "torch.sparse.softmax",
+    "torch.nn.functional.scaled_dot_product_attention",
+)
+
+
+# 05.2
+
+
+mask_exam = Exam(
+    "05.2",
+    answers.naive_mask,
+    hints=(
+        "Write down the position of each query and of each key. Which of the two numbers has to be the "
+        "smaller one?",
+        "The section on the causal mask compares a column of positions with a row of positions. With an "
+        "offset only the numbers in the column change.",
+        "column = offset, offset + 1, …, offset + T - 1, as (T, 1)\nrow = 0, 1, …, S - 1\n"
+        "return row <= column",
+    ),
+)
+mask_exam.example(0.5, (2, 4, 1), torch.tensor([[True, True, False, False], [True, True, True, False]]))
+
+
+@mask_exam.oracle(1.5, mistakes=answers.MASK_MISTAKES)
+def random_masks(rng: Rng) -> Iterator[tuple[int, int, int]]:
+    """Pieces from the beginning, the middle and the end of a text, and a whole text."""
+    T = rng.randint(2, 4)
+    yield T, T + rng.randint(3, 6), 2
+    yield 3, 9, rng.randint(2, 3)
+    yield T, T + 5, 5
+    yield T + 3, T + 1, 1
+    yield 5, 5, 0
+
+
+@mask_exam.edge(0.5)
+def single_queries(rng: Rng) -> Iterator[tuple[int, int, int]]:
+    """One query at the end, at the beginning, beyond the keys; one key."""
+    S = rng.randint(4, 9)
+    yield from [(1, S, S - 1), (1, S, 0), (1, S, S + 3), (2, S, S), (4, 1, 0), (1, 1, 0), (S, 1, 2)]
+
+
+@mask_exam.property(0.5)
+def pieces_of_a_whole(f: Function, rng: Rng) -> None:
+    """Rows of the mask of a whole text, cut into pieces, are the masks of these pieces."""
+    size = rng.randint(6, 12)
+    whole, start = f(size, size, 0), 0
+    same(whole, answers.naive_mask(size, size, 0), "the whole text")
+    while start < size:
+        piece = min(rng.randint(1, 4), size - start)
+        same(f(piece, size, start), whole[start : start + piece], f"{piece} queries from position {start}")
+        start += piece
+
+
+@mask_exam.cost(0.5)
+def no_more_than_needed(f: Function, rng: Rng) -> None:
+    """The mask is made at once, and of the size that was asked for."""
+    found = list[int]()
+    for queries in (5, 200):
+        with measure() as count:
+            f(queries, 300, 20)
+        found.append(count.operations)
+    expect(found[1] <= found[0] + 20, f"5 queries took {found[0]} operations, 200 took {found[1]}.")
+    with measure() as count:
+        f(1, 1000, 999)
+    expect(count.largest <= 1000, f"a mask of 1 by 1000 needed a tensor of {count.largest} numbers.")
+
+
+mask_exam.conduct(0.5, PACKAGE)
+
+
+# 05.3
+
+
+head_exam = Exam(
+    "05.3",
+    answers.naive_per_head,
+    hints=(
+        "Take one position with 4 numbers and 2 heads: which numbers belong to head 0? Now take two "
+        "positions, one after the other in memory: do the numbers of head 0 still lie side by side?",
+        "The section on heads splits in two steps: first the last dimension becomes two, then two dimensions "
+        "change places. The way back takes the same two steps in the opposite order. A `view` alone gives "
+        "the right shape too, but with the numbers of other positions.",
+        "C is not a multiple of H: raise ValueError\n"
+        "split: (B, T, C) reshaped to (B, T, H, D), then dimensions 1 and 2 change places\n"
+        "heads = work(that)                                # (B, H, T, E)\n"
+        "join: dimensions 1 and 2 change places again, then reshape to (B, T, H * E)",
+    ),
+)
+head_exam.example(
+    1,
+    (torch.tensor([[[1, 2, 3, 4], [10, 20, 30, 40]]]), 2, RunningSum()),
+    torch.tensor([[[1, 2, 3, 4], [11, 22, 33, 44]]]),
+)
+
+
+@head_exam.oracle(1.5, mistakes=answers.HEAD_MISTAKES)
+def random_heads(rng: Rng) -> Iterator[tuple[Tensor, int, Work]]:
+    """Two to four heads, the same width before and after; the last one of a single position."""
+    for B, T, H, D in ((1, 2, 2, 2), (2, 5, 3, 4), (3, 4, 4, 2), (2, 3, 2, 6), (2, 1, 2, 3)):
+        yield rng.normal(B, T, H * D), H, Mix(D)
+
+
+@head_exam.property(1)
+def heads_as_specified(f: Function, rng: Rng) -> None:
+    """`work` sees the right heads, and what it returns is joined whatever its width."""
+    B, T, H, D, E = 2, rng.randint(3, 5), rng.randint(2, 4), rng.randint(2, 5), rng.randint(6, 8)
+    x, heads = rng.normal(B, T, H * D), rng.normal(B, H, T, E)
+    work = Seen(heads)
+    joined = f(x, H, work)
+    expect(work.calls, "it was not called")
+    same(work.calls[0], answers.cut(x, H), "what `work` was called with")
+    same(joined, torch.cat([*heads.unbind(1)], dim=-1), f"heads {tuple(heads.shape)}, joined")
+
+
+@head_exam.edge(0.5)
+def border_heads(rng: Rng) -> Iterator[tuple[Tensor, int, Work]]:
+    """One head, heads of one number, no texts, a view, another width, float64."""
+    yield rng.normal(2, 4, 6), 1, Mix(6)
+    yield rng.normal(2, 4, 6), 6, Mix(1)
+    yield rng.normal(0, 4, 6), 2, Mix(3)
+    yield rng.normal(5, 2, 6).transpose(0, 1), 3, Mix(5)
+    yield rng.normal(2, 6, 3).transpose(1, 2), 2, Mix(1)
+    yield rng.normal(1, 3, 4, dtype=torch.float64), 2, Mix(2)
+
+
+@head_exam.edge(
+    0.5,
+    mistakes={
+        "numbers left over without a word": (
+            lambda x, n_head, work: answers.naive_per_head(
+                x[..., : x.shape[-1] // n_head * n_head], n_head, work
+            ),
+            "Look at *Raises* in the specification.",
+        ),
+    },
+)
+def uneven_heads(rng: Rng) -> Iterator[tuple[Tensor, int, Work]]:
+    """Numbers that the heads cannot share evenly."""
+    yield rng.normal(2, 3, 7), 2, Mix(3)
+    yield rng.normal(2, 2, 3), 6, Mix(1)
+
+
+@head_exam.cost(0.25)
+def called_once(f: Function, rng: Rng) -> None:
+    """`work` is called once, for all heads together."""
+    work = Seen(rng.normal(2, 8, 3, 2))
+    f(rng.normal(2, 3, 16), 8, work)
+    expect(len(work.calls) == 1, f"8 heads took {len(work.calls)} calls.")
+
+
+head_exam.conduct(0.25, PACKAGE)
+
+
+# 05.4
+
+
+scale_exam = Exam(
+    "05.4",
+    answers.naive_scale,
+    hints=(
+        "What is the variance of one product of a number of the query and one of the key? And of a sum of D "
+        "independent products?",
+        "The section on the scale derives 1 / sqrt(D) for standard deviations of 1. Go through it again with "
+        "others. A factor c multiplies a variance by c².",
+        "a standard deviation is 0: raise ValueError\n"
+        "variance of one product = q_std² · k_std²\n"
+        "variance of a score = D times that\n"
+        "return 1 / the root of the variance of a score",
+    ),
+)
+scale_exam.example(0.5, (64, 1.0, 2.0), 0.0625)
+
+
+@scale_exam.oracle(
+    1,
+    mistakes={
+        "1 / sqrt(D) for all queries and keys": (
+            lambda head_dim, q_std, k_std: head_dim**-0.5,
+            "This is right for standard deviations of 1. Here they are given.",
+        ),
+        "a division by the variance": (
+            lambda head_dim, q_std, k_std: 1 / (head_dim * q_std**2 * k_std**2),
+            "A factor c multiplies a variance by c²: divide by the standard deviation of the scores.",
+        ),
+        "D without a root": (
+            lambda head_dim, q_std, k_std: 1 / (head_dim * q_std * k_std),
+            "Variances add up, standard deviations do not: how does that of a sum grow with D?",
+        ),
+        "the variances of queries and keys outside of the root": (
+            lambda head_dim, q_std, k_std: 1 / (head_dim**0.5 * q_std**2 * k_std**2),
+            "The root belongs to the whole variance of a score, not only to D.",
+        ),
+        "standard deviations inside the root": (
+            lambda head_dim, q_std, k_std: 1 / (head_dim * q_std * k_std) ** 0.5,
+            "Inside the root stands a variance, and a variance is a standard deviation squared.",
+        ),
+        "the two variances added": (
+            lambda head_dim, q_std, k_std: 1 / (head_dim * (q_std**2 + k_std**2)) ** 0.5,
+            "Variances add up in a sum. What does a product of independent numbers do?",
+        ),
+        "a factor that multiplies what it should divide": (
+            lambda head_dim, q_std, k_std: head_dim**0.5 * q_std * k_std,
+            "This is the standard deviation of the scores. Which factor brings it to 1?",
+        ),
+    },
+)
+def random_scales(rng: Rng) -> Iterator[tuple[int, float, float]]:
+    """Heads of many sizes, narrow and wide queries and keys."""
+    for head_dim in (rng.randint(2, 9), 64, rng.randint(65, 200)):
+        yield head_dim, rng.uniform(1.5, 4), rng.uniform(0.1, 0.6)
+        yield head_dim, rng.uniform(0.1, 0.6), rng.uniform(3, 9)
+    yield 128, 1.0, 1.0
+
+
+@scale_exam.property(0.5)
+def unit_variance(f: Function, rng: Rng) -> None:
+    """The scores of 40,000 random queries and keys, scaled, have a variance near 1."""
+    for name in ("normal", "two-valued"):
+        D, q_std, k_std = rng.randint(4, 20), rng.uniform(0.2, 5), rng.uniform(0.2, 5)
+        q, k = rng.normal(2, 40_000, D) if name == "normal" else 2.0 * rng.integers(0, 2, 2, 40_000, D) - 1
+        factor = as_expected(f(D, q_std, k_std), 1.0)
+        expect(type(factor) is float, f"got {factor!r}")
+        variance = float((factor * (q_std * q * k_std * k).sum(1)).var())
+        case = f"D = {D}, q_std = {q_std:.3g} and k_std = {k_std:.3g}"
+        expect(abs(variance - 1) < 0.1, f"{name} numbers with {case} have one of {variance:.3g}")
+
+
+@scale_exam.edge(
+    0.5,
+    mistakes={
+        "a factor where no factor helps": (
+            lambda head_dim, q_std, k_std: (
+                answers.naive_scale(head_dim, q_std, k_std) if q_std * k_std else math.inf
+            ),
+            "Look at *Raises* in the specification.",
+        ),
+        "a division by zero": (
+            lambda head_dim, q_std, k_std: 1 / (head_dim**0.5 * q_std * k_std),
+            "Look at *Raises*: say in words what is wrong, before you divide.",
+        ),
+    },
+)
+def no_spread(rng: Rng) -> Iterator[tuple[int, float, float]]:
+    """Queries or keys that are all 0; one number."""
+    D = rng.randint(1, 9)
+    yield from [(D, 0.0, 1.0), (D, rng.uniform(1, 2), 0.0), (D, 0.0, 0.0), (1, 1.0, 1.0), (1, 0.5, 4.0)]
+
+
+scale_exam.conduct(0.5, PACKAGE)
