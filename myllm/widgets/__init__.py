@@ -12,17 +12,30 @@ if TYPE_CHECKING:
     from .block_diagram import BlockDiagram
     from .kv_bytes import KVBytes
     from .letter_heat_map import LetterHeatMap
+    from .mask_explorer import MaskExplorer
     from .merge_stepper import MergeStepper
+    from .rope_dial import RopeDial
     from .token_comparer import TokenComparer
     from .window_slider import WindowSlider
 
-__all__ = ["BlockDiagram", "KVBytes", "LetterHeatMap", "MergeStepper", "TokenComparer", "WindowSlider"]
+__all__ = [
+    "BlockDiagram",
+    "KVBytes",
+    "LetterHeatMap",
+    "MaskExplorer",
+    "MergeStepper",
+    "RopeDial",
+    "TokenComparer",
+    "WindowSlider",
+]
 
 _HOMES = {
     "BlockDiagram": "block_diagram",
     "KVBytes": "kv_bytes",
     "LetterHeatMap": "letter_heat_map",
+    "MaskExplorer": "mask_explorer",
     "MergeStepper": "merge_stepper",
+    "RopeDial": "rope_dial",
     "TokenComparer": "token_comparer",
     "WindowSlider": "window_slider",
 }
