@@ -1,6 +1,7 @@
 """What the chapters use to show things: real source, the book's figure style, the grader's card."""
 
 import inspect
+import json
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
@@ -55,6 +56,17 @@ def style() -> dict[str, str]:
 
     plt.style.use(Path(__file__).with_suffix(".mplstyle"))
     return COLOURS
+
+
+def result(name: str) -> Any:
+    """A measurement that takes too long for a page, read from its file with command, commit and machine.
+
+    Args:
+        name: The file's name in ``book/_results``, without the ending.
+    """
+    folder = Path(__file__).parent / "_results"  # in an installed wheel
+    folder = folder if folder.is_dir() else Path(__file__).parents[1] / "book" / "_results"
+    return json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def check(exercise: str, function: Callable[..., Any], *, seed: int | None = None) -> "Card":
