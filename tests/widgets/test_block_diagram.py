@@ -110,9 +110,10 @@ def value(formula: str, **numbers: int) -> int:
 
 
 def test_formulas_come_to_the_numbers_beside_them(node):
-    for i, config in enumerate(RANDOM[:20]):
-        for part in node(BlockDiagram, "parts(complete(config), 1, T)", config=config, T=i + 1):
-            numbers = {"C": config["n_embd"], "V": config["vocab_size"], "T": i + 1}
+    found = node(BlockDiagram, "cases.map((config, i) => parts(complete(config), 1, i + 1))", cases=RANDOM)
+    for i, (config, each) in enumerate(zip(RANDOM, found, strict=True)):
+        numbers = {"C": config["n_embd"], "V": config["vocab_size"], "T": i + 1}
+        for part in each:
             assert part["parameters"] == (value(part["formula"], **numbers) if part["formula"] else 0)
             assert part["flops"] == (value(part["work"], **numbers) if "work" in part else 0)
 

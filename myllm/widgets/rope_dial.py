@@ -1,0 +1,90 @@
+"""Rotary positions: the hands of a query and a key, and how long each pair of a head takes to turn."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import traitlets
+
+from .base import Widget, source
+
+SCALINGS = ("none", "linear", "llama3", "yarn")
+MAX_POSITION = 100
+
+
+class RopeDial(Widget):
+    """Turns one pair of a query and a key, and shows the wavelengths of all pairs under a scaling.
+
+    The frequencies are those of `myllm.model.rope`; what `myllm.config.RopeScaling` leaves open has its
+    default there.
+
+    Args:
+        head_dim: Numbers of a head that turn, an even number from 4 to 256.
+        theta: Base of the frequencies, at least 2.
+        pair: The pair first seen, from 0.
+        query: Position m of the query, 0 to 100.
+        key: Position n of the key, 0 to 100.
+        scaling: ``none``, ``linear``, ``llama3`` or ``yarn``.
+        factor: How many times longer the texts become, 1 to 64.
+        original_context: The longest text of the training, at least 16 tokens.
+
+    Raises:
+        ValueError: If an argument lies outside its bounds.
+    """
+
+    _esm = source("layout.mjs", "text.mjs", "config.mjs", "controls.mjs", "rope_dial.mjs")
+
+    head_dim = traitlets.Int().tag(sync=True)
+    theta = traitlets.Float().tag(sync=True)
+    pair = traitlets.Int().tag(sync=True)
+    query = traitlets.Int().tag(sync=True)
+    key = traitlets.Int().tag(sync=True)
+    shift = traitlets.Int(0).tag(sync=True)
+    scaling = traitlets.Unicode().tag(sync=True)
+    factor = traitlets.Float().tag(sync=True)
+    original_context = traitlets.Int().tag(sync=True)
+
+    def __init__(
+        self,
+        head_dim: int = 64,
+        theta: float = 10_000.0,
+        *,
+        pair: int = 4,
+        query: int = 12,
+        key: int = 5,
+        scaling: str = "none",
+        factor: float = 8.0,
+        original_context: int = 2048,
+    ) -> None:
+        if type(head_dim) is not int or head_dim % 2 or not 4 <= head_dim <= 256:
+            raise ValueError(f"The head_dim must be an even number from 4 to 256, not {head_dim!r}.")
+        if scaling not in SCALINGS:
+            raise ValueError(f"The scaling must be one of {', '.join(SCALINGS)}, not {scaling!r}.")
+        for name, number, least, most in (("theta", theta, 2, 1e9), ("factor", factor, 1, 64)):
+            if type(number) not in (int, float) or not least <= number <= most:
+                raise ValueError(
+                    f"The {name} must be a number from {least:,} to {most:,.0f}, not {number!r}."
+                )
+        _check("pair", pair, 0, head_dim // 2 - 1)
+        _check("query", query, 0, MAX_POSITION)
+        _check("key", key, 0, MAX_POSITION)
+        _check("original_context", original_context, 16, 10_000_000)
+        super().__init__(
+            head_dim=head_dim,
+            theta=float(theta),
+            pair=pair,
+            query=query,
+            key=key,
+            scaling=scaling,
+            factor=float(factor),
+            original_context=original_context,
+        )
+
+    def __repr__(self) -> str:
+        return f"RopeDial({self.head_dim}, {self.theta:g})"
+
+
+def _check(name: str, value: Any, least: int, most: int) -> None:
+    """Refuse what is no whole number from `least` to `most`."""
+    if type(value) is not int or not least <= value <= most:
+        raise ValueError(f"The {name} must be a whole number from {least} to {most:,}, not {value!r}.")
