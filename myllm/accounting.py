@@ -36,11 +36,12 @@ def activations(config: "ModelConfig", B: int, T: int, dtype: "torch.dtype") -> 
     """Bytes that a forward pass with cross-entropy keeps for the backward pass, within 15 %.
 
     A matrix product keeps its input, a norm its input and (RMSNorm) the normalized numbers in float32,
-    an activation its input, a gate both factors, fused attention queries, keys, values, output
-    and one float32 a row of weights. So for each token a layer of GPT-2 with inner width I = 4C keeps
-    2C for the norms, 2C for the inputs of attention and feed-forward network, 4C for attention and
-    2I = 8C inside the feed-forward network: 16C numbers. The loss keeps V log-probabilities. What
-    grows with T x T is a window's mask, and with a soft cap the three steps from scores to weights.
+    an activation its input, a gate both factors, fused attention queries, keys, values, output and
+    one float32 a row of weights; after RoPE the output is copied where heads are joined.
+    So for each token a layer of GPT-2 with inner width I = 4C keeps 2C for the norms, 2C for the inputs
+    of attention and feed-forward network, 4C for attention and 2I = 8C inside the feed-forward network:
+    16C numbers. The loss keeps V log-probabilities. What grows with T x T is a window's mask, and with
+    a soft cap the three steps from scores to weights.
     """
     C, V, inner, item = config.n_embd, config.vocab_size, config.intermediate_size, dtype.itemsize
     queries, keys = config.n_head * config.head_dim, config.n_kv_head * config.head_dim
@@ -58,6 +59,7 @@ def activations(config: "ModelConfig", B: int, T: int, dtype: "torch.dtype") -> 
         layer += 4 * item * queries + (2 * item + wide) * config.n_head * T
     else:
         layer += 2 * item * (queries + keys) + 4 * config.n_head
+        layer += item * queries * (config.position == "rope")
     kept = 2 if config.mlp == "plain" else 4
     layer += item * inner * (kept - (config.activation == "relu"))  # what ReLU returns is enough for it
     windows = [config.layer_window(i) for i in range(config.n_layer)]

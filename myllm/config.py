@@ -4,7 +4,7 @@ import json
 from contextlib import suppress
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, get_args
+from typing import TYPE_CHECKING, Any, Literal, Self, cast, get_args
 
 from myllm import families
 from myllm.accounting import Memory, memory
@@ -43,6 +43,14 @@ class RopeScaling:
         _typed(self, "rope_scaling.")
         if self.factor < 1 or self.original_context < 1:
             raise UserError("rope_scaling needs a factor of at least 1 and a positive original_context.")
+        if self.low_freq_factor >= self.high_freq_factor or self.beta_slow >= self.beta_fast:
+            raise UserError(
+                "rope_scaling needs low_freq_factor < high_freq_factor and beta_slow < beta_fast."
+            )
+        for field in fields(self)[3:]:
+            reader = "llama3" if field.name.endswith("freq_factor") else "yarn"
+            if self.kind != reader and getattr(self, field.name) != field.default:
+                raise UserError(f"rope_scaling.{field.name} would have no effect: kind is not {reader!r}.")
 
 
 @dataclass(frozen=True)
@@ -236,7 +244,10 @@ class ModelConfig:
         Raises:
             UserError: A missing or torn file, or one with unknown fields.
         """
-        return cls._from_dict(read_json(path, "a model configuration"))
+        values = read_json(path, "a model configuration")
+        if not isinstance(values, dict):
+            raise UserError(f"{path} is not a model configuration: it should hold an object, {{…}}.")
+        return cls._from_dict(cast(dict[str, Any], values))
 
     @property
     def n_params(self) -> int:
