@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from myllm.config import ModelConfig
 from myllm.tokenizers.pretrained import load_tokenizer
 from myllm.widgets.vocabularies import NAMES, vocabulary
 
@@ -280,6 +281,126 @@ def test_window_slider_by_dials_and_buttons(slider):
         assert forward.evaluate("button => button === document.activeElement")
 
 
+@pytest.fixture
+def started(visit):
+    """`started(class, label)`: the first widget of that class, alive on its page, and its state there."""
+
+    def start(name: str, label: str):
+        path, state = find(name)
+        widget = visit(path).get_by_role("group", name=label, exact=True).first
+        widget.wait_for()
+        return widget, state
+
+    return start
+
+
+def test_kv_bytes_by_model_heads_texts_and_window(started):
+    widget, _ = started("KVBytes", "KV bytes")
+    model = widget.get_by_label("Model", exact=True)
+    dial = {
+        name: widget.get_by_label(name, exact=True)
+        for name in ("Tokens a text", "Texts at once", "Key-value heads", "Window")
+    }
+    model.select_option("llama-3-8b")
+    widget.get_by_label("Numbers", exact=True).select_option("bfloat16")
+    for name, value in (("Tokens a text", "8,192"), ("Texts at once", "4")):
+        dial[name].press("Home")
+        press_until(dial[name], "ArrowRight", f"{name}: {value}")
+
+    def cache(layers: int, heads: int, tokens: int) -> int:
+        return 2 * 4 * tokens * layers * heads * 128 * 2
+
+    assert sentence(widget).startswith(
+        f"The keys and values of 4 texts of 8,192 tokens take {cache(32, 8, 8192) / 1e9:.2f} GB, "
+    )
+    current = widget.locator(".spans [aria-current] .head")
+    assert current.inner_text().startswith("Cache, GQA: 8 heads")
+    dial["Key-value heads"].press("Home")
+    assert f" take {cache(32, 1, 8192) / 1e6:.0f} MB, " in sentence(widget)
+    assert current.inner_text().startswith("Cache, MQA: 1 head")
+    assert model.locator("option:checked").inner_text() == "Your own"
+    dial["Window"].press("Home")
+    assert f" take {cache(32, 1, 256) / 1e6:.1f} MB, " in sentence(widget)
+    assert "; a window keeps the last 256 tokens." in sentence(widget)
+    widget.locator("summary").press("Enter")
+    widget.get_by_label("Layers", exact=True).press("Home")
+    assert f" take {cache(1, 1, 256) / 1e3:.0f} kB, " in sentence(widget)
+    widget.get_by_label("Query heads", exact=True).press("Home")
+    assert dial["Key-value heads"].get_attribute("max") == "0"
+    filled = "[...row.children].reduce((sum, bar) => sum + bar.getBoundingClientRect().width, 0)"
+    shares = widget.locator(".spans .track").evaluate_all(
+        f"all => all.map((row) => {filled} / row.clientWidth)"
+    )
+    assert len(shares) == 5 and max(shares) == pytest.approx(1, abs=0.02)
+    model.select_option("gpt2")
+    assert model.input_value() == "gpt2" and dial["Window"].get_attribute("aria-valuetext") == "none"
+    assert sentence(widget).endswith(" The model was made for 1,024 tokens.")
+
+
+def test_block_diagram_by_parts_sizes_and_tying(started):
+    widget, state = started("BlockDiagram", "Block diagram")
+    config = ModelConfig.preset("gpt2")
+    widget.get_by_label("Model", exact=True).select_option("gpt2")
+    parts = widget.locator(".stack button")
+    assert parts.count() == 10
+    for i in range(10):
+        parts.nth(i).press("Enter")
+        assert (
+            parts.evaluate_all("all => all.findIndex((b) => b.getAttribute('aria-pressed') === 'true')") == i
+        )
+        assert sentence(widget).startswith(parts.nth(i).locator("span").first.inner_text())
+        assert widget.locator(".facts .title").count() == 1
+    note = widget.locator(".facts + .note")
+    assert note.inner_text().startswith(f"All parts: {config.n_params:,} parameters, ")
+    assert "it is the embedding table" in sentence(widget)
+    widget.get_by_label("The head is the embedding table").uncheck()
+    config = config.replace(tie_embeddings=False)
+    assert note.inner_text().startswith(f"All parts: {config.n_params:,} parameters, ")
+    assert "38,597,376 parameters" in sentence(widget)
+    for name, key in (("Layers", "Home"), ("Width C", "Home"), ("Vocabulary V", "Home"), ("Heads H", "End")):
+        widget.get_by_label(name, exact=True).press(key)
+    widget.get_by_label("Tokens T", exact=True).press("Home")
+    config = config.replace(n_layer=1, n_embd=16, n_head=16, vocab_size=32)
+    flops = f"{config.flops_per_token(1) / 1000:.3g} thousand operations a token"
+    assert note.inner_text().startswith(f"All parts: {config.n_params:,} parameters, {flops}, ")
+    parts.nth(3).press("Enter")
+    shown = widget.locator(".facts > div").filter(has_text="queries, keys, values")
+    assert shown.locator("dd").inner_text() == f"({state['batch']}, 16, 1, 1)"
+    assert widget.get_by_label("Model", exact=True).locator("option:checked").inner_text() == "Your own"
+
+
+def test_rope_dial_by_pair_positions_shift_and_scaling(started):
+    widget, state = started("RopeDial", "RoPE dial")
+    dial = {name: widget.get_by_label(name, exact=True) for name in ("Pair", "Query at m", "Key at n")}
+    shift = widget.get_by_label("Shift of both", exact=True)
+    widget.get_by_label("Scaling", exact=True).select_option("none")
+    for name, value in (("Pair", 2), ("Query at m", 9), ("Key at n", 4)):
+        dial[name].press("Home")
+        press_until(dial[name], "ArrowRight", f"{name}: {value}")
+    freq = state["theta"] ** (-4 / state["head_dim"])
+    score = f"score {math.cos(5 * freq):.3f}".replace("-", "−")
+    assert sentence(widget).startswith(f"Pair 2 turns by {math.degrees(freq):.3g}° a token, ")
+    assert f"The query at 9 and the key at 4 are 5 tokens apart: {score}." in sentence(widget)
+    hands = widget.locator(".dial .hand")
+    before = hands.evaluate_all("all => all.map((hand) => hand.getAttribute('d'))")
+    for moved in (1, 2):
+        shift.press("ArrowRight")
+        assert sentence(widget).endswith(
+            f"The query at {9 + moved} and the key at {4 + moved} are 5 tokens apart: {score}, "
+            f"the same as before the shift of {moved}."
+        )
+    after = hands.evaluate_all("all => all.map((hand) => hand.getAttribute('d'))")
+    assert len(after) == 2 and all(a != b for a, b in zip(before, after, strict=True))
+    widget.get_by_label("Scaling", exact=True).select_option("linear")
+    factor = widget.get_by_label("Factor", exact=True)
+    factor.press("End")
+    assert f"once around in {2 * math.pi / freq * 64:.3g} tokens, " in sentence(widget)
+    assert f", without the scaling in {2 * math.pi / freq:.3g}." in sentence(widget)
+    assert widget.locator(".waves circle").count() == state["head_dim"]
+    factor.press("Home")
+    assert "without the scaling" not in sentence(widget)
+
+
 def loaded_vocabularies(page) -> list[str]:
     scripts = page.locator("script[src*='/vocabularies/']").evaluate_all("all => all.map(({ src }) => src)")
     return [src.rpartition("/")[2] for src in scripts]
@@ -351,7 +472,18 @@ def test_vocabularies_of_the_site_are_small_and_say_what_the_package_holds(name)
     assert json.loads(data.removesuffix(";\n")) == vocabulary(name)
 
 
-@pytest.mark.parametrize("name", ["LetterHeatMap", "MergeStepper", "TokenComparer", "WindowSlider"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "BlockDiagram",
+        "KVBytes",
+        "LetterHeatMap",
+        "MergeStepper",
+        "RopeDial",
+        "TokenComparer",
+        "WindowSlider",
+    ],
+)
 def test_colours_are_the_books_and_nothing_sticks_out(visit, name):
     page = visit(find(name)[0])
     widget = page.locator(".myllm-widget").first

@@ -116,7 +116,8 @@ def test_score_of_a_pair_depends_on_the_distance_alone(node):
         (
             {"pair": 9, "freq": 0.01, "plain": 0.08, "grow": 1.2, "query": 3, "key": 4, "shift": 40},
             "Pair 9 turns by 0.573° a token, once around in 628 tokens, without the scaling in 78.5. The "
-            "query at 43 and the key at 44 are 1 token apart: score 1.440, the same as before the shift of 40.",
+            "query at 43 and the key at 44 are 1 token apart: score 1.440, the same as before the shift "
+            "of 40.",
         ),
         (
             {"pair": 1, "freq": math.pi, "plain": math.pi, "grow": 1, "query": 6, "key": 5, "shift": 1},
