@@ -30,7 +30,7 @@ def run(model, ids):
         hook.remove()
     logits = result if isinstance(model, Transformer) else result.logits
     weights = torch.randn(logits.shape, generator=torch.Generator().manual_seed(1)).to(logits)
-    (logits * weights).sum().backward()
+    ((logits * weights).sum() / ids.shape[1]).backward()
     hidden = [x[0] if isinstance(x, tuple) else x for x in hidden]
     return logits.detach(), hidden, {name: p.grad for name, p in model.named_parameters()}
 

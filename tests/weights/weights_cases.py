@@ -4,7 +4,7 @@ LLAMA = {
     "vocab_size": 41,
     "hidden_size": 24,
     "intermediate_size": 36,
-    "num_hidden_layers": 3,
+    "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "max_position_embeddings": 32,
@@ -14,7 +14,7 @@ LLAMA = {
     "eos_token_id": 2,
 }
 PHI = {key: value for key, value in LLAMA.items() if key != "rms_norm_eps"} | {"hidden_size": 40}
-GPT2 = {"vocab_size": 41, "n_positions": 32, "n_embd": 24, "n_layer": 3, "n_head": 4}
+GPT2 = {"vocab_size": 41, "n_positions": 32, "n_embd": 24, "n_layer": 2, "n_head": 4}
 GPT2 |= {"bos_token_id": 1, "eos_token_id": 2}
 
 
@@ -75,6 +75,7 @@ CASES = {
         "model_type": "qwen3",
         **LLAMA,
         "head_dim": 8,
+        "num_hidden_layers": 3,
         "use_sliding_window": True,
         "sliding_window": 3,
         "layer_types": ["sliding_attention", "sliding_attention", "full_attention"],
