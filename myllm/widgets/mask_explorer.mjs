@@ -93,23 +93,23 @@ function render({ model, el }) {
   const [alphabet, heads] = [[...model.get("alphabet")], model.get("heads")];
   const longest = net ? Math.floor(packed.positions / 2) : 32;
   const usable = (text) => [...text].filter((letter) => !net || alphabet.includes(letter)).slice(0, longest);
-  const cursor = { q: Infinity, k: 0 };
+  const cursor = { q: 0, k: 0 };
   let shown = null; // what the picture shows: the last rule and string that could be read
 
   const option = (value, name) => html("option", { value }, name);
   const numbers = (n) => Array.from({ length: n }, (_, i) => option(i, String(i)));
   const kind = html("select", { onchange: () => {
-    const { size, first } = KINDS[kind.value] ?? {};
-    if (size) put(model, "size", first(net ? usable(model.get("text")).length + 1 : 3));
-    if (kind.value === "own") put(model, "rule", rule.value);
-    put(model, "kind", kind.value);
+    const chosen = kind.value; // kept, for drawing the first change sets the field back
+    if (chosen === "own") put(model, "rule", rule.value);
+    else if (KINDS[chosen].first) put(model, "size", KINDS[chosen].first(net ? usable(model.get("text")).length + 1 : 3));
+    put(model, "kind", chosen);
   } }, ...Object.entries(KINDS).map(([value, { name }]) => option(value, name)), option("own", "your own rule"));
   const size = html("input", { type: "range", min: 1, step: 1, oninput: () => put(model, "size", size.valueAsNumber) });
   const sizeName = html("span");
   const sizeField = html("label", {}, sizeName, size);
   const line = (attributes) => html("input", { type: "text", class: "mono", spellcheck: "false", autocomplete: "off", autocapitalize: "off", ...attributes });
   const rule = line({ maxlength: LONGEST_RULE, oninput: () => {
-    const typed = rule.value; // kept, for drawing the first of two changes may set the field
+    const typed = rule.value;
     put(model, "rule", typed);
     put(model, "kind", "own");
   } });
@@ -130,7 +130,7 @@ function render({ model, el }) {
   const mask = figure("Mask", "Mask");
   const weights = figure("Attention weights", "");
   const note = html("output", { class: "note" });
-  const answer = html("div", { class: "answer mono", dir: "ltr", role: "group", "aria-label": "The right copy and what the model writes" });
+  const answer = html("div", { class: "answer mono scroll", dir: "ltr", role: "group", "aria-label": "The right copy and what the model writes", tabindex: 0 });
   const python = html("code", { class: "mono" });
   const { question, sentence } = frame(el, "Mask explorer",
     [field("Mask", kind), sizeField, ...(heads > 1 ? [field("Head h", head)] : []), ...(net ? [field("Layer", layer)] : []),
@@ -158,11 +158,12 @@ function render({ model, el }) {
   }
   function keys(event) {
     const step = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
-    if (!step || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (!shown || !step || event.ctrlKey || event.metaKey || event.altKey) return;
     event.preventDefault();
     move(cursor.q + step[0], cursor.k + step[1]);
   }
   function point(event) {
+    if (!shown) return;
     const drawing = event.currentTarget.firstElementChild;
     const box = drawing.getBoundingClientRect();
     const at = (offset) => Math.floor(((offset / box.width) * (EDGE + shown.tokens.length * CELL) - EDGE) / CELL);
@@ -193,7 +194,8 @@ function render({ model, el }) {
   // One line of letters; where `wanted` is given each is marked as right or wrong.
   const letters = (name, ids, wanted = null) => html("div", { class: "line" }, html("b", {}, name), ...ids.map((letter, i) => {
     const right = wanted && letter === wanted[i];
-    return html("span", { class: `chip${wanted ? (right ? " merged" : " masked") : ""}` }, visible(letter), wanted ? (right ? " ✓" : " ✗") : "");
+    const style = wanted ? (right ? " merged" : " masked") : "";
+    return html("span", { class: `chip${style}` }, visible(letter), ...(wanted ? [html("span", {}, right ? "✓" : "✗")] : []));
   }));
 
   return follow(model, ["text", "kind", "size", "rule", "layer", "head"], () => {
@@ -240,9 +242,10 @@ function render({ model, el }) {
       weights.caption.textContent = `Weights of layer ${l}, head ${h}`;
       draw(weights, "Attention weights: one row a query, one column a key, darker is heavier, a dot where the mask forbids it",
         (q, k) => (shown.mask[q][k] ? shown.weights[q][k] : null));
-      answer.replaceChildren(letters("right", string), letters("model", copy, string));
+      answer.replaceChildren(letters("copy", string), letters("model", copy, string));
     }
-    move(followed ? cursor.q : T - 1, followed ? cursor.k : 0);
+    if (!followed) [cursor.q, cursor.k] = [T - 1, net ? n - 1 : 0]; // the last letter, and where it stands
+    move(cursor.q, cursor.k);
     python.textContent = `Mask(lambda b, h, q, k: ${parsed.text})`;
     const same = masks.every((other) => other.flat().join() === shown.mask.flat().join());
     sentence.textContent = describe({ said: named?.said(number) ?? "Your rule", remain: count(shown.mask), T,

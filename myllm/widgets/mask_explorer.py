@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from base64 import b64encode
+from struct import error as StructError
 from struct import pack
 from typing import Any
 
@@ -12,8 +13,9 @@ import traitlets
 from .base import Widget, source
 
 MAX_TOKENS = 32
+MAX_HEADS = 16
 MAX_RULE = 200
-KINDS = ("full", "causal", "window", "causal window", "prefix", "padding", "documents")
+KINDS = ("causal", "causal window", "prefix", "padding", "documents", "window", "full")
 
 
 class MaskExplorer(Widget):
@@ -29,15 +31,16 @@ class MaskExplorer(Widget):
 
     Args:
         weights: Name to matrix, as from `state_dict()` of such a model: ``embed.weight`` (V, C),
-            ``positions.weight`` (P, C), ``head.weight`` (V, C), and for every layer, as
-            ``layers.0.q_proj.weight``, the matrices q_proj, k_proj, v_proj and o_proj. They are kept as float16.
-            Without them there is the mask alone.
-        alphabet: The letters of the ids 0 to V - 2; id V - 1 is the separator.
-        text: The string first seen; with weights 1 to P // 2 letters of the alphabet, else 1 to 32 characters.
+            ``positions.weight`` (P, C), ``head.weight`` (V, C), and q_proj, k_proj, v_proj and o_proj of
+            every layer, as ``layers.0.q_proj.weight``, (C, C). They are kept as float16. Without them
+            there is the mask alone.
         n_head: Heads of every layer; needed with weights, 1 without.
-        kind: The mask first seen: full, causal, window, causal window, prefix, padding or documents.
+        alphabet: The letters of the ids 0 to V - 2; id V - 1 is the separator.
+        text: The string first seen: with weights 1 to P // 2 letters of the alphabet, else any 1 to 32
+            characters.
+        kind: The mask first seen: causal, causal window, prefix, padding, documents, window or full.
         size: Positions of the window, the prefix, the padding or the first document.
-        rule: A mask of one's own, in place of `kind`.
+        rule: A mask of one's own, in place of a kind.
         layer: The layer whose weights are first seen, counted from 0.
         head: The head, counted from 0.
 
@@ -62,11 +65,11 @@ class MaskExplorer(Widget):
         self,
         weights: dict[str, Any] | None = None,
         *,
+        n_head: int | None = None,
         alphabet: str = "abcdefghij",
         text: str = "cabbage",
-        n_head: int | None = None,
         kind: str = "causal",
-        size: int = 3,
+        size: int | None = None,
         rule: str = "",
         layer: int = 0,
         head: int = 0,
@@ -74,10 +77,12 @@ class MaskExplorer(Widget):
         if weights is not None and n_head is None:
             raise ValueError("Say how many heads the layers have: MaskExplorer(weights, n_head=4).")
         n_head = 1 if n_head is None else n_head
-        packed = _pack(weights, n_head) if weights is not None else {}
-        if packed and len(set(alphabet)) != packed["tokens"] - 1:
+        _check("n_head", n_head, 1, MAX_HEADS)
+        packed = {} if weights is None else _pack(weights, n_head)
+        letters = packed["tokens"] - 1 if packed else len(alphabet)
+        if not len(alphabet) == len(set(alphabet)) == letters:
             raise ValueError(
-                f"The model has {packed['tokens']} tokens: the alphabet must be one letter fewer."
+                f"The alphabet must be {letters} different letters, one for each id but the last."
             )
         longest = packed["positions"] // 2 if packed else MAX_TOKENS
         if not 1 <= len(text) <= longest or (packed and not set(text) <= set(alphabet)):
@@ -85,9 +90,14 @@ class MaskExplorer(Widget):
             raise ValueError(f"The text must be 1 to {longest} {what}, not {text!r}.")
         if kind not in KINDS:
             raise ValueError(f"The kind must be one of {', '.join(KINDS)}, not {kind!r}.")
-        if len(rule) > MAX_RULE:
-            raise ValueError(f"The rule must be at most {MAX_RULE} characters.")
-        _check("size", size, 1, MAX_TOKENS)
+        if size is not None and (rule or kind in ("causal", "full")):
+            raise ValueError(
+                "Only a named mask with a number takes a size: a window, prefix, padding or documents."
+            )
+        size = 3 if size is None else size
+        if not isinstance(rule, str) or len(rule) > MAX_RULE:  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ValueError(f"The rule must be a string of at most {MAX_RULE} characters.")
+        _check("size", size, 1, longest * 2 if packed else len(text))
         _check("layer", layer, 0, packed["layers"] - 1 if packed else 0)
         _check("head", head, 0, n_head - 1)
         kind = "own" if rule else kind
@@ -102,33 +112,34 @@ class MaskExplorer(Widget):
 
 def _pack(weights: dict[str, Any], n_head: int) -> dict[str, Any]:
     """The sizes of the model, and all its numbers as base64 of little-endian float16."""
-    matrices: dict[str, list[list[float]]] = {}
+    matrices: dict[str, Any] = {}
     for name, matrix in weights.items():
-        values = matrix.tolist() if hasattr(matrix, "tolist") else matrix
         found = re.fullmatch(
-            r"(?:(embed|positions|head)|.*?\b(\d+)\.(?:.*\.)?([qkvo])_proj)(?:\.weight)?", name
+            r"(embed|positions|head)\.weight|(?:.+\.)?(\d+)\.(?:.+\.)?([qkvo])_proj\.weight", name
         )
         if not found:
             raise ValueError(
-                f"The page runs attention layers without biases alone; {name!r} is no part of them."
+                f"The page runs attention layers without biases alone; it has no use for {name!r}."
             )
-        matrices[found[1] or f"{found[2]}{found[3]}"] = values
-    layers = (len(matrices) - 3) // 4
-    order = ["embed", "positions", *(f"{i}{part}" for i in range(layers) for part in "qkvo"), "head"]
-    if missing := sorted({*order, "embed", "positions", "head", "0q"} ^ matrices.keys()):
-        raise ValueError(f"The layers are not complete: {', '.join(missing)} lacks or is left over.")
-    tokens, places, width = len(matrices["embed"]), len(matrices["positions"]), len(matrices["embed"][0])
-    for name in order:
-        rows = {"embed": tokens, "positions": places, "head": tokens}.get(name, width)
-        if len(matrices[name]) != rows or any(len(row) != width for row in matrices[name]):
-            raise ValueError(f"The matrix {name!r} must be {rows} × {width}.")
-    if type(n_head) is not int or n_head < 1 or width % n_head:
-        raise ValueError(f"n_head must divide the width {width}; {n_head!r} does not.")
-    numbers = [number for name in order for row in matrices[name] for number in row]
+        place = found[1] or f"{found[2]}.{found[3]}_proj"
+        matrices[place] = matrix.tolist() if hasattr(matrix, "tolist") else matrix
+    layers = max(1, -(-(len(matrices) - 3) // 4))
+    parts = [f"{layer}.{part}_proj" for layer in range(layers) for part in "qkvo"]
+    order = ["embed", "positions", *parts, "head"]
+    if wrong := sorted(matrices.keys() ^ set(order)):
+        raise ValueError(f"Missing or left over among the weights: {', '.join(wrong)}.")
     try:
+        tokens, places, width = len(matrices["embed"]), len(matrices["positions"]), len(matrices["embed"][0])
+        for name in order:
+            rows = {"embed": tokens, "positions": places, "head": tokens}.get(name, width)
+            if [len(row) for row in matrices[name]] != [width] * rows:
+                raise ValueError(f"The matrix {name} must be {rows} × {width}.")
+        numbers = [number for name in order for row in matrices[name] for number in row]
         data = b64encode(pack(f"<{len(numbers)}e", *numbers)).decode()
-    except (OverflowError, TypeError) as error:
-        raise ValueError("The weights must be numbers that float16 can hold.") from error
+    except (OverflowError, StructError, TypeError, IndexError) as error:
+        raise ValueError("The weights must be matrices of numbers that float16 can hold.") from error
+    if width % n_head:
+        raise ValueError(f"n_head {n_head} must divide the width {width}.")
     return {"tokens": tokens, "positions": places, "width": width, "layers": layers, "data": data}
 
 
