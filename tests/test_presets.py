@@ -71,8 +71,9 @@ def test_gpt2_equals_its_official_configuration(name, layers, heads, width):
     assert ModelConfig.from_hf(official) == ModelConfig.preset(name)
     assert ModelConfig.preset(name) == ModelConfig(
         vocab_size=50257, block_size=1024, n_layer=layers, n_head=heads, n_embd=width, n_kv_head=heads,
-        head_dim=64, intermediate_size=4 * width, norm="layernorm", norm_eps=1e-5, mlp="plain", activation="gelu_tanh",
-        bias=True, qkv_bias=True, position="learned", tie_embeddings=True, init_std=0.02,
+        head_dim=64, intermediate_size=4 * width, norm="layernorm", norm_eps=1e-5, mlp="plain",
+        activation="gelu_tanh", bias=True, qkv_bias=True, position="learned", tie_embeddings=True,
+        init_std=0.02,
     )  # fmt: skip
 
 

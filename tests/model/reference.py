@@ -63,45 +63,72 @@ def linear(x, weights, name):
 def rope(x, positions, theta=10_000.0, fraction=1.0):
     """Turn x (B, H, T, D) as complex numbers: pair i of a position p by p * theta ** (-2 i / dim)."""
     half = int(x.shape[-1] * fraction) // 2
-    turned = x.clone()
+    pairs = []
     for i in range(half):
         angle = positions.double() * theta ** (-i / half)
-        pair = torch.complex(x[..., i], x[..., i + half]) * torch.polar(torch.ones_like(angle), angle)
-        turned[..., i], turned[..., i + half] = pair.real, pair.imag
-    return turned
+        pairs.append(torch.complex(x[..., i], x[..., i + half]) * torch.polar(torch.ones_like(angle), angle))
+    turned = [pair.real for pair in pairs] + [pair.imag for pair in pairs]
+    return torch.cat([torch.stack(turned, dim=-1), x[..., 2 * half :]], dim=-1)
 
 
-def gpt2(weights, ids, *, n_layer, n_head, eps=1e-5):
-    """GPT-2: the logits (B, T, V) and what leaves each layer, before the last norm."""
-    B, T = ids.shape
-    x = torch.stack(
-        [
-            torch.stack(
-                [
-                    weights["embed_tokens.weight"][i] + weights["embed_positions.weight"][t]
-                    for t, i in enumerate(row)
-                ]
-            )
-            for row in ids.tolist()
-        ]
-    )
+def within(weights, prefix):
+    """The weights below a name."""
+    return {
+        name.removeprefix(f"{prefix}."): one for name, one in weights.items() if name.startswith(f"{prefix}.")
+    }
+
+
+def transformer(weights, ids, config):
+    """The logits (B, T, V) and what leaves each layer, before the last norm; `config` has our fields."""
+    (B, T), D, eps = ids.shape, config.head_dim, config.norm_eps
+
+    def norm(x, name, of):
+        if config.norm == "layernorm":
+            return layer_norm(x, of[f"{name}.weight"], of.get(f"{name}.bias"), eps)
+        return rms_norm(x, of[f"{name}.weight"] + (1 if config.norm_offset else 0), eps)
+
+    def attend(y, of, window):
+        heads = [linear(y, of, f"{one}_proj").view(B, T, -1, D).permute(0, 2, 1, 3) for one in "qkv"]
+        if config.qk_norm:
+            heads[:2] = [norm(x, f"{one}_norm", of) for x, one in zip(heads, "qk", strict=False)]
+        if config.position == "rope":
+            heads[:2] = [
+                rope(x, torch.arange(T), config.rope_theta, config.rotary_fraction) for x in heads[:2]
+            ]
+        near = T if window is None else window
+        scale, softcap = config.attention_scale, config.attention_softcap
+        joined = attention(*heads, lambda b, h, t, s: s <= t < s + near, scale=scale, softcap=softcap)
+        return linear(joined.permute(0, 2, 1, 3).reshape(B, T, -1), of, "o_proj")
+
+    def feed_forward(y, of):
+        bend = ACTIVATIONS[config.activation]
+        up = linear(y, of, "up_proj")
+        bent = bend(up) if config.mlp == "plain" else bend(linear(y, of, "gate_proj")) * up
+        return linear(bent, of, "down_proj")
+
+    x = torch.stack([torch.stack([weights["embed_tokens.weight"][i] for i in row]) for row in ids.tolist()])
+    if config.scale_embeddings:
+        x = x * math.sqrt(config.n_embd)
+    if config.position == "learned":
+        x = x + torch.stack([weights["embed_positions.weight"][t] for t in range(T)])
     states = []
-    for layer in range(n_layer):
-        of = {
-            name.removeprefix(f"layers.{layer}."): w
-            for name, w in weights.items()
-            if name.startswith(f"layers.{layer}.")
-        }
-        y = layer_norm(x, of["input_layernorm.weight"], of["input_layernorm.bias"], eps)
-        heads = [linear(y, of, f"self_attn.{one}_proj").view(B, T, n_head, -1) for one in "qkv"]
-        q, k, v = (one.permute(0, 2, 1, 3) for one in heads)
-        y = attention(q, k, v, lambda b, h, t, s: s <= t).permute(0, 2, 1, 3).reshape(B, T, -1)
-        x = x + linear(y, of, "self_attn.o_proj")
-        y = layer_norm(x, of["post_attention_layernorm.weight"], of["post_attention_layernorm.bias"], eps)
-        x = x + linear(gelu_tanh(linear(y, of, "mlp.up_proj")), of, "mlp.down_proj")
+    for layer in range(config.n_layer):
+        of = within(weights, f"layers.{layer}")
+        every = config.full_attention_every
+        window = None if every and layer % every == every - 1 else config.window
+        y = norm(x, "input_layernorm", of)
+        first = attend(y, within(of, "self_attn"), window)
+        first = norm(first, "attention_output_norm", of) if config.post_norms else first
+        y = y if config.parallel_residual else norm(x + first, "post_attention_layernorm", of)
+        second = feed_forward(y, within(of, "mlp"))
+        second = norm(second, "mlp_output_norm", of) if config.post_norms else second
+        x = x + first + second
         states.append(x)
-    x = layer_norm(x, weights["norm.weight"], weights["norm.bias"], eps)
-    return torch.einsum("btc,vc->btv", x, weights["embed_tokens.weight"]), states
+    head = {"head.weight": weights["embed_tokens.weight" if config.tie_embeddings else "lm_head.weight"]}
+    head |= {"head.bias": weights["lm_head.bias"]} if config.head_bias else {}
+    logits = linear(norm(x, "norm", weights), head, "head")
+    cap = config.logit_softcap
+    return (logits if cap is None else cap * torch.tanh(logits / cap)), states
 
 
 class Concatenating:

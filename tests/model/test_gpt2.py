@@ -90,8 +90,7 @@ def test_gpt2_equals_that_of_transformers(size, dtype, near):
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_gpt2_equals_the_naive_one(size):
     ours, _, ids = models(size, torch.float64)
-    options = {"n_layer": size[2], "n_head": size[3]}
-    expected, states = reference.gpt2(dict(ours.named_parameters()), ids, **options)
+    expected, states = reference.transformer(dict(ours.named_parameters()), ids, ours.config)
     mine, my_states = run(ours, ours.layers, ids, ours)
     slopes = [parameter.grad for parameter in ours.parameters()]
     loss = F.cross_entropy(expected[:, :-1].flatten(0, 1), ids[:, 1:].flatten())

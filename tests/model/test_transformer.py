@@ -50,6 +50,24 @@ def kind(request):
     return KINDS[request.param]
 
 
+# What it computes
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_kind_equals_the_naive_one(name):
+    model, ids = made(KINDS[name].replace(block_size=6))
+    expected, states = reference.transformer(dict(model.named_parameters()), ids, model.config)
+    seen = []
+    for block in model.layers:
+        block.register_forward_hook(lambda m, i, out: seen.append(out))
+    logits, near = model(ids), {"atol": 1e-10, "rtol": 1e-10}
+    assert_close(logits, expected, **near)
+    assert_close(seen, states, **near)
+    weight = torch.randn_like(logits)
+    slopes = torch.autograd.grad((logits * weight).sum(), [*model.parameters()])
+    assert_close([*slopes], [*torch.autograd.grad((expected * weight).sum(), [*model.parameters()])], **near)
+
+
 # What it sees
 
 
