@@ -1,0 +1,152 @@
+"""Names, transposes and joined matrices: every tensor of every family arrives, and comes back as it was."""
+
+import pytest
+import torch
+from weights_cases import CASES
+
+from myllm.config import ModelConfig
+from myllm.files import UserError
+from myllm.model.transformer import Transformer
+from myllm.weights import convert
+
+TINY = {"vocab_size": 5, "max_position_embeddings": 4, "num_hidden_layers": 1, "num_attention_heads": 2}
+TINY |= {"hidden_size": 4, "intermediate_size": 3, "num_key_value_heads": 1}
+
+
+def model_of(oracle, name):
+    theirs = oracle(name, torch.float32)
+    return theirs, ModelConfig.from_hf(theirs.config.to_diff_dict()), CASES[name]["model_type"]
+
+
+def numbered(layout):
+    """A tensor for each name, no two of their numbers the same."""
+    state, count = {}, 0
+    for name, shape in layout.items():
+        size = torch.Size(shape).numel()
+        state[name] = torch.arange(count, count + size, dtype=torch.float32).view(shape)
+        count += size
+    return state
+
+
+def shapes(config, family):
+    return {name: convert._shape(name, parts) for name, parts in convert.layout(config, family).items()}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_key_of_every_family_is_mapped(oracle, name):
+    theirs, config, family = model_of(oracle, name)
+    published = {key: tuple(tensor.shape) for key, tensor in theirs.state_dict().items()}
+    if config.tie_embeddings:
+        del published["lm_head.weight"]
+    assert shapes(config, family) == published
+    ours = convert.from_hf(theirs.state_dict(), config, family)
+    with torch.device("meta"):
+        wanted = Transformer(config).state_dict()
+    assert {key: x.shape for key, x in ours.items()} == {key: x.shape for key, x in wanted.items()}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_there_and_back_again_changes_no_bit(oracle, name):
+    theirs, config, family = model_of(oracle, name)
+    state = theirs.state_dict()
+    back = convert.to_hf(convert.from_hf(state, config, family), config, family)
+    assert back.keys() == shapes(config, family).keys()
+    assert all(torch.equal(back[key], state[key]) for key in back)
+
+
+def test_gpt2_keeps_inputs_by_outputs_and_queries_keys_values_side_by_side():
+    hf = {"model_type": "gpt2", "vocab_size": 5, "n_positions": 4, "n_layer": 1, "n_head": 2, "n_embd": 4}
+    config = ModelConfig.from_hf(hf)
+    state = numbered(shapes(config, "gpt2"))
+    ours = convert.from_hf(state, config, "gpt2")
+    joined = state["transformer.h.0.attn.c_attn.weight"]
+    assert joined.shape == (4, 12)
+    for i, part in enumerate("qkv"):
+        for row in range(4):
+            for column in range(4):
+                found = ours[f"layers.0.self_attn.{part}_proj.weight"][row, column]
+                assert found == joined[column, 4 * i + row]
+    up = ours["layers.0.mlp.up_proj.weight"]
+    assert torch.equal(up, state["transformer.h.0.mlp.c_fc.weight"].T) and up.is_contiguous()
+    biases = state["transformer.h.0.attn.c_attn.bias"]
+    assert torch.equal(ours["layers.0.self_attn.k_proj.bias"], biases[4:8])
+    assert torch.equal(
+        ours["embed_positions.weight"], state["transformer.wpe.weight"]
+    )  # no matrix of a layer
+
+
+def test_phi3_joins_queries_keys_values_and_gate_up_one_below_the_other():
+    config = ModelConfig.from_hf({"model_type": "phi3", **TINY})
+    state = numbered(shapes(config, "phi3"))
+    ours = convert.from_hf(state, config, "phi3")
+    joined, pair = (
+        state["model.layers.0.self_attn.qkv_proj.weight"],
+        state["model.layers.0.mlp.gate_up_proj.weight"],
+    )
+    assert torch.equal(ours["layers.0.self_attn.q_proj.weight"], joined[:4])
+    assert torch.equal(ours["layers.0.self_attn.k_proj.weight"], joined[4:6])
+    assert torch.equal(ours["layers.0.self_attn.v_proj.weight"], joined[6:])
+    assert torch.equal(ours["layers.0.mlp.gate_proj.weight"], pair[:3])
+    assert torch.equal(ours["layers.0.mlp.up_proj.weight"], pair[3:])
+    assert ours["layers.0.mlp.up_proj.weight"].data_ptr() == pair[3:].data_ptr()  # a view, no copy
+
+
+def test_the_four_norms_of_gemma2_stand_where_their_names_say():
+    name = "layers.0.{}.weight"
+    assert convert.theirs(name.format("input_layernorm"), "gemma2") == "model.layers.0.input_layernorm.weight"
+    assert convert.theirs(name.format("attention_output_norm"), "gemma2").endswith(
+        ".post_attention_layernorm.weight"
+    )
+    assert convert.theirs(name.format("post_attention_layernorm"), "gemma2").endswith(
+        ".pre_feedforward_layernorm.weight"
+    )
+    assert convert.theirs(name.format("mlp_output_norm"), "gemma2").endswith(
+        ".post_feedforward_layernorm.weight"
+    )
+    assert convert.theirs("layers.12.mlp.up_proj.bias", "phi") == "model.layers.12.mlp.fc1.bias"
+
+
+def test_files_without_a_prefix_and_with_masks_inside_are_read_as_gpt2_wrote_them(oracle):
+    theirs, config, family = model_of(oracle, "gpt2")
+    state = {key.removeprefix("transformer."): x for key, x in theirs.state_dict().items()}
+    state |= {"h.0.attn.bias": torch.ones(1, 1, 32, 32), "h.1.attn.masked_bias": torch.tensor(-1e4)}
+    del state["lm_head.weight"]
+    expected = convert.from_hf(theirs.state_dict(), config, family)
+    found = convert.from_hf(state, config, family)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[key], expected[key]) for key in found)
+
+
+def test_all_that_is_wrong_is_named_in_one_sentence():
+    config = ModelConfig.from_hf({"model_type": "llama", **TINY})
+    state = numbered(shapes(config, "llama"))
+    del state["model.norm.weight"], state["model.layers.0.mlp.up_proj.weight"]
+    state["model.layers.1.mlp.up_proj.weight"] = torch.zeros(3, 4)
+    state["model.layers.0.self_attn.k_proj.weight"] = torch.zeros(4, 4)
+    state["lm_head.weight"] = state["lm_head.weight"].long()
+    with pytest.raises(UserError) as error:
+        convert.from_hf(state, config, "llama")
+    assert str(error.value) == (
+        "These are not the weights of the llama model that config.json describes: "
+        "missing: model.layers.0.mlp.up_proj.weight, model.norm.weight; "
+        "unexpected: model.layers.1.mlp.up_proj.weight; "
+        "misshapen: model.layers.0.self_attn.k_proj.weight (4, 4) instead of (2, 4); "
+        "no weights: lm_head.weight (torch.int64)."
+    )
+
+
+def test_a_long_list_of_names_is_cut():
+    config = ModelConfig.from_hf({"model_type": "llama", **TINY})
+    with pytest.raises(UserError, match=r"missing: model.embed_tokens.weight, .* and 7 more\.$"):
+        convert.from_hf({}, config, "llama")
+
+
+def test_a_head_that_is_tied_may_be_in_the_file_but_must_be_the_embedding():
+    config = ModelConfig.from_hf({"model_type": "llama", **TINY, "tie_word_embeddings": True})
+    state = numbered(shapes(config, "llama"))
+    state["lm_head.weight"] = state["model.embed_tokens.weight"].clone()
+    assert convert.from_hf(state, config, "llama")["lm_head.weight"] is not state["lm_head.weight"]
+    assert "lm_head.weight" not in convert.to_hf(Transformer(config).state_dict(), config, "llama")
+    state["lm_head.weight"][0, 0] += 1
+    with pytest.raises(UserError, match="differs from the embedding"):
+        convert.from_hf(state, config, "llama")
