@@ -18,7 +18,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
 step = @printf '\n== %s\n' "$(1)"
 
-.PHONY: help book html lab test install execute site serve lint types layers unit compare gate browser constraints clean
+.PHONY: help book html lab test install weights execute site serve lint types layers unit compare gate browser constraints clean
 
 help: ## List what can be made
 	@echo "MyLLM: build a large language model from nothing, chapter by chapter."
@@ -31,14 +31,15 @@ help: ## List what can be made
 book: html ## Install, execute the chapters, build the book and serve it at http://localhost:8000
 	@$(PY) tools/serve.py $(PORT)
 
-html: install execute site ## The same without serving: the book is then in _build/html
+html: install weights execute site ## The same without serving: the book is then in _build/html
 
-lab: install ## Open the chapters as notebooks in JupyterLab (in notebooks/; your changes are kept)
+lab: install weights ## Open the chapters as notebooks in JupyterLab (in notebooks/; your changes are kept)
 	$(call step,Writing the notebooks)
 	@$(PY) tools/make_notebooks.py notebooks
 	@$(PY) -m jupyterlab notebooks
 
-test: install lint types layers unit execute site compare gate browser ## Everything that must hold: lint, types, layers, unit tests, book, notebooks, exercises, browser
+test: export MYLLM_REAL := required
+test: install weights lint types layers unit execute site compare gate browser ## Everything that must hold: lint, types, layers, unit tests, book, notebooks, exercises, browser
 	@printf '\nAll tests passed.\n'
 
 install: $(VENV)/.installed ## Make .venv and install the package with all that the book and the tests need
@@ -46,6 +47,10 @@ install: $(VENV)/.installed ## Make .venv and install the package with all that 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@PYTHON="$(PYTHON)" tools/make_venv.sh "$(VENV)" "$(TORCH)"
 	@touch $@
+
+weights: install ## Fetch the published model that some chapters run at their end (98 MB, once)
+	$(call step,A published model: SmolLM2-135M)
+	@$(BIN)/myllm download smollm2 || { test "$$MYLLM_REAL" != required && echo "Going on without it: the cells that run it will say so."; }
 
 execute: install ## Execute the chapters whose outputs are not in the cache
 	$(call step,Executing the chapters: two at a time)
