@@ -38,7 +38,6 @@ lab: install weights ## Open the chapters as notebooks in JupyterLab (in noteboo
 	@$(PY) tools/make_notebooks.py notebooks
 	@$(PY) -m jupyterlab notebooks
 
-test: export MYLLM_REAL := required
 test: install weights lint types layers unit execute site compare gate browser ## Everything that must hold: lint, types, layers, unit tests, book, notebooks, exercises, browser
 	@printf '\nAll tests passed.\n'
 

@@ -19,7 +19,7 @@ CACHE = ROOT / "build" / "jupyter_cache"
 
 
 def chapters() -> list[Path]:
-    """The chapters in order, every `book/NN-slug.md`, then the appendices that have cells, `book/a-slug.md`."""
+    """The chapters in order, `book/NN-slug.md`, then the appendices that have cells, `book/a-slug.md`."""
     return [*sorted(BOOK.glob("[0-9][0-9]-*.md")), *sorted(BOOK.glob("[a-d]-*.md"))]
 
 
