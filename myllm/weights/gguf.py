@@ -11,6 +11,7 @@ from myllm.files import StrPath, UserError
 from myllm.model.rope import frequencies, llama3
 from myllm.model.transformer import Transformer
 from myllm.weights.gguf_file import GGUFFile
+from myllm.weights.skeleton import skeleton
 
 NAMES = {
     "token_embd": "embed_tokens",
@@ -72,8 +73,6 @@ def config(file: GGUFFile) -> ModelConfig:
     n_layer, n_embd, n_head = (
         _whole(file, key) for key in ("block_count", "embedding_length", "attention.head_count")
     )
-    if n_layer > len(file.tensors):  # before so many layers are made
-        file.bad(f"it claims {n_layer:,} layers and has {len(file.tensors)} tensors")
     head_dim = _whole(file, "attention.key_length", n_embd // n_head)
     if _whole(file, "rope.dimension_count", head_dim) != head_dim:
         raise UserError(f"{file.path} rotates a part of each head, which cannot be read in this format.")
@@ -147,8 +146,10 @@ def load(
     """
     file = GGUFFile(path)
     settings = config(file)
-    with torch.device("meta"):  # shapes without memory
-        model = Transformer(settings)
+    held = sum(math.prod(entry.shape) for entry in file.tensors.values())
+    if settings.n_params > held:  # before so many layers are made
+        file.bad(f"it describes {settings.n_params:,} parameters and holds {held:,} numbers")
+    model = skeleton(settings)
     wanted = dict(model.named_parameters())
     found = {parameter_name(name): name for name in file.tensors if name != FACTORS}
     if missing := sorted(wanted.keys() - found):
