@@ -39,6 +39,8 @@ class Shown(reprlib.Repr):
         """One value; only exact built-in types and tensors show their contents."""
         if type(x) in (Tensor, torch.nn.Parameter):
             return f"tensor({self.repr1(x.tolist(), 3)})" if 0 < x.numel() <= 9 else kind(x)
+        if isinstance(x, torch.nn.Module):
+            return repr(x)
         if callable(x):
             return getattr(x, "__name__", "a function")
         return super().repr1(x, level)

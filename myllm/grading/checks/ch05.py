@@ -137,7 +137,8 @@ def clean_gradient(f: Function, rng: Rng) -> None:
     scores[3] += 1000
     x = scores.requires_grad_()
     found = f(x)
-    expect(isinstance(found, Tensor) and found.requires_grad, "the result does not lead back to x")
+    right = isinstance(found, Tensor) and found.shape == x.shape and found.requires_grad
+    expect(right, "the result is no tensor of the shape of x that leads back to it")
     found.backward(above)
     p = answers.naive_softmax(x.detach())
     expected = p * (above - (p * above).sum(-1, keepdim=True))

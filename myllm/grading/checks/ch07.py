@@ -1,0 +1,424 @@
+"""Checks of chapter 7."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from myllm.grading.checks import ch07_answers as answers
+from myllm.grading.checks.ch02_answers import effort
+from myllm.grading.compare import Failure
+from myllm.grading.exam import Check, Exam, Function, Rng, expect, measure, same
+
+PACKAGE = "myllm.model.*"
+NormArguments = tuple[Tensor, Tensor, Tensor | None, float]
+NetworkArguments = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+
+
+# 07.1
+
+
+norm_exam = Exam(
+    "07.1",
+    answers.naive_norm,
+    hints=(
+        "Do it for one position first: its mean, the distance of each number from it, the mean of the "
+        "squares of these distances. Which of these have to be columns, so that each position keeps its own?",
+        "The section on layer normalization has the formula, a loop and a layer. Its layer does not care "
+        "about numbers of 16 bits: 250.7 becomes 251 there, and so would your mean. Change to float32 first, "
+        "and back at the very end.",
+        "y = x in float32 or better\n"
+        "y = y - the mean of each position, as a (…, 1) column\n"
+        "variance = the mean of y², as a column\n"
+        "y = y / the root of (variance + eps), times weight, plus bias if there is one\n"
+        "return y in the dtype of x",
+    ),
+)
+norm_exam.example(
+    1,
+    (torch.tensor([[0.0, 2.0], [5.0, 5.0]]), torch.tensor([1.0, 10.0]), torch.tensor([0.0, 1.0]), 3.0),
+    torch.tensor([[-0.5, 6.0], [0.0, 1.0]]),
+)
+
+
+def scales(rng: Rng, size: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+    """Random weights and biases."""
+    return (1 + rng.normal(size) / 2).to(dtype), rng.normal(size).to(dtype)
+
+
+@norm_exam.oracle(1.5, mistakes=answers.NORM_MISTAKES)
+def random_positions(rng: Rng) -> Iterator[NormArguments]:
+    """A few positions, with an eps that is felt and one that is not."""
+    for rows, size, eps in ((2, 3, 0.5), (3, 4, 2.0), (4, 4, 0.25), (5, 8, 1e-5)):
+        yield rng.normal(rows, size) * 2 + 3, *scales(rng, size), eps
+    yield rng.normal(3, 6, dtype=torch.float64) - 1, *scales(rng, 6, torch.float64), 0.1
+
+
+@norm_exam.edge(
+    0.5,
+    mistakes={
+        "zero divided by zero": (
+            lambda x, weight, bias, eps: answers.normed(
+                lambda x, _: answers.centred(x) / torch.sqrt(answers.variance(x))
+            )(x, weight, bias, eps),
+            "Where all numbers of a position are equal, their variance is 0. What is eps for?",
+        ),
+    },
+)
+def border_positions(rng: Rng) -> Iterator[NormArguments]:
+    """Equal numbers, one number, no bias, no positions, one to four dimensions, a view."""
+    weight, bias = scales(rng, 4)
+    yield torch.full((2, 4), 7.0), weight, bias, 1e-5
+    yield torch.zeros(4), weight, None, 1e-6
+    yield rng.normal(3, 1), weight[:1], bias[:1], 1e-5
+    yield rng.normal(2, 3, 4), weight, None, 1e-5
+    yield rng.normal(2, 2, 3, 4), weight, bias, 0.1
+    yield rng.normal(0, 4), weight, bias, 1e-5
+    yield rng.normal(4, 6).T, weight, bias, 1e-3
+
+
+@norm_exam.edge(
+    0.5,
+    mistakes={
+        "the mean of the squares minus the square of the mean": (
+            answers.cancelled,
+            "Around 3,000 the squares are 9,000,000 and more, and a float32 has seven digits: the small "
+            "difference of two such numbers is noise. Subtract the mean first, then square.",
+        ),
+    },
+)
+def far_from_zero(rng: Rng) -> Iterator[NormArguments]:
+    """Whole numbers that lie close together and far from 0."""
+    for level in (3000, -3000):
+        yield level + rng.integers(-10, 11, 6, 32).float(), *scales(rng, 32), 1e-5
+
+
+@norm_exam.edge(
+    1,
+    mistakes={
+        "bfloat16 in every step": (
+            answers.narrow,
+            "A bfloat16 has three digits: a mean of 100.3 becomes 100.5. Compute in float32, and round once.",
+        ),
+    },
+)
+def sixteen_bits(rng: Rng) -> Iterator[NormArguments]:
+    """Numbers in bfloat16, not around 0."""
+    for rows, size in ((4, 24), (6, 50)):
+        weight, bias = scales(rng, size, torch.bfloat16)
+        yield (rng.normal(rows, size) * 2 + 100).bfloat16(), weight, bias, 1e-5
+
+
+@norm_exam.property(0.5)
+def mean_and_variance(f: Function, rng: Rng) -> None:
+    """With weights of 1, no bias and a tiny eps, each position has mean 0 and variance 1."""
+    size = rng.randint(5, 40)
+    found = f(rng.normal(20, size) * rng.uniform(1, 9) + rng.uniform(-9, 9), torch.ones(size), None, 1e-12)
+    expect(isinstance(found, Tensor) and found.shape == (20, size), "the shape is not that of x")
+    same(found.double().mean(1), torch.zeros(20).double(), "the means", tolerance=1e-5)
+    same(found.double().var(1, correction=0), torch.ones(20).double(), "the variances", tolerance=1e-4)
+
+
+@norm_exam.cost(0.5)
+def positions_at_once(f: Function, rng: Rng) -> None:
+    """The number of tensor operations does not grow with the number of positions."""
+    found = list[int]()
+    for rows in (5, 200):
+        x, weight, bias = rng.normal(rows, 6), *scales(rng, 6)
+        with measure() as count:
+            f(x, weight, bias, 1e-5)
+        found.append(count.operations)
+    expect(found[1] <= found[0] + 20, f"5 positions took {found[0]} operations, 200 took {found[1]}.")
+
+
+norm_exam.conduct(
+    0.5,
+    PACKAGE,
+    *(
+        f"torch.{name}_norm"
+        for name in ("layer", "native_layer", "rms", "group", "native_group", "batch", "instance")
+    ),
+    *(f"torch.nn.functional.{name}_norm" for name in ("layer", "rms", "group", "batch", "instance")),
+)
+
+
+# 07.2
+
+
+network_exam = Exam(
+    "07.2",
+    answers.naive_feed_forward,
+    hints=(
+        "Write down the shapes: x is (…, C), the wide numbers are (…, F). Which way round does a weight "
+        "(F, C) have to be for `x @`?",
+        "The section on the feed-forward network has `gelu` and the layer. `nn.Linear` computes "
+        "`x @ weight.T + bias`; here you write that yourself, twice.",
+        "h = x @ up_weight transposed + up_bias                 # (…, F)\n"
+        "inner = root of (2 / pi) · (h + 0.044715 · h³)\n"
+        "bent = h / 2 · (1 + tanh(inner))\n"
+        "return bent @ down_weight transposed + down_bias       # (…, C)",
+    ),
+)
+network_exam.example(
+    1,
+    (
+        torch.tensor([3.0, 1.0]),
+        torch.tensor([[1.0, -1.0]]),
+        torch.tensor([0.0]),
+        torch.tensor([[1.0], [10.0]]),
+        torch.tensor([0.0, 1.0]),
+    ),
+    torch.tensor([1.9545977, 20.545977]),
+)
+
+
+def weights(rng: Rng, C: int, F: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, ...]:
+    """Random weights and biases for both layers."""
+    return tuple(rng.normal(*shape, dtype=dtype) for shape in ((F, C), (F,), (C, F), (C,)))
+
+
+@network_exam.oracle(2, mistakes=answers.NETWORK_MISTAKES)
+def random_networks(rng: Rng) -> Iterator[tuple[Tensor, ...]]:
+    """Narrow, square and wide networks."""
+    yield rng.normal(2, 3, 4) / 2, *weights(rng, 4, 16)
+    yield rng.normal(5, 3), *weights(rng, 3, 3)
+    yield rng.normal(4, 6), *weights(rng, 6, 2)
+    yield rng.normal(3, 2, 5, dtype=torch.float64), *weights(rng, 5, 20, torch.float64)
+
+
+@network_exam.edge(
+    0.5,
+    mistakes={
+        "a tanh of exponentials that overflow": (
+            answers.bent(answers.exponentials),
+            "e to the power of a large number is inf, and inf / inf is NaN. `torch.tanh` avoids it.",
+        ),
+    },
+)
+def border_networks(rng: Rng) -> Iterator[tuple[Tensor, ...]]:
+    """Large numbers, zeros, one position, no position, a view, a width of 1."""
+    yield torch.tensor([[100.0, -100.0], [1e4, 1e4], [-1e6, 1e6]]), *weights(rng, 2, 6)
+    yield torch.zeros(2, 3), *weights(rng, 3, 5)
+    yield rng.normal(4), *weights(rng, 4, 8)
+    yield rng.normal(2, 0, 4), *weights(rng, 4, 8)
+    yield rng.normal(2, 4, 3).transpose(1, 2), *weights(rng, 4, 1)
+
+
+@network_exam.property(0.5)
+def each_position_alone(f: Function, rng: Rng) -> None:
+    """A position's result does not depend on any other position."""
+    x, arguments = rng.normal(7, 4), weights(rng, 4, 10)
+    whole, changed = f(x, *arguments), rng.randint(0, 6)
+    same(whole, answers.naive_feed_forward(x, *arguments), "seven positions")
+    other = x.clone()
+    other[changed] += 5
+    keep = torch.arange(7) != changed
+    same(f(other, *arguments)[keep], whole[keep], f"the others, after a change of position {changed}")
+
+
+@network_exam.cost(0.5)
+def two_products(f: Function, rng: Rng) -> None:
+    """The two matrix products are computed once each, for all positions together."""
+    found = list[int]()
+    for rows in (6, 200):
+        x, arguments = rng.normal(rows, 5), weights(rng, 5, 20)
+        with measure() as count:
+            f(x, *arguments)
+        found.append(count.operations)
+        least = 2 * 2 * rows * 5 * 20
+        expect(count.flops <= least, f"{rows} positions took {count.flops} FLOPs where {least} are enough.")
+    expect(found[1] <= found[0] + 20, f"6 positions took {found[0]} operations, 200 took {found[1]}.")
+
+
+network_exam.conduct(0.5, PACKAGE, "torch.nn.functional.gelu", "torch.nn.functional.linear")
+
+
+# 07.3
+
+
+count_exam = Exam(
+    "07.3",
+    answers.naive_parameters,
+    hints=(
+        "How many numbers has a linear layer from a to b, with its bias? How many has a layer norm?",
+        "The section on counting does it for one model, part by part. Write each part with V, C and the "
+        "number of layers in place of numbers, and add them up.",
+        "linear layer from a to b: a · b + b\n"
+        "norm: 2 C\n"
+        "block: 4 linear layers from C to C, one from C to 4 C, one from 4 C to C, 2 norms\n"
+        "model: V · C + positions · C + n_layer blocks + 1 norm",
+    ),
+)
+count_exam.example(0.5, (50_257, 1024, 12, 768), 124_439_808)
+
+
+@count_exam.oracle(1.5, mistakes=answers.COUNT_MISTAKES)
+def random_models(rng: Rng) -> Iterator[tuple[int, int, int, int]]:
+    """GPT-2's larger sizes, and models of no particular size."""
+    yield from [(50_257, 1024, layers, C) for layers, C in ((24, 1024), (36, 1280), (48, 1600))]
+    for _ in range(3):
+        yield rng.randint(100, 9999), rng.randint(11, 99), rng.randint(2, 9), rng.randint(20, 99)
+
+
+@count_exam.property(0.5)
+def one_more(f: Function, rng: Rng) -> None:
+    """A layer, a token and a position more always add 12 C² + 13 C, C and C parameters."""
+    V, positions, layers, C = (rng.randint(low, 60) for low in (10, 5, 1, 2))
+    model = (V, positions, layers, C)
+    before = f(*model)
+    expect(type(before) is int, f"gpt2_parameters{model} gave {before!r}")
+    for place, what, more in ((2, "layer", 12 * C * C + 13 * C), (0, "token", C), (1, "position", C)):
+        larger = tuple(n + (i == place) for i, n in enumerate(model))
+        same(f(*larger), before + more, f"one {what} more than {model}")
+
+
+@count_exam.edge(0.5)
+def border_models(rng: Rng) -> Iterator[tuple[int, int, int, int]]:
+    """No layers, a width of 1, and more parameters than a float can count."""
+    yield from [(7, 3, 0, 4), (1, 1, 0, 1), (5, 2, 3, 1), (2, 9, 1, 6)]
+    yield rng.randint(10**9, 10**10), 10**6 + 1, 3, 10**8 + rng.randint(1, 99)
+
+
+@count_exam.cost(0.5)
+def not_built(f: Function, rng: Rng) -> None:
+    """The work does not grow with the model."""
+    f(10, 5, 1, 4)  # what happens only once, such as an import
+    small, large = effort(f, 20, 10, 2, 4), effort(f, 20_000, 500, 100, 32)
+    expect(large < small + 20_000, "a larger model took far more work; calculate, do not build or count up.")
+
+
+count_exam.conduct(0.5, PACKAGE, "myllm.config.*", "transformers.*")
+
+
+# 07.4
+
+
+tie_exam = answers.TieExam(
+    "07.4",
+    answers.observed(answers.naive_tie),
+    hints=(
+        "What is the difference between two tables with the same numbers and one table with two names? "
+        "Which of them does `copy_` make?",
+        "The section on the head ties in one line. An attribute of a module may be any parameter, also one "
+        "that belongs to another module; `parameters()` leaves repeated ones out.",
+        "the shapes of the two weights differ: raise ValueError\n"
+        "the head's weight is from now on the embedding's weight, the same object",
+    ),
+)
+
+
+def pair(rng: Rng, V: int, C: int, bias: bool = False) -> tuple[nn.Embedding, nn.Linear]:
+    """An embedding and a head with random tables."""
+    embedding, head = nn.Embedding(V, C), nn.Linear(C, V, bias=bias)
+    with torch.no_grad():
+        for parameter in (*embedding.parameters(), *head.parameters()):
+            parameter.copy_(rng.normal(*parameter.shape))
+    return embedding, head
+
+
+def shown(f: Function, rng: Rng) -> None:
+    """Count as the specification does."""
+    embedding, head = pair(rng, 5, 2)
+    f(embedding, head)
+    count = sum(one.numel() for one in nn.ModuleList([embedding, head]).parameters())
+    same(count, 10, "the numbers in parameters()")
+
+
+tie_exam.examples.append(((nn.Embedding(5, 2), nn.Linear(2, 5, bias=False)), None))
+tie_exam.checks.append(Check("example", 0.5, shown))
+
+
+@tie_exam.oracle(
+    1.5,
+    mistakes={
+        "the numbers copied": (
+            answers.numbers_copied,
+            "Two tables with the same numbers are still two: their first step takes them apart. The head "
+            "needs the very parameter of the embedding.",
+        ),
+        "two parameters in the same memory": (
+            answers.memory_shared,
+            "A new `nn.Parameter` and an assignment to `.data` share the numbers, not the gradient: the "
+            "optimizer sees two parameters and moves the same numbers twice. Assign the parameter itself.",
+        ),
+        "the head's table in the embedding": (
+            answers.head_kept,
+            "They are tied, but the wrong way round: the embedding's numbers are the ones to keep.",
+        ),
+        "nothing tied": (
+            lambda embedding, head: None,
+            "An assignment to a name inside your function changes nothing outside. Assign to an attribute of "
+            "the head.",
+        ),
+        "the bias of the head thrown away": (
+            answers.bias_lost,
+            "Only the weight is shared; a bias stays.",
+        ),
+    },
+)
+def random_pairs(rng: Rng) -> Iterator[tuple[nn.Embedding, nn.Linear]]:
+    """Small and larger tables, one of them square, one head with a bias."""
+    for V, C in ((5, 3), (4, 4), (9, 2)):
+        yield pair(rng, V, C)
+    yield pair(rng, 6, 3, bias=True)
+
+
+@tie_exam.property(0.5)
+def gradients_add_up(f: Function, rng: Rng) -> None:
+    """The one gradient is the sum of what the two uses give, and both uses move together."""
+    embedding, head = pair(rng, 6, 3)
+    table, ids = embedding.weight.detach().clone(), rng.integers(0, 6, 4)
+    f(embedding, head)
+    for one in (embedding.weight, head.weight):
+        trained = isinstance(one, nn.Parameter) and one.shape == (6, 3) and one.requires_grad
+        expect(trained, "one of the weights is no parameter of shape (6, 3) that can be trained")
+    first, last = table.clone().requires_grad_(), table.clone().requires_grad_()
+    for rows, by in ((embedding(ids), head.weight), (first[ids], last)):
+        (rows @ by.T).logsumexp(-1).sum().backward()
+    assert first.grad is not None and last.grad is not None
+    same(embedding.weight.grad, first.grad + last.grad, "the gradient")
+    optimizer = torch.optim.AdamW([*{*embedding.parameters(), *head.parameters()}], lr=0.1)
+    optimizer.step()
+    same(head.weight.detach(), embedding.weight.detach(), "the head after a step")
+
+
+@tie_exam.edge(
+    0.5,
+    mistakes={
+        "tables of any shape tied": (
+            answers.unasked,
+            "Look at *Raises* in the specification.",
+        ),
+    },
+)
+def different_shapes(rng: Rng) -> Iterator[tuple[nn.Embedding, nn.Linear]]:
+    """Too few tokens, another width, rows and columns exchanged."""
+    yield pair(rng, 5, 3)[0], pair(rng, 4, 3)[1]
+    yield pair(rng, 5, 3)[0], pair(rng, 5, 2)[1]
+    yield pair(rng, 5, 3)[0], pair(rng, 3, 5)[1]
+
+
+@tie_exam.property(0.25)
+def refused_whole(f: Function, rng: Rng) -> None:
+    """Where the shapes differ, both tables stay as they were."""
+    (embedding, _), (_, head) = pair(rng, 5, 3), pair(rng, 3, 5)
+    before = embedding.weight, head.weight
+    tables = [one.detach().clone() for one in before]
+    try:
+        f(embedding, head)
+    except Failure as failure:
+        if not isinstance(failure.cause, ValueError):
+            raise
+    expect(embedding.weight is before[0] and head.weight is before[1], "one of them is another parameter")
+    same([one.detach() for one in before], tables, "the tables")
+
+
+@tie_exam.edge(0.25)
+def tied_already(rng: Rng) -> Iterator[tuple[nn.Embedding, nn.Linear]]:
+    """A pair that is tied already stays as it is."""
+    embedding, head = pair(rng, 5, 2)
+    answers.naive_tie(embedding, head)
+    yield embedding, head
+
+
+tie_exam.conduct(0.5, PACKAGE)
