@@ -31,6 +31,7 @@ class BlockDiagram(Widget):
         ValueError: If an argument is none of these, or they do not fit together.
     """
 
+    _css = source("layout.css", "config.css")
     _esm = source("layout.mjs", "text.mjs", "config.mjs", "controls.mjs", "block_diagram.mjs")
 
     model = traitlets.Unicode().tag(sync=True)

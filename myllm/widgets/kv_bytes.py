@@ -29,6 +29,7 @@ class KVBytes(Widget):
         ValueError: If an argument is none of these.
     """
 
+    _css = source("layout.css", "config.css")
     _esm = source("layout.mjs", "text.mjs", "config.mjs", "controls.mjs", "kv_bytes.mjs")
 
     model = traitlets.Unicode().tag(sync=True)

@@ -97,7 +97,6 @@ function render({ model, el }) {
   let shown = null; // what the picture shows: the last rule and string that could be read
 
   const option = (value, name) => html("option", { value }, name);
-  const numbers = (n) => Array.from({ length: n }, (_, i) => option(i, String(i)));
   const kind = html("select", { onchange: () => {
     const chosen = kind.value; // kept, for drawing the first change sets the field back
     if (chosen === "own") put(model, "rule", rule.value);
@@ -114,11 +113,12 @@ function render({ model, el }) {
     put(model, "kind", "own");
   } });
   const text = line({ oninput: () => put(model, "text", text.value) });
-  const select = (name, n) => {
-    const input = html("select", { onchange: () => put(model, name, input.selectedIndex) }, ...numbers(n));
+  const select = (name, first, n) => {
+    const input = html("select", { onchange: () => put(model, name, Number(input.value)) },
+      ...Array.from({ length: n }, (_, i) => option(first + i, String(first + i))));
     return input;
   };
-  const [layer, head] = [select("layer", net ? packed.layers : 1), select("head", heads)];
+  const [layer, head] = [select("layer", 1, net ? packed.layers : 1), select("head", 0, heads)];
 
   const figure = (name, title) => {
     const drawing = svg("svg", { role: "img" });
@@ -214,7 +214,7 @@ function render({ model, el }) {
     sizeName.textContent = `${named?.size ?? "Size"}: ${number}`;
     if (!rule.matches(":focus")) rule.value = written;
     if (text.value !== typed) text.value = typed;
-    [layer.selectedIndex, head.selectedIndex] = [l, h];
+    [layer.value, head.value] = [l, h];
 
     let parsed, masks;
     rule.removeAttribute("aria-invalid");
@@ -235,7 +235,7 @@ function render({ model, el }) {
     const copy = result?.written.map((id) => alphabet[id] ?? SEPARATOR) ?? [];
     const tokens = net ? [...string, SEPARATOR, ...copy].slice(0, T) : string;
     const followed = shown?.tokens.length === T;
-    shown = { tokens, mask: masks[h], weights: result?.weights[l][h] };
+    shown = { tokens, mask: masks[h], weights: result?.weights[l - 1][h] };
     draw(mask, "Mask: one row a query, one column a key; a square where the query may look, a dot where not",
       (q, k) => (shown.mask[q][k] ? 1 : null));
     if (net) {

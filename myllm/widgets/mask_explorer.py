@@ -41,8 +41,8 @@ class MaskExplorer(Widget):
         kind: The mask first seen: causal, causal window, prefix, padding, documents, window or full.
         size: Positions of the window, the prefix, the padding or the first document.
         rule: A mask of one's own, in place of a kind.
-        layer: The layer whose weights are first seen, counted from 0.
-        head: The head, counted from 0.
+        layer: The layer whose weights are first seen, counted from 1.
+        head: The head, counted from 0, as h is in rules.
 
     Raises:
         ValueError: If the arguments are out of bounds or do not fit each other.
@@ -67,11 +67,11 @@ class MaskExplorer(Widget):
         *,
         n_head: int | None = None,
         alphabet: str = "abcdefghij",
-        text: str = "cabbage",
+        text: str = "facade",
         kind: str = "causal",
         size: int | None = None,
         rule: str = "",
-        layer: int = 0,
+        layer: int = 1,
         head: int = 0,
     ) -> None:
         if weights is not None and n_head is None:
@@ -98,7 +98,7 @@ class MaskExplorer(Widget):
         if not isinstance(rule, str) or len(rule) > MAX_RULE:  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ValueError(f"The rule must be a string of at most {MAX_RULE} characters.")
         _check("size", size, 1, longest * 2 if packed else len(text))
-        _check("layer", layer, 0, packed["layers"] - 1 if packed else 0)
+        _check("layer", layer, 1, packed["layers"] if packed else 1)
         _check("head", head, 0, n_head - 1)
         kind = "own" if rule else kind
         super().__init__(

@@ -32,6 +32,7 @@ class RopeDial(Widget):
         ValueError: If an argument lies outside its bounds.
     """
 
+    _css = source("layout.css", "config.css")
     _esm = source("layout.mjs", "text.mjs", "config.mjs", "controls.mjs", "rope_dial.mjs")
 
     head_dim = traitlets.Int().tag(sync=True)

@@ -1,3 +1,4 @@
+import json
 import random
 import struct
 
@@ -353,7 +354,8 @@ def test_weights_that_the_page_cannot_run_are_refused(copier, change, sentence):
         ({"kind": "window", "rule": "k < q", "size": 3}, "Only a named mask with a number takes a size"),
         ({"kind": "window", "size": 2.0}, "size must be a whole number"),
         ({"rule": "k" * 201}, "rule must be a string of at most 200 characters"),
-        ({"layer": 2}, "layer must be a whole number from 0 to 1, not 2"),
+        ({"layer": 3}, "layer must be a whole number from 1 to 2, not 3"),
+        ({"layer": 0}, "layer must be a whole number from 1 to 2, not 0"),
         ({"head": 3}, "head must be a whole number from 0 to 2, not 3"),
     ],
 )
@@ -369,7 +371,7 @@ def test_without_weights_the_text_is_free_and_a_rule_comes_before_a_kind():
     for options, sentence in (
         ({"text": "x" * 33}, "1 to 32 characters"),
         ({"head": 1}, "from 0 to 0"),
-        ({"layer": 1}, "0 to 0"),
+        ({"layer": 2}, "1 to 1"),
     ):
         with pytest.raises(ValueError, match=sentence):
             MaskExplorer(**options)
@@ -379,3 +381,11 @@ def test_text_form_is_the_same_in_every_run(copier):
     assert repr(MaskExplorer(kind="prefix")) == "MaskExplorer(prefix, without a model)"
     widget = MaskExplorer(copier.state_dict(), alphabet=ALPHABET, text="ab", n_head=3, rule="k < q")
     assert repr(widget) == "MaskExplorer(own, with a model)"
+
+
+def test_the_chapters_network_fits_the_page():
+    matrix = [[0.1] * 32] * 32
+    weights = {f"layers.{i}.{part}_proj.weight": matrix for i in range(2) for part in "qkvo"}
+    weights |= {f"{name}.weight": matrix[:11] for name in ("embed", "head")}
+    widget = MaskExplorer(weights | {"positions.weight": matrix[:25]}, n_head=4)
+    assert len(json.dumps(widget.get_state())) < 60_000
