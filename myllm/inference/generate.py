@@ -134,7 +134,8 @@ def choose(logits: Tensor, temperature: float, draw: torch.Generator | None = No
     if temperature == 0:
         return logits.argmax(-1)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    logits = (logits - logits.amax(-1, keepdim=True)) / temperature  # no overflow, however small it is
+    temperature = max(temperature, torch.finfo(logits.dtype).tiny)  # not 0 in this dtype
+    logits = (logits - logits.amax(-1, keepdim=True)) / temperature  # nothing overflows upwards
     return torch.multinomial(torch.softmax(logits, dim=-1), 1, generator=draw).squeeze(-1)
 
 

@@ -1,0 +1,241 @@
+"""Writing: what is chosen, when it ends, what is passed on, and that the cache changes nothing."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import myllm
+from myllm import BPE, ModelConfig, Transformer
+from myllm.files import UserError
+from myllm.inference.generate import GrowingCache, choose, generate, stream, until
+
+CONFIG = ModelConfig(
+    vocab_size=50,
+    block_size=32,
+    n_layer=2,
+    n_head=4,
+    n_kv_head=2,
+    n_embd=16,
+    intermediate_size=32,
+    init_std=0.3,
+)
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return Transformer(CONFIG).eval()
+
+
+def counting(ids):
+    """A foreign model: after n comes n + 1, surely; no module, no config, no cache."""
+    return nn.functional.one_hot((ids + 1) % 50, 50).double() * 9
+
+
+def test_any_function_from_ids_to_logits_can_write():
+    assert [*generate(counting, [3, 7], max_new_tokens=4)] == [8, 9, 10, 11]
+    assert [*generate(counting, torch.tensor([48]), max_new_tokens=3)] == [49, 0, 1]
+
+
+def test_the_public_names_are_these():
+    assert myllm.generate is generate and myllm.stream is stream
+
+
+def test_a_foreign_module_on_its_own_device():
+    bigram = nn.Embedding(50, 50)
+    assert [*generate(bigram, [3], max_new_tokens=1)] == [int(bigram.weight[3].argmax())]
+
+
+@torch.no_grad()
+def test_greedy_takes_the_likeliest_of_the_whole_text(model):
+    ids = [1, 2, 3]
+    for i in generate(model, [1, 2, 3], max_new_tokens=10):
+        assert i == int(model(torch.tensor([ids]))[0, -1].argmax())
+        ids.append(i)
+    assert len(ids) == 13
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"position": "learned"}, {"window": 4}, {"window": 3, "full_attention_every": 2}, {"n_kv_head": 4}],
+)
+def test_a_cache_changes_nothing_but_the_time(temperature, changes):
+    torch.manual_seed(0)
+    model = Transformer(CONFIG.replace(**changes)).double()
+    options = {"max_new_tokens": 25, "temperature": temperature, "seed": 0}
+    cache = GrowingCache(CONFIG.n_layer)
+    with_it = [*generate(model, [1, 2, 3, 4, 5], cache=cache, **options)]
+    assert with_it == [*generate(model, [1, 2, 3, 4, 5], **options)]
+    assert len({*with_it}) > 3 and cache.length == 5 + 25 - 1
+
+
+def test_with_a_cache_each_token_is_computed_once(model):
+    seen = []
+    hook = model.embed_tokens.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape[1]))
+    list(generate(model, [1, 2, 3], max_new_tokens=4, cache=GrowingCache(2)))
+    hook.remove()
+    assert seen == [3, 1, 1, 1]
+
+
+def test_a_model_that_does_not_use_its_cache_is_found_out():
+    with pytest.raises(UserError, match="does not use the cache"):
+        list(generate(lambda ids, cache: counting(ids), [1], max_new_tokens=2, cache=GrowingCache(1)))
+
+
+def test_a_cache_that_is_not_empty_is_refused(model):
+    cache = GrowingCache(2)
+    list(generate(model, [1, 2], max_new_tokens=2, cache=cache))
+    with pytest.raises(UserError, match="already holds 3 positions"):
+        generate(model, [1], max_new_tokens=1, cache=cache)
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 7])
+def test_max_new_tokens_is_honoured(model, n):
+    assert len([*generate(model, [1], max_new_tokens=n)]) == n
+
+
+def test_the_context_may_be_filled_and_not_outgrown(model):
+    assert len([*generate(model, [1] * 12, max_new_tokens=20)]) == 20
+    with pytest.raises(UserError, match=r"12 tokens and 21 new ones do not fit .* 32; ask for at most 20"):
+        generate(model, [1] * 12, max_new_tokens=21)  # said at once, not at the first token
+    with pytest.raises(UserError, match="shorten the text"):
+        generate(model, [1] * 32, max_new_tokens=1)
+
+
+@pytest.mark.parametrize(
+    ("ids", "options", "message"),
+    [
+        ([], {}, "nothing to continue"),
+        ([1], {"temperature": -1.0}, "temperature must be 0 or a positive number, not -1.0"),
+        ([1], {"temperature": math.nan}, "not nan"),
+        ([1], {"temperature": math.inf}, "not inf"),
+        ([1], {"max_new_tokens": -1}, "max_new_tokens must be 0 or more, not -1"),
+    ],
+)
+def test_bad_input_is_named(ids, options, message):
+    with pytest.raises(UserError, match=message):
+        generate(counting, ids, **{"max_new_tokens": 3, **options})
+
+
+def test_stop_ids_end_the_text_and_are_not_passed_on():
+    assert [*generate(counting, [3], max_new_tokens=9, stop_ids=[7, 30])] == [4, 5, 6]
+    assert [*generate(counting, [6], max_new_tokens=9, stop_ids={7})] == []
+
+
+def test_tokens_come_one_at_a_time():
+    calls = []
+
+    def watched(ids):
+        calls.append(ids.shape[1])
+        return counting(ids)
+
+    ids = generate(watched, [1], max_new_tokens=1000)
+    assert [*itertools.islice(ids, 2)] == [2, 3] and calls == [1, 2]
+
+
+def test_no_gradient_is_kept(model):
+    kept = []
+    hook = model.lm_head.register_forward_hook(lambda _, args, out: kept.append(out.requires_grad))
+    ids = generate(model, [1], max_new_tokens=2)
+    next(ids)
+    assert torch.is_grad_enabled() and not torch.is_inference_mode_enabled()  # only while it works
+    hook.remove()
+    assert kept == [False]
+
+
+def test_the_same_seed_draws_the_same_and_no_other_chance_is_touched(model):
+    state = torch.get_rng_state()
+    draws = [[*generate(model, [1], max_new_tokens=20, temperature=1.0, seed=seed)] for seed in (5, 5, 6)]
+    assert draws[0] == draws[1] != draws[2]
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(1)
+    free = [*generate(model, [1], max_new_tokens=20, temperature=1.0)]
+    assert free != [*generate(model, [1], max_new_tokens=20, temperature=1.0)]
+    torch.manual_seed(1)
+    assert free == [*generate(model, [1], max_new_tokens=20, temperature=1.0)]
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_draws_follow_the_distribution(temperature):
+    logits = torch.tensor([1.0, 0.0, -1.0, 3.0, 2.0])
+    weights = [math.exp(x / temperature) for x in logits.tolist()]
+    n, draw = 100_000, torch.Generator().manual_seed(0)
+    found = torch.bincount(choose(logits.expand(n, 5), temperature, draw), minlength=5)
+    expected = [n * weight / sum(weights) for weight in weights]
+    assert sum((a - b) ** 2 / b for a, b in zip(found.tolist(), expected, strict=True)) < 18.5  # χ² 4, 0.1 %
+
+
+def test_a_tiny_temperature_is_greedy_and_no_nan():
+    logits = torch.tensor([[1e4, -1e4, 9e3]])
+    assert choose(logits, 1e-300).tolist() == [0] == choose(logits.half(), 1e-5).tolist()
+
+
+# Text
+
+
+@pytest.fixture(scope="module")
+def bytes_tokenizer():
+    return BPE([], name="bytes")
+
+
+def saying(text):
+    """A model of bytes that writes a text, whatever stands before, then spaces for ever."""
+    data = text.encode()
+
+    def model(ids):
+        said = ids.shape[1] - 1
+        following = data[said] if said < len(data) else 32
+        return nn.functional.one_hot(torch.full(ids.shape, following), 256).double()
+
+    return model
+
+
+def test_pieces_are_whole_characters(bytes_tokenizer):
+    text = "é 東京 🙂 ok"
+    n = len(text.encode())
+    pieces = [*stream(saying(text), bytes_tokenizer, "x", max_new_tokens=n)]
+    assert pieces == [*text]  # bytes are held back until their character is whole
+    cut = [*stream(saying(text), bytes_tokenizer, "x", max_new_tokens=n - 5)]
+    assert "".join(cut) == "é 東京 \ufffd" and all("\ufffd" not in piece for piece in cut[:-1])
+
+
+def test_a_stop_string_is_found_across_tokens(bytes_tokenizer):
+    pieces = [*stream(saying("one. two END three"), bytes_tokenizer, "x", max_new_tokens=18, stop="END")]
+    assert "".join(pieces) == "one. two "
+    pieces = [*stream(saying("EN and EEND"), bytes_tokenizer, "x", max_new_tokens=11, stop=["END", "zzz"])]
+    assert "".join(pieces) == "EN and E"
+    assert [*stream(saying("END"), bytes_tokenizer, "x", max_new_tokens=5, stop=["END"])] == []
+    assert "".join(stream(saying("EN"), bytes_tokenizer, "x", max_new_tokens=2, stop="END")) == "EN"
+    with pytest.raises(UserError, match="empty string"):
+        stream(saying("a"), bytes_tokenizer, "x", max_new_tokens=1, stop=["a", ""])
+
+
+@pytest.mark.parametrize("text", ["abcab", "aaabaab", "xaab", "ab", "", "aabb", "babcaab"])
+@pytest.mark.parametrize("stops", [["aab"], ["ab", "b"], ["abc", "b"], ["bc", "abc"], ["aa", "aab"], []])
+def test_where_it_stops_does_not_depend_on_the_pieces(text, stops):
+    ends = [n for n in range(len(text) + 1) if any(text[:n].endswith(stop) for stop in stops)]
+    expected = text
+    if ends:  # the first place where one is complete, without the longest that ends there
+        before = text[: ends[0]]
+        expected = min((before.removesuffix(stop) for stop in stops if before.endswith(stop)), key=len)
+    for cuts in itertools.product([False, True], repeat=max(len(text) - 1, 0)):
+        pieces = [""]
+        for i, letter in enumerate(text):
+            pieces = [*pieces, letter] if i and cuts[i - 1] else [*pieces[:-1], pieces[-1] + letter]
+        assert "".join(until(pieces, stops)) == expected
+
+
+def test_text_is_not_held_back_longer_than_needed():
+    given = []
+
+    def pieces():
+        for piece in ("abc", "aE", "x", "E", "ND"):
+            given.append(piece)
+            yield piece
+
+    found = [(piece, len(given)) for piece in until(pieces(), ["END"])]
+    assert found == [("abc", 1), ("a", 2), ("Ex", 3)]
