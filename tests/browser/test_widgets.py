@@ -401,6 +401,72 @@ def test_rope_dial_by_pair_positions_shift_and_scaling(started):
     assert "without the scaling" not in sentence(widget)
 
 
+def test_mask_explorer_by_kinds_own_rules_and_strings(started):
+    widget, state = started("MaskExplorer", "Mask explorer")
+    kind, rule = (widget.get_by_label(name, exact=True) for name in ("Mask", "Rule: may q look at k?"))
+    cells, dots, note = (widget.locator(part) for part in (".grid .cell", ".grid .forbidden", "output"))
+    size = widget.get_by_label("Window size", exact=True)
+    letters = state["alphabet"][:4]
+    text = widget.get_by_label("String to copy", exact=True)
+    text.fill(letters)
+    kind.select_option("causal window")
+    for T, strings in ((8, letters), (10, letters + letters[0])):
+        text.fill(strings)
+        for n in (1, 3, T):
+            size.press("Home")
+            for _ in range(n - 1):
+                size.press("ArrowRight")
+            pairs = sum(min(q + 1, n) for q in range(T))
+            said = re.fullmatch(
+                rf"Causal and window of {n}: {pairs} of {T * T} pairs remain; "
+                rf"the model writes (.+), (\d) of {T // 2} letters right\.",
+                sentence(widget),
+            )
+            assert said, sentence(widget)
+            assert (cells.count(), dots.count()) == (2 * pairs, 2 * (T * T - pairs))
+            chips = widget.locator(".answer .line").nth(1).locator(".chip").all_inner_texts()
+            assert [chip[0] for chip in chips] == list(said[1])
+            marks = ["✓" if a == b else "✗" for a, b in zip(said[1], strings, strict=True)]
+            assert [chip[-1] for chip in chips] == marks
+            assert marks.count("✓") == int(said[2])
+            assert rule.input_value() == f"(k <= q) & (q - k < {n})"
+    text.fill(letters)
+    kind.select_option("causal")
+    before = sentence(widget)
+    rule.fill("k<=q and h >= 0")
+    assert sentence(widget) == before.replace("Causal", "Your rule")
+    assert kind.locator("option:checked").inner_text() == "your own rule"
+    assert widget.locator("code").inner_text() == "Mask(lambda b, h, q, k: (k <= q) & (h >= 0))"
+    rule.fill("k <= q &")
+    assert sentence(widget) == (
+        "The rule ends too early: something is missing at its end. The picture keeps the last rule."
+    )
+    assert rule.get_attribute("aria-invalid") == "true" and cells.count() == 2 * 36
+    rule.press("End")
+    rule.press_sequentially(" (h != 0)")  # the caret stays where the reader writes
+    assert rule.input_value() == "k <= q & (h != 0)"
+    rule.fill("(k <= q) & (h != 0)")
+    assert rule.get_attribute("aria-invalid") is None
+    assert sentence(widget).startswith("Your rule: 0 of 64 pairs remain in head 0; ")
+    widget.get_by_label("Head h", exact=True).select_option("1")
+    assert sentence(widget).startswith("Your rule: 36 of 64 pairs remain in head 1; ")
+    grid = widget.locator(".grid").first
+    for key in ("ArrowRight", "ArrowDown"):
+        for _ in range(8):
+            grid.press(key)
+    assert note.inner_text().startswith("q = 7 ‘")
+    grid.press("ArrowUp")
+    assert re.fullmatch(r"q = 6 ‘.’ may not look at k = 7 ‘.’\.", note.inner_text())
+    grid.press("ArrowLeft")
+    assert re.fullmatch(
+        r"q = 6 ‘.’ may look at k = 6 ‘.’, and does so with a weight of .* %\.", note.inner_text()
+    )
+    text.fill("?")
+    assert sentence(widget) == f"There is no string yet: type letters from ‘{state['alphabet']}’."
+    text.fill(letters + "?")
+    assert f" Only letters from ‘{state['alphabet']}’ count, " in sentence(widget)
+
+
 def loaded_vocabularies(page) -> list[str]:
     scripts = page.locator("script[src*='/vocabularies/']").evaluate_all("all => all.map(({ src }) => src)")
     return [src.rpartition("/")[2] for src in scripts]
@@ -478,6 +544,7 @@ def test_vocabularies_of_the_site_are_small_and_say_what_the_package_holds(name)
         "BlockDiagram",
         "KVBytes",
         "LetterHeatMap",
+        "MaskExplorer",
         "MergeStepper",
         "RopeDial",
         "TokenComparer",
