@@ -18,7 +18,7 @@ export function bytesRead(config, B, T, each) {
 
 // The same model with a head of keys for each query head, for each group of them, and for all.
 export function sharings({ n_head: H, n_kv_head: K }) {
-  const group = K > 1 && K < H ? K : divisors(H).findLast((d) => d <= Math.max(1, H / 4));
+  const group = K > 1 && K < H ? K : divisors(H).findLast((d) => d <= Math.max(2, H / 4));
   return [["MHA", H], ["GQA", group], ["MQA", 1]];
 }
 
