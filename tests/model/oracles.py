@@ -1,0 +1,273 @@
+"""A compact suite against which mutants of `myllm.model` are tried, and the loop that tries them.
+
+Run as a script it reads ``[[name, file, old, new], …]`` from standard input and prints, for each mutant,
+the oracle that killed it, or null.
+"""
+
+import importlib
+import importlib.abc
+import importlib.util
+import itertools
+import json
+import math
+import sys
+from pathlib import Path
+
+import reference
+import torch
+import torch.nn.functional as F
+from torch.testing import assert_close
+
+from myllm.config import ModelConfig, RopeScaling
+
+NEAR = {"atol": 1e-10, "rtol": 1e-10}
+SMALL = {"vocab_size": 13, "block_size": 6, "n_layer": 2, "n_head": 4, "n_embd": 16}
+KINDS = [
+    ModelConfig.preset("gpt2", **SMALL),
+    ModelConfig(**SMALL, n_kv_head=2, qk_norm=True, window=3, full_attention_every=2, scale_embeddings=True),
+    ModelConfig(**SMALL, norm_offset=True, attention_softcap=2.0, logit_softcap=2.0, post_norms=True),
+    ModelConfig(
+        **SMALL, norm="layernorm", mlp="plain", activation="relu", bias=True, head_bias=True,
+        rotary_fraction=0.5, parallel_residual=True, attention_scale=0.4,
+    ),
+]  # fmt: skip
+
+
+def model(name):
+    return importlib.import_module(f"myllm.model.{name}")
+
+
+def normal(*shape, seed=0):
+    return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def filled(module):
+    """In float64, with weights large enough to make every part matter."""
+    with torch.no_grad():
+        for number, parameter in enumerate(module.double().parameters()):
+            parameter.add_(normal(*parameter.shape, seed=number) * 0.4)
+    return module
+
+
+def masks():
+    m = model("masks")
+    keep, ids = torch.tensor([[1, 1, 0, 1], [0, 1, 1, 1]]), torch.tensor([[0, 0, 1, 1], [0, 1, 1, 2]])
+    rules = [
+        (m.causal, lambda b, q, k: k <= q),
+        (m.full, lambda b, q, k: True),
+        (m.window(2), lambda b, q, k: q - k <= 1),
+        (m.prefix(2), lambda b, q, k: k <= 1),
+        (m.prefix(torch.tensor([1, 3])), lambda b, q, k: k <= [0, 2][b]),
+        (m.padding(keep), lambda b, q, k: keep[b, k] == 1),
+        (m.document(ids), lambda b, q, k: ids[b, q] == ids[b, k]),
+        (m.causal & m.window(2), lambda b, q, k: q - 1 <= k <= q),
+        (m.causal | m.prefix(2), lambda b, q, k: k <= max(q, 1)),
+        (~m.causal, lambda b, q, k: k > q),
+    ]
+    for mask, rule in rules:
+        built = m.build(mask, 2, 1, torch.arange(1, 4), torch.arange(4)).expand(2, 1, 3, 4)
+        assert built.tolist() == [
+            [[[bool(rule(b, q, k)) for k in range(4)] for q in (1, 2, 3)]] for b in (0, 1)
+        ]
+    assert m.draw(m.causal, 2, 3) == "■ ■ ·\n■ ■ ■"
+
+
+def attention():
+    a, m = model("attention"), model("masks")
+    q, k, v = normal(2, 4, 3, 5), normal(2, 2, 6, 5, seed=1), normal(2, 2, 6, 5, seed=2)
+    keep = torch.tensor([[1] * 6, [0] * 5 + [1]])
+    rules = [
+        (m.causal, lambda b, h, t, s: s <= t + 3),
+        (m.causal & m.padding(keep), lambda b, h, t, s: s <= t + 3 and keep[b, s] == 1),
+    ]
+    for (mask, rule), scale in itertools.product(rules, (None, 0.7)):
+        options = {"mask": mask, "q_offset": 3, "scale": scale}
+        expected = reference.attention(q, k, v, rule, scale=scale)
+        naive, weights = a.naive_attention(q, k, v, **options)
+        for out in (naive, a.attend(q, k, v, **options), a.tiled_attention(q, k, v, **options, tile=2)):
+            assert_close(out, expected, **NEAR)
+        assert_close(weights @ v.repeat_interleave(2, 1), expected, **NEAR)
+        capped = reference.attention(q, k, v, rule, scale=scale, softcap=1.5)
+        assert_close(a.attend(q, k, v, **options, softcap=1.5), capped, **NEAR)
+    square = reference.attention(q, k[:, :, :3], v[:, :, :3], lambda b, h, t, s: s <= t)
+    assert_close(a.attend(q, k[:, :, :3], v[:, :, :3]), square, **NEAR)
+    assert_close(
+        a.attend(q[:, :, :1], k, v, q_offset=5), a.naive_attention(q[:, :, :1], k, v, q_offset=5)[0], **NEAR
+    )
+    for factor in (1e-3, 1e3):  # neither overflow nor loss
+        single = [one.float() * factor for one in (q, k, v)]
+        expected = a.naive_attention(*(one.double() for one in single), q_offset=3)[0]
+        assert_close(
+            a.tiled_attention(*single, q_offset=3, tile=2).double(), expected, atol=1e-4 * factor, rtol=1e-4
+        )
+
+
+def attention_layer():
+    a = model("attention")
+    layer, x = filled(a.Attention(12, 4, 2, 5, bias=True, out_bias=True)), normal(2, 6, 12)
+    of = dict(layer.named_parameters())
+    q, k, v = (reference.linear(x, of, f"{one}_proj").view(2, 6, -1, 5).transpose(1, 2) for one in "qkv")
+    out = reference.attention(q, k, v, lambda b, h, t, s: s <= t).transpose(1, 2).reshape(2, 6, 20)
+    assert_close(layer(x), reference.linear(out, of, "o_proj"), **NEAR)
+    cache = reference.Concatenating()
+    parts = [layer(x[:, i:j], cache=cache, layer=1) for i, j in ((0, 3), (3, 4), (4, 6))]
+    assert_close(torch.cat(parts, 1), layer(x), **NEAR)
+    assert [*cache.kept] == [1]
+
+
+def layers():
+    m, x = model("layers"), normal(3, 7) + 1
+    for eps in (1e-5, 0.5):
+        norm = filled(m.LayerNorm(7, eps=eps))
+        assert_close(norm(x), reference.layer_norm(x, norm.weight, norm.bias, eps), **NEAR)
+        for offset in (False, True):
+            norm = filled(m.RMSNorm(7, eps=eps, offset=offset))
+            assert_close(norm(x), reference.rms_norm(x, norm.weight + offset, eps), **NEAR)
+            assert_close(m.RMSNorm(7, offset=offset)(x), reference.rms_norm(x, 1), **NEAR)
+    assert m.RMSNorm(7).eps == m.LayerNorm(7).eps == 1e-5
+    norm, large = filled(m.RMSNorm(64)).half(), (normal(64, 64) * 1000).half()
+    once = reference.rms_norm(large.double(), norm.weight.double()).half()  # rounded only at the end
+    assert (norm(large) != once).double().mean() < 0.01
+    for name, bend in reference.ACTIVATIONS.items():
+        assert_close(m.ACTIVATIONS[name](x), bend(x), **NEAR)
+    for kind, default in ((m.MLP, "gelu_tanh"), (m.GatedMLP, "silu")):
+        assert kind(2, 3).activation is m.ACTIVATIONS[default]
+        mlp = filled(kind(7, 5, bias=True))
+        of = dict(mlp.named_parameters())
+        up = reference.linear(x, of, "up_proj")
+        gate = reference.linear(x, of, "gate_proj") if kind is m.GatedMLP else up
+        bent = reference.ACTIVATIONS[default](gate) * (up if kind is m.GatedMLP else 1)
+        assert_close(mlp(x), reference.linear(bent, of, "down_proj"), **NEAR)
+
+
+def rope():
+    m, at = model("rope"), torch.tensor([[0, 1, 9], [4, 3, 2000]])
+    q, k = normal(2, 2, 3, 8), normal(2, 1, 3, 8, seed=1)
+    for theta, fraction in ((1e4, 1.0), (50.0, 0.5)):
+        turned = m.Rope(8, theta=theta, fraction=fraction)(at)(q, k)
+        assert_close([*turned], [reference.rope(x, at[:, None], theta, fraction) for x in (q, k)], **NEAR)
+    plain = [100.0 ** -(i / 4) for i in range(4)]
+
+    def frequencies(kind, length=0, **more):
+        return m.Rope(8, theta=100.0, scaling=RopeScaling(kind, 4.0, 16, **more)).frequencies(length).tolist()
+
+    assert_close(frequencies("linear"), [one / 4 for one in plain])
+    slow = []
+    for one in plain:  # wave length against original context, as the paper has it
+        wave = 2 * math.pi / one
+        blend = min(max((16 / wave - 0.1) / (2.0 - 0.1), 0), 1)
+        slow.append((1 - blend) * one / 4 + blend * one)
+    assert_close(frequencies("llama3", low_freq_factor=0.1, high_freq_factor=2.0), slow)
+    assert_close(frequencies("dynamic", 16), plain)
+    base = 100.0 * (4 * 40 / 16 - 3) ** (8 / 6)
+    assert_close(frequencies("dynamic", 40), [base ** -(i / 4) for i in range(4)])
+    # Pairs that turn twice and 0.2 times in the original context lie at 0.21 and 2.21: the ramp is 0 to 3.
+    assert_close(
+        frequencies("yarn", beta_fast=2.0, beta_slow=0.2),
+        [one * (1 - i / 3) + one / 4 * i / 3 for i, one in enumerate(plain)],
+    )
+    grown = m.Rope(8, scaling=RopeScaling("yarn", 4.0, 16))(at)(q, k)[0]
+    assert_close(grown[0, :, 0], q[0, :, 0] * (0.1 * math.log(4) + 1), **NEAR)
+
+
+def transformers():
+    t = model("transformer")
+    for number, config in enumerate(KINDS):
+        torch.manual_seed(number)
+        one, ids = filled(t.Transformer(config)), torch.randint(13, (1, 6))
+        expected = reference.transformer(dict(one.named_parameters()), ids, config)[0]
+        assert_close(one(ids), expected, **NEAR)
+        cache = reference.Concatenating()
+        parts = [cache.step(one, ids[:, i:j]) for i, j in ((0, 3), (3, 4), (4, 6))]
+        assert_close(torch.cat(parts, 1), expected, **NEAR)
+        try:
+            cache.step(one, ids[:, :1])
+        except ValueError:
+            continue
+        raise AssertionError("a seventh token fits into a context of six")
+
+
+def masked_transformer():
+    t, m = model("transformer"), model("masks")
+    keep, ids = torch.tensor([[1] * 6, [0, 0] + [1] * 4]), torch.arange(12).view(2, 6)
+    cut = torch.tensor([[0, 0, 0, 1, 1, 1]] * 2)
+    places = torch.tensor([[0, 1, 2, 0, 1, 2]])
+    for config in (KINDS[0], ModelConfig(**SMALL, window=3)):
+        one = filled(t.Transformer(config))
+        apart = one(ids, mask=m.causal & m.document(cut), positions=places)
+        assert_close(apart[:, 3:], one(ids[:, 3:]), **NEAR)
+        padded = one(ids, mask=m.causal & m.padding(keep), positions=(keep.cumsum(1) - 1).clamp(min=0))
+        assert_close(padded[1:, 2:], one(ids[1:, 2:]), **NEAR)
+
+
+def start():
+    t = model("transformer")
+    for config in (KINDS[0], KINDS[2]):
+        torch.manual_seed(0)
+        config = config.replace(n_embd=64, vocab_size=256)
+        one, ids = t.Transformer(config), torch.randint(256, (4, 6))
+        loss = F.cross_entropy(one(ids).flatten(0, 1), torch.randint(256, (24,)))
+        assert abs(loss.item() / math.log(256) - 1) < 0.02
+        for name, parameter in one.named_parameters():
+            if parameter.ndim == 2:
+                writes = "o_proj" in name or "down_proj" in name
+                assert abs(parameter.std() / (0.02 / math.sqrt(4) if writes else 0.02) - 1) < 0.06, name
+            else:
+                neutral = 0.0 if "norm" not in name or name.endswith("bias") or config.norm_offset else 1.0
+                assert (parameter == neutral).all(), name
+    tied, apart = t.Transformer(KINDS[0]), t.Transformer(KINDS[1])
+    for one in (tied, apart):
+        assert sum(parameter.numel() for parameter in one.parameters()) == one.config.n_params
+
+
+ORACLES = [masks, attention, attention_layer, layers, rope, transformers, masked_transformer, start]
+FIRST = {
+    "masks": 0,
+    "attention": 1,
+    "layers": 3,
+    "rope": 4,
+    "transformer": 5,
+}  # where the mutated file is tried
+
+
+class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Imports one module of `myllm.model` from changed source."""
+
+    def __init__(self, file, source):
+        self.name, self.source = f"myllm.model.{file}", source
+
+    def find_spec(self, name, path, target=None):
+        return importlib.util.spec_from_loader(name, self) if name == self.name else None
+
+    def exec_module(self, module):
+        exec(compile(self.source, f"<mutant of {self.name}>", "exec"), module.__dict__)
+
+
+def killer(file, source):
+    """The name of the first oracle that refuses the source of a file, or None."""
+    for name in [name for name in sys.modules if name.startswith("myllm.model.")]:
+        del sys.modules[name]
+    finder = Finder(file, source)
+    sys.meta_path.insert(0, finder)
+    first = FIRST[file]
+    try:
+        for oracle in ORACLES[first:] + ORACLES[:first]:
+            try:
+                oracle()
+            except (NameError, SyntaxError):  # no mutant of the meaning
+                raise
+            except Exception:  # whatever a mutant does
+                return oracle.__name__
+    finally:
+        sys.meta_path.remove(finder)
+    return None
+
+
+if __name__ == "__main__":
+    folder, killed = Path(sys.argv[1]), {}
+    for title, file, old, new in json.load(sys.stdin):
+        whole = (folder / f"{file}.py").read_text(encoding="utf-8")
+        if whole.count(old) != 1:
+            raise SystemExit(f"{title}: {old!r} occurs {whole.count(old)} times in {file}.py")
+        killed[title] = killer(file, whole.replace(old, new))
+    print(json.dumps(killed))
