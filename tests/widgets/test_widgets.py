@@ -7,7 +7,15 @@ from pathlib import Path
 import pytest
 
 import myllm.widgets
-from myllm.widgets import LetterHeatMap, MergeStepper, TokenComparer, WindowSlider
+from myllm.widgets import (
+    BlockDiagram,
+    KVBytes,
+    LetterHeatMap,
+    MergeStepper,
+    RopeDial,
+    TokenComparer,
+    WindowSlider,
+)
 from myllm.widgets.base import STATE_LIMIT
 
 ROOT = Path(__file__).parents[2]
@@ -29,7 +37,8 @@ def test_state_is_bounded():
     size = 80
     alphabet = "".join(chr(33 + i) for i in range(size))
     heat_map = LetterHeatMap([[1234 * (i * j % 3) for j in range(size)] for i in range(size)], alphabet)
-    for widget in (heat_map, MergeStepper("大" * 2000), WindowSlider("大" * 400), TokenComparer("大" * 500)):
+    texts = MergeStepper("大" * 2000), WindowSlider("大" * 400), TokenComparer("大" * 500)
+    for widget in (heat_map, *texts, KVBytes(), BlockDiagram(), RopeDial()):
         assert page_bytes(widget) < 60_000
     assert abs(STATE_LIMIT - 60_000) < 1
 
