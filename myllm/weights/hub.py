@@ -83,11 +83,13 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     index = _read_object(folder / INDEX, "an index of weights")
     places: dict[str, Any] = index["weight_map"] if isinstance(index.get("weight_map"), dict) else {}
     state: dict[str, Tensor] = {}
-    for file in sorted({str(file) for file in places.values()}):
+    files = sorted({str(file) for file in places.values()})
+    for file in files:  # all of them, before one is opened
         if not re.fullmatch(r"[\w-][\w.-]*\.safetensors", file):
             raise UserError(
-                f"{folder / INDEX} names the file {file!r}, which may lie outside; do not trust it."
+                f"{folder / INDEX} names {file!r}, no safetensors of this folder; do not trust it."
             )
+    for file in files:
         shard = tensors.read(folder / file)
         for name in shard:
             if places.get(name) != file:
