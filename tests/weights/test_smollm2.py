@@ -96,8 +96,8 @@ def test_greedy_answers_are_those_of_transformers(llm, theirs):
 
 def test_paris(llm):
     question = [{"role": "user", "content": "What is the capital of France?"}]
-    assert "Paris" in llm.chat(question, max_new_tokens=20)
-    assert "".join(llm.stream_chat(question, max_new_tokens=20)) == llm.chat(question, max_new_tokens=20)
+    answer = llm.chat(question, max_new_tokens=20)
+    assert "Paris" in answer and "<|" not in answer
 
 
 def test_attention_maps_of_all_layers(llm):

@@ -1,0 +1,141 @@
+"""Multiple choice without writing: the answer to which the model gives the highest probability."""
+
+from collections.abc import Callable, Sequence
+from itertools import takewhile
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from myllm.files import UserError
+from myllm.tokenizers.base import Tokenizer
+
+
+class Question(NamedTuple):
+    """A question: what stands before, the possible continuations, and which of them is right.
+
+    Attributes:
+        context: The text before the choices, such as "The capital of France is".
+        choices: What may follow, each with the space in front that belongs there: " Paris", " Rome".
+        answer: The number of the right one, from 0.
+    """
+
+    context: str
+    choices: Sequence[str]
+    answer: int
+
+
+class Result(NamedTuple):
+    """What a model knew.
+
+    Attributes:
+        accuracy: The part of the questions that it answered rightly.
+        chosen: For each question the number of its choice; the first of equals.
+        scores: For each question the score of each choice, in nats (a token or byte, where asked).
+    """
+
+    accuracy: float
+    chosen: list[int]
+    scores: list[list[float]]
+
+
+def multiple_choice(
+    model: Callable[[Tensor], Tensor],
+    tokenizer: Tokenizer,
+    questions: Sequence[Question],
+    *,
+    per: Literal["choice", "token", "byte"] = "choice",
+    batch_size: int = 16,
+) -> Result:
+    """Let a model choose by log-probability.
+
+    Args:
+        model: Maps ids (B, T) int64 to logits (B, T, V); no position may see a later one.
+        tokenizer: Its tokenizer.
+        questions: The questions.
+        per: "choice" compares the probabilities of the whole choices, which favours short ones; "token" and
+            "byte" divide their logarithms by the length.
+        batch_size: Choices a forward pass; it changes no score.
+
+    Raises:
+        UserError: A question without choices, an empty choice, an answer that is no choice, nothing before
+            the first token, or a text that is longer than the model's context.
+    """
+    if per not in ("choice", "token", "byte"):
+        raise UserError(f"per must be choice, token or byte, not {per!r}.")
+    if not questions:
+        raise UserError("There is no question; give at least one.")
+    rows = [_row(tokenizer, question, choice) for question in questions for choice in _choices(question)]
+    sums = log_probabilities(model, rows, batch_size=batch_size)
+    scores: list[list[float]] = []
+    at = 0
+    for question in questions:
+        of_question: list[float] = []
+        for choice in question.choices:
+            ids, start = rows[at]
+            length = {"choice": 1, "token": len(ids) - start, "byte": len(choice.encode())}[per]
+            of_question.append(sums[at] / length)
+            at += 1
+        scores.append(of_question)
+    chosen = [one.index(max(one)) for one in scores]
+    right = sum(i == question.answer for i, question in zip(chosen, questions, strict=True))
+    return Result(right / len(questions), chosen, scores)
+
+
+@torch.inference_mode()
+def log_probabilities(
+    model: Callable[[Tensor], Tensor], rows: Sequence[tuple[list[int], int]], *, batch_size: int = 16
+) -> list[float]:
+    """The log-probability of the end of each row, given its beginning.
+
+    Rows are filled on the right, where no causal model looks.
+
+    Args:
+        model: Maps ids (B, T) int64 to logits (B, T, V).
+        rows: Ids, and the place from which on they are scored, 1 or more.
+        batch_size: Rows a forward pass.
+
+    Returns:
+        The sums, in nats.
+    """
+    if batch_size < 1:
+        raise UserError(f"batch_size must be at least 1, not {batch_size}.")
+    limit = getattr(getattr(model, "config", None), "block_size", None)
+    longest = max((len(ids) for ids, _ in rows), default=0)
+    if limit is not None and longest - 1 > limit:
+        raise UserError(f"A question of {longest} tokens does not fit into a context of {limit}; shorten it.")
+    weights = model.parameters() if isinstance(model, torch.nn.Module) else iter(())
+    first = next(weights, None)
+    device = torch.device("cpu") if first is None else first.device
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]))  # little padding
+    sums = [0.0] * len(rows)
+    for batch in (order[i : i + batch_size] for i in range(0, len(order), batch_size)):
+        width = max(len(rows[i][0]) for i in batch) - 1  # what follows the last token is not asked
+        padded = [rows[i][0][:-1] + [0] * (width + 1 - len(rows[i][0])) for i in batch]
+        logits = model(torch.tensor(padded, device=device))  # (B, T, V)
+        for i, row in zip(batch, logits, strict=True):
+            ids, start = rows[i]
+            wanted = row[start - 1 : len(ids) - 1]
+            scores = torch.log_softmax(wanted.to(torch.promote_types(wanted.dtype, torch.float32)), dim=-1)
+            target = torch.tensor(ids[start:], device=device)
+            sums[i] = scores.gather(1, target[:, None]).sum().item()
+    return sums
+
+
+def _choices(question: Question) -> Sequence[str]:
+    if not question.choices or not all(question.choices):
+        raise UserError(f"The question {question.context!r:.40} lacks choices, or has an empty one; mend it.")
+    if not 0 <= question.answer < len(question.choices):
+        raise UserError(f"The answer to {question.context!r:.40} is {question.answer}, which is no choice.")
+    return question.choices
+
+
+def _row(tokenizer: Tokenizer, question: Question, choice: str) -> tuple[list[int], int]:
+    """The ids of context and choice, and where the choice begins: where tokens span the border, before it."""
+    bos = tokenizer.add_bos or (not question.context and tokenizer.bos_id is not None)
+    before = tokenizer.encode(question.context, bos=bos)
+    ids = tokenizer.encode(question.context + choice, bos=bos)
+    start = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(before, ids, strict=False)))
+    if start == 0:
+        raise UserError(f"Nothing stands before the choice {choice!r:.40}; give the question a context.")
+    return ids, start
