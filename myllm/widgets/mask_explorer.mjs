@@ -133,7 +133,7 @@ function render({ model, el }) {
   const answer = html("div", { class: "answer mono scroll", dir: "ltr", role: "group", "aria-label": "The right copy and what the model writes", tabindex: 0 });
   const python = html("code", { class: "mono" });
   const { question, sentence } = frame(el, "Mask explorer",
-    [field("Mask", kind), sizeField, ...(heads > 1 ? [field("Head h", head)] : []), ...(net ? [field("Layer", layer)] : []),
+    [field("Mask", kind), sizeField, ...(net ? [field("Layer", layer)] : []), ...(heads > 1 ? [field("Head h", head)] : []),
       field("Rule: may q look at k?", rule), field(net ? "String to copy" : "Text", text)],
     [html("div", { class: "pair masks" }, mask.part, ...(net ? [weights.part] : [])), note, ...(net ? [answer] : []),
       html("p", { class: "note" }, "In Python: ", python)]);
