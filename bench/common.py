@@ -22,8 +22,24 @@ RESULTS = Path(__file__).with_name("results.jsonl")
 Seconds = dict[str, list[float]]  # side -> one number a round
 
 
-def paired(sides: dict[str, Callable[[], object]], rounds: int = 5) -> tuple[Seconds, Seconds]:
+def timed(run: Callable[[], object]) -> tuple[float, float]:
+    """CPU seconds (all threads) and wall seconds of one call."""
+    start = time.process_time(), time.perf_counter()
+    result = run()
+    taken = time.process_time() - start[0], time.perf_counter() - start[1]
+    del result  # freeing it is not part of the work
+    return taken
+
+
+def paired(
+    sides: dict[str, Any], rounds: int = 5, clock: Callable[[Any], tuple[float, float]] = timed
+) -> tuple[Seconds, Seconds]:
     """Run the sides in turn, A B C A B C …, after one round to warm up.
+
+    Args:
+        sides: What `clock` times, by default functions.
+        rounds: How often each is timed.
+        clock: Runs a side; its CPU and wall seconds.
 
     Returns:
         CPU seconds (all threads) and wall seconds of each side and round.
@@ -32,10 +48,7 @@ def paired(sides: dict[str, Callable[[], object]], rounds: int = 5) -> tuple[Sec
     wall: Seconds = {name: [] for name in sides}
     for i in range(rounds + 1):
         for name, run in sides.items():
-            start = time.process_time(), time.perf_counter()
-            result = run()
-            taken = time.process_time() - start[0], time.perf_counter() - start[1]
-            del result  # freeing it is not part of the work
+            taken = clock(run)
             if i:
                 cpu[name].append(taken[0])
                 wall[name].append(taken[1])
@@ -70,13 +83,19 @@ def peak_memory(module: str, *arguments: str) -> dict[str, float]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def report_memory(work: Callable[[], object]) -> None:
-    """Print how much memory this process held before the work, and the high-water mark during it, in MB."""
+def memory(work: Callable[[], object]) -> dict[str, float]:
+    """How much memory this process held before the work, and the high-water mark during it, in MB."""
     Path("/proc/self/clear_refs").write_text("5")  # the mark starts anew: loading may have stood higher
     before = _status("VmRSS")
     result = work()
-    print(json.dumps({"before": before, "peak": _status("VmHWM")}))
+    peak = _status("VmHWM")
     del result
+    return {"before": before, "peak": peak}
+
+
+def report_memory(work: Callable[[], object]) -> None:
+    """Print what `memory` measures."""
+    print(json.dumps(memory(work)))
 
 
 def _status(field: str) -> float:
