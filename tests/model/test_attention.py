@@ -48,9 +48,7 @@ def grads(out, inputs):
 
 @pytest.mark.parametrize("name", MASKS)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize(
-    "options", [{}, {"scale": 0.7}, {"softcap": 1.5}, {"scale": 2.0, "softcap": 0.9}], ids=str
-)
+@pytest.mark.parametrize("options", [{}, {"scale": 0.7}, {"scale": 2.0, "softcap": 0.9}], ids=str)
 def test_attention_and_its_gradients_equal_the_loops(name, shape, options):
     *sizes, offset = shape
     inputs = qkv(*sizes, grad=True)
@@ -168,7 +166,7 @@ def partial(scores, values):
 pieces = st.lists(st.lists(st.floats(-50, 50), min_size=1, max_size=4), min_size=3, max_size=3)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(pieces)
 def test_merge_is_associative_and_commutative_and_right(lists):
     scores = [torch.tensor(one, dtype=torch.float64) for one in lists]
@@ -277,6 +275,15 @@ def test_queries_and_keys_are_normalized_before_they_are_turned():
     layer = Attention(6, 2, 1, 4, qk_norm=Norm)
     layer(torch.randn(1, 3, 6), position=position)
     assert seen == [4, 4] and order == ["norm", "norm", "turn"]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_many_tiles_of_16_bits_add_up_in_32(dtype):
+    q, k, v = qkv(1, 1, 2, 1024, 4, dtype)
+    exact = naive_attention(q.double(), k.double(), v.double(), mask=full)[0]
+    out = tiled_attention(q, k, v, mask=full, tile=2)
+    assert out.dtype == dtype
+    assert_close(out.double(), exact, atol=1e-3, rtol=torch.finfo(dtype).eps)
 
 
 def test_layers_that_do_not_fit_are_refused():
