@@ -154,6 +154,9 @@ def tiled_attention(
         (B, H, T, D).
     """
     B, H, T, D = q.shape
+    dtype = q.dtype
+    # Sums over many tiles lose small terms in 16 bits.
+    q, k, v = (x.to(torch.promote_types(dtype, torch.float32)) for x in (q, k, v))
     k, v = (x.repeat_interleave(H // x.shape[1], dim=1) for x in (k, v))  # (B, H, S, D)
     q = q * (D**-0.5 if scale is None else scale)
     places = torch.arange(k.shape[2], device=q.device)
@@ -175,7 +178,7 @@ def tiled_attention(
             new = Partial(weights @ v[:, :, s : s + tile], weights.sum(-1, keepdim=True), maximum)
             running = merge(running, new)
         rows.append(running.values / running.total.where(running.total > 0, 1))
-    return torch.cat(rows, dim=2)
+    return torch.cat(rows, dim=2).to(dtype)
 
 
 class Attention(nn.Module):
