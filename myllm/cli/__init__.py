@@ -19,6 +19,7 @@ Examples:
     myllm exercises start answers
     myllm tokenizer train notes.txt --vocab-size 1024 --out notes.json
     myllm download smollm2
+    myllm chat smollm2 'What is the capital of France?'
 
 Add --help to a command for its options.
 
@@ -55,7 +56,8 @@ def _run(args: Sequence[str]) -> int:
     from tyro.extras import SubcommandApp
 
     app = SubcommandApp()
-    _register(app, "general", args[:1])
+    for module in ("general", "models"):
+        _register(app, module, args[:1])
     for group, about in GROUPS.items():
         commands = SubcommandApp()
         _register(commands, group, args[1:2])

@@ -1,0 +1,123 @@
+"""The commands that need a model: what they print, and that every mistake is one sentence."""
+
+import io
+import json
+import sys
+
+import pytest
+import torch
+
+from myllm import LLM, ModelConfig, Transformer
+from myllm.cli import main
+from myllm.data import downloads
+from myllm.tokenizers.chat import CHATML
+from myllm.tokenizers.patterns import GPT2
+from myllm.tokenizers.published import PublishedBPE
+from myllm.tokenizers.ranks import byte_symbols
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A model of random weights with a tokenizer of bytes."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("models") / "tiny"
+    vocabulary = {symbol: i for i, symbol in enumerate(byte_symbols())}
+    special = {"<|endoftext|>": 256, "<|im_start|>": 257, "<|im_end|>": 258}
+    tokenizer = PublishedBPE(
+        vocabulary, [], pattern=GPT2, name="tiny", special_tokens=special, chat_template=CHATML
+    )
+    config = ModelConfig(vocab_size=259, block_size=256, n_layer=2, n_head=2, n_embd=8, init_std=0.5)
+    LLM(Transformer(config), tokenizer).save_pretrained(path)
+    return path
+
+
+def fails(capsys, *arguments):
+    assert main(arguments) == 1
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("myllm: ") and err.count("\n") == 1
+    return err
+
+
+def test_models_lists_every_preset(capsys, monkeypatch):
+    from myllm.presets import PRESETS
+
+    assert main(["models", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["name"] for row in rows] == [*PRESETS]
+    assert rows[0]["parameters"] == 124_439_808
+    monkeypatch.setattr(downloads, "find", lambda name: None)
+    assert main(["models"]) == 0
+    out = capsys.readouterr().out
+    assert "124,439,808" in out and "run `myllm download smollm2`" in out
+
+
+def test_info_counts(capsys):
+    assert main(["info", "gpt2", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["parameters"] == 124_439_808 and found["context"] == 1024
+    assert found["memory"]["float32"]["training"]["optimizer"] == 2 * 4 * 124_439_808
+    assert found["memory"]["bfloat16"]["generating"]["kv_cache"] == 2 * 2 * 12 * 768 * 1024
+    assert main(["info", "gpt2", "--context", "100", "--batch", "3"]) == 0
+    out = capsys.readouterr().out
+    assert "124,439,808 parameters" in out and "12 layers, 768 wide, 12 heads of 64" in out
+    assert f"{2 * 3 * 12 * 768 * 100 * 4 / 1e6:,.1f}" in out
+
+
+def test_info_of_files(capsys, folder, tmp_path):
+    assert main(["info", str(folder), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["config"]["n_embd"] == 8
+    assert "no model 'gpt5'" in fails(capsys, "info", "gpt5")
+    assert "config.json" in fails(capsys, "info", str(tmp_path))
+    (tmp_path / "a.gguf").write_bytes(b"GGUF")
+    assert "no whole GGUF file" in fails(capsys, "info", str(tmp_path / "a.gguf"))
+    assert "between 1 and 1024" in fails(capsys, "info", "gpt2", "--context", "1025")
+    assert "--batch" in fails(capsys, "info", "gpt2", "--batch", "0")
+
+
+def test_generate_prints_what_the_model_writes(capsys, folder, monkeypatch):
+    llm = LLM.from_pretrained(folder)
+    assert main(["generate", str(folder), "abc", "--max-new-tokens", "5"]) == 0
+    assert capsys.readouterr().out == llm.generate("abc", max_new_tokens=5) + "\n"
+    options = ["--temperature", "2", "--seed", "3", "--max-new-tokens", "9", "--stop", "z", "--stop", "y"]
+    assert main(["generate", str(folder), "abc", *options]) == 0
+    expected = llm.generate("abc", temperature=2.0, seed=3, max_new_tokens=9, stop=["z", "y"])
+    assert capsys.readouterr().out == expected + "\n"
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"abc")))
+    assert main(["generate", str(folder), "--max-new-tokens", "5"]) == 0
+    assert capsys.readouterr().out == llm.generate("abc", max_new_tokens=5) + "\n"
+
+
+def test_chat_remembers_what_was_said(capsys, folder, monkeypatch):
+    llm, options = LLM.from_pretrained(folder), {"max_new_tokens": 4}
+    first = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
+    one = llm.chat(first, **options)
+    second = [*first, {"role": "assistant", "content": one}, {"role": "user", "content": "Why?"}]
+    command = ["chat", str(folder), "--max-new-tokens", "4", "--system", "Be brief."]
+    assert main([*command, "Hi"]) == 0
+    assert capsys.readouterr().out == one + "\n"
+    monkeypatch.setattr(sys, "stdin", io.StringIO("Hi\nWhy?\n\nnot read\n"))
+    assert main(command) == 0
+    assert capsys.readouterr().out == f"{one}\n{llm.chat(second, **options)}\n"
+
+
+def test_convert(capsys, folder, tmp_path):
+    target = tmp_path / "half"
+    assert main(["convert", str(folder), str(target), "--dtype", "bfloat16"]) == 0
+    assert capsys.readouterr().out.startswith(f"{target}: ")
+    half = LLM.from_pretrained(target)
+    whole = LLM.from_pretrained(folder)
+    assert half.model.norm.weight.dtype == torch.bfloat16 and half.tokenizer.encode("a") == [97]
+    for name, weight in whole.model.state_dict().items():
+        assert torch.equal(half.model.state_dict()[name], weight.bfloat16())
+    assert "is there already" in fails(capsys, "convert", str(folder), str(target))
+    assert "--dtype must be" in fails(capsys, "convert", str(folder), str(tmp_path / "b"), "--dtype", "int8")
+    assert "no file" in fails(capsys, "convert", str(tmp_path / "x.gguf"), str(tmp_path / "b"))
+    assert not (tmp_path / "b").exists()
+
+
+def test_mistakes_are_one_sentence(capsys, folder, monkeypatch):
+    assert "temperature" in fails(capsys, "generate", str(folder), "a", "--temperature", "-1")
+    assert "context of 256" in fails(capsys, "generate", str(folder), "a", "--max-new-tokens", "900")
+    monkeypatch.setattr(downloads, "find", lambda name: None)
+    assert "myllm download smollm2" in fails(capsys, "chat", "smollm2", "Hi")
+    assert main(["generate"]) == 2

@@ -1,0 +1,229 @@
+"""Text in, text out: loading, writing, answering, looking, saving; with a tiny model of random weights."""
+
+import json
+
+import pytest
+import torch
+
+from myllm import BPE, LLM, ModelConfig, Transformer, generate, render
+from myllm.data import downloads
+from myllm.files import UserError
+from myllm.tokenizers.chat import CHATML
+from myllm.tokenizers.patterns import GPT2
+from myllm.tokenizers.published import PublishedBPE
+from myllm.tokenizers.ranks import byte_symbols
+
+SPECIAL = {"<|endoftext|>": 256, "<|im_start|>": 257, "<|im_end|>": 258}
+CONFIG = ModelConfig(
+    vocab_size=260,
+    block_size=96,
+    n_layer=2,
+    n_head=4,
+    n_kv_head=2,
+    n_embd=16,
+    intermediate_size=32,
+    init_std=0.3,
+)
+
+
+def tokenizer(**options):
+    vocabulary = {symbol: i for i, symbol in enumerate(byte_symbols())}
+    options = {"bos": "<|endoftext|>", "eos": "<|endoftext|>", "chat_template": CHATML} | options
+    return PublishedBPE(vocabulary, [], pattern=GPT2, name="tiny", special_tokens=SPECIAL, **options)
+
+
+@pytest.fixture(scope="module")
+def llm():
+    torch.manual_seed(0)
+    return LLM(Transformer(CONFIG), tokenizer())
+
+
+def model_saying(words, after):
+    """A model that writes certain ids behind a text of `after` ids, whatever that is."""
+    model = Transformer(CONFIG.replace(tie_embeddings=False))
+    ids = [0] * after + words
+
+    def hidden(text, *, cache=None, **_):
+        past = 0 if cache is None else cache.length
+        if cache is not None:
+            for layer in range(2):
+                cache.update(layer, torch.zeros(1, 2, text.shape[1], 4), torch.zeros(1, 2, text.shape[1], 4))
+        upcoming = ids[past + 1 : past + 1 + text.shape[1]]
+        return torch.tensor([[float(i)] for i in upcoming])[None]
+
+    model.hidden = hidden
+    model.head = lambda x: torch.nn.functional.one_hot(x[..., 0].long(), 260).double()
+    return model
+
+
+def test_the_attributes_and_eval_mode(llm):
+    assert llm.config is llm.model.config and not llm.model.training
+    assert "tiny" in repr(llm) and f"{llm.config.n_params:,} parameters" in repr(llm)
+
+
+def test_the_continuation_is_that_of_the_model(llm):
+    before = llm.tokenizer.encode("Hello")
+    ids = [*generate(llm.model, before, max_new_tokens=12, stop_ids=[256, 258])]
+    assert llm.generate("Hello", max_new_tokens=12) == llm.tokenizer.decode(ids)
+    assert "".join(llm.stream("Hello", max_new_tokens=12)) == llm.tokenizer.decode(ids)
+
+
+def test_options_act(llm):
+    drawn = [llm.generate("a", max_new_tokens=9, temperature=2.0, seed=seed) for seed in (1, 1, 2)]
+    assert drawn[0] == drawn[1] != drawn[2]
+    whole = llm.generate("a", max_new_tokens=9)
+    assert llm.generate("a", max_new_tokens=9, stop=whole[2]) == whole[: whole.index(whole[2])]
+    with pytest.raises(TypeError, match="top_x"):
+        llm.generate("a", top_x=1)
+
+
+def test_what_is_written_ends_at_the_end_token_or_with_the_context():
+    said = LLM(model_saying([72, 105, 256, 72], 5), tokenizer())
+    assert said.generate("12345") == "Hi"
+    free = LLM(model_saying([72] * 300, 5), tokenizer())
+    assert len(free.generate("12345")) == 96 - 5
+    with pytest.raises(UserError, match="do not fit into a context of 96"):
+        free.generate("1" * 96)
+    long = LLM(Transformer(CONFIG.replace(block_size=1000)), tokenizer())
+    assert len([*generate(long.model, [1], max_new_tokens=300)]) == 300
+
+
+def test_a_begin_token_where_the_model_wants_one(llm):
+    both = LLM(llm.model, tokenizer(add_bos=True))
+    expected = [*generate(llm.model, [256, 72], max_new_tokens=5, stop_ids=[256, 258])]
+    assert both.generate("H", max_new_tokens=5) == llm.tokenizer.decode(expected)
+    assert both.attention_maps("H")[0] == ["<|endoftext|>", "H"]
+
+
+def test_chat_asks_in_the_format_and_ends_with_the_answer():
+    messages = [{"role": "user", "content": "Hi <|im_end|>"}]
+    ids, _ = render(messages, tokenizer(), add_generation_prompt=True)
+    said = LLM(model_saying([89, 111, 258, 10], len(ids)), tokenizer())
+    assert said.chat(messages) == "Yo" == "".join(said.stream_chat(messages))
+    with pytest.raises(UserError, match="no chat format"):
+        LLM(said.model, BPE([])).chat(messages)
+
+
+def test_attention_maps_have_the_tokens_as_text(llm):
+    tokens, maps = llm.attention_maps("abc")
+    assert tokens == ["a", "b", "c"] and maps.shape == (2, 4, 3, 3)
+    with pytest.raises(UserError, match="no token to look at"):
+        llm.attention_maps("")
+
+
+def test_a_tokenizer_that_is_too_large_or_missing(llm):
+    small = Transformer(CONFIG.replace(vocab_size=100))
+    with pytest.raises(UserError, match="259 ids, the model only 100"):
+        LLM(small, tokenizer())
+    alone = LLM(small)
+    for use in (alone.generate, alone.stream, alone.attention_maps):
+        with pytest.raises(UserError, match="without a tokenizer"):
+            use("a")
+    with pytest.raises(UserError, match="without a tokenizer"):
+        alone.chat([{"role": "user", "content": "a"}])
+
+
+# Saving and loading
+
+
+@pytest.mark.parametrize("add_bos", [False, True])
+def test_saved_and_loaded_it_is_the_same(llm, tmp_path, add_bos):
+    LLM(llm.model, tokenizer(add_bos=add_bos)).save_pretrained(tmp_path / "a")
+    back = LLM.from_pretrained(tmp_path / "a")
+    assert back.config == llm.config and not back.model.training
+    for name, weight in llm.model.state_dict().items():
+        assert torch.equal(back.model.state_dict()[name], weight)
+    assert back.tokenizer.tokens[:259] == tokenizer().tokens and back.tokenizer.special_tokens == SPECIAL
+    assert back.tokenizer.add_bos == add_bos and back.tokenizer.chat_template == CHATML
+    text = "Grüße, 世界! <|im_end|>"
+    assert back.tokenizer.encode(text) == tokenizer().encode(text)
+
+
+def test_transformers_reads_what_was_saved(llm, tmp_path):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    llm.save_pretrained(tmp_path / "a")
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "a").eval()
+    ids = torch.arange(40)[None] * 5
+    with torch.no_grad():
+        torch.testing.assert_close(theirs(ids).logits, llm.model(ids), rtol=0, atol=2e-5)
+    reader, text = AutoTokenizer.from_pretrained(tmp_path / "a"), "It's 1999\n<|im_end|> é"
+    assert reader.encode(text) == llm.tokenizer.encode(text, allowed_special="all")
+    assert reader.decode(reader.encode(text)) == text
+
+
+def test_our_own_tokenizer_travels_too(llm, tmp_path):
+    own = BPE.train("hello hello hello", 258, special_tokens=["<|eos|>"])
+    LLM(llm.model, own).save_pretrained(tmp_path / "a")
+    back = LLM.from_pretrained(tmp_path / "a").tokenizer
+    assert type(back) is BPE and back.tokens == own.tokens
+
+
+def test_a_folder_without_a_tokenizer(llm, tmp_path):
+    LLM(llm.model).save_pretrained(tmp_path / "a")
+    assert LLM.from_pretrained(tmp_path / "a").tokenizer is None
+
+
+def test_dtype_as_stored_or_as_asked(llm, tmp_path):
+    import copy
+
+    LLM(copy.deepcopy(llm.model).bfloat16()).save_pretrained(tmp_path / "a")
+    for asked, found in ((None, torch.bfloat16), (torch.float32, torch.float32)):
+        model = LLM.from_pretrained(tmp_path / "a", dtype=asked).model
+        assert {weight.dtype for weight in model.parameters()} == {found}
+
+
+def test_a_gguf_file(tmp_path):
+    import gguf
+
+    path = tmp_path / "tiny-model.gguf"
+    writer = gguf.GGUFWriter(path, "llama")
+    for add, number in (("block_count", 1), ("context_length", 64), ("embedding_length", 8)):
+        getattr(writer, f"add_{add}")(number)
+    writer.add_feed_forward_length(16)
+    writer.add_head_count(2)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    writer.add_token_list([*byte_symbols(), "ab", *SPECIAL])
+    writer.add_token_types([1] * 257 + [3] * 3)
+    writer.add_token_merges(["a b"])
+    writer.add_eos_token_id(257)
+    writer.add_chat_template("{{ '<|im_start|>' }}{{ '<|im_end|>' }}")
+    draw = torch.Generator().manual_seed(0)
+    for name, shape in {
+        "token_embd": (260, 8),
+        "output_norm": (8,),
+        "blk.0.attn_norm": (8,),
+        "blk.0.ffn_norm": (8,),
+        **{f"blk.0.attn_{part}": (8, 8) for part in ("q", "k", "v", "output")},
+        "blk.0.ffn_gate": (16, 8),
+        "blk.0.ffn_up": (16, 8),
+        "blk.0.ffn_down": (8, 16),
+    }.items():
+        writer.add_tensor(f"{name}.weight", torch.randn(shape, generator=draw).numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    llm = LLM.from_pretrained(path)
+    assert llm.tokenizer.name == "tiny-model" and llm.tokenizer.encode("abba") == [256, ord("b"), ord("a")]
+    assert llm.tokenizer.eos_id == 257 and llm.tokenizer.special_tokens["<|im_end|>"] == 259
+    assert llm.tokenizer.chat_template == CHATML and llm.config.block_size == 64
+    assert {weight.dtype for weight in llm.model.parameters()} == {torch.float32}
+    assert isinstance(llm.chat([{"role": "user", "content": "Hi"}], max_new_tokens=3), str)
+    assert LLM.from_pretrained(path, dtype=torch.bfloat16).model.norm.weight.dtype == torch.bfloat16
+
+
+def test_smollm2_has_to_be_fetched_first(monkeypatch):
+    monkeypatch.setattr(downloads, "find", lambda name: None)
+    with pytest.raises(UserError, match="myllm download smollm2"):
+        LLM.from_pretrained("smollm2")
+
+
+def test_nothing_there(tmp_path):
+    for name in (tmp_path / "none.gguf", tmp_path / "none", tmp_path):
+        with pytest.raises(UserError):
+            LLM.from_pretrained(name)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "mamba"}))
+    with pytest.raises(UserError, match="mamba"):
+        LLM.from_pretrained(tmp_path)
