@@ -50,7 +50,7 @@ export function pairScore(m, n, freq, grow = 1) {
 }
 
 const LIMITS = { low_freq_factor: 1, high_freq_factor: 4, beta_fast: 32, beta_slow: 1 };
-const three = (x) => Number(x.toPrecision(3)).toLocaleString("en");
+const three = (x) => x.toLocaleString("en", { maximumSignificantDigits: 3 });
 const decimals = (x) => x.toFixed(3).replace(/^-(0\.0+)$/, "$1").replace("-", "−");
 const degrees = (angle) => `${three((180 * angle) / Math.PI)}°`;
 const wavelength = (freq) => (2 * Math.PI) / freq;
@@ -129,9 +129,9 @@ function render({ model, el }) {
     const f = freq[pair];
     const length = (RADIUS - 8) * Math.min(grow, 1.09); // YaRN's hands grow, but stay on the dial
     hands.q.setAttribute("d", `M0 0L${tip((m + shift) * f, length)}`);
-    hands.k.setAttribute("d", `M0 0L${tip((n + shift) * f, length)}`);
+    hands.k.setAttribute("d", `M0 0L${tip((n + shift) * f, 0.75 * length)}`); // shorter and thicker: seen beneath the other
     hands.oldQ.setAttribute("d", shift ? `M0 0L${tip(m * f, length)}` : "");
-    hands.oldK.setAttribute("d", shift ? `M0 0L${tip(n * f, length)}` : "");
+    hands.oldK.setAttribute("d", shift ? `M0 0L${tip(n * f, 0.75 * length)}` : "");
     hands.between.setAttribute("d", arc((n + shift) * f, (m + shift) * f, RADIUS / 2.4));
     atQuery.textContent = `query at ${m + shift}`;
     atKey.textContent = `key at ${n + shift}`;
@@ -150,7 +150,7 @@ function render({ model, el }) {
         svg("path", { class: "rule", d: `M${LEFT} ${y(tokens)}H${WIDE}` }),
         label(LEFT - 4, y(tokens) + 4, brief(tokens, ["", "k", "M", "G", "T"]).replace(" ", ""))]),
       svg("path", { class: "context", d: `M${LEFT} ${y(original_context)}H${WIDE}` }),
-      label(LEFT + 4, y(original_context) - 4, `original context ${original_context.toLocaleString("en")}`, "start"),
+      label(LEFT + 4, y(original_context) - 4, `context ${original_context.toLocaleString("en")}`, "start"),
       svg("path", { class: "rule", d: `M${x(pair)} ${y(wavelength(f))}V${HIGH - 20}` }),
       label(x(pair), HIGH - 6, `pair ${pair}`, pair < pairs.length / 8 ? "start" : pair > (7 * pairs.length) / 8 ? "end" : "middle"));
     spots.forEach(([before, now], i) => {
@@ -161,7 +161,7 @@ function render({ model, el }) {
       now.setAttribute("class", i === pair ? "chosen" : "now");
       now.setAttribute("r", i === pair ? 5 : 2.6);
     });
-    waves.textContent = `Tokens for a whole turn, pair by pair${kind === "none" ? "" : "; hollow: without scaling"}`;
+    waves.textContent = `Tokens for a whole turn, pair by pair; dashed: the original context${kind === "none" ? "" : "; hollow: without scaling"}`;
     const slow = freq.filter((w) => wavelength(w) > original_context).length;
     chart.setAttribute("aria-label", `Tokens for a whole turn, from ${three(wavelength(freq[0]))} for pair 0 to ` +
       `${three(wavelength(freq.at(-1)))} for pair ${pairs.length - 1}; ${many(slow, "pair")} turn more slowly than once in the original context of ${original_context.toLocaleString("en")} tokens`);

@@ -130,6 +130,14 @@ def test_sentence_says_what_is_seen(node, state, sentence):
     assert node(RopeDial, "describe(state)", state=state) == sentence
 
 
+def test_numbers_have_three_digits_however_small(node):
+    assert node(RopeDial, "[0.0000040712, 628.3185, 88524000].map(three)") == [
+        "0.00000407",
+        "628",
+        "88,500,000",
+    ]
+
+
 def test_a_score_near_zero_has_no_sign(node):
     assert node(RopeDial, "[-0.0002, 0.0002, -0.0006, -1].map(decimals)") == [
         "0.000",
