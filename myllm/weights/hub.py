@@ -76,7 +76,7 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     if (folder / WEIGHTS).exists():
         return tensors.read(folder / WEIGHTS)
     if not (folder / INDEX).exists():
-        pickles = sorted(file.name for file in folder.iterdir() if file.suffix in PICKLES)
+        pickles = sorted(file.name for file in folder.glob("*") if file.suffix in PICKLES)
         if pickles:
             raise UserError(f"{folder / pickles[0]} is a pickle, {_DANGER}")
         raise UserError(f"There is no {WEIGHTS} in {folder}; name a folder with a model.")
