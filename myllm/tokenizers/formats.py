@@ -32,11 +32,10 @@ def known_format(jinja: str | None) -> Template | None:
 
 def to_jinja(form: Template) -> str:
     """The Jinja template that writes what `render` writes, for the library `transformers`."""
-    text = "m['content']" + ("|trim" if form.strip == "message" else "")
+    text = "m['content']" + ("|trim" if form.strip else "")
     system = _frame(form.system, "messages[0]['content']")
-    own = f"(({system} if system and loop.first else '') + {text})"
-    if form.strip == "turn":
-        own = f"({own}|trim)"
+    front = f"({system} if system and loop.first else '')"
+    own = f"({front} + m['content'])|trim" if form.strip == "turn" else f"({front} + {text})"
     inside = f"messages[0]['role'] == 'system' and {str(form.inside).lower()}"
     default = ""
     if form.default is not None:
