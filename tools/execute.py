@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "book" / "_ext"))
 from myllm_book.sources import BOOK, ROOT, chapters, open_cache, read
 
 EXECUTED = ROOT / "build" / "executed"
-TIMEOUT = 300  # seconds a cell
+TIMEOUT = 600  # seconds a cell
 QUIET = {"extra_arguments": ["--log-level=ERROR"]}
 
 
