@@ -197,7 +197,8 @@ def random_networks(rng: Rng) -> Iterator[tuple[Tensor, ...]]:
 )
 def border_networks(rng: Rng) -> Iterator[tuple[Tensor, ...]]:
     """Large numbers, zeros, one position, no position, a view, a width of 1."""
-    yield torch.tensor([[100.0, -100.0], [1e4, 1e4], [-1e6, 1e6]]), *weights(rng, 2, 6)
+    large = torch.tensor([[100.0, -100.0], [1e4, 1e4], [-1e6, 1e6]], dtype=torch.float64)
+    yield large, *weights(rng, 2, 6, torch.float64)
     yield torch.zeros(2, 3), *weights(rng, 3, 5)
     yield rng.normal(4), *weights(rng, 4, 8)
     yield rng.normal(2, 0, 4), *weights(rng, 4, 8)
