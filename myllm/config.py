@@ -1,7 +1,6 @@
 """What a model is: one frozen set of numbers, checked when it is made."""
 
 import json
-from contextlib import suppress
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, cast, get_args
@@ -43,6 +42,10 @@ class RopeScaling:
         _typed(self, "rope_scaling.")
         if self.factor < 1 or self.original_context < 1:
             raise UserError("rope_scaling needs a factor of at least 1 and a positive original_context.")
+        if not (self.low_freq_factor < self.high_freq_factor and self.beta_slow < self.beta_fast):
+            raise UserError(
+                "rope_scaling needs low_freq_factor < high_freq_factor and beta_slow < beta_fast."
+            )
         if self.low_freq_factor >= self.high_freq_factor or self.beta_slow >= self.beta_fast:
             raise UserError(
                 "rope_scaling needs low_freq_factor < high_freq_factor and beta_slow < beta_fast."
@@ -210,16 +213,7 @@ class ModelConfig:
         Raises:
             UserError: No family can; the message names what the nearest one lacks.
         """
-        mine, lacking = asdict(self), dict[str, list[str]]()
-        for hf in families.candidates(mine):
-            with suppress(UserError):  # where a family cannot say it at all
-                read = asdict(self.from_hf(hf))
-                lacking[hf["model_type"]] = [name for name in mine if read[name] != mine[name]]
-                if read == mine:
-                    return hf
-        nearest = min(lacking, key=lambda family: len(lacking[family]), default=None)
-        why = f"; {nearest} cannot express its {', '.join(lacking[nearest])}" if nearest else ""
-        raise UserError(f"No family of Hugging Face describes this model{why}.")
+        return families.to_hf(asdict(self), lambda hf: asdict(self.from_hf(hf)))
 
     @classmethod
     def _from_dict(cls, values: dict[str, Any]) -> Self:

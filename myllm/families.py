@@ -6,7 +6,8 @@ passed over in silence: a setting that no table names is an error.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 from myllm.family_tables import FAMILIES, TANH, Family, Values
@@ -75,6 +76,28 @@ def from_hf(hf: Values) -> Values:
     if scalar := values.get("attention_scale"):
         values["attention_scale"] = None if scalar == values["head_dim"] else scalar**-0.5
     return values | _read_window(hf, family, values.get("window"), values["n_layer"])
+
+
+def to_hf(values: Values, read: Callable[[Values], Values]) -> Values:
+    """The ``config.json`` of the first family that describes the same model when it is read again.
+
+    Args:
+        values: All fields of a `ModelConfig`, as ``asdict`` gives them.
+        read: Makes all fields of a parsed file, or raises UserError.
+
+    Raises:
+        UserError: No family can; the message names what the nearest one lacks.
+    """
+    lacking: dict[str, list[str]] = {}
+    for hf in candidates(values):
+        with suppress(UserError):  # where a family cannot say it at all
+            found = read(hf)
+            if found == values:
+                return hf
+            lacking[hf["model_type"]] = [name for name in values if found[name] != values[name]]
+    nearest = min(lacking, key=lambda family: len(lacking[family]), default=None)
+    why = f"; {nearest} cannot express its {', '.join(lacking[nearest])}" if nearest else ""
+    raise UserError(f"No family of Hugging Face describes this model{why}.")
 
 
 def candidates(values: Values) -> Iterator[Values]:

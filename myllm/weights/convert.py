@@ -14,7 +14,7 @@ from torch import Tensor
 
 from myllm.config import ModelConfig
 from myllm.files import UserError
-from myllm.model.transformer import Transformer
+from myllm.weights.skeleton import skeleton
 
 _LLAMA = {
     "embed_tokens": "model.embed_tokens",
@@ -108,8 +108,7 @@ def layout(config: ModelConfig, family: str) -> dict[str, list[Part]]:
 
     A tied head is no tensor of its own. Only shapes are computed; no memory is used.
     """
-    with torch.device("meta"):
-        ours = Transformer(config).state_dict()
+    ours = skeleton(config).state_dict()
     if config.tie_embeddings:
         del ours["lm_head.weight"]
     parts: dict[str, list[Part]] = {}

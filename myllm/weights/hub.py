@@ -14,6 +14,7 @@ from myllm.config import ModelConfig
 from myllm.files import StrPath, UserError, atomic_write, cache_dir, read_bytes, read_json, sha256
 from myllm.model.transformer import Transformer
 from myllm.weights import convert, tensors
+from myllm.weights.skeleton import skeleton
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 _DANGER = "which can run any code when it is read; take a model with safetensors."
@@ -52,8 +53,7 @@ def load_folder(
     for name in state.keys() - head:
         state[name] = state[name].to(device, dtype)
     state |= dict.fromkeys(head, state["embed_tokens.weight"])
-    with torch.device("meta"):
-        model = Transformer(config)
+    model = skeleton(config)
     model.load_state_dict(state, assign=True)
     if config.tie_embeddings:
         model.lm_head.weight = model.embed_tokens.weight

@@ -93,6 +93,14 @@ REFUSED = {  # a change of the configuration, and what the sentence must name
     "factor": ({"rope_scaling": {"type": "linear"}}, "lacks the factor"),
     "word for a factor": ({"rope_scaling": {"type": "linear", "factor": "2"}}, "number"),
     "endless factor": ({"rope_scaling": {"type": "linear", "factor": float("inf")}}, "number"),
+    "ramp of no width": (
+        {"rope_scaling": {"type": "llama3", "factor": 2.0, "low_freq_factor": 4.0, "high_freq_factor": 4.0}},
+        "low_freq_factor < high_freq_factor",
+    ),
+    "ramp the wrong way": (
+        {"rope_scaling": {"type": "yarn", "factor": 2.0, "beta_fast": 1.0, "beta_slow": 32.0}},
+        "beta_slow < beta_fast",
+    ),
     "small factor": ({"rope_scaling": {"type": "linear", "factor": 0.5}}, "factor"),
     "rope a word": ({"rope_scaling": "linear"}, "an object"),
     "unknown": ({"num_experts": 8}, "'num_experts'"),

@@ -22,7 +22,7 @@ MODULES = [
     "model.layers",
     "model.rope",
 ]
-MODULES += ["model.transformer", "weights.tensors", "weights.convert", "weights.hub"]
+MODULES += ["model.transformer", "weights.skeleton", "weights.tensors", "weights.convert", "weights.hub"]
 IDS = torch.randint(41, (2, 14), generator=torch.Generator().manual_seed(0))
 
 # what is wrong: module, right, wrong, and the case or check that tells
