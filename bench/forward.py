@@ -14,6 +14,7 @@ before, and can cost a sixth of the time: all sides are told to keep them.
 """
 
 import argparse
+import ctypes
 import json
 import os
 import subprocess
@@ -131,6 +132,8 @@ def work(side: str, folder: Path) -> None:
 
     weights, ids, hf = (torch.load(folder / name) for name in ("weights.pt", "ids.pt", "hf.pt"))
     model, forward = globals()[side](hf, weights)
+    del weights
+    ctypes.CDLL(None).malloc_trim(0)  # what loading needed is no part of the memory of a pass
     linears = [module for module in model.modules() if isinstance(module, nn.Linear)]
     inputs = {n: torch.randn(ids.numel(), n) for n in {linear.in_features for linear in linears}}
 
