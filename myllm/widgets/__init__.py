@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .block_diagram import BlockDiagram
+    from .key_map import KeyMap
     from .kv_bytes import KVBytes
     from .letter_heat_map import LetterHeatMap
     from .mask_explorer import MaskExplorer
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BlockDiagram",
     "KVBytes",
+    "KeyMap",
     "LetterHeatMap",
     "MaskExplorer",
     "MergeStepper",
@@ -32,6 +34,7 @@ __all__ = [
 _HOMES = {
     "BlockDiagram": "block_diagram",
     "KVBytes": "kv_bytes",
+    "KeyMap": "key_map",
     "LetterHeatMap": "letter_heat_map",
     "MaskExplorer": "mask_explorer",
     "MergeStepper": "merge_stepper",
