@@ -160,9 +160,15 @@ def to_hf(state: Mapping[str, Tensor], config: ModelConfig, family: str) -> dict
         state: What `Transformer.state_dict` returns.
         config: The model.
         family: The ``model_type`` that `ModelConfig.to_hf` chose.
+
+    Raises:
+        UserError: The model has other parts than its configuration says, because some were replaced.
     """
-    result: dict[str, Tensor] = {}
-    for name, parts in layout(config, family).items():
+    wanted, result = layout(config, family), dict[str, Tensor]()
+    named = {part.name for parts in wanted.values() for part in parts} | {"lm_head.weight"}
+    if other := named ^ state.keys():
+        raise UserError(f"The model has parts of its own ({min(other)}), which no {family} model has.")
+    for name, parts in wanted.items():
         pieces = [state[part.name] for part in parts]
         tensor = torch.cat(pieces) if len(pieces) > 1 else pieces[0]
         result[name] = tensor.T if TRANSPOSED.fullmatch(name) else tensor

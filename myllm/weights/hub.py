@@ -169,7 +169,7 @@ def resolve(name_or_path: StrPath, revision: str | None = None) -> Path:
             name, revision=revision, allow_patterns=WANTED, ignore_patterns=["*/*"]
         )
     except (OSError, ValueError) as error:  # the library's errors are such
-        reason = str(error).strip().partition("\n")[0]
+        reason = re.split(r"\.?\s*\n|\. |\.$", str(error).strip())[0]
         raise UserError(f"Cannot fetch {name}: {reason}; check the name and the network.") from error
     folder = Path(fetched)
     _verify(folder)

@@ -141,6 +141,16 @@ def test_a_long_list_of_names_is_cut():
         convert.from_hf({}, config, "llama")
 
 
+def test_a_model_with_parts_of_its_own_is_not_written():
+    config = ModelConfig.from_hf({"model_type": "llama", **TINY})
+    more = Transformer(config)
+    more.layers[0].mlp.extra = torch.nn.Linear(2, 2)
+    other = Transformer(config, mlp=torch.nn.Linear)
+    for model in (more, other):
+        with pytest.raises(UserError, match=r"parts of its own \(layers\.0\.mlp\."):
+            convert.to_hf(model.state_dict(), config, "llama")
+
+
 def test_a_head_that_is_tied_may_be_in_the_file_but_must_be_the_embedding():
     config = ModelConfig.from_hf({"model_type": "llama", **TINY, "tie_word_embeddings": True})
     state = numbered(shapes(config, "llama"))
