@@ -80,6 +80,8 @@ def section(result: dict[str, Any]) -> str:
                 [name, f"{m['peak']:.0f}", f"{m['peak'] - m['before']:.0f}"] for name, m in memory.items()
             ]
             blocks.append(table(["", "peak memory, MB", "of it above what was loaded"], body))
+    if times := result.get("milliseconds"):
+        blocks.append(table(["", "CPU milliseconds"], [[name, f"{one:.1f}"] for name, one in times.items()]))
     m = result["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in m["versions"].items())
     blocks.append(
