@@ -44,7 +44,7 @@ class KeyMap(Widget):
     """
 
     _css = source("layout.css", "key_map.css")
-    _esm = source("layout.mjs", "controls.mjs", "key_map.mjs")
+    _esm = source("layout.mjs", "controls.mjs", "key_names.mjs", "key_map.mjs")
 
     family = traitlets.Unicode().tag(sync=True)
     part = traitlets.Unicode().tag(sync=True)

@@ -11,6 +11,7 @@ import pytest
 
 from myllm.config import ModelConfig
 from myllm.tokenizers.pretrained import load_tokenizer
+from myllm.weights import convert
 from myllm.widgets.vocabularies import NAMES, vocabulary
 
 playwright = pytest.importorskip("playwright.sync_api")
@@ -467,6 +468,55 @@ def test_mask_explorer_by_kinds_own_rules_and_strings(started):
     assert f" Only letters from ‘{state['alphabet']}’ count, " in sentence(widget)
 
 
+def test_key_map_by_family_rows_and_keys(started):
+    widget, _ = started("KeyMap", "Key map")
+    family = widget.get_by_label("Family", exact=True)
+    rows, files = widget.locator(".keymap button"), widget.locator(".keymap .file")
+    note = widget.locator(".keymap + .note")
+    pressed = "all => all.flatMap((row, i) => row.getAttribute('aria-pressed') === 'true' ? [i] : [])"
+    family.select_option("phi3")
+    layout = convert.layout(ModelConfig.preset("phi-3-mini", n_layer=1), "phi3")
+    parts = {part.name.removesuffix(".weight") for group in layout.values() for part in group}
+    assert sorted(rows.locator(".mono").all_inner_texts()) == sorted(parts)
+    theirs = [name.removesuffix(".weight") for name in layout]
+    assert sorted(files.locator(".mono").all_inner_texts()) == sorted(theirs)
+    assert note.inner_text().startswith("5 of 12 lines of the table differ from LLaMA's. ")
+    family.select_option("gpt2")
+    assert (rows.count(), files.count(), widget.locator(".keymap path").count()) == (12, 10, 12)
+    assert note.inner_text().startswith("11 of 12 lines of the table differ from LLaMA's. ")
+    rows.nth(3).press("Enter")
+    of = "transformer.h.0.attn.c_attn.weight (768, 2304): renamed, cut in three and transposed. "
+    for i, (letter, columns) in enumerate((("q", "0 to 767"), ("k", "768 to 1535"), ("v", "1536 to 2303"))):
+        assert sentence(widget).startswith(
+            f"layers.0.self_attn.{letter}_proj.weight (768, 768) is columns {columns} of {of}"
+        )
+        assert rows.evaluate_all(pressed) == [3 + i]
+        assert rows.nth(3 + i).evaluate("row => row === document.activeElement")
+        assert widget.locator(".keymap path.chosen").count() == 1
+        assert widget.locator(".keymap .file.chosen .mono").inner_text() == "transformer.h.0.attn.c_attn"
+        rows.nth(3 + i).press("ArrowDown")
+    fused = files.nth(3)
+    first, last, whole = (row.bounding_box() for row in (rows.nth(3), rows.nth(5), fused))
+    assert whole["y"] == pytest.approx(first["y"], abs=1)
+    assert whole["y"] + whole["height"] == pytest.approx(last["y"] + last["height"], abs=1)
+    for letter in "qkvq":  # each click turns to the next part of the matrix
+        fused.click(position={"x": 20, "y": 20})
+        assert sentence(widget).startswith(f"layers.0.self_attn.{letter}_proj.weight ")
+    rows.nth(11).click()
+    assert sentence(widget).endswith(" it is tied to embed_tokens.weight, and left out.")
+    rows.nth(11).press("ArrowDown")
+    assert rows.evaluate_all(pressed) == [11]
+    family.select_option("gemma")
+    assert note.inner_text().startswith("0 of 12 ")
+    widget.get_by_role("button", name="gate_proj").press("Enter")
+    assert sentence(widget).endswith("(16384, 2048): only the prefix goes.")
+    family.select_option("gpt2")
+    assert sentence(widget) == "gpt2 has no layers.0.mlp.gate_proj: choose another part."
+    assert rows.evaluate_all(pressed) == [] and widget.locator(".keymap .chosen").count() == 0
+    rows.first.evaluate("row => row.scrollIntoView()")
+    assert widget.locator(".sentence").evaluate("p => p.getBoundingClientRect().bottom <= innerHeight")
+
+
 def loaded_vocabularies(page) -> list[str]:
     scripts = page.locator("script[src*='/vocabularies/']").evaluate_all("all => all.map(({ src }) => src)")
     return [src.rpartition("/")[2] for src in scripts]
@@ -543,6 +593,7 @@ def test_vocabularies_of_the_site_are_small_and_say_what_the_package_holds(name)
     [
         "BlockDiagram",
         "KVBytes",
+        "KeyMap",
         "LetterHeatMap",
         "MaskExplorer",
         "MergeStepper",
