@@ -33,6 +33,7 @@ class Models:
     def run(self) -> int:
         """Print the table."""
         from myllm.config import ModelConfig
+        from myllm.data import downloads
         from myllm.presets import PRESETS
 
         rows: list[dict[str, Any]] = []
@@ -47,7 +48,7 @@ class Models:
             ["Name", "Parameters", "Layers", "Width", "Heads", "KV heads", "Context"],
             [[row["name"], *(f"{row[key]:,}" for key in list(row)[1:])] for row in rows],
         )
-        where = _smollm2()
+        where = downloads.find("smollm2")
         here = f"here: {where}" if where else "run `myllm download smollm2` first (98 MB)"
         print(f"\nReady to use by name: smollm2, which is smollm2-135m with its weights; {here}")
         return 0
@@ -96,7 +97,7 @@ class Info:
             print(json.dumps({"name": self.model, **facts, "memory": memory, "config": asdict(config)}))
             return 0
         print(_sentences(self.model, config, T))
-        columns = [(dtype, use) for dtype, uses in memory.items() for use in uses]
+        columns = [(dtype, use) for dtype in memory for use in memory[dtype]]
         print(f"\nMemory in MB, {self.batch} x {T:,} tokens; training with Adam:")
         _table(
             ["", *(f"{use}, {dtype}" for dtype, use in columns)],
@@ -221,12 +222,6 @@ class Convert:
 COMMANDS = {"models": Models, "info": Info, "generate": Generate, "chat": Chat, "convert": Convert}
 
 
-def _smollm2() -> Path | None:
-    from myllm.data import downloads
-
-    return downloads.find("smollm2")
-
-
 def _load(name: str) -> "LLM":
     from myllm.llm import LLM
 
@@ -242,10 +237,9 @@ def _config(name: str) -> "ModelConfig":
     from myllm.weights.gguf_file import GGUFFile
 
     path = Path(name)
+    name = "smollm2-135m" if name == "smollm2" else name
     if name in PRESETS:
         return ModelConfig.preset(name)
-    if name == "smollm2":
-        return ModelConfig.preset("smollm2-135m")
     if path.suffix == ".gguf":
         return gguf.config(GGUFFile(path))
     if not path.is_dir():
@@ -254,14 +248,13 @@ def _config(name: str) -> "ModelConfig":
 
 
 def _sentences(name: str, c: "ModelConfig", T: int) -> str:
-    heads = f"{c.n_head} heads of {c.head_dim}"
-    if c.n_kv_head != c.n_head:
-        heads += f", {c.n_kv_head} of keys and values"
+    shared = "" if c.n_kv_head == c.n_head else f", {c.n_kv_head} of keys and values"
     position = {"rope": "rotary positions", "learned": "learned positions", "none": "no positions"}
     return (
         f"{name}: {c.n_params:,} parameters\n"
-        f"{c.n_layer} layers, {c.n_embd:,} wide, {heads}; feed-forward {c.intermediate_size:,} ({c.mlp}, "
-        f"{c.activation})\n{c.vocab_size:,} tokens, {'tied' if c.tie_embeddings else 'untied'} embeddings; "
+        f"{c.n_layer} layers, {c.n_embd:,} wide, {c.n_head} heads of {c.head_dim}{shared}; "
+        f"feed-forward {c.intermediate_size:,} ({c.mlp}, {c.activation})\n"
+        f"{c.vocab_size:,} tokens, {'tied' if c.tie_embeddings else 'untied'} embeddings; "
         f"{position[c.position]}, context {c.block_size:,}\n"
         f"{c.flops_per_token(T) / 1e9:,.3f} GFLOP a token over {T:,} tokens, three times that in training"
     )
