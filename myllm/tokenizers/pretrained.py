@@ -12,8 +12,9 @@ from typing import Any, cast
 from myllm.files import StrPath, UserError, read_bytes, read_json, sha256
 from myllm.tokenizers.base import Tokenizer
 from myllm.tokenizers.bpe import BPE
+from myllm.tokenizers.formats import known_format
 from myllm.tokenizers.patterns import GPT2, LLAMA3, SMOLLM2
-from myllm.tokenizers.published import PublishedBPE, read_tokenizer_json
+from myllm.tokenizers.published import PublishedBPE, jinja_beside, read_tokenizer_json
 from myllm.tokenizers.ranks import RankedBPE, byte_symbols
 from myllm.tokenizers.spm import SentencePiece
 
@@ -42,10 +43,7 @@ def load_tokenizer(name_or_path: StrPath) -> Tokenizer:
         return KNOWN[str(name_or_path)]()
     path = Path(name_or_path)
     if path.is_dir():
-        files = [path / "tokenizer.json", path / "tokenizer.model"]
-        path = next((file for file in files if file.is_file()), None)
-        if path is None:
-            raise UserError(f"{name_or_path} holds neither tokenizer.json nor tokenizer.model.")
+        return _from_folder(path)
     if not path.is_file():
         known = ", ".join(KNOWN)
         raise UserError(f"There is no tokenizer {str(name_or_path)!r}; take {known}, or name a file.")
@@ -56,6 +54,27 @@ def load_tokenizer(name_or_path: StrPath) -> Tokenizer:
             is_text = file.read(8) == b"IQ== 0\nI"  # SentencePiece models are binary
         return _llama3_from(path) if is_text else SentencePiece(path, name=path.stem)
     raise UserError(f"{path} is no tokenizer; name a .json or .model file.")
+
+
+def _from_folder(folder: Path) -> Tokenizer:
+    """``tokenizer.json``, or ``tokenizer.model`` where that cannot be read, with the settings beside it."""
+    whole, model = folder / "tokenizer.json", folder / "tokenizer.model"
+    if whole.is_file():
+        try:
+            return _from_json(whole)
+        except UserError:  # such as SentencePiece in the other format
+            if not model.is_file():
+                raise
+    if not model.is_file():
+        raise UserError(f"{folder} holds neither tokenizer.json nor tokenizer.model.")
+    tokenizer, settings = load_tokenizer(model), folder / "tokenizer_config.json"
+    found: Any = read_json(settings, "a tokenizer's settings") if settings.is_file() else {}
+    if not isinstance(found, dict):
+        raise UserError(f"{settings} is no tokenizer's settings; copy it again.")
+    config = cast("dict[str, Any]", found)
+    tokenizer.chat_template = known_format(jinja_beside(model, config)) or tokenizer.chat_template
+    tokenizer.add_bos = bool(config.get("add_bos_token", tokenizer.add_bos))
+    return tokenizer
 
 
 def _from_json(path: Path) -> Tokenizer:

@@ -161,7 +161,7 @@ def _from_json(fields: dict[str, Any], config: dict[str, Any], path: Path) -> Pu
         bos=_name(config.get("bos_token")),
         eos=_name(config.get("eos_token")),
         pad=_name(config.get("pad_token")),
-        chat_template=known_format(_jinja(config, path)),
+        chat_template=known_format(jinja_beside(path, config)),
         add_bos=_adds_bos(fields, config),
         normalize="NFC" if normalizer else None,
         whole_words=bool(model.get("ignore_merges")),
@@ -172,7 +172,8 @@ def _name(token: str | dict[str, str] | None) -> str | None:
     return token["content"] if isinstance(token, dict) else token
 
 
-def _jinja(config: dict[str, Any], path: Path) -> str | None:
+def jinja_beside(path: Path, config: dict[str, Any]) -> str | None:
+    """The chat template that stands beside a tokenizer's file, or in its settings."""
     apart = path.with_name("chat_template.jinja")
     found: Any = read_text(apart) if apart.is_file() else config.get("chat_template")
     return found if isinstance(found, str) else None

@@ -218,6 +218,26 @@ def test_sentencepiece_is_saved_as_its_file(tmp_path):
     assert back.model == tokenizer.model and back.encode(TEXTS[3]) == tokenizer.encode(TEXTS[3])
 
 
+def test_a_folder_whose_json_cannot_be_read_falls_back_on_sentencepiece(tmp_path):
+    """As LLaMA-2, Mistral and Gemma are published: both files, and the chat format in the settings."""
+    tokenizer = load_tokenizer("mistral")
+    tokenizer.chat_template, tokenizer.add_bos = "llama2", False
+    save_tokenizer(tokenizer, tmp_path)
+    model = {"type": "BPE", "vocab": {}, "merges": [], "byte_fallback": True}
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"model": model}))
+    back = load_tokenizer(tmp_path)
+    assert back.encode(TEXTS[3]) == tokenizer.encode(TEXTS[3])
+    assert back.chat_template == TEMPLATES["llama2"] and back.add_bos is False
+    (tmp_path / "tokenizer_config.json").write_text("[]")
+    with pytest.raises(UserError, match="no tokenizer's settings"):
+        load_tokenizer(tmp_path)
+    (tmp_path / "tokenizer_config.json").unlink()
+    assert load_tokenizer(tmp_path).add_bos is True
+    (tmp_path / "tokenizer.model").unlink()
+    with pytest.raises(UserError, match="byte_fallback"):
+        load_tokenizer(tmp_path)
+
+
 def test_what_cannot_be_saved_says_so(tmp_path):
     with pytest.raises(UserError, match="gpt2 cannot be written"):
         save_tokenizer(load_tokenizer("gpt2"), tmp_path)
