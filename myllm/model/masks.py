@@ -136,5 +136,5 @@ def draw(mask: MaskFunction, queries: int, keys: int | None = None, *, row: int 
     keys = queries if keys is None else keys
     looking = torch.arange(keys - queries, keys)
     allowed = build(mask, row + 1, head + 1, looking, torch.arange(keys))
-    seen: list[list[bool]] = allowed.expand(row + 1, head + 1, -1, -1)[row, head].tolist()
-    return "\n".join(" ".join("■" if one else "·" for one in line) for line in seen)
+    lines = allowed.expand(row + 1, head + 1, -1, -1)[row, head]
+    return "\n".join(" ".join("■" if one else "·" for one in line) for line in lines)

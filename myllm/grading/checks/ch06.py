@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -198,8 +199,8 @@ def any_split(f: Function, rng: Rng) -> None:
     tree = f(f(parts[0], parts[1]), f(parts[2], parts[3]))
     wanted = (torch.softmax(scores, dim=-1)[..., None] * values).sum(-2)
     for order, found in (("one after the other", left), ("in pairs", tree)):
-        parts = found if isinstance(found, tuple) else ()
-        shapes = [tuple(x.shape) for x in parts if isinstance(x, Tensor)]
+        triple = cast("tuple[object, ...]", found if isinstance(found, tuple) else ())
+        shapes = [tuple(x.shape) for x in triple if isinstance(x, Tensor)]
         expect(shapes == [(3,), (3,), (3, 2)], f"the result has tensors of the shapes {shapes}")
         same(found[2] / found[1][..., None], wanted, f"values / total, merged {order}")
         same(found[0], scores.amax(-1), f"the maximum, merged {order}")
