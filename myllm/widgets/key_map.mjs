@@ -72,7 +72,7 @@ function render({ model, el }) {
   const title = html("b");
   const map = html("div", { class: "keymap", role: "group", "aria-label": "Our parts and what the file calls them" });
   const count = html("p", { class: "note" });
-  const { question, sentence } = frame(el, "Key map", [family.label], [map, count]);
+  const { question, sentence } = frame(el, "Key map", [family.label], [count, map]);
   question.textContent =
     "Predict: given LLaMA's table, which other family needs the fewest lines of its own, and which nothing but its own? Decide, then choose.";
 

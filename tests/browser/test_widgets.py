@@ -472,7 +472,7 @@ def test_key_map_by_family_rows_and_keys(started):
     widget, _ = started("KeyMap", "Key map")
     family = widget.get_by_label("Family", exact=True)
     rows, files = widget.locator(".keymap button"), widget.locator(".keymap .file")
-    note = widget.locator(".keymap + .note")
+    note = widget.locator(".picture > .note")
     pressed = "all => all.flatMap((row, i) => row.getAttribute('aria-pressed') === 'true' ? [i] : [])"
     family.select_option("phi3")
     layout = convert.layout(ModelConfig.preset("phi-3-mini", n_layer=1), "phi3")
