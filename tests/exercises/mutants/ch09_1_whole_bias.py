@@ -59,7 +59,9 @@ def convert_layer(state: dict[str, Tensor], layer: int) -> dict[str, Tensor]:
             tensor = state[f"transformer.h.{layer}.{part}.{kind}"]
             # By its name, not by its shape: a square matrix does not show which way round it is.
             turned = tensor.T if kind == "weight" else tensor
-            for name, piece in zip(names, turned.chunk(len(names)) if kind == "weight" else [turned] * len(names), strict=True):
+            for name, piece in zip(
+                names, turned.chunk(len(names)) if kind == "weight" else [turned] * len(names), strict=True
+            ):
                 result[f"layers.{layer}.{name}.{kind}"] = piece
     return result
     # END SOLUTION

@@ -6,7 +6,6 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from myllm.grading import exercise
@@ -100,7 +99,7 @@ def to_neighbours(qkv: Tensor, n_head: int, n_kv_head: int) -> Tensor:
     size, left_over = divmod(len(qkv), n_head + 2 * n_kv_head)
     if left_over or size % 2:
         raise ValueError(f"{len(qkv)} rows are not {n_head} + 2 * {n_kv_head} heads with an even number each")
-    rotated, values = qkv.split([(n_head + n_kv_head) * size, n_kv_head * size])
+    rotated, _ = qkv.split([(n_head + n_kv_head) * size, n_kv_head * size])
     # Two halves, one below the other, as a matrix of two rows; read column by column, pairs are neighbours.
     pairs = rotated.reshape(n_head + n_kv_head, 2, size // 2, *qkv.shape[1:]).transpose(1, 2)
     rotated.copy_(pairs.reshape(rotated.shape))

@@ -100,6 +100,7 @@ def to_neighbours(qkv: Tensor, n_head: int, n_kv_head: int) -> Tensor:
     size, left_over = divmod(len(qkv), n_head + 2 * n_kv_head)
     if left_over or size % 2:
         raise ValueError(f"{len(qkv)} rows are not {n_head} + 2 * {n_kv_head} heads with an even number each")
+
     def one(rows: Tensor) -> Tensor:
         return rows.reshape(2, len(rows) // 2, *qkv.shape[1:]).transpose(0, 1).reshape(rows.shape)
 

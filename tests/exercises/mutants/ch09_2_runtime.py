@@ -97,7 +97,7 @@ def to_neighbours(qkv: Tensor, n_head: int, n_kv_head: int) -> Tensor:
                 [18, 19, 20, 21, 22, 23]])
     """
     # SOLUTION
-    size, left_over = divmod(len(qkv), n_head + 2 * n_kv_head)
+    size = len(qkv) // (n_head + 2 * n_kv_head)
     rotated, values = qkv.split([(n_head + n_kv_head) * size, n_kv_head * size])
     # Two halves, one below the other, as a matrix of two rows; read column by column, pairs are neighbours.
     pairs = rotated.reshape(n_head + n_kv_head, 2, size // 2, *qkv.shape[1:]).transpose(1, 2)

@@ -2,7 +2,6 @@
 # hint: the ending looked for anywhere
 """Chapter 9, Weights: the exercises. Replace each ``raise NotImplementedError`` with your answer."""
 
-import re
 from collections.abc import Sequence
 from typing import Any
 

@@ -2,7 +2,6 @@
 # hint: only `..` looked for
 """Chapter 9, Weights: the exercises. Replace each ``raise NotImplementedError`` with your answer."""
 
-import re
 from collections.abc import Sequence
 from typing import Any
 

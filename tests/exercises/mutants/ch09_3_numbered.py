@@ -140,7 +140,9 @@ def plan_shards(index: dict[str, Any], wanted: list[str]) -> dict[str, list[str]
     if not isinstance(places, dict):
         raise ValueError("the index has no weight_map")
     for file in places.values():  # all of them: who lies once is not trusted
-        if not isinstance(file, str) or not re.fullmatch(r"[a-zA-Z0-9_-][a-zA-Z0-9_.-]*-of-[0-9]+\.safetensors", file):
+        if not isinstance(file, str) or not re.fullmatch(
+            r"[a-zA-Z0-9_-][a-zA-Z0-9_.-]*-of-[0-9]+\.safetensors", file
+        ):
             raise ValueError(f"{file!r} is no plain name of a safetensors file")
     if lacking := set(wanted) - places.keys():
         raise ValueError(f"the index lacks {min(lacking)}")

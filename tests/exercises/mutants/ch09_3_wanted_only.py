@@ -139,7 +139,9 @@ def plan_shards(index: dict[str, Any], wanted: list[str]) -> dict[str, list[str]
     places = index.get("weight_map")
     if not isinstance(places, dict):
         raise ValueError("the index has no weight_map")
-    for file in [file for name, file in places.items() if name in wanted]:  # all of them: who lies once is not trusted
+    for file in [
+        file for name, file in places.items() if name in wanted
+    ]:  # all of them: who lies once is not trusted
         if not isinstance(file, str) or not re.fullmatch(r"[a-zA-Z0-9_-][a-zA-Z0-9_.-]*\.safetensors", file):
             raise ValueError(f"{file!r} is no plain name of a safetensors file")
     if lacking := set(wanted) - places.keys():

@@ -179,7 +179,6 @@ def compare_keys(
         (['norm.weight', 'lm_head.weight'], ['norm.wieght'], ['embed_tokens.weight'])
     """
     # SOLUTION
-    optional = {"lm_head.weight"} if tied else set[str]()
     missing = [name for name in wanted if name not in found]
     unexpected = [name for name in found if name not in wanted]
     misshapen = [name for name in wanted if name in found and tuple(found[name]) != wanted[name]]

@@ -182,6 +182,10 @@ def compare_keys(
     optional = {"lm_head.weight"} if tied else set[str]()
     missing = [name for name in wanted if name not in found and name not in optional]
     unexpected = [name for name in found if name not in wanted]
-    misshapen = [name for name in wanted if name in found and any(a != b for a, b in zip(found[name], wanted[name]))]
+    misshapen = [
+        name
+        for name in wanted
+        if name in found and any(a != b for a, b in zip(found[name], wanted[name], strict=False))
+    ]
     return missing, unexpected, misshapen
     # END SOLUTION
