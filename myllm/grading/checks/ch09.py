@@ -258,11 +258,9 @@ def draw_index(rng: Rng) -> tuple[Index, list[str]]:
 
 
 def spoiled(rng: Rng, file: Any, wanted_too: bool) -> tuple[Index, list[str]]:
-    """An index in which one file has another name; something wanted lies there, or not."""
-    index, wanted = draw_index(rng)
-    places = index["weight_map"]
-    name = rng.choice(sorted(name for name in places if (name in wanted) == wanted_too))
-    return {**index, "weight_map": {**places, name: file}}, wanted
+    """A short index, so that a report shows all of it; what is wanted lies in this file, or in another."""
+    good, bad = (f"layers.{rng.randint(0, 30)}.{part}.weight" for part in ("k_proj", "q_proj"))
+    return {"weight_map": {good: "part-1.safetensors", bad: file}}, [bad if wanted_too else good]
 
 
 plan_exam = Exam(
