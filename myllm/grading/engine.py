@@ -73,6 +73,8 @@ def grade(
             message = str(failure)
             cause = failure.cause
             unstarted += type(cause) is NotImplementedError and not str(cause)
+        except Exception as error:  # what the answer returned is nothing that the check can work with
+            message = f"The {stage} cannot use what your function returned: {describe(error)}"
         results.append(CheckResult(check.kind, check.weight, not message, clean(message)))
     results = _conditions(results, guard)
     if wrong := next((one for one in results if not one.passed), None):
@@ -103,7 +105,7 @@ def _blame(
                 check.run(_fenced(guard, answer, other.function), Rng(f"{seed}/{other.id}"))
             except WrongType:
                 continue
-            except (Failure, OutOfMemory):
+            except Exception:
                 told.append(f"Your {other.function} does not pass {other.id} yet; mend that first.")
                 break
     return "\n".join(told)

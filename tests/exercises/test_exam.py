@@ -184,6 +184,12 @@ def test_a_property_says_its_law() -> None:
     assert message(result, "property").startswith("Doubles of whole numbers are even. But: got [")
 
 
+def test_a_value_that_a_property_cannot_use_costs_that_check_alone() -> None:
+    result = graded(lambda x: x * 2 if len(x) != 5 else "five")
+    assert passed(result)["oracle"] and not passed(result)["property"]
+    assert "cannot use what your function returned" in message(result, "property")
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_shape_and_dtype_are_told(dtype: torch.dtype) -> None:
     told = message(graded(lambda x: (x + x).to(dtype)), "example")
