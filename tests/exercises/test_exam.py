@@ -185,7 +185,7 @@ def test_a_property_says_its_law() -> None:
 
 
 def test_a_value_that_a_property_cannot_use_costs_that_check_alone() -> None:
-    result = graded(lambda x: x * 2 if len(x) != 5 else "five")
+    result = graded(lambda x: x + x if len(x) != 5 else "five")
     assert passed(result)["oracle"] and not passed(result)["property"]
     assert "cannot use what your function returned" in message(result, "property")
 
