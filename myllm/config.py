@@ -46,10 +46,6 @@ class RopeScaling:
             raise UserError(
                 "rope_scaling needs low_freq_factor < high_freq_factor and beta_slow < beta_fast."
             )
-        if self.low_freq_factor >= self.high_freq_factor or self.beta_slow >= self.beta_fast:
-            raise UserError(
-                "rope_scaling needs low_freq_factor < high_freq_factor and beta_slow < beta_fast."
-            )
         for field in fields(self)[3:]:
             reader = "llama3" if field.name.endswith("freq_factor") else "yarn"
             if self.kind != reader and getattr(self, field.name) != field.default:
