@@ -26,7 +26,7 @@ def convert_layer(state: dict[str, Tensor], layer: int) -> dict[str, Tensor]:
     - ``transformer.h.7.mlp.c_proj``, (F, C), becomes ``layers.7.mlp.down_proj``.
 
     Args:
-        state: names to tensors, those of the whole file. GPT-2 keeps the four matrices of a layer as (in, out);
+        state: names to tensors, those of the whole file. GPT-2 keeps its matrices as (in, out);
             it computes ``x @ weight + bias``. C and F are any numbers, and may be the same.
         layer: the number of the layer. All its tensors are in ``state``.
 
