@@ -59,7 +59,8 @@ def yarn(freq: Tensor, scaling: RopeScaling, theta: float) -> Tensor:
 def dynamic(dim: int, theta: float, scaling: RopeScaling, length: int) -> Tensor:
     """Dynamic NTK: the base grows with the text, once that is longer than the original context.
 
-    The slowest pair is interpolated as by `linear`, the fastest stays as it is.
+    With ``stretch = factor * length / original_context - (factor - 1)`` the slowest pair is divided by the
+    stretch, and the fastest stays as it is.
     """
     stretch = max(length / scaling.original_context, 1)
     stretch = scaling.factor * stretch - (scaling.factor - 1)
