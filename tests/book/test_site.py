@@ -156,7 +156,8 @@ def test_a_page_weighs_little(pages):
 def test_chapters_hold_outputs_and_no_error(chapters):
     for page in chapters:
         assert len(page.article.select(".cell_output")) > 5, page.name
-        assert "Traceback (most recent call last)" not in page.article.text
+        outputs = "".join(output.text for output in page.article.select(".cell_output"))
+        assert "Traceback (most recent call last)" not in outputs
         assert page.article.select(".stderr") == []
 
 
