@@ -120,6 +120,7 @@ def test_every_card_holds_specification_and_three_hints(chapters):
         assert re.match(r"\d\d\.\d$", card.select_one(".exercise-title span").text.split()[-1])
         assert "def " in card.pre.text and "myllm exercises check" in card.text
         assert len(card.select("details.hint")) == 3, card["id"]
+        assert card.select("li dl") == [], card["id"]  # an argument is one paragraph
 
 
 def test_every_chapter_has_a_quiz_of_three_questions(chapters):

@@ -46,7 +46,7 @@ def card(number: str) -> Card:
 
 
 SECTION = re.compile(r"^(Args|Returns|Yields|Raises|Examples?|Notes?):$", re.MULTILINE)
-ITEM = re.compile(r"^(\S[^:]*): ", re.MULTILINE)
+ITEM = re.compile(r"^(\S[^:\n]*): ", re.MULTILINE)
 
 
 def specification(docstring: str) -> str:
@@ -56,7 +56,7 @@ def specification(docstring: str) -> str:
     for title, body in zip(sections[::2], sections[1::2], strict=True):
         body = textwrap.dedent(body.strip("\n")).strip()
         if title in ("Args", "Raises"):
-            body = ITEM.sub(r"* **\1**: ", body)
+            body = ITEM.sub(r"* **\1**: ", re.sub(r"\n +", " ", body))  # an item is one line
         out += f"\n.. rubric:: {title.replace('Args', 'Parameters')}\n\n{body}\n"
     return out
 
