@@ -54,7 +54,7 @@ def test_a_docstring_becomes_parameters_and_sections():
     made = exercises.specification(
         "Do it.\n\nArgs:\n    a: one: two\n        more\n\nReturns:\n    (V,) int64: all.\n"
     )
-    assert ".. rubric:: Parameters\n\n* **a**: one: two\n    more" in made
+    assert ".. rubric:: Parameters\n\n* **a**: one: two more" in made
     assert ".. rubric:: Returns\n\n(V,) int64: all." in made
 
 
