@@ -11,13 +11,14 @@ import sys
 import time
 from collections.abc import Callable
 from statistics import median
+from typing import Any
 
 from bench.common import ROOT, compare, machine, record, report_memory
 
 OURS, THEIRS = "LLM.from_pretrained", "AutoModelForCausalLM and AutoTokenizer"
 
 
-def loader(side: str) -> Callable[[], object]:
+def loader(side: str) -> Callable[[], Any]:
     """What is measured: model and tokenizer."""
     from myllm.data import downloads
 
@@ -56,6 +57,16 @@ def fresh(side: str, what: str) -> dict[str, float] | list[float]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def check() -> None:
+    """Both must have loaded the same model."""
+    import torch
+
+    ids = torch.arange(100, 164)[None]
+    with torch.inference_mode():
+        ours, theirs = loader(OURS)().model(ids), loader(THEIRS)()[0](ids).logits
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-3)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
@@ -64,6 +75,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.side:
         return measure(options.side, options.what)
+    check()
     cpu: dict[str, list[float]] = {OURS: [], THEIRS: []}
     wall: dict[str, list[float]] = {OURS: [], THEIRS: []}
     for i in range(options.rounds + 1):

@@ -21,7 +21,8 @@ class RopeScaling:
     Attributes:
         kind: ``linear``, ``dynamic``, ``llama3`` or ``yarn``.
         factor: How many times longer.
-        original_context: The longest text of the training, in tokens.
+        original_context: The longest text of the training, in tokens. ``linear`` computes the same whatever it
+            is, and only passes it on to `ModelConfig.to_hf`.
         low_freq_factor: ``llama3``: pairs that turn less often than this in the original context are slowed.
         high_freq_factor: ``llama3``: pairs that turn more often stay as they are.
         beta_fast: ``yarn``: pairs that turn more often than this stay as they are.

@@ -55,6 +55,8 @@ def from_hf(hf: Values) -> Values:
     Raises:
         UserError: An unknown family, a missing setting, or one that `Transformer` does not have.
     """
+    if not isinstance(hf, dict):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise UserError("This config.json holds no object, {…}; take the one that came with the weights.")
     name = str(hf.get("model_type"))
     if name not in FAMILIES:
         raise UserError(f"The family {name!r} is not known; known are {', '.join(FAMILIES)}.")

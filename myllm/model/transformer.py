@@ -120,9 +120,17 @@ class Transformer(nn.Module):
         self.layers = nn.ModuleList(blocks)
         self.norm = norm(config.n_embd)
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=config.head_bias)
-        if config.tie_embeddings:
-            self.lm_head.weight = self.embed_tokens.weight
+        self.tie_weights()
         self.init_weights()
+
+    def tie_weights(self) -> None:
+        """Make the head share the embedding table, where the configuration ties them.
+
+        To be called again whenever parameters were replaced: after `torch.nn.Module.to_empty`, or after
+        `load_state_dict` with ``assign=True``.
+        """
+        if self.config.tie_embeddings:
+            self.lm_head.weight = self.embed_tokens.weight
 
     @torch.no_grad()
     def init_weights(self) -> None:

@@ -161,7 +161,7 @@ def resolve(name_or_path: StrPath, revision: str | None = None) -> Path:
         from huggingface_hub import snapshot_download  # pyright: ignore[reportUnknownVariableType]
     except ImportError as error:
         raise UserError(
-            f"To fetch {name}, install the extra hub, pip install 'myllm-course[hub]', or take a model that "
+            f'To fetch {name}, install the extra hub, pip install -e ".[hub]", or take a model that '
             "needs none: myllm download smollm2."
         ) from error
     try:

@@ -115,7 +115,9 @@ def test_convert(capsys, folder, tmp_path):
     assert not (tmp_path / "b").exists()
 
 
-def test_mistakes_are_one_sentence(capsys, folder, monkeypatch):
+def test_mistakes_are_one_sentence(capsys, folder, tmp_path, monkeypatch):
+    (tmp_path / "config.json").write_text("[1]")
+    assert "holds no object" in fails(capsys, "info", str(tmp_path))
     assert "temperature" in fails(capsys, "generate", str(folder), "a", "--temperature", "-1")
     assert "context of 256" in fails(capsys, "generate", str(folder), "a", "--max-new-tokens", "900")
     monkeypatch.setattr(downloads, "find", lambda name: None)

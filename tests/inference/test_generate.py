@@ -239,3 +239,12 @@ def test_text_is_not_held_back_longer_than_needed():
 
     found = [(piece, len(given)) for piece in until(pieces(), ["END"])]
     assert found == [("abc", 1), ("a", 2), ("Ex", 3)]
+
+
+def test_the_length_of_a_cache_changes_with_the_last_layer():
+    """Every layer of a forward pass must see the length that the pass began with."""
+    cache, new = GrowingCache(2), torch.zeros(1, 1, 3, 4)
+    cache.update(0, new, new)
+    assert cache.length == 0
+    cache.update(1, new, new)
+    assert cache.length == 3
