@@ -1,6 +1,6 @@
 """A language model with its tokenizer: text in, text out."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from myllm.data import downloads
+from myllm.evaluation.perplexity import nll
 from myllm.files import StrPath, UserError
 from myllm.inference.attention_maps import attention_maps
 from myllm.inference.generate import GrowingCache, stream
@@ -120,12 +121,27 @@ class LLM:
         """
         return "".join(self.stream_chat(messages, **sampling))
 
-    def attention_maps(self, text: str) -> tuple[list[str], Tensor]:
-        """What the model looks at in a text.
+    def score(self, text: str | Sequence[int] | Tensor, **options: Any) -> Tensor:
+        """How hard each token of a text was to predict: its negative log-likelihood.
+
+        Args:
+            text: A text, or its ids.
+            options: Those of `myllm.evaluation.perplexity.nll`; none is needed.
 
         Returns:
-            The tokens as text, and the weights (L, H, T, T): layer, head, position that looks, position that
-            is looked at.
+            (N - 1,) float32, in nats: what `perplexity` and `bits_per_byte` take.
+
+        Raises:
+            UserError: Fewer than two tokens, or no tokenizer for a text.
+        """
+        return nll(self, text, **options)
+
+    def attention_maps(self, text: str) -> tuple[list[str], Tensor]:
+        """The attention weights of the model on a text.
+
+        Returns:
+            The tokens as text, and the weights (L, H, T, T): layer, head, position of the query, position of
+            the key.
 
         Raises:
             UserError: There is no tokenizer, or no token in the text.
@@ -142,7 +158,7 @@ class LLM:
         room = self.config.block_size - len(ids)
         options: dict[str, Any] = {
             "max_new_tokens": max(1, min(256, room)),
-            "cache": GrowingCache(self.config.n_layer),
+            "cache": GrowingCache(self.config.n_layer, device=self.model.embed_tokens.weight.device),
         }
         stop_ids = end_tokens(tokenizer)
         return stream(self.model, tokenizer, ids, stop_ids=stop_ids, **{**options, **sampling})

@@ -43,16 +43,15 @@ def model_saying(words, after):
     model = Transformer(CONFIG.replace(tie_embeddings=False))
     ids = [0] * after + words
 
-    def hidden(text, *, cache=None, **_):
+    def forward(text, *, cache=None, keep=None):
         past = 0 if cache is None else cache.length
         if cache is not None:
             for layer in range(2):
                 cache.update(layer, torch.zeros(1, 2, text.shape[1], 4), torch.zeros(1, 2, text.shape[1], 4))
-        upcoming = ids[past + 1 : past + 1 + text.shape[1]]
-        return torch.tensor([[float(i)] for i in upcoming])[None]
+        upcoming = torch.tensor(ids[past + 1 : past + 1 + text.shape[1]])
+        return torch.nn.functional.one_hot(upcoming, 260).double()[None, keep, None]
 
-    model.hidden = hidden
-    model.head = lambda x: torch.nn.functional.one_hot(x[..., 0].long(), 260).double()
+    model.forward = forward
     return model
 
 

@@ -1,4 +1,4 @@
-"""Multiple choice without writing: the answer to which the model gives the highest probability."""
+"""Multiple choice without generating: the answer to which the model gives the highest probability."""
 
 from collections.abc import Callable, Sequence
 from itertools import takewhile
@@ -8,16 +8,18 @@ import torch
 from torch import Tensor
 
 from myllm.files import UserError
+from myllm.inference.generate import device_of
 from myllm.tokenizers.base import Tokenizer
 
 
 class Question(NamedTuple):
-    """A question: what stands before, the possible continuations, and which of them is right.
+    """A question: its context, the possible continuations, and which of them is right.
 
     Attributes:
         context: The text before the choices, such as "The capital of France is".
-        choices: What may follow, each with the space in front that belongs there: " Paris", " Rome".
-        answer: The number of the right one, from 0.
+        choices: The possible continuations, each with the space in front that belongs there: " Paris", "
+            Rome". A space at the end of the context counts as part of each choice.
+        answer: The index of the right one.
     """
 
     context: str
@@ -26,11 +28,11 @@ class Question(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What a model knew.
+    """The answers of a model.
 
     Attributes:
-        accuracy: The part of the questions that it answered rightly.
-        chosen: For each question the number of its choice; the first of equals.
+        accuracy: The share of the questions answered correctly.
+        chosen: For each question the index of its choice; the first of equals.
         scores: For each question the score of each choice, in nats (a token or byte, where asked).
     """
 
@@ -47,10 +49,10 @@ def multiple_choice(
     per: Literal["choice", "token", "byte"] = "choice",
     batch_size: int = 16,
 ) -> Result:
-    """Let a model choose by log-probability.
+    """Let a model answer questions by log-probability.
 
     Args:
-        model: Maps ids (B, T) int64 to logits (B, T, V); no position may see a later one.
+        model: Maps ids (B, T) int64 to logits (B, T, V); it must be causal.
         tokenizer: Its tokenizer.
         questions: The questions.
         per: "choice" compares the probabilities of the whole choices, which favours short ones; "token" and
@@ -88,11 +90,11 @@ def log_probabilities(
 ) -> list[float]:
     """The log-probability of the end of each row, given its beginning.
 
-    Rows are filled on the right, where no causal model looks.
+    Rows are padded on the right, to which no token of a causal model attends.
 
     Args:
         model: Maps ids (B, T) int64 to logits (B, T, V).
-        rows: Ids, and the place from which on they are scored, 1 or more.
+        rows: Ids, and the index from which on they are scored, 1 or more.
         batch_size: Rows a forward pass.
 
     Returns:
@@ -104,13 +106,11 @@ def log_probabilities(
     longest = max((len(ids) for ids, _ in rows), default=0)
     if limit is not None and longest - 1 > limit:
         raise UserError(f"A question of {longest} tokens does not fit into a context of {limit}; shorten it.")
-    weights = model.parameters() if isinstance(model, torch.nn.Module) else iter(())
-    first = next(weights, None)
-    device = torch.device("cpu") if first is None else first.device
+    device = device_of(model)
     order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]))  # little padding
     sums = [0.0] * len(rows)
     for batch in (order[i : i + batch_size] for i in range(0, len(order), batch_size)):
-        width = max(len(rows[i][0]) for i in batch) - 1  # what follows the last token is not asked
+        width = max(len(rows[i][0]) for i in batch) - 1  # what follows the last token is not needed
         padded = [rows[i][0][:-1] + [0] * (width + 1 - len(rows[i][0])) for i in batch]
         logits = model(torch.tensor(padded, device=device))  # (B, T, V)
         for i, row in zip(batch, logits, strict=True):
@@ -124,16 +124,21 @@ def log_probabilities(
 
 def _choices(question: Question) -> Sequence[str]:
     if not question.choices or not all(question.choices):
-        raise UserError(f"The question {question.context!r:.40} lacks choices, or has an empty one; mend it.")
+        raise UserError(f"The question {question.context!r:.40} lacks choices, or has an empty one; fix it.")
     if not 0 <= question.answer < len(question.choices):
         raise UserError(f"The answer to {question.context!r:.40} is {question.answer}, which is no choice.")
     return question.choices
 
 
 def _row(tokenizer: Tokenizer, question: Question, choice: str) -> tuple[list[int], int]:
-    """The ids of context and choice, and where the choice begins: where tokens span the border, before it."""
-    bos = tokenizer.add_bos or (not question.context and tokenizer.bos_id is not None)
-    before = tokenizer.encode(question.context, bos=bos)
+    """The ids of context and choice, and where the choice begins: where its ids differ from the context's.
+
+    White space at the end of the context belongs to the choice, for tokenizers join it to the next word: all
+    choices are then scored over the same text.
+    """
+    context = question.context.rstrip()
+    bos = tokenizer.add_bos or (not context and tokenizer.bos_id is not None)
+    before = tokenizer.encode(context, bos=bos)
     ids = tokenizer.encode(question.context + choice, bos=bos)
     start = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(before, ids, strict=False)))
     if start == 0:

@@ -1,48 +1,61 @@
 """How well a model predicts a text: negative log-likelihood, perplexity, bits per byte.
 
-All three come from one list of numbers, the negative log-probability that the model gave to each token that
-really came next. Shannon (1951) measured English this way.
+All three are computed from one list of numbers: the negative log-probability that the model gave to each
+token that actually came next. Shannon (1951) measured English this way.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from myllm.files import UserError
 
+WINDOW_TOKENS = 4096
+"""Tokens in a forward pass, unless `nll` is told otherwise: their logits are what needs memory."""
+
 
 @torch.no_grad()
 def nll(
-    model: Callable[[Tensor], Tensor],
-    ids: Tensor,
+    model: Any,
+    text: str | Sequence[int] | Tensor,
     *,
-    block_size: int,
+    tokenizer: Any = None,
+    block_size: int | None = None,
     stride: int | None = None,
-    batch_size: int = 16,
+    batch_size: int | None = None,
 ) -> Tensor:
     """The negative log-likelihood of each token of a text, given those before it.
 
     The text is read in windows of `block_size` tokens. Each token but the first is scored
     exactly once, in the first window that holds it; the last window is moved back so that
-    it, too, is full.
+    it is full, too.
 
     Args:
-        model: Maps ids (B, T) int64 to logits (B, T, V).
-        ids: The text, (N,) int64.
-        block_size: The longest T the model is given.
-        stride: How far each window moves on, by default `block_size`. Tokens scored before
-            are context only: a smaller stride gives each token more context and costs more
+        model: Maps ids (B, T) int64 to logits (B, T, V); or an `LLM`, which brings its tokenizer.
+        text: A text, or its ids (N,).
+        tokenizer: Encodes a text, with the begin token where its model wants one.
+        block_size: The longest T the model is given; by default its configuration's.
+        stride: By how many tokens each window starts after the last, by default `block_size`. Tokens scored
+            before are context only: a smaller stride gives each token more context and costs more
             windows.
-        batch_size: Windows a forward pass.
+        batch_size: Windows in a forward pass, by default as many as 4,096 tokens hold.
 
     Returns:
-        (N - 1,) float32, in nats; entry i belongs to ``ids[i + 1]``.
+        (N - 1,) float32, in nats; entry i belongs to token i + 1.
 
     Raises:
-        UserError: Fewer than two tokens, or a stride outside 1 … block_size.
+        UserError: Fewer than two tokens, a text without a tokenizer, no block size, or a number out of range.
     """
+    if isinstance(text, str):
+        text = _encode(text, tokenizer or getattr(model, "tokenizer", None))
+    model = model if callable(model) else model.model
+    if block_size is None:
+        block_size = _block_size(model, len(text))
+    ids = torch.as_tensor(text, device=_device(model))
+    batch_size = max(1, WINDOW_TOKENS // max(block_size, 1)) if batch_size is None else batch_size
     stride = block_size if stride is None else stride
     if block_size < 1:
         raise UserError(f"block_size must be at least 1, not {block_size}.")
@@ -68,25 +81,49 @@ def nll(
     return torch.cat(scores).float()
 
 
-def perplexity(nll: Tensor) -> float:
-    """The exponential of the mean: the number of equally likely choices that are as hard.
+def _encode(text: str, tokenizer: Any) -> list[int]:
+    if tokenizer is None:
+        raise UserError("A text can only be scored with its tokenizer; give tokenizer=…, or ids.")
+    return tokenizer.encode(text, bos=getattr(tokenizer, "add_bos", False))
+
+
+def _block_size(model: Any, length: int) -> int:
+    longest = getattr(getattr(model, "config", None), "block_size", None)
+    if longest is None:
+        raise UserError("This model does not say how many tokens it takes at once; give block_size=….")
+    return min(longest, max(1, length - 1))
+
+
+def _device(model: Any) -> torch.device | None:
+    """Where the parameters are; a plain function takes ids wherever they are."""
+    first = next(model.parameters(), None) if isinstance(model, torch.nn.Module) else None
+    return None if first is None else first.device
+
+
+def perplexity(model: Any, text: str | Sequence[int] | Tensor | None = None, **options: Any) -> float:
+    """The exponential of the mean negative log-likelihood: how many equally likely choices are as hard.
 
     Args:
-        nll: Negative log-likelihoods in nats, any shape.
+        model: What `nll` takes; or, without a text, negative log-likelihoods in nats, of any shape.
+        text: A text, or its ids (N,).
+        options: Those of `nll`.
 
     Raises:
-        UserError: There is none.
+        UserError: As `nll`, or there is no score to average.
     """
-    if nll.numel() == 0:
+    losses = model if text is None else nll(model, text, **options)
+    if not isinstance(losses, Tensor):
+        raise UserError("perplexity needs the scores that nll returned, or a model and a text.")
+    if losses.numel() == 0:
         raise UserError("There is no score to average; score at least one token.")
-    return nll.double().mean().exp().item()
+    return losses.double().mean().exp().item()
 
 
 def bits_per_byte(nll: Tensor, n_bytes: int) -> float:
-    """The bits a perfect compressor would need for each byte of the text under this model.
+    """The bits that an ideal compressor based on this model needs for each byte of the text.
 
-    Unlike perplexity it does not depend on how the text is cut into tokens, so it compares
-    any two models.
+    Unlike perplexity it does not depend on how the text is cut into tokens, so that any two models can be
+    compared.
 
     Args:
         nll: Negative log-likelihoods in nats of all tokens of the text, any shape.

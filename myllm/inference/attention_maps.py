@@ -1,4 +1,4 @@
-"""What a model looks at: the attention weights of a text."""
+"""The attention weights of a model on a text."""
 
 from typing import Any
 
@@ -12,17 +12,17 @@ from myllm.model.transformer import Transformer
 
 @torch.inference_mode()
 def attention_maps(model: Transformer, ids: Tensor) -> Tensor:
-    """How much each position takes from each, in all layers and heads.
+    """How much each position attends to each, in all layers and heads.
 
-    The model runs as always; beside it, the weights that its kernels never write down are computed from what
-    goes into each layer, as `naive_attention` defines them.
+    The model runs as always; the attention weights, which its kernels never store, are computed beside it
+    from the input of each layer, as `naive_attention` defines them.
 
     Args:
         model: One whose layers have an `Attention`.
         ids: One text, (T,) int64.
 
     Returns:
-        (L, H, T, T): layer, head, position that looks, position that is looked at.
+        (L, H, T, T): layer, head, position of the query, position of the key.
 
     Raises:
         UserError: Another kind of attention.
@@ -45,7 +45,7 @@ def attention_maps(model: Transformer, ids: Tensor) -> Tensor:
 
     hooks = [layer.register_forward_pre_hook(watch, with_kwargs=True) for layer in layers]
     try:
-        model.hidden(ids[None])
+        model(ids[None], keep=-1)
     finally:
         for hook in hooks:
             hook.remove()

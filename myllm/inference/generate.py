@@ -1,4 +1,4 @@
-"""Writing: a model is asked for the next token again and again."""
+"""Generating text: a model predicts the next token again and again."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from myllm.files import UserError
 from myllm.model.cache import Cache
+from myllm.model.masks import Mask, causal
 from myllm.model.transformer import Transformer
 from myllm.tokenizers.base import Tokenizer
 from myllm.tokenizers.pretrained import decode_stream
@@ -18,19 +19,29 @@ Model = Callable[..., Tensor]
 
 
 class GrowingCache:
-    """The simplest cache: the keys and values of each layer, joined to those that were there.
+    """The simplest cache: the keys and values of each layer, appended to those that were there.
 
     Args:
         n_layer: Layers of the model.
+        pads: (B,) int64, by how many tokens each row is padded on the left; these slots count as empty.
+        device: Where positions are made, the device of the model.
     """
 
-    def __init__(self, n_layer: int) -> None:
+    def __init__(
+        self, n_layer: int, *, pads: Tensor | None = None, device: torch.device | str | None = None
+    ) -> None:
         self._held: list[tuple[Tensor, Tensor] | None] = [None] * n_layer
+        self._pads, self._device = pads, device
 
     @property
     def length(self) -> int:
-        """How many positions it held before the forward pass that is running: the last layer's comes last."""
+        """How many slots the last layer holds."""
         return 0 if self._held[-1] is None else self._held[-1][0].shape[2]
+
+    def positions(self, T: int) -> Tensor:
+        """The positions of all keys after T new ones: (S,), or (B, S) where rows are padded; see `Cache`."""
+        slots = torch.arange(self.length + T, device=self._device)
+        return slots if self._pads is None else (slots - self._pads[:, None]).clamp(min=-1)
 
     def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Store a layer's new keys and values, (B, K, T, D); return all there are, (B, K, S, D)."""
@@ -38,6 +49,70 @@ class GrowingCache:
             k, v = torch.cat([old[0], k], dim=2), torch.cat([old[1], v], dim=2)
         self._held[layer] = k, v
         return k, v
+
+
+@torch.inference_mode()
+def decode(
+    model: Model,
+    ids: Tensor,
+    *,
+    steps: int,
+    temperature: float = 0.0,
+    generator: torch.Generator | None = None,
+    pads: Tensor | None = None,
+    cache: Cache | None = None,
+) -> Iterator[Tensor]:
+    """Continue the rows of a batch, one token a step for all of them.
+
+    Nothing ends a row: who reads the ids decides when to stop asking for more.
+
+    Args:
+        model: Any function from ids (B, T) to logits (B, T, V).
+        ids: The prompts, (B, T) int64.
+        steps: How many tokens are generated for each row.
+        temperature: See `generate`.
+        generator: The source of randomness; by default PyTorch's own.
+        pads: (B,) int64, by how many tokens each row is padded on the left, where the rows differ.
+        cache: An empty cache; with `pads` one that counts them as empty slots. Without one the whole text is
+            computed anew at each step.
+
+    Returns:
+        The new ids of each step, (B,) int64.
+
+    Raises:
+        UserError: Logits that are NaN or infinite, or a model that does not use its cache.
+    """
+    text = new = ids
+    for _ in range(steps):
+        if cache is not None:
+            logits = last_logits(model, new, cache=cache)
+            if not _holds(cache, unknown=True):
+                raise UserError("This model does not use the cache; generate without one.")
+        elif pads is None:
+            logits = last_logits(model, text)
+        else:
+            logits = last_logits(model, text, **_padded(text, pads))
+        if not logits.amax(-1).isfinite().all():
+            raise UserError(
+                "The model's logits are not finite: its weights hold NaN or infinite numbers, or overflow in "
+                "this dtype; load it again, or in float32."
+            )
+        chosen = sample(logits, temperature, generator)
+        yield chosen
+        new = chosen[:, None]
+        if cache is None:
+            text = torch.cat([text, new], dim=1)
+
+
+def _holds(cache: Cache | None, *, unknown: bool = False) -> bool:
+    """Whether a cache holds anything, where it says so by a ``length``, a number or one for each row."""
+    return bool(torch.as_tensor(getattr(cache, "length", unknown)).any())
+
+
+def _padded(ids: Tensor, pads: Tensor) -> dict[str, Any]:
+    """What `Transformer.forward` needs to know of rows that are padded on the left."""
+    positions = torch.arange(ids.shape[1], device=ids.device) - pads[:, None]
+    return {"positions": positions, "mask": causal & Mask(lambda b, h, q, k: k >= pads[b])}
 
 
 def generate(
@@ -50,24 +125,25 @@ def generate(
     seed: int | None = None,
     cache: Cache | None = None,
 ) -> Iterator[int]:
-    """Continue a row of ids, one token at a time.
+    """Continue one text, one token at a time: `decode` for a batch of one.
 
     Args:
         model: Any function from ids (B, T) to logits (B, T, V).
-        ids: What stands before, at least one id: a sequence, or a tensor (T,).
-        max_new_tokens: The most that is written.
-        temperature: 0 takes the likeliest token each time; otherwise the logits are divided by it and a token
-            is drawn, from the model's own distribution at 1.
-        stop_ids: Ids that end the text; they are not passed on.
-        seed: Makes the draws repeatable; by default PyTorch's own generator is used.
-        cache: Remembers keys and values, so that only the new token is computed; it must be empty.
+        ids: The prompt, at least one id: a sequence, or a tensor (T,).
+        max_new_tokens: The most that is generated.
+        temperature: 0 takes the most likely token each time; otherwise the logits are divided by it and a
+            token is sampled, from the model's own distribution at 1.
+        stop_ids: Ids that end the text; they are not yielded.
+        seed: Makes sampling repeatable; by default PyTorch's own generator is used.
+        cache: An empty cache of keys and values, so that only the new token is computed each time.
             Without one the whole text is computed anew for each token.
 
     Returns:
-        The new ids, each as soon as it is chosen.
+        The new ids, each as soon as it is known.
 
     Raises:
-        UserError: Options outside their range, or a text that would outgrow the model's context.
+        UserError: Options outside their range, a text that would outgrow the model's context, or logits that
+            are not finite.
     """
     row = [int(i) for i in ids]
     limit = getattr(getattr(model, "config", None), "block_size", None)
@@ -77,56 +153,49 @@ def generate(
         raise UserError(f"max_new_tokens must be 0 or more, not {max_new_tokens}.")
     if not 0 <= temperature < math.inf:
         raise UserError(f"temperature must be 0 or a positive number, not {temperature}.")
-    if cache is not None and cache.length:
-        raise UserError(f"The cache already holds {cache.length} positions; give an empty one.")
+    if _holds(cache):
+        raise UserError("The cache already holds keys and values; give an empty one.")
     if limit is not None and len(row) + max_new_tokens > limit:
         raise UserError(
             f"{len(row)} tokens and {max_new_tokens} new ones do not fit into a context of {limit}; "
             + (f"ask for at most {limit - len(row)}." if len(row) < limit else "shorten the text.")
         )
-    return _generate(model, row, max_new_tokens, temperature, frozenset(stop_ids), seed, cache)
+    device = device_of(model)
+    generator = None if seed is None else torch.Generator(device).manual_seed(seed % (1 << 64))
+    prompt = torch.tensor([row], device=device)
+    new = decode(
+        model, prompt, steps=max_new_tokens, temperature=temperature, generator=generator, cache=cache
+    )
+    return _until_stop((int(i) for i in new), frozenset(stop_ids))
 
 
-@torch.inference_mode()
-def _generate(
-    model: Model,
-    row: list[int],
-    max_new_tokens: int,
-    temperature: float,
-    stop_ids: frozenset[int],
-    seed: int | None,
-    cache: Cache | None,
-) -> Iterator[int]:
-    first = next(model.parameters(), None) if isinstance(model, nn.Module) else None
-    device = torch.device("cpu") if first is None else first.device
-    draw = None if seed is None else torch.Generator(device).manual_seed(seed)
-    new = torch.tensor([row], device=device)  # (1, T), what the model has not seen yet
-    text = new
-    for _ in range(max_new_tokens):
-        logits = last_logits(model, text) if cache is None else last_logits(model, new, cache=cache)
-        if cache is not None and cache.length != text.shape[1]:
-            raise UserError("This model does not use the cache; generate without one.")
-        new = choose(logits, temperature, draw)[:, None]  # (1, 1)
-        if (i := int(new)) in stop_ids:
+def _until_stop(ids: Iterator[int], stop_ids: frozenset[int]) -> Iterator[int]:
+    for i in ids:
+        if i in stop_ids:
             return
         yield i
-        text = torch.cat([text, new], dim=1)
+
+
+def device_of(model: Model) -> torch.device:
+    """Where a model's parameters are; the CPU for a plain function."""
+    first = next(model.parameters(), None) if isinstance(model, nn.Module) else None
+    return torch.device("cpu") if first is None else first.device
 
 
 def last_logits(model: Model, ids: Tensor, **options: Any) -> Tensor:
     """The logits (B, V) of the token that follows `ids`, (B, T); a `Transformer` computes no others."""
-    if isinstance(model, Transformer):
-        return model.head(model.hidden(ids, **options)[:, -1])
+    if isinstance(getattr(model, "_orig_mod", model), Transformer):  # compiled or not
+        options["keep"] = -1
     return model(ids, **options)[:, -1]
 
 
-def choose(logits: Tensor, temperature: float, draw: torch.Generator | None = None) -> Tensor:
-    """The next token of each row: the likeliest at temperature 0, else a draw.
+def sample(logits: Tensor, temperature: float, generator: torch.Generator | None = None) -> Tensor:
+    """The next token of each row: the most likely one at temperature 0, else a random one.
 
     Args:
         logits: (B, V).
         temperature: See `generate`.
-        draw: Where the chance comes from.
+        generator: The source of randomness; by default PyTorch's own.
 
     Returns:
         (B,) int64.
@@ -135,8 +204,8 @@ def choose(logits: Tensor, temperature: float, draw: torch.Generator | None = No
         return logits.argmax(-1)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     temperature = max(temperature, torch.finfo(logits.dtype).tiny)  # not 0 in this dtype
-    logits = (logits - logits.amax(-1, keepdim=True)) / temperature  # nothing overflows upwards
-    return torch.multinomial(torch.softmax(logits, dim=-1), 1, generator=draw).squeeze(-1)
+    logits = (logits - logits.amax(-1, keepdim=True)) / temperature  # the largest is 0: nothing overflows
+    return torch.multinomial(torch.softmax(logits, dim=-1), 1, generator=generator).squeeze(-1)
 
 
 def stream(
@@ -152,33 +221,33 @@ def stream(
     Args:
         model: Any function from ids (B, T) to logits (B, T, V).
         tokenizer: Its tokenizer.
-        prompt: What stands before: a text, or ids. Nothing is put in front of it.
-        stop: Strings that end the text, wherever tokens begin and end; they are not passed on.
+        prompt: A text, or ids. Nothing is put in front of it.
+        stop: Strings that end the text, even where they begin or end inside a token; they are not yielded.
         options: Those of `generate`.
 
     Returns:
         Pieces of the new text, never half a character; joined they are the whole.
 
     Raises:
-        UserError: As `generate`, or an empty string to stop at.
+        UserError: As `generate`, or an empty stop string.
     """
     stops = [stop] if isinstance(stop, str) else list(stop)
     if not all(stops):
-        raise UserError("An empty string cannot be stopped at; leave it out.")
+        raise UserError("A stop string is empty; leave it out.")
     before = tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
     ids = generate(model, before, **options)
-    return until(decode_stream(tokenizer, ids, after=before), stops)
+    return cut_at_stop(decode_stream(tokenizer, ids, after=before), stops)
 
 
-def until(pieces: Iterable[str], stops: Sequence[str]) -> Iterator[str]:
-    """A text up to where the first of some strings is complete, without that string.
+def cut_at_stop(pieces: Iterable[str], stops: Sequence[str]) -> Iterator[str]:
+    """A text up to the first complete stop string, without it.
 
-    What may be the beginning of one is held back until the text goes on. Of several that end at the same
-    place the longest is cut.
+    What may be the beginning of a stop string is held back until the text goes on. Of several that end at the
+    same place the longest is cut.
 
     Args:
         pieces: The text in any pieces.
-        stops: The strings.
+        stops: The stop strings.
     """
     held = ""
     for piece in pieces:

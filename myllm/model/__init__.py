@@ -3,11 +3,11 @@
 Shapes are written with the same letters everywhere:
 
     B  batch            rows that are computed together
-    T  query length     positions that look
-    S  key length       positions that are looked at
+    T  query length     positions that attend
+    S  key length       positions that are attended to
     H  heads            of the queries
     K  kv heads         of keys and values; K divides H
     D  head dimension   numbers a head works with
-    C  width            numbers a position carries from layer to layer
+    C  width            width of the residual stream
     V  vocabulary       tokens the model chooses from
 """

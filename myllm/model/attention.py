@@ -1,29 +1,134 @@
-"""Attention: every position asks all that it may see, and takes a weighted mean of what they offer.
+"""Attention: each position attends to those it may, and takes a weighted mean of their values.
 
-`naive_attention` is the definition, `attend` the one door that models go through, `tiled_attention` the way
-fast kernels compute it, and `Attention` the layer with its projections (Vaswani et al., 2017).
+`naive_attention` is the definition, `attend` the one door that models go through, `prepare` what turns a mask
+into the form that kernels take, `tiled_attention` the way fast kernels compute, and `Attention` the layer
+with its projections (Vaswani et al., 2017).
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from functools import cache as remember
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from myllm.model.cache import Cache
+from myllm.model import masks
+from myllm.model.cache import Cache, newest
 from myllm.model.masks import MaskFunction, build, causal
 
 Position = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-"""Puts the positions into queries and keys: ``(q, k) -> (q, k)``."""
+"""Puts positions into queries and keys: ``(q, k) -> (q, k)``."""
+
+FLEX_TOKENS = 128
+"""FlexAttention works on blocks of so many tokens; shorter texts gain nothing from it."""
 
 
-def allowed_pairs(mask: MaskFunction | Tensor, q: Tensor, k: Tensor, q_offset: int) -> Tensor:
-    """The mask as a bool tensor that broadcasts to (B, H, T, S); a tensor is passed on as it is."""
+class Prepared(NamedTuple):
+    """A mask in the form that kernels take, made by `prepare`; `allowed_pairs` gives it as a bool tensor."""
+
+    queries: Tensor
+    """(T,) or (B, T) int64: the positions of the queries."""
+    keys: Tensor
+    """(S,) or (B, S) int64: the positions of the keys, -1 for an empty slot."""
+    pairs: Tensor | None = None
+    """Bool, (B or 1, H or 1, T, S): true where a query may attend to a key. None: to all."""
+    blocks: Any = None
+    """FlexAttention's ``BlockMask``, on a GPU, instead of `pairs`."""
+    is_causal: bool = False
+    """The plain causal mask, which every kernel knows: nothing is built."""
+
+
+AnyMask = MaskFunction | Tensor | Prepared
+
+
+def prepare(
+    mask: AnyMask,
+    queries: Tensor,
+    keys: Tensor | None = None,
+    *,
+    window: int | None = None,
+    batch: int = 1,
+    heads: int = 1,
+) -> Prepared:
+    """Turn a mask into the form that the kernels take: once a forward pass, for all layers that share it.
+
+    Args:
+        mask: A mask function, or a bool tensor that broadcasts to (B, H, T, S).
+        queries: (T,) or (B, T) int64, the positions of the queries.
+        keys: (S,) or (B, S) int64, the positions of the keys, -1 for an empty slot. By default there is no
+            cache, and the keys are those of the queries.
+        window: Also forbid keys further back than this; see `myllm.model.masks.window`.
+        batch: B.
+        heads: H, of the queries.
+    """
+    if isinstance(mask, Prepared):
+        return mask
+    fixed = torch.compiler.is_compiling()  # then no number may be looked up, and no length compared
+    same = keys is None or (not fixed and _same(queries, keys))
+    if window is not None and same and not fixed and queries.shape[-1] <= window:
+        window = None  # reaches past the beginning
+    if mask is causal and same and window is None:
+        return Prepared(queries, queries if keys is None else keys, is_causal=True)
+    if keys is None and not isinstance(mask, Tensor) and queries.is_cuda and len(queries) >= FLEX_TOKENS:
+        return Prepared(queries, queries, blocks=_blocks(mask, len(queries), window, batch, heads))
+    held = queries if keys is None else keys
+    pairs = mask if isinstance(mask, Tensor) else build(mask, batch, heads, queries, held)
+    if window is not None:
+        pairs = pairs & build(masks.window(window), batch, heads, queries, held)
+    if keys is not None:
+        pairs = pairs & build(_is_held, batch, heads, queries, keys)
+    if not fixed and pairs.shape[-2] == 1 and pairs.device.type == "cpu" and pairs.all():
+        pairs = None  # the next token of a text attends to all there is
+    return Prepared(queries, held, pairs)
+
+
+def _same(queries: Tensor, keys: Tensor) -> bool:
+    """Whether the keys are just those of the queries, as when a prompt meets an empty cache."""
+    return queries.shape == keys.shape and queries.shape[-1] > 1 and torch.equal(queries, keys)
+
+
+def _is_held(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+    return k >= 0
+
+
+def _blocks(mask: MaskFunction, T: int, window: int | None, batch: int, heads: int) -> Any:
+    """The mask as FlexAttention wants it, which skips blocks without an allowed pair (Dong et al., 2024)."""
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    if window is not None:
+        mask = masks.Mask(mask) & masks.window(window)
+    zero = torch.zeros(1, dtype=torch.int64, device="cuda")
+    rows, of_head, _, _ = build(mask, batch, heads, zero, zero).shape  # 1 where all are alike
+    return create_block_mask(mask, rows if rows > 1 else None, of_head if of_head > 1 else None, T, T, "cuda")
+
+
+@remember
+def _flex_attention() -> Callable[..., Tensor]:
+    """FlexAttention, compiled: without that it would write all T x S scores."""
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return torch.compile(flex_attention)
+
+
+def allowed_pairs(mask: AnyMask, q: Tensor, k: Tensor, q_offset: int = 0) -> Tensor:
+    """Any mask as a bool tensor that broadcasts to (B, H, T, S).
+
+    Args:
+        mask: A mask function, a bool tensor, or what `prepare` made.
+        q: Queries, (B, H, T, D).
+        k: Keys, (B, K, S, D).
+        q_offset: For a mask function, the position of the first query among the keys.
+    """
     if isinstance(mask, Tensor):
         return mask
-    queries = torch.arange(q.shape[2], device=q.device) + q_offset
-    return build(mask, q.shape[0], q.shape[1], queries, torch.arange(k.shape[2], device=q.device))
+    if not isinstance(mask, Prepared):
+        queries = torch.arange(q.shape[2], device=q.device) + q_offset
+        return build(mask, q.shape[0], q.shape[1], queries, torch.arange(k.shape[2], device=q.device))
+    if mask.pairs is not None:
+        return mask.pairs
+    rule = causal if mask.is_causal else mask.blocks.mask_mod if mask.blocks else masks.full
+    return build(rule, q.shape[0], q.shape[1], mask.queries, mask.keys)
 
 
 def naive_attention(
@@ -31,7 +136,7 @@ def naive_attention(
     k: Tensor,
     v: Tensor,
     *,
-    mask: MaskFunction | Tensor = causal,
+    mask: AnyMask = causal,
     q_offset: int = 0,
     scale: float | None = None,
     softcap: float | None = None,
@@ -42,13 +147,14 @@ def naive_attention(
         q: Queries, (B, H, T, D).
         k: Keys, (B, K, S, D); K divides H, and H / K neighbouring heads share one.
         v: Values, (B, K, S, D).
-        mask: Which pairs count; a mask function, or a bool tensor that broadcasts to (B, H, T, S).
-        q_offset: The position of the first query among the keys.
+        mask: Which pairs count; a mask function, a bool tensor that broadcasts to (B, H, T, S), or what
+            `prepare` made.
+        q_offset: For a mask function, the position of the first query among the keys.
         scale: Factor on the scores, by default 1 / sqrt(D).
-        softcap: Bends the scores smoothly into (-softcap, softcap) by a tanh (Gemma 2).
+        softcap: Limits the scores smoothly to (-softcap, softcap) by a tanh (Gemma 2).
 
     Returns:
-        The means (B, H, T, D) and the weights (B, H, T, S). A query that may see nothing gets
+        The means (B, H, T, D) and the weights (B, H, T, S). A query that may attend to nothing gets
         weights and means of 0.
     """
     groups = q.shape[1] // k.shape[1]
@@ -68,45 +174,51 @@ def attend(
     k: Tensor,
     v: Tensor,
     *,
-    mask: MaskFunction | Tensor = causal,
+    mask: AnyMask = causal,
     q_offset: int = 0,
     scale: float | None = None,
     softcap: float | None = None,
 ) -> Tensor:
-    """The one door to attention: what `naive_attention` defines, by the fastest way there is.
+    """The one door to attention: what `naive_attention` defines, by the fastest kernel there is.
 
-    The plain causal mask is never built. PyTorch's fused kernels know no soft cap, so with one
-    the weights are computed as defined.
+    PyTorch's fused kernels know no soft cap, so with one the weights are computed as defined.
 
     Args:
         q: Queries, (B, H, T, D).
         k: Keys, (B, K, S, D); K divides H.
         v: Values, (B, K, S, D).
-        mask: Which pairs count; a mask function, or a bool tensor that broadcasts to (B, H, T, S).
-        q_offset: The position of the first query among the keys.
+        mask: Which pairs count; a mask function, a bool tensor that broadcasts to (B, H, T, S), or what
+            `prepare` made. The plain causal mask is never built.
+        q_offset: For a mask function, the position of the first query among the keys.
         scale: Factor on the scores, by default 1 / sqrt(D).
-        softcap: Bends the scores smoothly into (-softcap, softcap).
+        softcap: Limits the scores smoothly to (-softcap, softcap).
 
     Returns:
         (B, H, T, D).
 
     Raises:
-        ValueError: The heads of the keys do not divide those of the queries.
+        ValueError: The number of key heads does not divide that of the query heads.
     """
-    T, S = q.shape[2], k.shape[2]
-    if q.shape[1] % k.shape[1]:
-        raise ValueError(f"{k.shape[1]} key heads cannot be shared evenly by {q.shape[1]} query heads.")
+    B, H, T, _ = q.shape
+    if H % k.shape[1]:
+        raise ValueError(f"{k.shape[1]} key heads cannot be shared evenly by {H} query heads.")
+    if not isinstance(mask, Prepared):
+        queries, keys = torch.arange(T, device=q.device) + q_offset, None
+        if q_offset or k.shape[2] != T:
+            keys = torch.arange(k.shape[2], device=q.device)
+        mask = prepare(mask, queries, keys, batch=B, heads=H)
     if softcap is not None:
-        return naive_attention(q, k, v, mask=mask, q_offset=q_offset, scale=scale, softcap=softcap)[0]
-    plain = mask is causal and q_offset == 0 and T == S
-    sees_all = mask is causal and T == 1 and q_offset == S - 1  # the next token of a running text
-    allowed = None if plain or sees_all else allowed_pairs(mask, q, k, q_offset)
-    grouped = q.shape[1] != k.shape[1]
-    return F.scaled_dot_product_attention(q, k, v, allowed, is_causal=plain, scale=scale, enable_gqa=grouped)
+        return naive_attention(q, k, v, mask=mask, scale=scale, softcap=softcap)[0]
+    shared = k.shape[1] != H
+    if mask.blocks is not None:
+        return _flex_attention()(q, k, v, block_mask=mask.blocks, scale=scale, enable_gqa=shared)
+    return F.scaled_dot_product_attention(
+        q, k, v, mask.pairs, is_causal=mask.is_causal, scale=scale, enable_gqa=shared
+    )
 
 
 class Partial(NamedTuple):
-    """Attention to some of the keys, in a form that can be joined with attention to others."""
+    """Attention to some of the keys, in a form that can be merged with attention to others."""
 
     values: Tensor
     """(…, T, D): the sum of exp(score - maximum) times value."""
@@ -117,9 +229,9 @@ class Partial(NamedTuple):
 
 
 def merge(a: Partial, b: Partial) -> Partial:
-    """Join the attention to two sets of keys: the online softmax (Milakov and Gimelshein, 2018).
+    """Merge the attention to two sets of keys: the online softmax (Milakov and Gimelshein, 2018).
 
-    Both sums are brought to the common maximum; then they simply add up.
+    Both sums are rescaled to the common maximum; then they add up.
     """
     maximum = torch.maximum(a.maximum, b.maximum)
     old, new = torch.exp(a.maximum - maximum), torch.exp(b.maximum - maximum)
@@ -138,8 +250,8 @@ def tiled_attention(
 ) -> Tensor:
     """Attention without the T x S weights: tile by tile, with a running softmax (Dao et al., 2022).
 
-    The arithmetic of FlashAttention, as a loop one can read; tiles of the mask are built where
-    they are needed and tiles without a visible pair are skipped.
+    The arithmetic of FlashAttention as a readable loop; tiles of the mask are built where they are needed,
+    and tiles without an allowed pair are skipped.
 
     Args:
         q: Queries, (B, H, T, D).
@@ -148,7 +260,7 @@ def tiled_attention(
         mask: Which pairs count.
         q_offset: The position of the first query among the keys.
         scale: Factor on the scores, by default 1 / sqrt(D).
-        tile: Queries and keys that are looked at together.
+        tile: Queries and keys in a tile.
 
     Returns:
         (B, H, T, D).
@@ -159,7 +271,7 @@ def tiled_attention(
     q, k, v = (x.to(torch.promote_types(dtype, torch.float32)) for x in (q, k, v))
     k, v = (x.repeat_interleave(H // x.shape[1], dim=1) for x in (k, v))  # (B, H, S, D)
     q = q * (D**-0.5 if scale is None else scale)
-    places = torch.arange(k.shape[2], device=q.device)
+    keys = torch.arange(k.shape[2], device=q.device)
     lowest = torch.finfo(q.dtype).min
     rows: list[Tensor] = []
     for t in range(0, T, tile):
@@ -168,7 +280,7 @@ def tiled_attention(
         empty = q_tile.new_zeros(B, H, len(queries), 1)
         running = Partial(torch.zeros_like(q_tile), empty, empty + lowest)
         for s in range(0, k.shape[2], tile):
-            allowed = build(mask, B, H, queries, places[s : s + tile])
+            allowed = build(mask, B, H, queries, keys[s : s + tile])
             if not allowed.any():
                 continue
             scores = q_tile @ k[:, :, s : s + tile].transpose(-2, -1)  # (B, H, tile, tile)
@@ -182,7 +294,7 @@ def tiled_attention(
 
 
 class Attention(nn.Module):
-    """Multi-head attention: project, split into heads, attend, join, project.
+    """Multi-head attention: project, split into heads, attend, concatenate, project.
 
     With fewer key than query heads it is grouped-query attention (Ainslie et al., 2023), with one it is
     multi-query attention (Shazeer, 2019).
@@ -196,7 +308,7 @@ class Attention(nn.Module):
         out_bias: Whether the output projection has one.
         scale: Factor on the scores, by default 1 / sqrt(D).
         softcap: See `attend`.
-        qk_norm: Makes a normalization of D numbers; where given, queries and keys pass through one each.
+        qk_norm: Makes a normalization of D numbers; where given, queries and keys are normalized.
 
     Raises:
         ValueError: The numbers do not fit together.
@@ -235,19 +347,19 @@ class Attention(nn.Module):
         self,
         x: Tensor,
         *,
-        mask: MaskFunction | Tensor = causal,
+        mask: AnyMask = causal,
         position: Position | None = None,
         cache: Cache | None = None,
         layer: int = 0,
     ) -> Tensor:
-        """Mix the positions of `x`, (B, T, C), and return (B, T, C).
+        """Let each position of `x`, (B, T, C), attend to others; returns (B, T, C).
 
         Args:
-            x: What the positions carry.
-            mask: Which pairs count, among all positions that the cache knows.
+            x: The input of the layer.
+            mask: Which pairs count, by position; a `Transformer` prepares it once for all layers.
             position: Puts positions into queries and keys, as RoPE does.
-            cache: Keys and values of earlier positions.
-            layer: The layer's number, under which the cache knows it.
+            cache: Keys and values of earlier tokens.
+            layer: The number of this layer in the cache.
         """
         B, T, _ = x.shape
         q = self.q_proj(x).view(B, T, -1, self.head_dim).transpose(1, 2)  # (B, H, T, D)
@@ -258,7 +370,9 @@ class Attention(nn.Module):
         if position is not None:
             q, k = position(q, k)
         if cache is not None:
+            if not isinstance(mask, Prepared):
+                keys = cache.positions(T)
+                mask = prepare(mask, newest(keys, T), keys, batch=B, heads=q.shape[1])
             k, v = cache.update(layer, k, v)  # (B, K, S, D)
-        offset = k.shape[2] - T
-        y = attend(q, k, v, mask=mask, q_offset=offset, scale=self.scale, softcap=self.softcap)
+        y = attend(q, k, v, mask=mask, scale=self.scale, softcap=self.softcap)
         return self.o_proj(y.transpose(1, 2).reshape(B, T, -1))

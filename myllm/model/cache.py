@@ -1,18 +1,41 @@
-"""What attention asks of a cache of keys and values."""
+"""What a cache of keys and values has to offer to a `Transformer`."""
 
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 
 class Cache(Protocol):
-    """Remembers the keys and values of earlier positions, so that each is computed once."""
+    """Holds the keys and values of earlier tokens, so that each is computed once.
 
-    @property
-    def length(self) -> int:
-        """How many positions it held before the forward pass that is running."""
+    A cache may keep them in any order and any number of slots (growing, a fixed buffer, a ring, pages), as
+    long as it says which position stands where.
+    """
+
+    def positions(self, T: int) -> Tensor:
+        """The positions of all keys that `update` returns in a forward pass over T new tokens.
+
+        Called once a pass, before any `update`.
+
+        Returns:
+            (S,) int64, or (B, S) where rows differ; the new tokens are included, -1 marks an empty slot.
+        """
         ...
 
     def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Store a layer's new keys and values, (B, K, T, D); return all there are, (B, K, S, D)."""
         ...
+
+
+def newest(keys: Tensor, T: int) -> Tensor:
+    """The positions of the T newest tokens, given those of all keys: the last one and those before it.
+
+    Args:
+        keys: (S,) or (B, S) int64, as `Cache.positions` returns them.
+        T: How many tokens are new.
+
+    Returns:
+        (T,) or (B, T) int64; negative where a row is padded on the left.
+    """
+    return keys.amax(-1, keepdim=True) + torch.arange(1 - T, 1, device=keys.device)

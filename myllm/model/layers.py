@@ -16,10 +16,10 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class LayerNorm(nn.Module):
-    """Shift and scale each position to mean 0 and variance 1, then stretch by learned numbers.
+    """Normalize each position to mean 0 and variance 1, then scale and shift by learned numbers.
 
-    ``(x - mean(x)) / sqrt(var(x) + eps) * weight + bias`` over the last dimension, with the variance of the
-    numbers themselves, not an estimate (Ba et al., 2016).
+    ``(x - mean(x)) / sqrt(var(x) + eps) * weight + bias`` over the last dimension, with the biased
+    variance (Ba et al., 2016).
 
     Args:
         n_embd: C.
@@ -30,8 +30,15 @@ class LayerNorm(nn.Module):
     def __init__(self, n_embd: int, *, eps: float = 1e-5, bias: bool = True) -> None:
         super().__init__()
         self.eps = eps
-        self.weight = nn.Parameter(torch.ones(n_embd))
-        self.bias = nn.Parameter(torch.zeros(n_embd)) if bias else None
+        self.weight = nn.Parameter(torch.empty(n_embd))
+        self.bias = nn.Parameter(torch.empty(n_embd)) if bias else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Start as the plain normalization: weights 1, bias 0."""
+        nn.init.ones_(self.weight)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, C) to (…, C)."""
@@ -39,7 +46,7 @@ class LayerNorm(nn.Module):
 
 
 class RMSNorm(nn.Module):
-    """Scale each position to a mean square of 1, then stretch by learned numbers.
+    """Scale each position to a mean square of 1, then by learned numbers.
 
     ``x / sqrt(mean(x²) + eps) * weight`` over the last dimension (Zhang and Sennrich, 2019).
 
@@ -52,7 +59,12 @@ class RMSNorm(nn.Module):
     def __init__(self, n_embd: int, *, eps: float = 1e-5, offset: bool = False) -> None:
         super().__init__()
         self.eps, self.offset = eps, float(offset)
-        self.weight = nn.Parameter(torch.full((n_embd,), 1 - self.offset))
+        self.weight = nn.Parameter(torch.empty(n_embd))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Start as the plain normalization, a factor of 1."""
+        nn.init.constant_(self.weight, 1 - self.offset)
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, C) to (…, C); the mean is taken in float32 at least."""
@@ -62,11 +74,11 @@ class RMSNorm(nn.Module):
 
 
 class MLP(nn.Module):
-    """The feed-forward network: widen, bend, narrow, for each position alone.
+    """The position-wise feed-forward network: expand, apply the activation, project back.
 
     Args:
         n_embd: C.
-        intermediate_size: The width in between.
+        intermediate_size: The width of the expansion.
         activation: A name in `ACTIVATIONS`; GPT-2's is ``gelu_tanh``.
         bias: Whether the two projections have one.
     """
@@ -85,13 +97,13 @@ class MLP(nn.Module):
 
 
 class GatedMLP(nn.Module):
-    """A feed-forward network with a gate: one projection, bent, decides how much of the other passes.
+    """A gated feed-forward network: one projection, through the activation, multiplies the other.
 
     With SiLU it is SwiGLU, with GELU GeGLU (Shazeer, 2020).
 
     Args:
         n_embd: C.
-        intermediate_size: The width in between.
+        intermediate_size: The width of the expansion.
         activation: A name in `ACTIVATIONS`.
         bias: Whether the three projections have one.
     """

@@ -1,7 +1,7 @@
-"""Masks: who may look at whom.
+"""Masks: which positions each position may attend to.
 
-A mask is a function ``(b, h, q, k) -> bool`` on index tensors: row of the batch, head, position that looks,
-position that is looked at. Masks are joined with ``&``, ``|`` and ``~``. The form is that of PyTorch's
+A mask is a function ``(b, h, q, k) -> bool`` on index tensors: row of the batch, head, position of the query,
+position of the key. Masks are combined with ``&``, ``|`` and ``~``. The form is that of PyTorch's
 FlexAttention; nothing of size T x S exists until `build` is called.
 """
 
@@ -16,17 +16,17 @@ MaskFunction = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Mask:
-    """A mask function that can be joined with others by ``&``, ``|`` and ``~``.
+    """A mask function that can be combined with others by ``&``, ``|`` and ``~``.
 
     Args:
         allows: Maps index tensors b, h, q, k, which broadcast against each other, to a bool
-            tensor: true where query q may look at key k.
+            tensor: true where query q may attend to key k.
     """
 
     allows: MaskFunction
 
     def __call__(self, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
-        """True where query q of head h in row b may look at key k."""
+        """True where query q of head h in row b may attend to key k."""
         return self.allows(b, h, q, k)
 
     def __and__(self, other: MaskFunction) -> "Mask":
@@ -40,16 +40,16 @@ class Mask:
 
 
 causal = Mask(lambda b, h, q, k: k <= q)
-"""No position sees a later one."""
+"""No position attends to a later one."""
 
 full = Mask(lambda b, h, q, k: k == k)
-"""Every position sees every other."""
+"""Every position attends to every other."""
 
 
 def window(size: int) -> Mask:
-    """No position sees further back than `size` positions, itself among them.
+    """No position attends further back than `size` positions, itself included.
 
-    Join it with `causal`; alone it leaves the future open.
+    Combine it with `causal`; alone it leaves the future open.
 
     Args:
         size: 1 or more.
@@ -63,7 +63,9 @@ def window(size: int) -> Mask:
 
 
 def prefix(length: int | Tensor) -> Mask:
-    """Everyone sees the beginning: joined to `causal` by ``|``, the prefix language model of T5.
+    """Every position attends to the beginning.
+
+    Combined with `causal` by ``|`` this is the mask of T5's prefix language model.
 
     Args:
         length: How many positions, one number or one for each row, (B,) int64.
@@ -74,7 +76,7 @@ def prefix(length: int | Tensor) -> Mask:
 
 
 def padding(keep: Tensor) -> Mask:
-    """Nobody sees padding.
+    """No position attends to padding.
 
     Args:
         keep: (B, S) bool or integers, true on real tokens, as a tokenizer's `encode_batch`
@@ -85,11 +87,10 @@ def padding(keep: Tensor) -> Mask:
 
 
 def document(ids: Tensor) -> Mask:
-    """Nobody sees another document's tokens in a packed row.
+    """In a packed row, no position attends to another document.
 
     Args:
-        ids: (B, S) integers, the number of the document that each token belongs to. Queries
-            and keys are counted from the same place.
+        ids: (B, S) integers, the number of the document that each token belongs to.
     """
     return Mask(lambda b, h, q, k: ids[b, q] == ids[b, k])
 
@@ -101,8 +102,8 @@ def build(mask: MaskFunction, batch: int, heads: int, queries: Tensor, keys: Ten
         mask: Any function ``(b, h, q, k) -> bool``.
         batch: B.
         heads: H.
-        queries: (T,) int64, the positions that look.
-        keys: (S,) int64, the positions that are looked at.
+        queries: (T,) or (B, T) int64, the positions of the queries.
+        keys: (S,) or (B, S) int64, the positions of the keys.
 
     Returns:
         Bool, (B or 1, H or 1, T, S): 1 where the mask does not depend on the row or head.
@@ -110,21 +111,23 @@ def build(mask: MaskFunction, batch: int, heads: int, queries: Tensor, keys: Ten
     Raises:
         ValueError: The function returns something else than a fitting bool tensor.
     """
+    T, S = queries.shape[-1], keys.shape[-1]
     b = torch.arange(batch, device=keys.device).view(-1, 1, 1, 1)
     h = torch.arange(heads, device=keys.device).view(-1, 1, 1)
-    allowed = mask(b, h, queries.view(-1, 1), keys)
+    q = queries if queries.ndim == 1 else queries[:, None]  # (T,) or (B, 1, T)
+    allowed = mask(b, h, q[..., None], keys if keys.ndim == 1 else keys[:, None, None])
     if not isinstance(allowed, Tensor) or allowed.dtype != torch.bool:  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise ValueError("A mask must return a bool tensor: true where query q may look at key k.")
+        raise ValueError("A mask must return a bool tensor: true where query q may attend to key k.")
     while allowed.ndim < 4:
         allowed = allowed[None]
-    shape = (batch, heads, len(queries), len(keys))
+    shape = (batch, heads, T, S)
     if allowed.ndim > 4 or any(a not in (1, n) for a, n in zip(allowed.shape, shape, strict=True)):
         raise ValueError(f"A mask's shape must broadcast to {shape}; this one returns {(*allowed.shape,)}.")
-    return allowed.expand(-1, -1, len(queries), len(keys))
+    return allowed.expand(-1, -1, T, S)
 
 
 def draw(mask: MaskFunction, queries: int, keys: int | None = None, *, row: int = 0, head: int = 0) -> str:
-    """Draw any mask as text: a line for each query, ``■`` where it sees the key, ``·`` where not.
+    """Draw any mask as text: a line for each query, ``■`` where it may attend to the key, ``·`` elsewhere.
 
     Args:
         mask: Any function ``(b, h, q, k) -> bool``.

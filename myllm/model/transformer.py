@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from myllm.config import ModelConfig
-from myllm.model.attention import Attention
-from myllm.model.cache import Cache
+from myllm.model.attention import Attention, Prepared, prepare
+from myllm.model.cache import Cache, newest
 from myllm.model.layers import MLP, GatedMLP, LayerNorm, RMSNorm
-from myllm.model.masks import Mask, MaskFunction, build, causal, window
+from myllm.model.masks import MaskFunction, causal
 from myllm.model.rope import Rope
 
 Make = Callable[..., nn.Module]
@@ -49,7 +49,7 @@ def parts(config: ModelConfig) -> Parts:
 
 
 class Block(nn.Module):
-    """One layer: attention, then the feed-forward network, each added to what flows past it.
+    """One layer: attention, then the feed-forward network, each added to the residual stream.
 
     Args:
         config: The model.
@@ -69,32 +69,36 @@ class Block(nn.Module):
         self.mlp_output_norm = norm(C) if config.post_norms else nn.Identity()
 
     def forward(self, x: Tensor, **context: Any) -> Tensor:
-        """(B, T, C) to (B, T, C); `context` goes on to the attention."""
+        """(B, T, C) to (B, T, C); `context` is passed to the attention."""
         y = self.input_layernorm(x)
         attended = self.attention_output_norm(self.self_attn(y, **context))
-        if self.post_attention_layernorm is None:  # both read the same input
+        if self.post_attention_layernorm is None:  # parallel: both read the same input
             return x + attended + self.mlp_output_norm(self.mlp(y))
         x = x + attended
         return x + self.mlp_output_norm(self.mlp(self.post_attention_layernorm(x)))
 
 
 class Transformer(nn.Module):
-    """A language model: ids in, for each position the logits of the next token out.
+    """A language model: maps token ids to the logits of the next token at each position.
 
     Every part can be replaced from outside by a class or a callable of the same form.
 
     Weights start as in GPT-2: matrices and embeddings are normal with standard deviation ``init_std``;
     those that write into the residual stream (``o_proj``, ``down_proj``) are divided by
     ``sqrt(2 * n_layer)``, so that the sum of all layers' contributions does not grow with depth; biases are
-    0, norms stretch nothing. The logits then are near 0 and the first loss near ln V.
+    0, norms scale by 1. The logits then are near 0 and the first loss near ln V.
+
+    On PyTorch's meta device a model is made without drawing or storing anything; `torch.nn.Module.to_empty`
+    followed by `init_weights` defines every parameter and buffer.
 
     Args:
         config: The model.
         attention: Called with (n_embd, n_head, n_kv_head, head_dim); its module is called with x (B, T, C)
-            and the keywords ``mask``, ``position``, ``cache``, ``layer`` of `Attention.forward`.
+            and the keywords ``mask`` (a `Prepared`), ``position``, ``cache``, ``layer`` of
+            `Attention.forward`.
         mlp: Called with (n_embd, intermediate_size); maps (…, C) to (…, C).
         norm: Called with (n_embd); maps (…, C) to (…, C).
-        position: Called with (head_dim); its module maps positions (B or 1, T) to a function
+        position: Called with (head_dim); its module maps positions (1, T) or (B, T) to a function
             ``(q, k) -> (q, k)`` that all layers share. It takes the place of learned positions.
     """
 
@@ -109,9 +113,9 @@ class Transformer(nn.Module):
     ) -> None:
         super().__init__()
         self.config = config
-        chosen = parts(config)
-        attention, mlp = attention or chosen.attention, mlp or chosen.mlp
-        norm, position = norm or chosen.norm, position or chosen.position
+        default = parts(config)
+        attention, mlp = attention or default.attention, mlp or default.mlp
+        norm, position = norm or default.norm, position or default.position
         self.embed_tokens = nn.Embedding(config.vocab_size, config.n_embd)
         learned = config.position == "learned" and position is None
         self.embed_positions = nn.Embedding(config.block_size, config.n_embd) if learned else None
@@ -120,96 +124,111 @@ class Transformer(nn.Module):
         self.layers = nn.ModuleList(blocks)
         self.norm = norm(config.n_embd)
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=config.head_bias)
-        self.tie_weights()
         self.init_weights()
 
     def tie_weights(self) -> None:
         """Make the head share the embedding table, where the configuration ties them.
 
-        To be called again whenever parameters were replaced: after `torch.nn.Module.to_empty`, or after
-        `load_state_dict` with ``assign=True``.
+        To be called whenever parameters were replaced, as by `load_state_dict` with ``assign=True``;
+        `init_weights` does it itself.
         """
         if self.config.tie_embeddings:
             self.lm_head.weight = self.embed_tokens.weight
 
     @torch.no_grad()
     def init_weights(self) -> None:
-        """Draw all weights anew, as the class describes."""
+        """Initialize every parameter, as the class describes; on the meta device only tie them.
+
+        A part from outside is initialized by its own ``reset_parameters``, where it has one.
+        """
+        self.tie_weights()
+        if self.embed_tokens.weight.is_meta:
+            return
         modules: list[tuple[str, nn.Module]] = [*self.named_modules()]
         for path, module in modules:
             if isinstance(module, nn.Linear | nn.Embedding):
                 writes = path.endswith(("o_proj", "down_proj"))
                 std = self.config.init_std / (math.sqrt(2 * self.config.n_layer) if writes else 1)
                 nn.init.normal_(module.weight, std=std)
-            if isinstance(module, nn.Linear) and module.bias is not None:  # pyright: ignore[reportUnnecessaryComparison]
-                nn.init.zeros_(module.bias)
-
-    def hidden(
-        self,
-        ids: Tensor,
-        *,
-        positions: Tensor | None = None,
-        mask: MaskFunction | None = None,
-        cache: Cache | None = None,
-    ) -> Tensor:
-        """What each position carries after the last layer and its norm, (B, T, C); see `forward`."""
-        T = ids.shape[1]
-        past = 0 if cache is None else cache.length
-        if past + T > self.config.block_size:
-            raise ValueError(f"{past + T} tokens do not fit into a context of {self.config.block_size}.")
-        if positions is None:
-            positions = torch.arange(past, past + T, device=ids.device)[None]  # (1, T)
-        x = self.embed_tokens(ids)
-        if self.config.scale_embeddings:
-            x = x * torch.tensor(self.config.n_embd**0.5, dtype=x.dtype)
-        if self.embed_positions is not None:
-            x = x + self.embed_positions(positions)
-        turn = None if self.position is None else self.position(positions)
-        built: dict[int | None, MaskFunction | Tensor] = {}  # one mask a kind of layer, built once
-        for i, block in enumerate(self.layers):
-            size = self.config.layer_window(i)
-            if size not in built:
-                built[size] = self._mask(mask or causal, size, x, past)
-            x = block(x, mask=built[size], position=turn, cache=cache, layer=i)
-        return self.norm(x)
-
-    def _mask(self, mask: MaskFunction, size: int | None, x: Tensor, past: int) -> MaskFunction | Tensor:
-        """The mask of the layers whose window is `size`: built, unless it is the plain causal one."""
-        B, T, _ = x.shape
-        if size is not None and size < past + T:
-            mask = Mask(mask) & window(size)
-        if mask is causal and (past == 0 or T == 1):
-            return mask
-        places = torch.arange(past + T, device=x.device)
-        return build(mask, B, self.config.n_head, places[past:], places)
-
-    def head(self, x: Tensor) -> Tensor:
-        """The logits (B, T, V) of what `hidden` returns."""
-        logits = self.lm_head(x)
-        cap = self.config.logit_softcap
-        return logits if cap is None else cap * torch.tanh(logits / cap)
+                if isinstance(module, nn.Linear) and module.bias is not None:  # pyright: ignore[reportUnnecessaryComparison]
+                    nn.init.zeros_(module.bias)
+            elif callable(reset := getattr(module, "reset_parameters", None)):
+                reset()
 
     def forward(
         self,
         ids: Tensor,
         *,
         positions: Tensor | None = None,
-        mask: MaskFunction | None = None,
+        mask: MaskFunction | Tensor | None = None,
         cache: Cache | None = None,
+        keep: int | Tensor | None = None,
+        head: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
         """The logits of the token that follows each position.
 
         Args:
             ids: (B, T) int64.
-            positions: (B, T) or (1, T) int64; by default 0, 1, … , continuing after what the cache holds.
+            positions: (T,) or (B, T) int64, what the position embedding gets: by default 0, 1, … , with a
+                cache those that follow the newest key. Packed rows restart them. With a cache whose rows
+                differ they also place the queries in the mask. A negative one, of padding, counts as 0.
             mask: Which pairs count, ``(b, h, q, k) -> bool``, by default `causal`; a window of the
-                config is joined.
-            cache: Keys and values of the tokens before these.
+                config is added. Without a cache, q and k count the tokens of a row from 0.
+            cache: Keys and values of earlier tokens; it knows their positions.
+            keep: Where logits are wanted, so that no others are computed: an index into T, such as -1, or a
+                tensor of them, (N,) or (B, N) int64.
+            head: What is computed of the last hidden states (B, T or N, C), by default the logits: a loss in
+                chunks, a classifier, or ``torch.nn.Identity()``. It runs inside `forward`, so that it also
+                works in a model wrapped for distributed training.
 
         Returns:
-            (B, T, V).
+            (B, T, V), or (B, N, V) with `keep` (N is 1 for an int).
 
         Raises:
-            ValueError: More tokens than ``block_size``, those in the cache included.
+            ValueError: More tokens than ``block_size``, those in the cache included; on a GPU what is in the
+                cache is not looked up, since that would wait for the device.
         """
-        return self.head(self.hidden(ids, positions=positions, mask=mask, cache=cache))
+        B, T = ids.shape
+        steps = torch.arange(T, device=ids.device)
+        keys = None if cache is None else cache.positions(T).to(ids.device)
+        queries = steps if keys is None else newest(keys, T)
+        if keys is not None and keys.ndim == 2 and positions is not None:
+            queries = positions.expand(B, T)
+        self._check_length(T, queries)
+        positions = (queries if positions is None else positions).clamp(min=0)
+        x = self.embed_tokens(ids)  # (B, T, C)
+        if self.config.scale_embeddings:
+            x = x * torch.full((), self.config.n_embd**0.5, dtype=x.dtype, device=x.device)
+        if self.embed_positions is not None:
+            x = x + self.embed_positions(positions)
+        mask = causal if mask is None else mask
+        rotation = None if self.position is None else self.position(torch.atleast_2d(positions))
+        prepared: dict[int | None, Prepared] = {}  # one mask for each kind of layer
+        for layer, block in enumerate(self.layers):
+            size = self.config.layer_window(layer)
+            if size not in prepared:
+                heads = self.config.n_head
+                prepared[size] = prepare(mask, queries, keys, window=size, batch=B, heads=heads)
+            x = block(x, mask=prepared[size], position=rotation, cache=cache, layer=layer)
+        x = self.norm(_kept(x, keep))
+        return self._logits(x) if head is None else head(x)
+
+    def _logits(self, x: Tensor) -> Tensor:
+        logits, cap = self.lm_head(x), self.config.logit_softcap
+        return logits if cap is None else cap * torch.tanh(logits / cap)
+
+    def _check_length(self, T: int, queries: Tensor) -> None:
+        length = T
+        if queries.device.type == "cpu" and not torch.compiler.is_compiling():
+            length = max(T, int(queries.max()) + 1)
+        if length > self.config.block_size:
+            raise ValueError(f"{length} tokens do not fit into a context of {self.config.block_size}.")
+
+
+def _kept(x: Tensor, keep: int | Tensor | None) -> Tensor:
+    """The hidden states (B, T, C) at the positions that `Transformer.forward` is to keep."""
+    if keep is None:
+        return x
+    if isinstance(keep, int):
+        return x[:, keep, None]
+    return x[:, keep] if keep.ndim == 1 else x.take_along_dim(keep[..., None], dim=1)

@@ -167,4 +167,6 @@ def load(
         setattr(model.get_submodule(owner), leaf, nn.Parameter(weight.to(device, dtype or torch.float32)))
     if settings.tie_embeddings:
         model.lm_head.weight = model.embed_tokens.weight
+    if model.position is not None:
+        model.position.to_empty(device=device or "cpu")
     return model.eval(), file.metadata

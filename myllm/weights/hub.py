@@ -57,6 +57,8 @@ def load_folder(
     model.load_state_dict(state, assign=True)
     if config.tie_embeddings:
         model.lm_head.weight = model.embed_tokens.weight
+    if model.position is not None:
+        model.position.to_empty(device=device or "cpu")
     return model.eval()
 
 

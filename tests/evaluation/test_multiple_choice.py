@@ -125,3 +125,14 @@ def test_bad_input_is_named(model, question, options, message):
 def test_no_questions(model):
     with pytest.raises(UserError, match="no question"):
         multiple_choice(model, BYTES, [])
+
+
+def test_a_space_at_the_end_of_the_context_belongs_to_the_choice(model):
+    """Whether the space stands in the context or before the choices makes no difference."""
+    joined = BPE([(32, 80)], pattern=r"[^|]+|\|", name="joins a space")  # " P" is one token, " R" is two
+    assert len(joined.encode(" P")) == 1 and len(joined.encode(" R")) == 2
+    wide = Transformer(model.config.replace(vocab_size=257)).double().eval()
+    for tokenizer, per in ((BYTES, "choice"), (joined, "choice"), (joined, "token")):
+        apart = multiple_choice(wide, tokenizer, [Question("It is", [" Paris", " Rome"], 0)], per=per)
+        inside = multiple_choice(wide, tokenizer, [Question("It is ", ["Paris", "Rome"], 0)], per=per)
+        assert inside.scores[0] == pytest.approx(apart.scores[0])

@@ -142,3 +142,59 @@ def test_nothing_scored_is_named():
         perplexity(torch.tensor([]))
     with pytest.raises(UserError, match=r"n_bytes .* not 0"):
         bits_per_byte(torch.ones(3), 0)
+
+
+# A model that knows its block size, a text, a tokenizer
+
+
+class Bytes:
+    """The smallest tokenizer: the ids are bytes."""
+
+    def __init__(self, add_bos=False):
+        self.add_bos = add_bos
+
+    def encode(self, text, *, bos=False):
+        return [0] * bos + [byte % VOCAB for byte in text.encode()]
+
+
+class Sized(Causal):
+    def __init__(self, longest):
+        super().__init__(longest)
+        self.config = type("Config", (), {"block_size": longest})()
+
+
+TEXT = "The quality of mercy is not strained"
+
+
+@pytest.mark.parametrize("add_bos", [False, True])
+def test_a_text_is_scored_as_its_ids(add_bos):
+    tokenizer = Bytes(add_bos)
+    ids = torch.tensor(tokenizer.encode(TEXT, bos=add_bos))
+    expected = nll(Causal(8), ids, block_size=8)
+    llm = type("LLM", (), {"model": Sized(8), "tokenizer": tokenizer})()
+    for found in (
+        nll(Causal(8), TEXT, tokenizer=tokenizer, block_size=8),
+        nll(Sized(8), TEXT, tokenizer=tokenizer),
+        nll(Sized(8), ids.tolist()),
+        nll(llm, TEXT),
+    ):
+        torch.testing.assert_close(found, expected)
+    assert perplexity(llm, TEXT) == pytest.approx(perplexity(expected))
+    assert perplexity(Causal(8), ids, block_size=8) == pytest.approx(math.exp(expected.mean()))
+
+
+def test_the_models_own_block_size_counts_and_short_texts_are_one_window():
+    model = Sized(8)
+    nll(model, torch.zeros(5, dtype=torch.int64))
+    assert model.shapes == [(1, 4)]
+    nll(model, torch.zeros(17, dtype=torch.int64))
+    assert model.shapes[1:] == [(2, 8)]
+
+
+def test_what_is_missing_is_named():
+    with pytest.raises(UserError, match=r"give tokenizer="):
+        nll(Sized(8), TEXT)
+    with pytest.raises(UserError, match=r"give block_size="):
+        nll(Causal(8), [1, 2, 3])
+    with pytest.raises(UserError, match="a model and a text"):
+        perplexity(Sized(8))

@@ -10,7 +10,7 @@ from torch import nn
 import myllm
 from myllm import BPE, ModelConfig, Transformer
 from myllm.files import UserError
-from myllm.inference.generate import GrowingCache, choose, generate, stream, until
+from myllm.inference.generate import GrowingCache, cut_at_stop, decode, generate, sample, stream
 
 CONFIG = ModelConfig(
     vocab_size=50,
@@ -89,7 +89,7 @@ def test_a_model_that_does_not_use_its_cache_is_found_out():
 def test_a_cache_that_is_not_empty_is_refused(model):
     cache = GrowingCache(2)
     list(generate(model, [1, 2], max_new_tokens=2, cache=cache))
-    with pytest.raises(UserError, match="already holds 3 positions"):
+    with pytest.raises(UserError, match="already holds keys and values"):
         generate(model, [1], max_new_tokens=1, cache=cache)
 
 
@@ -163,15 +163,15 @@ def test_the_same_seed_draws_the_same_and_no_other_chance_is_touched(model):
 def test_draws_follow_the_distribution(temperature):
     logits = torch.tensor([1.0, 0.0, -1.0, 3.0, 2.0])
     weights = [math.exp(x / temperature) for x in logits.tolist()]
-    n, draw = 100_000, torch.Generator().manual_seed(0)
-    found = torch.bincount(choose(logits.expand(n, 5), temperature, draw), minlength=5)
+    n, generator = 100_000, torch.Generator().manual_seed(0)
+    found = torch.bincount(sample(logits.expand(n, 5), temperature, generator), minlength=5)
     expected = [n * weight / sum(weights) for weight in weights]
     assert sum((a - b) ** 2 / b for a, b in zip(found.tolist(), expected, strict=True)) < 18.5  # χ² 4, 0.1 %
 
 
 def test_a_tiny_temperature_is_greedy_and_no_nan():
     logits = torch.tensor([[1e4, -1e4, 9e3]])
-    assert choose(logits, 1e-300).tolist() == [0] == choose(logits.half(), 1e-5).tolist()
+    assert sample(logits, 1e-300).tolist() == [0] == sample(logits.half(), 1e-5).tolist()
 
 
 # Text
@@ -210,7 +210,7 @@ def test_a_stop_string_is_found_across_tokens(bytes_tokenizer):
     assert "".join(pieces) == "EN and E"
     assert [*stream(saying("END"), bytes_tokenizer, "x", max_new_tokens=5, stop=["END"])] == []
     assert "".join(stream(saying("EN"), bytes_tokenizer, "x", max_new_tokens=2, stop="END")) == "EN"
-    with pytest.raises(UserError, match="empty string"):
+    with pytest.raises(UserError, match="stop string is empty"):
         stream(saying("a"), bytes_tokenizer, "x", max_new_tokens=1, stop=["a", ""])
 
 
@@ -226,7 +226,7 @@ def test_where_it_stops_does_not_depend_on_the_pieces(text, stops):
         pieces = [""]
         for i, letter in enumerate(text):
             pieces = [*pieces, letter] if i and cuts[i - 1] else [*pieces[:-1], pieces[-1] + letter]
-        assert "".join(until(pieces, stops)) == expected
+        assert "".join(cut_at_stop(pieces, stops)) == expected
 
 
 def test_text_is_not_held_back_longer_than_needed():
@@ -237,7 +237,7 @@ def test_text_is_not_held_back_longer_than_needed():
             given.append(piece)
             yield piece
 
-    found = [(piece, len(given)) for piece in until(pieces(), ["END"])]
+    found = [(piece, len(given)) for piece in cut_at_stop(pieces(), ["END"])]
     assert found == [("abc", 1), ("a", 2), ("Ex", 3)]
 
 
@@ -245,6 +245,62 @@ def test_the_length_of_a_cache_changes_with_the_last_layer():
     """Every layer of a forward pass must see the length that the pass began with."""
     cache, new = GrowingCache(2), torch.zeros(1, 1, 3, 4)
     cache.update(0, new, new)
-    assert cache.length == 0
+    assert cache.length == 0 and cache.positions(2).tolist() == [0, 1]
     cache.update(1, new, new)
-    assert cache.length == 3
+    assert cache.length == 3 and cache.positions(2).tolist() == [0, 1, 2, 3, 4]
+    padded = GrowingCache(1, pads=torch.tensor([0, 2]))
+    assert padded.positions(4).tolist() == [[0, 1, 2, 3], [-1, -1, 0, 1]]
+
+
+# Batches
+
+
+def padded(rows):
+    width = max(map(len, rows))
+    pads = torch.tensor([width - len(row) for row in rows])
+    return torch.tensor([[0] * (width - len(row)) + row for row in rows]), pads
+
+
+@pytest.mark.parametrize("changes", [{}, {"position": "learned"}, {"window": 3, "full_attention_every": 2}])
+@pytest.mark.parametrize("cached", [True, False])
+def test_each_row_of_a_batch_gets_what_it_gets_alone(changes, cached):
+    torch.manual_seed(0)
+    model = Transformer(CONFIG.replace(**changes)).double().eval()
+    rows = [[1, 2, 3, 4, 5], [7], [9, 8, 7]]
+    ids, pads = padded(rows)
+    cache = GrowingCache(CONFIG.n_layer, pads=pads) if cached else None
+    together = torch.stack([*decode(model, ids, steps=12, pads=pads, cache=cache)], dim=1)
+    for row, found in zip(rows, together.tolist(), strict=True):
+        assert found == [*generate(model, row, max_new_tokens=12)]
+    assert len({*together.flatten().tolist()}) > 5
+
+
+def test_a_batch_of_equal_rows_needs_no_padding_and_any_function_will_do():
+    steps = decode(counting, torch.tensor([[3, 7], [9, 48]]), steps=3)
+    assert torch.stack([*steps], dim=1).tolist() == [[8, 9, 10], [49, 0, 1]]
+
+
+# Weights that are not finite
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_logits_that_are_not_finite_are_refused(temperature, value):
+    model = Transformer(CONFIG)
+    with torch.no_grad():
+        model.norm.weight.fill_(value)
+    with pytest.raises(UserError, match=r"logits are not finite: its weights hold NaN or infinite numbers"):
+        list(generate(model, [1], max_new_tokens=2, temperature=temperature))
+
+
+def test_a_token_that_is_forbidden_by_minus_infinity_is_no_fault():
+    def forbidding(ids):
+        return counting(ids).masked_fill(torch.arange(50) == 8, -math.inf)
+
+    assert 8 not in [*generate(forbidding, [7], max_new_tokens=20, temperature=1.0, seed=0)]
+
+
+@pytest.mark.parametrize("seed", [-1, 0, 2**63, 2**64, 10**30, -(10**30)])
+def test_seeds_of_any_size(model, seed):
+    options = {"max_new_tokens": 5, "temperature": 1.0, "seed": seed}
+    assert [*generate(model, [1], **options)] == [*generate(model, [1], **options)]

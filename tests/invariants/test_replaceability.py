@@ -30,10 +30,8 @@ class Alibi(nn.Module):
     def forward(self, x, *, mask=causal, position=None, cache=None, layer=0):
         q, k, v = (y.unflatten(-1, (len(self.slopes), -1)).transpose(1, 2) for y in self.qkv(x).chunk(3, -1))
         k, v = (k, v) if cache is None else cache.update(layer, k, v)
-        q_at, k_at = torch.arange(k.shape[2])[-q.shape[2] :, None], torch.arange(k.shape[2])
-        bias = (self.slopes * (k_at - q_at)).masked_fill(
-            ~allowed_pairs(mask, q, k, len(k_at) - len(q_at)), -torch.inf
-        )
+        bias = self.slopes * (mask.keys - mask.queries[:, None])
+        bias = bias.masked_fill(~allowed_pairs(mask, q, k), -torch.inf)
         return self.o_proj(F.scaled_dot_product_attention(q, k, v, bias).transpose(1, 2).flatten(2))
 
 
@@ -48,7 +46,7 @@ class Linear(nn.Module):
     def forward(self, x, *, mask=causal, position=None, cache=None, layer=0):
         q, k, v = (y.unflatten(-1, (self.n_head, -1)).transpose(1, 2) for y in self.qkv(x).chunk(3, -1))
         k, v = (k, v) if cache is None else cache.update(layer, k, v)
-        weights = (F.elu(q) + 1) @ (F.elu(k) + 1).mT * allowed_pairs(mask, q, k, k.shape[2] - q.shape[2])
+        weights = (F.elu(q) + 1) @ (F.elu(k) + 1).mT * allowed_pairs(mask, q, k)
         y = weights @ v / weights.sum(-1, keepdim=True)
         return self.o_proj(y.transpose(1, 2).flatten(2))
 
@@ -91,6 +89,10 @@ class Cache:
     def __init__(self):
         self.kept, self.length = {}, 0
 
+    def positions(self, T):
+        self.length += T
+        return torch.arange(self.length)
+
     def update(self, layer, k, v):
         old = self.kept.get(layer, (k[:, :, :0], v[:, :, :0]))
         self.kept[layer] = torch.cat([old[0], k], 2), torch.cat([old[1], v], 2)
@@ -119,7 +121,6 @@ def generate_cached(model, ids, count, **options):
     cache, new = Cache(), ids
     for _ in range(count):
         logits = model(new, cache=cache, **options)
-        cache.length += new.shape[1]
         new = logits[:, -1:].argmax(-1)
         ids = torch.cat([ids, new], dim=1)
     return ids

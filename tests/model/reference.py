@@ -137,16 +137,15 @@ class Concatenating:
     def __init__(self):
         self.kept, self.length = {}, 0
 
+    def positions(self, T):
+        self.length += T
+        return torch.arange(self.length)
+
     def update(self, layer, k, v):
-        old = self.kept.get(layer)
-        pair = (
-            (k, v) if old is None else tuple(torch.cat(both, dim=2) for both in zip(old, (k, v), strict=True))
-        )
-        self.kept[layer] = pair
-        return pair
+        old = self.kept.get(layer, (k[:, :, :0], v[:, :, :0]))
+        self.kept[layer] = tuple(torch.cat(both, dim=2) for both in zip(old, (k, v), strict=True))
+        return self.kept[layer]
 
     def step(self, model, ids, **options):
         """One forward pass with this cache."""
-        logits = model(ids, cache=self, **options)
-        self.length += ids.shape[1]
-        return logits
+        return model(ids, cache=self, **options)

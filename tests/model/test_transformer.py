@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch.testing import assert_close
 
 from myllm.config import ModelConfig
-from myllm.model import transformer as module
+from myllm.model import attention as module
 from myllm.model.layers import LayerNorm, RMSNorm
 from myllm.model.masks import build, causal, document, full, padding, prefix, window
 from myllm.model.transformer import Transformer
@@ -138,14 +138,15 @@ def test_a_prefix_sees_itself_whole():
 def test_the_plain_causal_mask_is_never_built_and_others_once_for_each_kind_of_layer(monkeypatch):
     calls = []
     monkeypatch.setattr(module, "build", lambda *a: calls.append(1) or build(*a))
-    for name, expected in (("llama", 0), ("windows", 1), ("gemma2", 1)):
+    # Causal and window, once for all layers; with a soft cap, the definition builds the plain mask itself.
+    for name, expected in (("llama", 0), ("windows", 2), ("gemma2", 2 + 3)):
         model, ids = made(KINDS[name].replace(n_layer=6))
         calls.clear()
         model(ids)
         assert len(calls) == expected, name
     calls.clear()
     model(ids, mask=causal & window(2))  # some layers have a window of their own
-    assert len(calls) == 2
+    assert len(calls) == 3  # one without, two with a window
 
 
 # The cache
@@ -197,11 +198,30 @@ def test_too_many_tokens_are_refused():
         model(ids[:, :1], cache=cache)
 
 
-def test_hidden_and_head_are_the_two_halves():
+def test_only_the_logits_that_are_asked_for_are_computed():
     model, ids = made(KINDS["gemma2"])
-    assert model.hidden(ids).shape == (2, 16, 16)
-    assert torch.equal(model.head(model.hidden(ids)), model(ids))
-    assert model(ids).abs().max() < 3  # the cap
+    whole, widths = model(ids), []
+    assert whole.abs().max() < 3  # the cap
+    model.lm_head.register_forward_hook(lambda m, i, out: widths.append(i[0].shape[1]))
+    each = torch.tensor([[3, 15], [0, 7]])
+    for keep, expected in (
+        (-1, whole[:, -1:]),
+        (4, whole[:, 4:5]),
+        (torch.tensor([2, 9, 9]), whole[:, [2, 9, 9]]),
+        (each, torch.stack([whole[0, each[0]], whole[1, each[1]]])),
+    ):
+        widths.clear()
+        assert_close(model(ids, keep=keep), expected, **EXACT)
+        assert widths == [expected.shape[1]]
+
+
+def test_a_head_of_ones_own_reads_the_last_hidden_states():
+    model, ids = made(KINDS["llama"])
+    states = model(ids, head=torch.nn.Identity())
+    assert states.shape == (2, 16, 16)
+    assert torch.equal(model.lm_head(states), model(ids))
+    assert torch.equal(model(ids, keep=-1, head=lambda x: x.sum(-1)), states[:, -1:].sum(-1))
+    assert not {"hidden", "head"} & {*dir(model)}  # nothing to call past `forward`
 
 
 # How it starts
