@@ -126,7 +126,7 @@ class Rope(nn.Module):
         self.register_buffer("freq", self.frequencies(), persistent=False)
 
     def frequencies(self, length: int = 0) -> Tensor:
-        """The frequencies in a text of `length` tokens, (half,) float64; only dynamic NTK asks for the length."""
+        """The frequencies, (half,) float64; with dynamic NTK those of a text of `length` tokens."""
         freq, scaling = frequencies(self.dim, self.theta), self.scaling
         if scaling is None:
             return freq

@@ -1,0 +1,1 @@
+"""Training: one loop, small objectives, and strategies that spread a step over processes."""

@@ -1,0 +1,120 @@
+"""What a training loop works with: an objective, the step that computes its loss, and the strategy that runs
+it.
+
+The loss enters through one module. A strategy wraps `Step`, not the model, so that the hooks of
+DistributedDataParallel and FSDP see every forward pass; a method of the model called past the wrapper would
+lose gradients in silence (DDP) or fail (FSDP).
+
+The loop sums the objective's own unit (tokens, pairs, rows) over micro-batches and ranks first, and divides once:
+accumulation, padding and ranks then give the same gradient by construction.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple, Protocol
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+
+class Loss(NamedTuple):
+    """The result of an objective on one micro-batch."""
+
+    total: Tensor
+    """The loss summed over the objective's unit, a scalar; not a mean."""
+    metrics: dict[str, Tensor]
+    """Other quantities, also as sums, to be divided by the same count."""
+
+
+class Objective(Protocol):
+    """What is learned: batches, how much each counts, and their loss."""
+
+    def batches(self, model: nn.Module) -> Iterator[Any]:
+        """Micro-batches without end; reinforcement learning generates them with `model`."""
+        ...
+
+    def count(self, batch: Any) -> int:
+        """How many units (tokens, pairs, rows) a micro-batch has a loss for."""
+        ...
+
+    def loss(self, model: nn.Module, batch: Any) -> Loss:
+        """The loss of a micro-batch; it calls `model` itself, no method of it."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where `batches` stands, in plain values."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue where another objective stood."""
+        ...
+
+
+class Step(nn.Module):
+    """The one module that a strategy wraps: its forward pass maps a micro-batch to its `Loss`.
+
+    Args:
+        model: The model.
+        objective: What is learned.
+    """
+
+    def __init__(self, model: nn.Module, objective: Objective) -> None:
+        super().__init__()
+        self.model, self.objective = model, objective
+
+    def forward(self, batch: Any) -> Loss:
+        """The loss of a micro-batch."""
+        return self.objective.loss(self.model, batch)
+
+
+class Strategy(Protocol):
+    """How a step is spread over processes.
+
+    A loop uses it so, with counts summed before the first backward pass::
+
+        step = strategy.setup(Step(model, objective), optimizer)
+        count = strategy.sum(sum(map(objective.count, micro_batches)))
+        for i, batch in enumerate(micro_batches):
+            with strategy.accumulate(last=i == len(micro_batches) - 1):
+                loss = step(batch)
+                strategy.backward(loss.total * strategy.world / count)
+        norm = strategy.step(max_norm)
+
+    The factor ``world`` undoes the mean over ranks that DDP and FSDP take of gradients.
+    """
+
+    rank: int
+    """The number of this process, from 0."""
+    world: int
+    """How many processes there are."""
+
+    def setup(self, step: Step, optimizer: Optimizer) -> nn.Module:
+        """Wrap the step for this strategy; the result is called with a micro-batch."""
+        ...
+
+    def accumulate(self, last: bool) -> AbstractContextManager[Any]:
+        """A context around forward *and* backward pass, in which gradients meet only if this is the last.
+
+        DDP decides in the forward pass whether the backward pass communicates.
+        """
+        ...
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of a micro-batch."""
+        ...
+
+    def step(self, max_norm: float) -> Tensor:
+        """Clip by the global norm over all ranks, update, and forget the gradients; returns the norm before."""
+        ...
+
+    def sum(self, x: float) -> float:
+        """The sum of a number over all ranks."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Weights and optimizer, whole, whatever number of ranks holds them."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Load what any number of ranks saved."""
+        ...

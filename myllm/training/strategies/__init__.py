@@ -1,0 +1,1 @@
+"""How a training step is spread over processes: one file each."""
