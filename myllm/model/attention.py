@@ -53,6 +53,9 @@ def prepare(
 ) -> Prepared:
     """Turn a mask into the form that the kernels take: once a forward pass, for all layers that share it.
 
+    On a GPU the mask of a long text becomes FlexAttention's blocks. Inside a compiled model it becomes a bool
+    tensor; to have blocks there, prepare the mask outside and pass the result to the model.
+
     Args:
         mask: A mask function, or a bool tensor that broadcasts to (B, H, T, S).
         queries: (T,) or (B, T) int64, the positions of the queries.
@@ -61,8 +64,15 @@ def prepare(
         window: Also forbid keys further back than this; see `myllm.model.masks.window`.
         batch: B.
         heads: H, of the queries.
+
+    Raises:
+        ValueError: A window for a mask that is prepared already.
     """
     if isinstance(mask, Prepared):
+        if window is not None:
+            raise ValueError(
+                "A mask prepared for all layers cannot take the window of some; give the function."
+            )
         return mask
     fixed = torch.compiler.is_compiling()  # then no number may be looked up, and no length compared
     same = keys is None or (not fixed and _same(queries, keys))
@@ -70,7 +80,8 @@ def prepare(
         window = None  # reaches past the beginning
     if mask is causal and same and window is None:
         return Prepared(queries, queries if keys is None else keys, is_causal=True)
-    if keys is None and not isinstance(mask, Tensor) and queries.is_cuda and len(queries) >= FLEX_TOKENS:
+    long = queries.is_cuda and queries.shape[-1] >= FLEX_TOKENS
+    if long and keys is None and not fixed and not isinstance(mask, Tensor):
         return Prepared(queries, queries, blocks=_blocks(mask, len(queries), window, batch, heads))
     held = queries if keys is None else keys
     pairs = mask if isinstance(mask, Tensor) else build(mask, batch, heads, queries, held)
@@ -93,7 +104,7 @@ def _is_held(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
 
 
 def _blocks(mask: MaskFunction, T: int, window: int | None, batch: int, heads: int) -> Any:
-    """The mask as FlexAttention wants it, which skips blocks without an allowed pair (Dong et al., 2024)."""
+    """The mask as FlexAttention takes it, which skips blocks without an allowed pair (Dong et al., 2024)."""
     from torch.nn.attention.flex_attention import create_block_mask
 
     if window is not None:

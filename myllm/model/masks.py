@@ -14,7 +14,7 @@ from torch import Tensor
 MaskFunction = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)  # compared by identity, as the compiler needs it for masks made inside a graph
 class Mask:
     """A mask function that can be combined with others by ``&``, ``|`` and ``~``.
 

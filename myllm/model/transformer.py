@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from myllm.config import ModelConfig
-from myllm.model.attention import Attention, Prepared, prepare
+from myllm.model.attention import AnyMask, Attention, Prepared, prepare
 from myllm.model.cache import Cache, newest
 from myllm.model.layers import MLP, GatedMLP, LayerNorm, RMSNorm
-from myllm.model.masks import MaskFunction, causal
+from myllm.model.masks import causal
 from myllm.model.rope import Rope
 
 Make = Callable[..., nn.Module]
@@ -160,7 +160,7 @@ class Transformer(nn.Module):
         ids: Tensor,
         *,
         positions: Tensor | None = None,
-        mask: MaskFunction | Tensor | None = None,
+        mask: AnyMask | None = None,
         cache: Cache | None = None,
         keep: int | Tensor | None = None,
         head: Callable[[Tensor], Tensor] | None = None,
@@ -172,8 +172,9 @@ class Transformer(nn.Module):
             positions: (T,) or (B, T) int64, what the position embedding gets: by default 0, 1, … , with a
                 cache those that follow the newest key. Packed rows restart them. With a cache whose rows
                 differ they also place the queries in the mask. A negative one, of padding, counts as 0.
-            mask: Which pairs count, ``(b, h, q, k) -> bool``, by default `causal`; a window of the
-                config is added. Without a cache, q and k count the tokens of a row from 0.
+            mask: Which pairs count, ``(b, h, q, k) -> bool`` or in any form that
+                `myllm.model.attention.prepare` takes, by default `causal`; a window of the config is added.
+                Without a cache, q and k count the tokens of a row from 0.
             cache: Keys and values of earlier tokens; it knows their positions.
             keep: Where logits are wanted, so that no others are computed: an index into T, such as -1, or a
                 tensor of them, (N,) or (B, N) int64.
