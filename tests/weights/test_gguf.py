@@ -1,5 +1,6 @@
 """GGUF files: written by the library of that name, read by ours; every claim of a hostile one is checked."""
 
+import math
 import os
 import struct
 import sys
@@ -120,19 +121,153 @@ def test_factors_of_llama3(tmp_path):
     assert model.config.rope_scaling.kind == "llama3" and model.config.rope_scaling.factor == 32
     torch.testing.assert_close(model(IDS), theirs(IDS).logits, rtol=0, atol=1e-5)
     odd = factors * np.float32([1, 1, 1.5, 1])
-    with pytest.raises(UserError, match="by its own factors"):
+    with pytest.raises(UserError, match="with factors of its own"):
         gguf.load(write(tmp_path / "b.gguf", theirs, factors=odd))
 
 
-@torch.inference_mode()
-def test_a_linear_scaling(tmp_path):
-    theirs = llama(scaling={"rope_type": "linear", "factor": 4.0})
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
+LINEAR = {"rope_type": "linear", "factor": 4.0}
+SCALINGS = [  # the settings of a file, as llama.cpp reads them, and those of transformers for the same model
+    ({"type": "linear", "factor": 4.0}, LINEAR),
+    ({"factor": 4.0}, LINEAR),  # without a type
+    ({"scale_linear": 4.0}, LINEAR),  # the older name
+    ({"factor": 4.0, "scale_linear": 2.0}, LINEAR),
+    ({"type": "none", "factor": 4.0}, {}),
+    ({"type": "linear", "factor": 0.0}, {}),
+    ({"type": "linear", "factor": 4.0, "original_context_length": 32, "finetuned": True}, LINEAR),
+    ({"type": "linear", "factor": 4.0, "yarn_beta_fast": 5.0, "yarn_ext_factor": 0.0}, LINEAR),
+    ({"type": "yarn", "factor": 4.0, "original_context_length": 32, "yarn_ext_factor": 1.0}, YARN),
+    (
+        {"type": "yarn", "factor": 4.0, "original_context_length": 32, "attn_factor": 1.5},
+        YARN | {"attention_factor": 1.5 * (0.1 * math.log(4) + 1)},
+    ),
+    (
+        {
+            "type": "yarn",
+            "factor": 4.0,
+            "original_context_length": 32,
+            "yarn_beta_fast": 3.0,
+            "yarn_beta_slow": 0.5,
+        },
+        YARN | {"beta_fast": 3.0, "beta_slow": 0.5},
+    ),
+    ({"type": "yarn", "factor": 4.0}, YARN | {"original_max_position_embeddings": 128}),
+]
+
+
+def rope_settings(said):
+    """Writes them under their whole names."""
+    adders = {str: "add_string", int: "add_uint32", float: "add_float32", bool: "add_bool"}
 
     def change(writer):
-        writer.add_rope_scaling_type(library.RopeScalingType.LINEAR)
-        writer.add_rope_scaling_factor(4.0)
+        for name, value in said.items():
+            name = f"llama.rope.{name}" if name == "scale_linear" else f"llama.rope.scaling.{name}"
+            getattr(writer, adders[type(value)])(name, value)
 
-    model, _ = gguf.load(write(tmp_path / "a.gguf", theirs, change=change))
+    return change
+
+
+@pytest.mark.parametrize(("said", "meant"), SCALINGS)
+@torch.inference_mode()
+def test_scalings_of_the_rotary_frequencies(tmp_path, said, meant):
+    theirs = llama(scaling=meant)
+    model, _ = gguf.load(write(tmp_path / "a.gguf", theirs, change=rope_settings(said)))
+    torch.testing.assert_close(model(IDS), theirs(IDS).logits, rtol=0, atol=1e-5)
+    if meant:  # it does change the logits
+        assert (llama()(IDS).logits - theirs(IDS).logits).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"type": "longrope", "factor": 4.0},
+        {"type": "linear", "factor": 4.0, "attn_factor": 1.5},
+        {"attn_factor": 1.5},
+        {"type": "yarn", "factor": 4.0, "yarn_ext_factor": 0.5},
+        {"type": "linear", "yarn_ext_factor": 1.0},
+        {"type": "yarn", "factor": 4.0, "yarn_attn_factor": 1.5},
+        {"type": "yarn", "factor": 4.0, "yarn_log_multiplier": 0.1},
+        {"type": "yarn", "factor": 4.0, "yarn_beta_fast": 0.5},
+        {"type": "yarn", "factor": 0.5},
+        {"type": "yarn", "factor": -4.0},
+        {"type": "linear", "factor": 0.25},
+        {"type": "linear", "factor": float("inf")},
+        {"type": "linear", "factor": "4"},
+        {"factor": 4.0, "original_context_length": 0},
+        {"alpha": 1000.0},
+    ],
+)
+def test_a_scaling_that_cannot_be_computed_is_refused_in_a_sentence_about_the_file(tmp_path, said):
+    path = write(tmp_path / "a.gguf", llama(), change=rope_settings(said))
+    with pytest.raises(UserError) as error:
+        gguf.load(path)
+    assert str(path) in str(error.value) and str(error.value).count("\n") == 0
+
+
+def test_factors_of_llama3_beside_another_scaling_are_refused(tmp_path):
+    factors = np.ones(D // 2, np.float32)
+    assert gguf.load(write(tmp_path / "a.gguf", llama(), factors=factors))[0].config.rope_scaling.factor == 1
+    for said in ({"factor": 2.0}, {"type": "yarn"}, {"attn_factor": 2.0}):
+        path = write(tmp_path / "b.gguf", llama(), factors=factors, change=rope_settings(said))
+        with pytest.raises(UserError, match="with factors of its own"):
+            gguf.load(path)
+
+
+CHANGING = {
+    "attention.sliding_window": 16,
+    "attn_logit_softcapping": 50.0,
+    "final_logit_softcapping": 30.0,
+    "attention.scale": 0.5,
+    "attention.clamp_kqv": 8.0,
+    "attention.max_alibi_bias": 8.0,
+    "attention.causal": False,
+    "attention.value_length": D + 2,
+    "attention.layer_norm_epsilon": 1e-5,
+    "logit_scale": 0.5,
+    "residual_scale": 0.5,
+    "embedding_scale": 12.0,
+    "expert_count": 8,
+    "use_parallel_residual": True,
+    "rope.dimension_count": D - 2,
+    "vocab_size": V + 1,
+    "nobody.knows": 1,
+    "leading_dense_block_count": [1, 2],
+}
+HARMLESS = {
+    "attention.sliding_window": 0,
+    "attn_logit_softcapping": 0.0,
+    "attention.causal": True,
+    "attention.value_length": D,
+    "logit_scale": 1.0,
+    "expert_count": 0,
+    "use_parallel_residual": False,
+    "rope.dimension_count": D,
+    "vocab_size": V,
+    "tensor_data_layout": "Meta AI original pth",
+}
+
+
+def adding(values):
+    adders = {str: "string", int: "uint32", float: "float32", bool: "bool", list: "array"}
+
+    def change(writer):
+        for name, value in values.items():
+            getattr(writer, f"add_{adders[type(value)]}")(f"llama.{name}", value)
+
+    return change
+
+
+@pytest.mark.parametrize("name", CHANGING)
+def test_a_setting_that_changes_the_model_is_refused_by_name(tmp_path, name):
+    path = write(tmp_path / "a.gguf", llama(), change=adding({name: CHANGING[name]}))
+    with pytest.raises(UserError, match=rf"{path} has llama\.{name} .*, which is not supported\.$"):
+        gguf.load(path)
+
+
+@torch.inference_mode()
+def test_settings_that_change_nothing_are_passed_over(tmp_path):
+    theirs = llama()
+    model, _ = gguf.load(write(tmp_path / "a.gguf", theirs, change=adding(HARMLESS)))
     torch.testing.assert_close(model(IDS), theirs(IDS).logits, rtol=0, atol=1e-5)
 
 
@@ -237,7 +372,7 @@ def value(name, number):
     kinds = {int: (4, "<I"), float: (6, "<f")}
     if isinstance(number, str):
         return text(name) + struct.pack("<I", 8) + text(number)
-    code, form = kinds[type(number)]
+    code, form = kinds[type(number)] if number != (1 << 64) - 1 else (10, "<Q")
     return text(name) + struct.pack("<I", code) + struct.pack(form, number)
 
 
@@ -258,14 +393,26 @@ HOSTILE = {
     "counts cut off": (raw()[:20], "cut off"),
     "version 1": (raw(version=1), "version 1"),
     "big-endian": (raw(version=3 << 24), "version 50331648"),
-    "tensors without end": (raw(n_tensors=BIG), "4,611,686,018,427,387,904 tensors"),
-    "values without end": (raw(n_values=BIG), "4,611,686,018,427,387,904 values"),
-    "values that do not come": (raw(n_values=1), "claims 1 values"),
-    "a name without end": (raw(struct.pack("<Q", BIG), 1, data=bytes(64)), "bytes of text"),
-    "a text without end": (raw(text("a") + struct.pack("<IQ", 8, BIG), 1, data=bytes(64)), "bytes of text"),
-    "numbers without end": (raw(text("a") + struct.pack("<IIQ", 9, 4, BIG), 1, data=bytes(64)), "numbers"),
-    "texts without end": (raw(text("a") + struct.pack("<IIQ", 9, 8, BIG), 1, data=bytes(64)), "strings"),
-    "lists of lists": (raw(text("a") + struct.pack("<IIQ", 9, 9, 1) * 9, 1, data=bytes(64)), "of the type 9"),
+    "tensors without end": (raw(n_tensors=BIG), "cut off"),
+    "values without end": (raw(n_values=BIG), "cut off"),
+    "values that do not come": (raw(n_values=1), "cut off"),
+    "a name without end": (
+        raw(struct.pack("<Q", BIG), 1, data=bytes(64)),
+        "4,611,686,018,427,387,904 more bytes",
+    ),
+    "a text without end": (
+        raw(text("a") + struct.pack("<IQ", 8, BIG), 1, data=bytes(64)),
+        "4,611,686,018,427,387,904 more bytes",
+    ),
+    "numbers without end": (
+        raw(text("a") + struct.pack("<IIQ", 9, 4, BIG), 1, data=bytes(64)),
+        "18,446,744,073,709,551,616 more bytes",
+    ),
+    "texts without end": (raw(text("a") + struct.pack("<IIQ", 9, 8, BIG), 1, data=bytes(64)), "cut off"),
+    "lists of lists": (
+        raw(text("a") + struct.pack("<IIQ", 9, 9, 1) * 9, 1, data=bytes(64)),
+        "unknown type 9",
+    ),
     "a value of no type": (raw(text("a") + struct.pack("<I", 99), 1, data=bytes(64)), "unknown type 99"),
     "a name in no UTF-8": (raw(struct.pack("<Q", 1) + b"\xff" + bytes(32), 1), "damaged"),
     "a value twice": (raw(value("a", 1) * 2, 2), "'a' twice"),
@@ -273,14 +420,17 @@ HOSTILE = {
     "alignment of text": (raw(value("general.alignment", "x"), 1), "alignment is 'x'"),
     "no dimension": (raw(tensors=[("x", (), 0, 0)], data=bytes(64)), "0 dimensions"),
     "dimensions without end": (raw(tensors=[("x", (1,) * 9, 0, 0)], data=bytes(64)), "9 dimensions"),
-    "an empty tensor": (raw(tensors=[("x", (0,), 0, 0)], data=bytes(64)), "outside"),
+    "an empty tensor": (raw(tensors=[("x", (0,), 0, 0)], data=bytes(64)), "empty"),
     "a huge tensor": (raw(tensors=[("x", (BIG, BIG), 0, 0)], data=bytes(64)), "outside"),
     "an offset outside": (raw(tensors=[("x", (4,), 0, BIG)], data=bytes(64)), "outside"),
     "data cut off": (raw(tensors=[("x", (17,), 0, 0)], data=bytes(64)), "outside"),
     "half a block": (raw(tensors=[("x", (33,), 2, 0)], data=bytes(64)), "whole blocks"),
-    "an unknown format": (raw(tensors=[("x", (4,), 999, 0)], data=bytes(64)), "unknown format 999"),
-    "a tensor twice": (raw(tensors=[("x", (4,), 0, 0), ("x", (4,), 0, 32)], data=bytes(64)), "one name"),
-    "tensors that overlap": (raw(tensors=[("x", (9,), 0, 0), ("y", (4,), 0, 32)], data=bytes(64)), "overlap"),
+    "an unknown format": (raw(tensors=[("x", (4,), 999, 0)], data=bytes(64)), "unknown type 999"),
+    "a tensor twice": (raw(tensors=[("x", (4,), 0, 0), ("x", (4,), 0, 32)], data=bytes(64)), "twice"),
+    "tensors that overlap": (
+        raw(tensors=[("x", (9,), 0, 0), ("y", (4,), 0, 32)], data=bytes(64)),
+        "overlaps",
+    ),
     "no architecture": (raw(), "architecture None"),
     "another architecture": (raw(value("general.architecture", "qwen2moe"), 1), "'qwen2moe'; known is llama"),
 }
@@ -341,6 +491,13 @@ def model_file(changes=None, shapes=SHAPES):
     ("changes", "shapes", "message"),
     [
         ({"llama.block_count": 4_000_000_000}, {}, "holds 236 numbers"),
+        ({"llama.block_count": (1 << 64) - 1}, {}, "holds 236 numbers"),
+        ({"llama.attention.key_length": 1_000_000_000}, {}, "holds 236 numbers"),
+        (
+            {"llama.attention.key_length": 1_000_000_000, "llama.rope.freq_base": 10_000.0},
+            {"rope_freqs": (2,)},
+            "with factors of its own",
+        ),
         ({"llama.block_count": None}, {}, "llama.block_count is None"),
         ({"llama.block_count": "many"}, {}, "llama.block_count is 'many'"),
         ({"llama.attention.head_count": 0}, {}, "head_count is 0"),
@@ -351,16 +508,28 @@ def model_file(changes=None, shapes=SHAPES):
         ({"llama.attention.layer_norm_rms_epsilon": float("nan")}, {}, "epsilon is nan"),
         ({"llama.rope.freq_base": "x"}, {}, "freq_base is 'x'"),
         ({"llama.rope.freq_base": -1.0}, {}, "rope_theta must be positive"),
-        ({"llama.rope.dimension_count": 1}, {}, "part of each head"),
+        ({"llama.rope.dimension_count": 1}, {}, "llama.rope.dimension_count 1, which is not supported"),
         ({"llama.rope.scaling.type": "longrope"}, {}, "longrope"),
-        ({"llama.expert_count": 8}, {}, "mixture of experts"),
+        ({"llama.expert_count": 8}, {}, "llama.expert_count 8, which is not supported"),
         ({"split.count": 3}, {}, "one part of several"),
         ({}, {"token_embd": None}, "no token_embd.weight"),
-        ({}, {"blk.0.ffn_up": None, "x": (32,)}, "lacks 1 tensors, layers.0.mlp.up_proj.weight"),
-        ({}, {"blk.0.attn_q": (4, 5)}, r"attn_q.weight has the shape \(5, 4\), not \(4, 4\)"),
-        ({}, {"blk.0.attn_q": (2, 8)}, r"attn_q.weight has the shape \(8, 2\), not \(4, 4\)"),
-        ({}, {"blk.1.attn_q": (4, 4)}, "no place for: blk.1.attn_q.weight"),
-        ({}, {"nonsense": (4,)}, "no place for: nonsense.weight"),
+        (
+            {},
+            {"blk.0.ffn_up": None, "x": (32,)},
+            "missing: layers.0.mlp.up_proj.weight; unexpected: x.weight",
+        ),
+        (
+            {},
+            {"blk.0.attn_q": (4, 5)},
+            r"misshapen: layers.0.self_attn.q_proj.weight \(5, 4\) instead of \(4, 4\)",
+        ),
+        (
+            {},
+            {"blk.0.attn_q": (2, 8)},
+            r"misshapen: layers.0.self_attn.q_proj.weight \(8, 2\) instead of \(4, 4\)",
+        ),
+        ({}, {"blk.1.attn_q": (4, 4)}, "unexpected: layers.1.self_attn.q_proj.weight"),
+        ({}, {"nonsense": (4,)}, "unexpected: nonsense.weight"),
     ],
 )
 def test_a_model_that_is_not_what_it_says(tmp_path, changes, shapes, message):
