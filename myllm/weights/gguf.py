@@ -110,9 +110,8 @@ def config(file: GGUFFile) -> ModelConfig:
         found = ModelConfig(**settings, rope_scaling=RopeScaling(**scaling) if scaling else None)
     except UserError as error:
         raise UserError(f"{file.path}: {error}") from error
-    held = sum(math.prod(entry.shape) for entry in file.tensors.values())
-    if found.n_params > held:  # before anything is built
-        file.refuse(f"it describes {found.n_params:,} parameters and holds {held:,} numbers")
+    if found.n_layer > len(file.tensors):
+        file.refuse(f"it describes {found.n_layer:,} layers and holds {len(file.tensors)} tensors")
     return found
 
 
@@ -203,6 +202,9 @@ def load(
     """
     file = GGUFFile(path)
     settings = config(file)
+    held = sum(math.prod(entry.shape) for entry in file.tensors.values())
+    if settings.n_params > held:  # before anything is built
+        file.refuse(f"it describes {settings.n_params:,} parameters and holds {held:,} numbers")
     stored = {parameter_name(name): name for name in file.tensors if name != FACTORS}
     shapes = {name: file.tensors[old].shape for name, old in stored.items()}
     parts = convert.layout(settings, "llama").values()
