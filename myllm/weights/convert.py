@@ -120,10 +120,8 @@ def from_hf(state: Mapping[str, Tensor], config: ModelConfig, family: str) -> di
     """
     held = sum(tensor.numel() for tensor in state.values())
     if config.n_params > 2 * held:  # before anything is built; where less is missing, it is named below
-        raise UserError(
-            f"config.json describes {config.n_params:,} parameters and the weights beside it are only "
-            f"{held:,} numbers; take both from the same place."
-        )
+        sizes = f"{config.n_params:,} parameters and the weights beside it are only {held:,} numbers"
+        raise UserError(f"config.json describes {sizes}; take both from the same place.")
     wanted = layout(config, family)
     state = _with_prefix({name: x for name, x in state.items() if not BUFFERS.fullmatch(name)}, family)
     head = state.pop(_HEAD, None) if config.tie_embeddings else None

@@ -14,8 +14,9 @@ from myllm.model.transformer import Transformer
 from myllm.weights import convert
 from myllm.weights.gguf_file import GGUFFile
 
-#: What our modules are called in the file, those of a layer without its index.
+#: The parts of names in the file, and what they are called in ours.
 GGUF_NAMES = {
+    "blk": "layers",
     "token_embd": "embed_tokens",
     "output_norm": "norm",
     "output": "lm_head",
@@ -44,17 +45,8 @@ NO_EFFECT = ("rope.scaling.finetuned", "tensor_data_layout")
 
 
 def parameter_name(name: str) -> str:
-    """Ours for a tensor's name in the file: ``layers.3.self_attn.q_proj.weight`` for ``blk.3.attn_q.weight``.
-
-    Unknown names come back as they are.
-    """
-    match name.split("."):
-        case ["blk", layer, part, leaf] if part in GGUF_NAMES:
-            return f"layers.{layer}.{GGUF_NAMES[part]}.{leaf}"
-        case [part, leaf] if part in GGUF_NAMES:
-            return f"{GGUF_NAMES[part]}.{leaf}"
-        case _:
-            return name
+    """Our name for a tensor of the file: ``layers.3.mlp.up_proj.weight`` for ``blk.3.ffn_up.weight``."""
+    return ".".join(GGUF_NAMES.get(part, part) for part in name.split("."))
 
 
 def unpermute(weight: Tensor, n_head: int) -> Tensor:
@@ -79,15 +71,13 @@ def config(file: GGUFFile) -> ModelConfig:
             express, or a model larger than the file.
     """
     architecture = file.metadata.get("general.architecture")
-    if architecture != "llama":
-        raise UserError(f"{file.path} holds a model of the architecture {architecture!r}; known is llama.")
-    if file.metadata.get("split.count", 1) not in (0, 1):
-        raise UserError(f"{file.path} is one part of several; join them with llama-gguf-split --merge.")
-    if "token_embd.weight" not in file.tensors:
-        file.refuse("it has no token_embd.weight")
+    if str(architecture) != "llama":  # text, not an array
+        raise UserError(
+            f"{file.path} holds a model of the architecture {architecture!r:.40}; known is llama."
+        )
+    if "token_embd.weight" not in file.tensors or str(file.metadata.get("split.count", 1)) not in ("0", "1"):
+        file.refuse("it has no token_embd.weight, or is one part of several (join them first)")
     vocab_size, values = file.tensors["token_embd.weight"].shape[0], _Values(file)
-    if len(file.metadata.get("tokenizer.ggml.tokens", ())) > vocab_size:
-        file.refuse(f"it has more tokens than the {vocab_size:,} embeddings")
     n_head, n_embd = values.number("attention.head_count"), values.number("embedding_length")
     head_dim = values.number("attention.key_length", n_embd // n_head)
     settings: dict[str, Any] = {
@@ -119,8 +109,8 @@ class _Values:
     """The values of a file whose names begin with ``llama.``, each read once."""
 
     def __init__(self, file: GGUFFile) -> None:
-        named = {name.removeprefix("llama."): name for name in file.metadata if name.startswith("llama.")}
-        self.file, self.unread = file, {short: file.metadata[name] for short, name in named.items()}
+        own = {name: value for name, value in file.metadata.items() if name.startswith("llama.")}
+        self.file, self.unread = file, {name.removeprefix("llama."): own[name] for name in own}
 
     def number(self, name: str, default: float | None = None) -> Any:
         """A positive integer; where the default is a float, any finite number.
@@ -149,7 +139,7 @@ class _Values:
 def _scaling(values: _Values, head_dim: int, theta: float, context: int) -> dict[str, Any] | None:
     """The arguments of `RopeScaling`, from the settings as llama.cpp reads them; None for no scaling."""
     file, prefix = values.file, "rope.scaling."
-    kind = values.unread.pop(prefix + "type", "linear")  # as old files have it, with a factor alone
+    kind = str(values.unread.pop(prefix + "type", "linear"))  # as old files have it, with a factor alone
     factor = values.number(prefix + "factor", values.number("rope.scale_linear", 1.0)) or 1.0
     original = values.number(prefix + "original_context_length", context)
     attention = values.number(prefix + "attn_factor", 1.0)
@@ -166,10 +156,8 @@ def _scaling(values: _Values, head_dim: int, theta: float, context: int) -> dict
         return {**scaling, **betas, "attention_factor": grown}
     elif kind in ("none", "linear") and attention == 1 and ramp in (-1, 0):
         return None if unscaled else scaling
-    raise UserError(
-        f"{file.path} scales rotary frequencies in a way ({kind}; factor {factor}, attention factor "
-        f"{attention}, extrapolation factor {ramp}) that cannot be computed here."
-    )
+    what = f"{kind:.60}, factor {factor}, attn_factor {attention}, yarn_ext_factor {ramp}"
+    raise UserError(f"{file.path} scales rotary frequencies in a way that is not supported: {what}.")
 
 
 def _llama3_factor(file: GGUFFile, head_dim: int, theta: float) -> float | None:

@@ -55,28 +55,25 @@ class GGUFFile:
     """
 
     def __init__(self, path: StrPath) -> None:
-        self.path = expand(path)
+        self.path, self._at = expand(path), 0
         self.metadata: dict[str, Any] = {}
         self.tensors: dict[str, Entry] = {}
         try:
             if not self.path.is_file():
                 raise UserError(f"There is no file {path}; check the name.")
-            with self.path.open("rb") as file:
-                if (magic := file.read(4)) != b"GGUF":
-                    raise UserError(f"{path} is no GGUF file: it begins with {magic!r}, not b'GGUF'.")
-                with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as self._data:
-                    self._at = 4
-                    self._read_header()
-        except OSError as error:
+            with self.path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                self._data = data
+                self._read_header()
+        except (OSError, ValueError) as error:  # the second: an empty file, or text that is not UTF-8
             raise UserError(f"Cannot read {path}: {reason(error)}.") from error
-        except UnicodeDecodeError:
-            self.refuse("its header is damaged")
 
     def refuse(self, why: str) -> NoReturn:
-        """Raise the error that the file is damaged."""
-        raise UserError(f"{self.path} is no whole GGUF file: {why}; fetch it again.")
+        """Raise the error that the file cannot be read."""
+        raise UserError(f"{self.path} is no GGUF file that can be read: {why}; fetch or convert it anew.")
 
     def _read_header(self) -> None:
+        if (magic := self._take(4)) != b"GGUF":
+            raise UserError(f"{self.path} is no GGUF file: it begins with {magic!r}, not b'GGUF'.")
         version, n_tensors, n_values = self._number("I"), self._number("Q"), self._number("Q")
         if version not in (2, 3):
             raise UserError(f"{self.path} is GGUF of version {version}; only little-endian 2 and 3 are read.")
@@ -123,8 +120,8 @@ class GGUFFile:
             return [self._string() for _ in range(count)]
         if kind not in SCALARS:
             self.refuse(f"it has a value or an array of the unknown type {kind}")
-        code = "<" + SCALARS[kind]
-        return np.frombuffer(self._take(count * struct.calcsize(code)), code)
+        numbers = np.dtype("<" + SCALARS[kind])
+        return np.frombuffer(self._take(count * numbers.itemsize), numbers)
 
     def _entry(self, name: str, shape: tuple[int, ...], code: int, offset: int) -> Entry:
         try:
@@ -132,9 +129,7 @@ class GGUFFile:
         except ModuleNotFoundError as error:
             raise UserError('GGUF files need the book extra: pip install -e ".[book]".') from error
         if code not in [*GGMLQuantizationType]:
-            raise UserError(
-                f"{self.path} has numbers of the unknown type {code} in {name!r}; convert it anew."
-            )
+            self.refuse(f"its tensor {name!r} has numbers of the unknown type {code}")
         kind = GGMLQuantizationType(code)
         block, size = GGML_QUANT_SIZES[kind]
         if not math.prod(shape) or shape[-1] % block:
@@ -157,6 +152,5 @@ class GGUFFile:
         try:
             numbers = dequantize(data, entry.kind)
         except NotImplementedError:
-            message = f"{self.path} has numbers of the type {entry.kind.name}, which cannot be read."
-            raise UserError(message) from None
+            self.refuse(f"it has numbers of the type {entry.kind.name}, which cannot be read")
         return torch.from_numpy(numbers.copy() if entry.kind.name == "F32" else numbers)

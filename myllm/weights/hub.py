@@ -157,10 +157,8 @@ def resolve(name_or_path: StrPath, revision: str | None = None) -> Path:
     try:
         from huggingface_hub import snapshot_download  # pyright: ignore[reportUnknownVariableType]
     except ImportError as error:
-        raise UserError(
-            f'To fetch {name}, install the extra hub, pip install -e ".[hub]", or take a model that '
-            "needs none: myllm download smollm2."
-        ) from error
+        how = 'install the extra hub, pip install -e ".[hub]", or take myllm download smollm2'
+        raise UserError(f"To fetch {name}, {how}.") from error
     try:
         return Path(
             snapshot_download(name, revision=revision, allow_patterns=WANTED, ignore_patterns=UNWANTED)

@@ -165,6 +165,8 @@ def text(word):
 
 def value(name, number):
     kinds = {int: (4, "<I"), float: (6, "<f")}
+    if isinstance(number, bytes):  # as it stands, with its type
+        return text(name) + number
     if isinstance(number, str):
         return text(name) + struct.pack("<I", 8) + text(number)
     code, form = kinds[type(number)] if number != (1 << 64) - 1 else (10, "<Q")
@@ -182,7 +184,7 @@ def raw(values=b"", n_values=0, tensors=(), n_tensors=None, data=b"", magic=b"GG
 
 BIG = 1 << 62
 HOSTILE = {
-    "empty": (b"", "begins with b''"),
+    "empty": (b"", "empty"),
     "a zip": (b"PK\3\4" + bytes(100), r"begins with b'PK"),
     "magic alone": (b"GGUF", "cut off"),
     "counts cut off": (raw()[:20], "cut off"),
@@ -209,7 +211,7 @@ HOSTILE = {
         "unknown type 9",
     ),
     "a value of no type": (raw(text("a") + struct.pack("<I", 99), 1, data=bytes(64)), "unknown type 99"),
-    "a name in no UTF-8": (raw(struct.pack("<Q", 1) + b"\xff" + bytes(32), 1), "damaged"),
+    "a name in no UTF-8": (raw(struct.pack("<Q", 1) + b"\xff" + bytes(32), 1), "utf-8"),
     "a value twice": (raw(value("a", 1) * 2, 2), "'a' twice"),
     "alignment 0": (raw(value("general.alignment", 0), 1), "alignment is 0"),
     "alignment of text": (raw(value("general.alignment", "x"), 1), "alignment is 'x'"),

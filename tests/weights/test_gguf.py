@@ -364,3 +364,26 @@ def test_no_more_than_one_copy_in_memory(tmp_path, sound):
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     peak, weights = map(int, done.stdout.split())
     assert weights > 100e6 and peak < weights + 25e6
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["general.architecture", "general.alignment", "split.count", "tokenizer.ggml.tokens"]
+    + [
+        f"llama.{name}"
+        for name in ("block_count", "rope.freq_base", "rope.scaling.type", "rope.scaling.factor")
+    ]
+    + ["llama.vocab_size", "llama.logit_scale"],
+)
+@pytest.mark.parametrize("array", [[], [1], [1, 2], [1.5, 2.5]])
+def test_an_array_in_the_place_of_a_value_is_one_sentence_or_no_matter(tmp_path, name, array):
+    code, form = (4, "I") if all(isinstance(x, int) for x in array) else (6, "f")
+    value = struct.pack(f"<IIQ{len(array)}{form}", 9, code, len(array), *array)
+    path = tmp_path / "a.gguf"
+    path.write_bytes(model_file({name: value}))
+    try:
+        gguf.load(path)
+    except UserError as error:
+        assert "\n" not in str(error) and str(path) in str(error)
+    else:
+        assert name == "tokenizer.ggml.tokens"  # which is the business of the tokenizer

@@ -57,7 +57,7 @@ def test_the_tables_are_those_of_the_package(found):
         for part, name in found["gguf"]["names"].items()
     }
     assert ours == {f"{part.replace('N', '7')}.weight": part for part in ours.values()}
-    assert len(ours) == len(gguf.GGUF_NAMES)
+    assert len(ours) == len(gguf.GGUF_NAMES.keys() - {"blk"})
 
 
 @pytest.mark.parametrize("family", FAMILIES)
