@@ -162,7 +162,7 @@ TABLES = {
             "gguf",
         ),
         ("ONE", "'logit_scale', ", "", "gguf"),
-        ("config", "architecture != 'llama'", "False", "gguf"),
+        ("config", "str(architecture) != 'llama'", "False", "gguf"),
         ("config", "'attention.head_count_kv', n_head", "'head_count_kv', n_head", "gguf"),
         ("config", "'rope.freq_base', 10000.0", "'rope.base', 10000.0", "gguf"),
         ("config", "'output.weight' not in file.tensors", "True", "gguf"),
