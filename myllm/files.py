@@ -12,14 +12,13 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 StrPath = str | os.PathLike[str]
 Source = StrPath | BinaryIO  # a file by its name, or an open stream such as standard input
 
 BLOCK = 1 << 16  # bytes read or written at a time
 LIMIT = 1 << 30  # bytes a file may have that is read whole
-MAX_HEADER = 100_000_000  # bytes; the safetensors format's own limit
 
 REASONS = {
     errno.ENOENT: "there is no such file; check the name",
@@ -30,21 +29,23 @@ REASONS = {
 }
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 
-# Bits of one element: the number in the name of a safetensors dtype (I64, BF16, F8_E4M3); BOOL has none.
-DTYPES = "BOOL I8 I16 I32 I64 U8 U16 U32 U64 F4 F6_E2M3 F6_E3M2 F8_E4M3 F8_E5M2 F8_E8M0 F16 BF16 F32 F64 C64"
-DTYPE_BITS = {name: int(name.split("_")[0].lstrip("BOLIUFC") or 8) for name in DTYPES.split()}
-
 
 class UserError(Exception):
     """A mistake of the user's: one sentence that names the mend. The command line prints it and exits 1."""
 
 
-def _reason(error: BaseException) -> str:
+def reason(error: BaseException) -> str:
+    """Why reading or writing failed, and how to fix it where that is known: the end of a `UserError`."""
     cause = getattr(error, "reason", None)  # what a URLError wraps
     if isinstance(cause, OSError):
         error = cause
     known = REASONS.get(error.errno or 0) if isinstance(error, OSError) else None
     return known or getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+def expand(path: StrPath) -> Path:
+    """A path with ``~`` expanded; that of an unknown user stays as it is, and then no such file is found."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111  (Path.expanduser raises RuntimeError)
 
 
 def cache_dir() -> Path:
@@ -58,7 +59,8 @@ def atomic_writer(path: StrPath) -> Generator[BinaryIO]:
 
     The bytes go to a temporary file in the same folder. When the block ends, they are forced to the disk and
     the file takes its name in one step. Whatever ends the block early, Ctrl-C included, removes the temporary
-    file and leaves ``path`` as it was.
+    file and leaves ``path`` as it was. A library that writes to a name instead of an open file may be given
+    ``file.name``, even one that replaces the file of that name.
 
     Raises:
         UserError: ``path`` cannot be written, or the disk is full.
@@ -77,14 +79,16 @@ def atomic_writer(path: StrPath) -> Generator[BinaryIO]:
             if old:
                 shutil.copymode(target, temporary)
             yield file
-            file.flush()
+            mode = os.fstat(file.fileno()).st_mode
+        temporary.chmod(mode & 0o777)
+        with temporary.open("r+b") as file:
             os.fsync(file.fileno())
         temporary.replace(target)
         _sync_folder(target.parent)
     except OSError as error:
         # An error that names another file comes from the caller's own work and is not ours to explain.
         if error.errno in DISK_ERRORS or error.filename in (str(target), str(temporary)):
-            raise UserError(f"Cannot write {path}: {_reason(error)}.") from error
+            raise UserError(f"Cannot write {path}: {reason(error)}.") from error
         raise
     finally:
         with suppress(OSError):
@@ -119,7 +123,7 @@ def _opened(source: Source) -> Generator[BinaryIO]:
         ):
             yield file
     except OSError as error:
-        raise UserError(f"Cannot read {_name(source)}: {_reason(error)}.") from error
+        raise UserError(f"Cannot read {_name(source)}: {reason(error)}.") from error
 
 
 def _blocks(source: Source, limit: float) -> Iterator[bytes]:
@@ -180,50 +184,12 @@ def read_json(source: Source, what: str) -> Any:
     text = read_text(source)
     if not text.strip():
         raise UserError(f"{_name(source)} is empty; it should be {what}.")
-    return _parse_json(text, f"{_name(source)} is not {what}: it is damaged or not JSON; make it again.")
-
-
-def _parse_json(text: str | bytes, complaint: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:  # the second: brackets nested thousands deep
-        raise UserError(complaint) from error
-
-
-def safetensors_header(path: StrPath) -> dict[str, Any]:
-    """The header of a safetensors file, every claim in it checked; no tensor is read.
-
-    Returns:
-        Tensor name to ``{"dtype": str, "shape": list[int], "data_offsets": [begin, end]}``, in bytes after
-        the header; ``"__metadata__"``, where there is one, to a dict.
-
-    Raises:
-        UserError: the file does not keep to the format (https://huggingface.co/docs/safetensors): a header
-            longer than 100 MB or than the file, no JSON object, a tensor whose shape does not fill its bytes,
-            bytes that belong to two tensors or to none.
-    """
-    bad = f"{path} is not a whole safetensors file; fetch or write it again"
-    with _opened(path) as file:
-        size = os.fstat(file.fileno()).st_size - 8
-        length = int.from_bytes(file.read(8), "little")
-        if length > min(size, MAX_HEADER):  # before the claim is believed
-            raise UserError(f"{bad} (it claims a header of {length:,} bytes).")
-        header = _parse_json(file.read(length), f"{bad} (its header is not JSON).")
-    tensors = cast("dict[str, Any]", header if isinstance(header, dict) else {"": None})
-    spans = sorted(_span(entry) for name, entry in tensors.items() if name != "__metadata__")
-    if [*(begin for begin, _ in spans), size - length] != [0, *(end for _, end in spans)]:
-        raise UserError(f"{bad} (its tensors do not fill its bytes, one after the other).")
-    return tensors
-
-
-def _span(entry: Any) -> tuple[int, int]:
-    """The bytes ``(begin, end)`` of one tensor; (-1, -1) where dtype, shape and offsets disagree."""
-    with suppress(KeyError, TypeError, ValueError):
-        bits, shape, (begin, end) = DTYPE_BITS[entry["dtype"]], entry["shape"], entry["data_offsets"]
-        sound = len(shape) <= 64 and all(type(n) is int and 0 <= n < 1 << 63 for n in [*shape, begin, end])
-        if sound and math.prod(shape) * bits == 8 * (end - begin):  # sound first: then the product is cheap
-            return begin, end
-    return -1, -1
+        raise UserError(
+            f"{_name(source)} is not {what}: it is damaged or not JSON; make it again."
+        ) from error
 
 
 def sha256(path: StrPath) -> str:
@@ -271,7 +237,7 @@ def download(url: str, path: StrPath, *, sha256: str, progress: bool | None = No
             part.replace(path)
             _sync_folder(path.parent)
     except OSError as error:
-        raise UserError(f"Cannot write {path}: {_reason(error)}.") from error
+        raise UserError(f"Cannot write {path}: {reason(error)}.") from error
     return path
 
 
@@ -308,4 +274,4 @@ def _fetch(url: str, part: BinaryIO, progress: bool | None) -> None:
         if isinstance(error, OSError) and error.errno in DISK_ERRORS:
             raise
         if getattr(error, "code", None) != 416:  # "range not satisfiable": nothing is lacking
-            raise UserError(f"Cannot fetch {url}: {_reason(error)}; check the network, run again.") from error
+            raise UserError(f"Cannot fetch {url}: {reason(error)}; check the network, run again.") from error

@@ -1,7 +1,6 @@
 """A language model with its tokenizer: text in, text out."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, Self
 
 import torch
@@ -9,7 +8,7 @@ from torch import Tensor
 
 from myllm.data import downloads
 from myllm.evaluation.perplexity import nll
-from myllm.files import StrPath, UserError
+from myllm.files import StrPath, UserError, expand
 from myllm.inference.attention_maps import attention_maps
 from myllm.inference.generate import GrowingCache, stream
 from myllm.model.transformer import Transformer
@@ -61,7 +60,7 @@ class LLM:
         Raises:
             UserError: There is no such model, or its files cannot be read.
         """
-        path = Path(name_or_path)
+        path = expand(name_or_path)
         if str(name_or_path) == "smollm2":
             found = downloads.find("smollm2")
             if found is None:
@@ -70,8 +69,9 @@ class LLM:
         if path.suffix == ".gguf":
             model, values = gguf.load(path, dtype=dtype, device=device)
             return cls(model, from_gguf(values, path.stem))
-        folder = hub.resolve(name_or_path)
-        model = hub.load_folder(folder, dtype=dtype, device=device)
+        path = hub.resolve(name_or_path)
+        model = hub.load_folder(path, dtype=dtype, device=device)
+        folder = path.parent if path.is_file() else path
         has_one = any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model"))
         return cls(model, load_tokenizer(folder) if has_one else None)
 

@@ -11,11 +11,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.numpy import save
 
 from myllm import files
 from myllm.files import (
@@ -24,11 +22,11 @@ from myllm.files import (
     atomic_writer,
     cache_dir,
     download,
+    expand,
     read_bytes,
     read_json,
     read_text,
     read_text_blocks,
-    safetensors_header,
     sha256,
 )
 
@@ -231,114 +229,25 @@ def test_cache_folder(monkeypatch):
     assert cache_dir() == Path("/home/reader/.cache/myllm")
 
 
-# safetensors: written by the format's own library, or by hand against it
-
-TENSORS = {
-    "a": np.arange(6, dtype=np.float32).reshape(2, 3),
-    "b": np.zeros((0, 4), np.int64),
-    "c": np.ones((), np.uint8),
-    "d": np.ones(5, np.bool_),
-}
+def test_a_tilde_is_expanded_where_the_user_is_known(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/reader")
+    assert expand("~/a b") == Path("/home/reader/a b")
+    assert expand(Path("~")) == Path("/home/reader")
+    for path in ("a/~/b", "~nosuchuser/x", "/x", ""):
+        assert expand(path) == Path(path)
 
 
-def test_header_of_a_real_file(tmp_path):
-    path = tmp_path / "a.safetensors"
-    path.write_bytes(save(TENSORS, metadata={"made by": "the library"}))
-    header = safetensors_header(path)
-    assert header.pop("__metadata__") == {"made by": "the library"}
-    assert {name: entry["shape"] for name, entry in header.items()} == {
-        name: list(array.shape) for name, array in TENSORS.items()
-    }
-    raw = path.read_bytes()
-    begin, end = header["a"]["data_offsets"]
-    start = 8 + int.from_bytes(raw[:8], "little")
-    assert np.array_equal(np.frombuffer(raw[start + begin : start + end], "<f4").reshape(2, 3), TENSORS["a"])
-
-
-def test_a_file_torn_at_any_byte_is_refused(tmp_path):
-    path = tmp_path / "a.safetensors"
-    whole = save(TENSORS)
-    for n in range(len(whole)):
-        path.write_bytes(whole[:n])
-        with pytest.raises(UserError, match="safetensors"):
-            safetensors_header(path)
-    path.write_bytes(whole + b"\0")
-    with pytest.raises(UserError, match="safetensors"):
-        safetensors_header(path)
-
-
-def packed(header, n_bytes=0):
-    raw = header if isinstance(header, bytes) else json.dumps(header).encode()
-    return len(raw).to_bytes(8, "little") + raw + bytes(n_bytes)
-
-
-def entry(dtype="F32", shape=(1,), offsets=(0, 4)):
-    return {"dtype": dtype, "shape": list(shape), "data_offsets": list(offsets)}
-
-
-LIES = {
-    "empty file": b"",
-    "header of 0 bytes": bytes(8),
-    "header of 2**64 - 1 bytes": b"\xff" * 8 + b"{}",
-    "header longer than the format allows": (100_000_001).to_bytes(8, "little") + b"{}",
-    "header longer than the file": (3).to_bytes(8, "little") + b"{}",
-    "not JSON": packed(b"{" * 8),
-    "nested too deep": packed(b"[" * 100_000),
-    "not UTF-8": packed(b'{"\xff": 1}'),
-    "a list": packed([]),
-    "a number": packed(b"17"),
-    "an entry that is a list": packed({"a": []}),
-    "an entry without a shape": packed({"a": {"dtype": "F32", "data_offsets": [0, 4]}}, 4),
-    "an unknown dtype": packed({"a": entry("F33")}, 4),
-    "a dtype that is a list": packed({"a": entry(["F32"])}, 4),
-    "a shape that is a string": packed({"a": {**entry(), "shape": "1"}}, 4),
-    "a fractional shape": packed({"a": entry(shape=[1.0])}, 4),
-    "a boolean shape": packed({"a": entry(shape=[True])}, 4),
-    "a negative shape": packed({"a": entry(shape=[-1, -1])}, 4),
-    "a shape beyond 63 bits": packed({"a": entry(shape=[1 << 63, 0], offsets=(0, 0))}),
-    "65 dimensions": packed({"a": entry(shape=[1] * 65)}, 4),
-    "a shape of other size": packed({"a": entry(shape=[2])}, 4),
-    "half a byte": packed({"a": entry("F4", (3,), (0, 1))}, 1),
-    "one offset": packed({"a": entry(offsets=[4])}, 4),
-    "offsets turned round": packed({"a": entry(shape=[0], offsets=(4, 0))}, 4),
-    "offsets beyond the file": packed({"a": entry()}, 3),
-    "a byte too many": packed({"a": entry()}, 5),
-    "a hole": packed({"a": entry(), "b": entry(offsets=(5, 9))}, 9),
-    "an overlap": packed({"a": entry(), "b": entry(offsets=(3, 7))}, 7),
-    "two tensors on the same bytes": packed({"a": entry(), "b": entry()}, 4),
-    "a hole at the start": packed({"a": entry(offsets=(1, 5))}, 5),
-}
-
-
-@pytest.mark.parametrize("lie", LIES)
-def test_a_header_that_lies_is_refused(tmp_path, lie):
-    (tmp_path / "a").write_bytes(LIES[lie])
-    with pytest.raises(UserError, match="not a whole safetensors file"):
-        safetensors_header(tmp_path / "a")
-
-
-def test_small_dtypes_and_empty_files_are_accepted(tmp_path):
+def test_a_library_that_replaces_the_open_file_is_welcome(tmp_path):
     path = tmp_path / "a"
-    path.write_bytes(packed({}))
-    assert safetensors_header(path) == {}
-    for dtype, bits in {"F4": 4, "F8_E4M3": 8, "BOOL": 8, "BF16": 16, "F64": 64, "C64": 64}.items():
-        path.write_bytes(packed({"a": entry(dtype, (2, 3), (0, 6 * bits // 8))}, 6 * bits // 8))
-        assert safetensors_header(path)["a"]["dtype"] == dtype
-
-
-@pytest.mark.parametrize("in_file", [2, 100_000_001])
-def test_a_claim_of_100_mb_allocates_nothing(tmp_path, in_file):
-    """Neither where the file is shorter than claimed, nor where it holds more than the format allows."""
-    import tracemalloc
-
-    (tmp_path / "a").write_bytes((100_000_001 if in_file > 2 else 100_000_000).to_bytes(8, "little") + b"{}")
-    os.truncate(tmp_path / "a", 8 + in_file)  # sparse: takes no room on the disk
-    tracemalloc.start()
-    with pytest.raises(UserError):
-        safetensors_header(tmp_path / "a")
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 1_000_000
+    path.write_text("old")
+    path.chmod(0o640)
+    with atomic_writer(path) as file:
+        other = tmp_path / "other"
+        other.write_text("new")
+        other.chmod(0o600)
+        other.replace(file.name)
+    assert path.read_text() == "new" and path.stat().st_mode & 0o777 == 0o640
+    assert names(tmp_path) == ["a"]
 
 
 # Downloads

@@ -1,119 +1,104 @@
 """Between the tensors of published models and those of a `Transformer`: names, transposes, joined matrices.
 
-Our own names are those of LLaMA without the ``model.`` before them. A table for each family says what it
-calls each part of ours; ``N`` stands for the number of a layer. Where several parts of ours have the same
-name there, the file keeps them as one matrix, one below the other in the order of the table.
+Our names are LLaMA's without the prefix ``model.``; a table for each family has the parts of names that
+differ. Where several modules of ours share one name, the file stores their tensors as one, concatenated
+along the rows.
 """
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from myllm.config import ModelConfig
 from myllm.files import UserError
-from myllm.weights.skeleton import skeleton
+from myllm.model.transformer import Transformer
 
-_LLAMA = {
-    "embed_tokens": "model.embed_tokens",
-    "layers.N.input_layernorm": "model.layers.N.input_layernorm",
-    "layers.N.self_attn.q_proj": "model.layers.N.self_attn.q_proj",
-    "layers.N.self_attn.k_proj": "model.layers.N.self_attn.k_proj",
-    "layers.N.self_attn.v_proj": "model.layers.N.self_attn.v_proj",
-    "layers.N.self_attn.o_proj": "model.layers.N.self_attn.o_proj",
-    "layers.N.post_attention_layernorm": "model.layers.N.post_attention_layernorm",
-    "layers.N.mlp.gate_proj": "model.layers.N.mlp.gate_proj",
-    "layers.N.mlp.up_proj": "model.layers.N.mlp.up_proj",
-    "layers.N.mlp.down_proj": "model.layers.N.mlp.down_proj",
-    "norm": "model.norm",
-    "lm_head": "lm_head",
-}
-NAMES: dict[str, dict[str, str]] = {
+#: For each family, our parts of names and what they are called there where that differs from LLaMA.
+HF_NAMES: dict[str, dict[str, str]] = {
     "gpt2": {
-        "embed_tokens": "transformer.wte",
-        "embed_positions": "transformer.wpe",
-        "layers.N.input_layernorm": "transformer.h.N.ln_1",
-        "layers.N.self_attn.q_proj": "transformer.h.N.attn.c_attn",
-        "layers.N.self_attn.k_proj": "transformer.h.N.attn.c_attn",
-        "layers.N.self_attn.v_proj": "transformer.h.N.attn.c_attn",
-        "layers.N.self_attn.o_proj": "transformer.h.N.attn.c_proj",
-        "layers.N.post_attention_layernorm": "transformer.h.N.ln_2",
-        "layers.N.mlp.up_proj": "transformer.h.N.mlp.c_fc",
-        "layers.N.mlp.down_proj": "transformer.h.N.mlp.c_proj",
-        "norm": "transformer.ln_f",
-        "lm_head": "lm_head",
+        "model": "transformer",
+        "embed_tokens": "wte",
+        "embed_positions": "wpe",
+        "layers": "h",
+        "input_layernorm": "ln_1",
+        "self_attn": "attn",
+        "q_proj": "c_attn",
+        "k_proj": "c_attn",
+        "v_proj": "c_attn",
+        "o_proj": "c_proj",
+        "post_attention_layernorm": "ln_2",
+        "up_proj": "c_fc",
+        "down_proj": "c_proj",
+        "norm": "ln_f",
     },
-    "llama": _LLAMA,
-    "mistral": _LLAMA,
-    "qwen2": _LLAMA,
-    "qwen3": {
-        **_LLAMA,
-        "layers.N.self_attn.q_norm": "model.layers.N.self_attn.q_norm",
-        "layers.N.self_attn.k_norm": "model.layers.N.self_attn.k_norm",
-    },
-    "gemma": _LLAMA,
-    "gemma2": {  # here the norm called post_attention follows the attention, and is not the next one's input
-        **_LLAMA,
-        "layers.N.attention_output_norm": "model.layers.N.post_attention_layernorm",
-        "layers.N.post_attention_layernorm": "model.layers.N.pre_feedforward_layernorm",
-        "layers.N.mlp_output_norm": "model.layers.N.post_feedforward_layernorm",
+    "llama": {},
+    "mistral": {},
+    "qwen2": {},
+    "qwen3": {},
+    "gemma": {},
+    "gemma2": {  # its post_attention_layernorm normalizes the output of attention, not the input of the MLP
+        "attention_output_norm": "post_attention_layernorm",
+        "post_attention_layernorm": "pre_feedforward_layernorm",
+        "mlp_output_norm": "post_feedforward_layernorm",
     },
     "phi": {
-        **_LLAMA,
-        "layers.N.self_attn.q_norm": "model.layers.N.self_attn.q_layernorm",
-        "layers.N.self_attn.k_norm": "model.layers.N.self_attn.k_layernorm",
-        "layers.N.self_attn.o_proj": "model.layers.N.self_attn.dense",
-        "layers.N.mlp.up_proj": "model.layers.N.mlp.fc1",
-        "layers.N.mlp.down_proj": "model.layers.N.mlp.fc2",
-        "norm": "model.final_layernorm",
+        "q_norm": "q_layernorm",
+        "k_norm": "k_layernorm",
+        "o_proj": "dense",
+        "up_proj": "fc1",
+        "down_proj": "fc2",
+        "norm": "final_layernorm",
     },
     "phi3": {
-        **_LLAMA,
-        "layers.N.self_attn.q_proj": "model.layers.N.self_attn.qkv_proj",
-        "layers.N.self_attn.k_proj": "model.layers.N.self_attn.qkv_proj",
-        "layers.N.self_attn.v_proj": "model.layers.N.self_attn.qkv_proj",
-        "layers.N.mlp.gate_proj": "model.layers.N.mlp.gate_up_proj",
-        "layers.N.mlp.up_proj": "model.layers.N.mlp.gate_up_proj",
+        "q_proj": "qkv_proj",
+        "k_proj": "qkv_proj",
+        "v_proj": "qkv_proj",
+        "gate_proj": "gate_up_proj",
+        "up_proj": "gate_up_proj",
     },
 }
+#: GPT-2 stores these matrices as (in, out); all others, and `torch.nn.Linear`, as (out, in).
 TRANSPOSED = re.compile(r"transformer\.h\.\d+\.(attn|mlp)\.c_\w+\.weight")
-"""GPT-2 keeps these matrices as (in, out); everybody else, and `nn.Linear`, as (out, in)."""
-NO_WEIGHTS = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")
-"""What old files hold besides weights: masks and frequencies, which are computed anew."""
+#: What old files store besides parameters: masks, positions and rotary frequencies, computed anew here.
+BUFFERS = re.compile(
+    r"(.*\.)?(attn\.(masked_)?bias|rotary_emb\.(inv_freq|cos_cached|sin_cached)|position_ids)"
+)
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # of parameters
+_HEAD = "lm_head.weight"
 
 
-class Part(NamedTuple):
-    """One of our tensors."""
-
-    name: str
-    shape: torch.Size
-
-
-def theirs(name: str, family: str) -> str:
-    """What a family calls one of our tensors: ``norm.weight`` is ``model.norm.weight`` in LLaMA.
+def hf_name(name: str, family: str) -> str:
+    """The name of one of our tensors in the files of a family: ``model.norm.weight`` for ``norm.weight``.
 
     Args:
         name: A key of `Transformer.state_dict`.
-        family: A key of `NAMES`.
+        family: A key of `HF_NAMES`.
     """
-    module, _, leaf = name.rpartition(".")
-    number = "".join(re.findall(r"\d+", module))
-    return NAMES[family][re.sub(r"\d+", "N", module)].replace("N", number) + f".{leaf}"
+    whole = name if name.startswith("lm_head.") else f"model.{name}"
+    return ".".join(HF_NAMES[family].get(part, part) for part in whole.split("."))
 
 
-def layout(config: ModelConfig, family: str) -> dict[str, list[Part]]:
-    """All tensors that a file of this model holds, and the parts of ours that each is made of.
+def layout(config: ModelConfig, family: str) -> dict[str, dict[str, torch.Size]]:
+    """For each tensor that a file of this model stores: the names and shapes of ours that it is made of.
 
     A tied head is no tensor of its own. Only shapes are computed; no memory is used.
+
+    Raises:
+        UserError: The model is larger than any that could be stored.
     """
-    ours = skeleton(config).state_dict()
+    if config.n_layer > 10_000 or config.n_params > 1 << 60:
+        raise UserError(f"No model has {config.n_layer:,} layers and {config.n_params:,} parameters.")
+    with torch.device("meta"):
+        ours = Transformer(config.replace(n_layer=1)).state_dict()  # all layers have the same shapes
     if config.tie_embeddings:
-        del ours["lm_head.weight"]
-    parts: dict[str, list[Part]] = {}
-    for name, tensor in ours.items():
-        parts.setdefault(theirs(name, family), []).append(Part(name, tensor.shape))
+        del ours[_HEAD]
+    parts: dict[str, dict[str, torch.Size]] = {}
+    for first, tensor in ours.items():
+        for i in range(config.n_layer if first.startswith("layers.0.") else 1):
+            name = first.replace("layers.0.", f"layers.{i}.")
+            parts.setdefault(hf_name(name, family), {})[name] = tensor.shape
     return parts
 
 
@@ -121,96 +106,137 @@ def from_hf(state: Mapping[str, Tensor], config: ModelConfig, family: str) -> di
     """The weights of a Hugging Face model under our names.
 
     Args:
-        state: Their names to tensors.
+        state: Tensors by their names in the files. Where the head is tied, the embedding may be stored
+            under either name or under both.
         config: The model.
         family: Its ``model_type``.
 
     Returns:
-        What `Transformer.load_state_dict` wants, with the head even where it is tied. Tensors share memory
-        with those of `state` where they need no transposing.
+        What `Transformer.load_state_dict` expects, the head included even where it is tied. Tensors share
+        memory with those of `state` unless they are transposed.
 
     Raises:
         UserError: One sentence that names the missing, unexpected and misshapen tensors.
     """
+    held = sum(tensor.numel() for tensor in state.values())
+    if config.n_params > 2 * held:  # before anything is built; where less is missing, it is named below
+        sizes = f"{config.n_params:,} parameters and the weights beside it are only {held:,} numbers"
+        raise UserError(f"config.json describes {sizes}; take both from the same place.")
     wanted = layout(config, family)
-    state = _with_prefix(
-        {name: tensor for name, tensor in state.items() if not name.endswith(NO_WEIGHTS)}, family
-    )
-    if config.tie_embeddings and "lm_head.weight" in state:
-        head, table = state.pop("lm_head.weight"), state.get(theirs("embed_tokens.weight", family))
-        if table is not None and not torch.equal(head, table):
-            raise UserError(
-                "The file's lm_head.weight differs from the embedding to which config.json ties it."
-            )
-    _check({name: _shape(name, parts) for name, parts in wanted.items()}, state, family)
+    state = _with_prefix({name: x for name, x in state.items() if not BUFFERS.fullmatch(name)}, family)
+    head = state.pop(_HEAD, None) if config.tie_embeddings else None
+    if head is not None:
+        state.setdefault(hf_name("embed_tokens.weight", family), head)
+    shapes = {name: _shape(name, parts) for name, parts in wanted.items()}
+    check(shapes, {name: x.shape for name, x in state.items()}, f"{family} model that config.json describes")
     ours: dict[str, Tensor] = {}
     for name, parts in wanted.items():
+        if state[name].dtype not in DTYPES:
+            raise UserError(f"{name} is stored as {state[name].dtype}; weights must be {_list(DTYPES)}.")
         tensor = state[name].T.contiguous() if TRANSPOSED.fullmatch(name) else state[name]
-        rows = torch.split(tensor, [part.shape[0] for part in parts])
-        ours |= {part.name: piece for part, piece in zip(parts, rows, strict=True)}
+        rows = torch.split(tensor, [shape[0] for shape in parts.values()])
+        ours |= dict(zip(parts, rows, strict=True))
     if config.tie_embeddings:
-        ours["lm_head.weight"] = ours["embed_tokens.weight"]
+        ours[_HEAD] = ours["embed_tokens.weight"]
+        if head is not None and not torch.equal(head.to(ours[_HEAD].dtype), ours[_HEAD]):
+            raise UserError(f"The file's {_HEAD} differs from the embedding to which config.json ties it.")
     return ours
 
 
 def to_hf(state: Mapping[str, Tensor], config: ModelConfig, family: str) -> dict[str, Tensor]:
-    """The weights of a `Transformer` under the names of a Hugging Face family: `from_hf` backwards.
+    """The weights of a `Transformer` under the names of a Hugging Face family: the inverse of `from_hf`.
 
     Args:
         state: What `Transformer.state_dict` returns.
         config: The model.
         family: The ``model_type`` that `ModelConfig.to_hf` chose.
 
+    Returns:
+        Contiguous tensors that share no memory with each other, without a tied head.
+
     Raises:
-        UserError: The model has other parts than its configuration says, because some were replaced.
+        UserError: The model's modules are not those of its configuration, because some were replaced.
     """
-    wanted, result = layout(config, family), dict[str, Tensor]()
-    named = {part.name for parts in wanted.values() for part in parts} | {"lm_head.weight"}
+    wanted, result, addresses = layout(config, family), dict[str, Tensor](), set[int]()
+    named = {name for parts in wanted.values() for name in parts} | {_HEAD}
     if other := named ^ state.keys():
         raise UserError(f"The model has parts of its own ({min(other)}), which no {family} model has.")
     for name, parts in wanted.items():
-        pieces = [state[part.name] for part in parts]
+        pieces = [state[part] for part in parts]
         tensor = torch.cat(pieces) if len(pieces) > 1 else pieces[0]
-        result[name] = tensor.T if TRANSPOSED.fullmatch(name) else tensor
+        tensor = (tensor.T if TRANSPOSED.fullmatch(name) else tensor).contiguous()
+        result[name] = tensor.clone() if tensor.data_ptr() in addresses else tensor
+        addresses.add(tensor.data_ptr())
     return result
 
 
+def build(
+    config: ModelConfig,
+    state: Mapping[str, Tensor],
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+) -> Transformer:
+    """A model around given weights, in eval mode; tensors that stay as they are, are not copied.
+
+    Args:
+        config: The model.
+        state: What `Transformer.state_dict` of that model would return; a tied head may be missing.
+        dtype: The dtype of all weights; by default that of the embedding.
+        device: The device of all weights; by default that of the embedding.
+
+    Raises:
+        UserError: The dtype is not one of floating-point numbers.
+    """
+    table = state["embed_tokens.weight"]
+    dtype, device = dtype or table.dtype, device or table.device
+    if dtype not in DTYPES:
+        raise UserError(f"The weights of a model cannot become {dtype}; take one of {_list(DTYPES)}.")
+    tied = [_HEAD] if config.tie_embeddings else []
+    ours = {name: tensor.to(device, dtype) for name, tensor in state.items() if name not in tied}
+    ours |= dict.fromkeys(tied, ours["embed_tokens.weight"])
+    with torch.device("meta"):  # shapes without numbers: nothing is drawn or allocated
+        model = Transformer(config)
+    model.load_state_dict(ours, assign=True)
+    model.tie_weights()
+    if model.position is not None:
+        model.position.to_empty(device=device)  # it has no weights, and computes its buffers anew
+    return model.eval()
+
+
 def _with_prefix(state: dict[str, Tensor], family: str) -> dict[str, Tensor]:
-    """Some files, GPT-2's own among them, leave out what stands before all names but the head's."""
-    prefix, _, rest = theirs("embed_tokens.weight", family).partition(".")
-    if rest not in state:
+    """Some files, GPT-2's own among them, omit the prefix of all names but the head's."""
+    prefix = hf_name("embed_tokens.weight", family).partition(".")[0] + "."
+    if any(name.startswith(prefix) for name in state):
         return state
-    return {name if name.startswith("lm_head.") else f"{prefix}.{name}": x for name, x in state.items()}
+    return {name if name.startswith("lm_head.") else prefix + name: x for name, x in state.items()}
 
 
-def _shape(name: str, parts: list[Part]) -> tuple[int, ...]:
-    """The shape that the parts have one below the other, as the file keeps it."""
-    shape = (sum(part.shape[0] for part in parts), *parts[0].shape[1:])
+def _shape(name: str, parts: Mapping[str, torch.Size]) -> tuple[int, ...]:
+    """The shape of the concatenated parts, as the file stores it."""
+    first, *_ = parts.values()
+    shape = (sum(rows for rows, *_ in parts.values()), *first[1:])
     return shape[::-1] if TRANSPOSED.fullmatch(name) else shape
 
 
-def _check(wanted: Mapping[str, tuple[int, ...]], state: Mapping[str, Tensor], family: str) -> None:
-    found = {name: tuple(state[name].shape) for name in wanted if name in state}
-    problems = [
-        _some("missing", [name for name in wanted if name not in state]),
-        _some("unexpected", [name for name in state if name not in wanted]),
-        _some(
-            "misshapen",
-            [f"{name} {x} instead of {wanted[name]}" for name, x in found.items() if x != wanted[name]],
-        ),
-        _some(
-            "no weights",
-            [f"{name} ({state[name].dtype})" for name in found if not state[name].is_floating_point()],
-        ),
-    ]
-    if any(problems):
-        what = "; ".join(filter(None, problems))
-        raise UserError(
-            f"These are not the weights of the {family} model that config.json describes: {what}."
-        )
+def check(wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], model: str) -> None:
+    """Compare the names and shapes of a file's tensors with those of a model.
+
+    Raises:
+        UserError: One sentence that names what differs.
+    """
+    differing = [name for name in wanted if name in found and tuple(wanted[name]) != tuple(found[name])]
+    problems = {
+        "missing": [name for name in wanted if name not in found],
+        "unexpected": [name for name in found if name not in wanted],
+        "misshapen": [f"{x} {tuple(found[x])!s:.40} instead of {tuple(wanted[x])}" for x in differing],
+    }
+    if any(problems.values()):
+        what = "; ".join(f"{title}: {_list(names)}" for title, names in problems.items() if names)
+        raise UserError(f"These are not the weights of the {model}: {what}.")
 
 
-def _some(title: str, names: Iterable[str], limit: int = 5) -> str:
-    names = [*names]
+def _list(items: Iterable[object], limit: int = 5) -> str:
+    names = [*map(str, items)]
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return f"{title}: {', '.join(names[:limit])}{more}" if names else ""
+    return ", ".join(names[:limit]) + more

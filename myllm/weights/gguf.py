@@ -3,17 +3,20 @@
 import math
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from myllm.config import ModelConfig, RopeScaling
 from myllm.files import StrPath, UserError
 from myllm.model.rope import frequencies, llama3
 from myllm.model.transformer import Transformer
+from myllm.weights import convert
 from myllm.weights.gguf_file import GGUFFile
-from myllm.weights.skeleton import skeleton
 
-NAMES = {
+#: The parts of names in the file, and what they are called in ours.
+GGUF_NAMES = {
+    "blk": "layers",
     "token_embd": "embed_tokens",
     "output_norm": "norm",
     "output": "lm_head",
@@ -27,32 +30,34 @@ NAMES = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
-FACTORS = "rope_freqs.weight"  # by what LLaMA-3 divides the rotary frequencies; no parameter
+YARN_BETAS = {"beta_fast": 32.0, "beta_slow": 1.0}
+LLAMA3_CONTEXT = 8192
+FACTORS = "rope_freqs.weight"  # not a parameter: what LLaMA 3 divides each rotary frequency by
+# Settings with which a model computes the same when they are 1; of all others that are not read, 0 is.
+ONE = (
+    "attention.causal",
+    "logit_scale",
+    "residual_scale",
+    "embedding_scale",
+    "rope.scaling.yarn_attn_factor",
+)
+NO_EFFECT = ("rope.scaling.finetuned", "tensor_data_layout")
 
 
 def parameter_name(name: str) -> str:
-    """Ours for a tensor's name in the file: ``blk.3.attn_q.weight`` is ``layers.3.self_attn.q_proj.weight``.
-
-    Unknown names come back as they are.
-    """
-    match name.split("."):
-        case ["blk", layer, part, leaf] if part in NAMES:
-            return f"layers.{layer}.{NAMES[part]}.{leaf}"
-        case [part, leaf] if part in NAMES:
-            return f"{NAMES[part]}.{leaf}"
-        case _:
-            return name
+    """Our name for a tensor of the file: ``layers.3.mlp.up_proj.weight`` for ``blk.3.ffn_up.weight``."""
+    return ".".join(GGUF_NAMES.get(part, part) for part in name.split("."))
 
 
 def unpermute(weight: Tensor, n_head: int) -> Tensor:
-    """Undo the order of rows in which llama.cpp keeps the projections to queries and keys.
+    """Undo the order of rows in which llama.cpp stores the projections to queries and keys.
 
-    It rotates neighbours (2 i, 2 i + 1) of each head, `myllm.model.rope.rotate` the pairs (i, i + half); the
-    same numbers, in another order.
+    It rotates the pairs (2 i, 2 i + 1) of each head, `myllm.model.rope` the pairs (i, i + half): the same
+    numbers in another order.
 
     Args:
         weight: (n_head · D, C).
-        n_head: Heads of this projection: for keys those of the keys.
+        n_head: The number of heads of this projection: for keys the number of key heads.
     """
     rows, width = weight.shape
     return weight.view(n_head, rows // n_head // 2, 2, width).transpose(1, 2).reshape(rows, width)
@@ -62,70 +67,109 @@ def config(file: GGUFFile) -> ModelConfig:
     """The configuration that a file's values describe.
 
     Raises:
-        UserError: Another architecture than llama, or a value that is missing or cannot be honoured.
+        UserError: Another architecture than llama, a value that is missing or that `Transformer` cannot
+            express, or a model larger than the file.
     """
-    values = file.metadata
-    architecture = values.get("general.architecture")
-    if architecture != "llama":
-        raise UserError(f"{file.path} holds a model of the architecture {architecture!r}; known is llama.")
-    if values.get("split.count", 1) != 1 or values.get("llama.expert_count", 0) != 0:
-        raise UserError(f"{file.path} is one part of several, or a mixture of experts, which cannot be read.")
-    n_layer, n_embd, n_head = (
-        _whole(file, key) for key in ("block_count", "embedding_length", "attention.head_count")
-    )
-    head_dim = _whole(file, "attention.key_length", n_embd // n_head)
-    if _whole(file, "rope.dimension_count", head_dim) != head_dim:
-        raise UserError(f"{file.path} rotates a part of each head, which cannot be read in this format.")
-    if "token_embd.weight" not in file.tensors:
-        file.bad("it has no token_embd.weight")
-    vocab_size = file.tensors["token_embd.weight"].shape[0]
-    if len(values.get("tokenizer.ggml.tokens", ())) > vocab_size:
-        file.bad(f"it has more tokens than the {vocab_size:,} embeddings")
-    return ModelConfig(
-        vocab_size=vocab_size,
-        block_size=_whole(file, "context_length"),
-        n_layer=n_layer,
-        n_head=n_head,
-        n_embd=n_embd,
-        n_kv_head=_whole(file, "attention.head_count_kv", n_head),
-        head_dim=head_dim,
-        intermediate_size=_whole(file, "feed_forward_length"),
-        norm_eps=_real(file, "attention.layer_norm_rms_epsilon", 1e-5),
-        rope_theta=_real(file, "rope.freq_base", 10_000.0),
-        rope_scaling=_scaling(file, head_dim),
-        tie_embeddings="output.weight" not in file.tensors,
-    )
+    architecture = file.metadata.get("general.architecture")
+    if str(architecture) != "llama":  # text, not an array
+        raise UserError(
+            f"{file.path} holds a model of the architecture {architecture!r:.40}; known is llama."
+        )
+    if "token_embd.weight" not in file.tensors or str(file.metadata.get("split.count", 1)) not in ("0", "1"):
+        file.refuse("it has no token_embd.weight, or is one part of several (join them first)")
+    vocab_size, values = file.tensors["token_embd.weight"].shape[0], _Values(file)
+    n_head, n_embd = values.number("attention.head_count"), values.number("embedding_length")
+    head_dim = values.number("attention.key_length", n_embd // n_head)
+    settings: dict[str, Any] = {
+        "vocab_size": vocab_size,
+        "block_size": values.number("context_length"),
+        "n_layer": values.number("block_count"),
+        "n_head": n_head,
+        "n_embd": n_embd,
+        "n_kv_head": values.number("attention.head_count_kv", n_head),
+        "head_dim": head_dim,
+        "intermediate_size": values.number("feed_forward_length"),
+        "norm_eps": values.number("attention.layer_norm_rms_epsilon", 1e-5),
+        "rope_theta": values.number("rope.freq_base", 10_000.0),
+        "tie_embeddings": "output.weight" not in file.tensors,
+    }
+    scaling = _scaling(values, head_dim, settings["rope_theta"], settings["block_size"])
+    same = {"rope.dimension_count": head_dim, "attention.value_length": head_dim, "vocab_size": vocab_size}
+    values.refuse_unread(same | dict.fromkeys(ONE, 1))
+    try:
+        found = ModelConfig(**settings, rope_scaling=RopeScaling(**scaling) if scaling else None)
+    except UserError as error:
+        raise UserError(f"{file.path}: {error}") from error
+    if found.n_layer > len(file.tensors):
+        file.refuse(f"it describes {found.n_layer:,} layers and holds {len(file.tensors)} tensors")
+    return found
 
 
-def _whole(file: GGUFFile, key: str, default: int | None = None) -> int:
-    value = file.metadata.get(f"llama.{key}", default)
-    if type(value) is not int or value < 1:
-        file.bad(f"its llama.{key} is {value!r:.40}")
-    return value
+class _Values:
+    """The values of a file whose names begin with ``llama.``, each read once."""
+
+    def __init__(self, file: GGUFFile) -> None:
+        own = {name: value for name, value in file.metadata.items() if name.startswith("llama.")}
+        self.file, self.unread = file, {name.removeprefix("llama."): own[name] for name in own}
+
+    def number(self, name: str, default: float | None = None) -> Any:
+        """A positive integer; where the default is a float, any finite number.
+
+        A float32 number becomes the shortest decimal that stands for it: 1e-5 for 9.999999747378752e-06.
+        """
+        value, real = self.unread.pop(name, default), type(default) is float
+        if type(value) is int and (real or value > 0):
+            return value
+        if type(value) is not float or not real or not math.isfinite(value):
+            self.file.refuse(f"its llama.{name} is {value!r:.40}")
+        return float(f"{value:.7g}")
+
+    def refuse_unread(self, same: dict[str, int]) -> None:
+        """Raise an error if a value that was not read could change what the model computes.
+
+        Args:
+            same: The values with which it computes the same, where that is not 0.
+        """
+        for name, value in self.unread.items():
+            plain = not isinstance(value, list | np.ndarray) and value == same.get(name, 0)
+            if not plain and name not in NO_EFFECT:
+                raise UserError(f"{self.file.path} has llama.{name} {value!r:.40}, which is not supported.")
 
 
-def _real(file: GGUFFile, key: str, default: float) -> float:
-    """A float32 value as the shortest number that stands for it: 1e-5 for 9.999999747378752e-06."""
-    value = file.metadata.get(f"llama.{key}", default)
-    if type(value) not in (int, float) or not math.isfinite(value):
-        file.bad(f"its llama.{key} is {value!r:.40}")
-    return float(f"{value:.7g}")
+def _scaling(values: _Values, head_dim: int, theta: float, context: int) -> dict[str, Any] | None:
+    """The arguments of `RopeScaling`, from the settings as llama.cpp reads them; None for no scaling."""
+    file, prefix = values.file, "rope.scaling."
+    kind = str(values.unread.pop(prefix + "type", "linear"))  # as old files have it, with a factor alone
+    factor = values.number(prefix + "factor", values.number("rope.scale_linear", 1.0)) or 1.0
+    original = values.number(prefix + "original_context_length", context)
+    attention = values.number(prefix + "attn_factor", 1.0)
+    ramp = values.number(prefix + "yarn_ext_factor", -1.0)  # negative: what the type implies
+    betas = {beta: values.number(f"{prefix}yarn_{beta}", usual) for beta, usual in YARN_BETAS.items()}
+    scaling = {"kind": kind, "factor": factor, "original_context": original}
+    unscaled = kind == "none" or (kind == "linear" and factor == 1)
+    if FACTORS in file.tensors:
+        if unscaled and attention == 1 and (found := _llama3_factor(file, head_dim, theta)):
+            return {"kind": "llama3", "factor": found, "original_context": LLAMA3_CONTEXT}
+        kind = f"{kind}, with factors of its own"
+    elif kind == "yarn" and factor >= 1 and ramp in (-1, 1):
+        grown = None if attention == 1 else attention * (0.1 * math.log(factor) + 1)
+        return {**scaling, **betas, "attention_factor": grown}
+    elif kind in ("none", "linear") and attention == 1 and ramp in (-1, 0):
+        return None if unscaled else scaling
+    what = f"{kind:.60}, factor {factor}, attn_factor {attention}, yarn_ext_factor {ramp}"
+    raise UserError(f"{file.path} scales rotary frequencies in a way that is not supported: {what}.")
 
 
-def _scaling(file: GGUFFile, head_dim: int) -> RopeScaling | None:
-    kind = file.metadata.get("llama.rope.scaling.type", "none")
-    if FACTORS in file.tensors:  # LLaMA-3: the file has the factors, not what they were computed from
-        factors, plain = file.tensor(FACTORS), frequencies(head_dim, _real(file, "rope.freq_base", 10_000.0))
-        scaling = RopeScaling("llama3", max(1.0, round(factors.max().item(), 4)), 8192)
-        if factors.shape == plain.shape and torch.allclose(plain / llama3(plain, scaling), factors.double()):
-            return scaling
-        kind = "by its own factors"
-    if kind == "none":
+def _llama3_factor(file: GGUFFile, head_dim: int, theta: float) -> float | None:
+    """The factor of LLaMA 3's scaling, if the file's factors are those; it does not name the settings."""
+    if file.tensors[FACTORS].shape != (head_dim // 2,):
         return None
-    if kind in ("linear", "yarn"):
-        context = _whole(file, "rope.scaling.original_context_length", _whole(file, "context_length"))
-        return RopeScaling(kind, _real(file, "rope.scaling.factor", 1.0), context)
-    raise UserError(f"{file.path} scales rotary frequencies in a way ({kind}) that cannot be read.")
+    factors, plain = file.tensor(FACTORS).double(), frequencies(head_dim, theta)
+    factor = round(factors.max().item(), 4)
+    if not 1 <= factor < math.inf:
+        return None
+    scaled = llama3(plain, RopeScaling("llama3", factor, LLAMA3_CONTEXT))
+    return factor if torch.allclose(plain / scaled, factors) else None
 
 
 def load(
@@ -147,26 +191,17 @@ def load(
     file = GGUFFile(path)
     settings = config(file)
     held = sum(math.prod(entry.shape) for entry in file.tensors.values())
-    if settings.n_params > held:  # before so many layers are made
-        file.bad(f"it describes {settings.n_params:,} parameters and holds {held:,} numbers")
-    model = skeleton(settings)
-    wanted = dict(model.named_parameters())
-    found = {parameter_name(name): name for name in file.tensors if name != FACTORS}
-    if missing := sorted(wanted.keys() - found):
-        file.bad(f"it lacks {len(missing)} tensors, {missing[0]} among them")
-    if unexpected := sorted(found[name] for name in found.keys() - wanted):
-        raise UserError(f"{path} has tensors that llama has no place for: {', '.join(unexpected[:5])}.")
-    for name, parameter in wanted.items():
-        if (shape := file.tensors[found[name]].shape) != parameter.shape:
-            file.bad(f"{found[name]} has the shape {shape}, not {tuple(parameter.shape)}")
-    for name, old in found.items():
+    if settings.n_params > held:  # before anything is built
+        file.refuse(f"it describes {settings.n_params:,} parameters and holds {held:,} numbers")
+    stored = {parameter_name(name): name for name in file.tensors if name != FACTORS}
+    shapes = {name: file.tensors[old].shape for name, old in stored.items()}
+    parts = convert.layout(settings, "llama").values()
+    wanted = {name: shape for part in parts for name, shape in part.items()}
+    convert.check(wanted, shapes, f"llama model that {path} describes")
+    state: dict[str, Tensor] = {}
+    for name, old in stored.items():
         weight = file.tensor(old)
         if name.endswith(("q_proj.weight", "k_proj.weight")):
             weight = unpermute(weight, settings.n_head if "q_proj" in name else settings.n_kv_head)
-        owner, _, leaf = name.rpartition(".")
-        setattr(model.get_submodule(owner), leaf, nn.Parameter(weight.to(device, dtype or torch.float32)))
-    if settings.tie_embeddings:
-        model.lm_head.weight = model.embed_tokens.weight
-    if model.position is not None:
-        model.position.to_empty(device=device or "cpu")
-    return model.eval(), file.metadata
+        state[name] = weight.to(device, dtype or torch.float32)
+    return convert.build(settings, state), file.metadata

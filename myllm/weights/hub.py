@@ -1,25 +1,26 @@
 """Models in folders as Hugging Face writes them: ``config.json`` and safetensors, never pickles."""
 
 import json
+import os
 import re
-from collections.abc import Iterable
-from hashlib import sha1
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariableType]
 from torch import Tensor
 
 from myllm.config import ModelConfig
-from myllm.files import StrPath, UserError, atomic_write, cache_dir, read_bytes, read_json, sha256
+from myllm.files import StrPath, UserError, atomic_write, atomic_writer, expand, read_json, reason
 from myllm.model.transformer import Transformer
-from myllm.weights import convert, tensors
-from myllm.weights.skeleton import skeleton
+from myllm.weights import convert
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 _DANGER = "which can run any code when it is read; take a model with safetensors."
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
-WANTED = ["*.json", "*.safetensors", "tokenizer.model", "merges.txt", "*.jinja"]
+WANTED = ["*.json", "*.safetensors", "*.model", "merges.txt", "*.jinja"]
+UNWANTED = ["*/*", "consolidated*"]  # other formats of the same weights
 
 
 def load_folder(
@@ -31,169 +32,137 @@ def load_folder(
     they are converted one by one. There is never more than one copy.
 
     Args:
-        path: A folder with ``config.json`` and ``model.safetensors``, or shards of it and their index.
+        path: A folder with ``config.json`` and ``model.safetensors`` or its shards and their index, or one
+            safetensors file that has a ``config.json`` beside it.
         dtype: What the weights become; by default as stored.
         device: Where they go; by default the CPU.
 
     Raises:
         UserError: A missing, damaged or hostile file, or weights that are not those of the configuration.
     """
-    folder = Path(path)
-    hf = _read_object(folder / CONFIG, "the configuration of a model")
-    config, state = ModelConfig.from_hf(hf), read_weights(folder)
-    held = sum(tensor.numel() for tensor in state.values())
-    if config.n_params > held:  # before so many layers are made
-        raise UserError(
-            f"{folder / CONFIG} describes {config.n_params:,} parameters and the weights beside it hold only "
-            f"{held:,} numbers; fetch both from the same place."
-        )
-    state = convert.from_hf(state, config, hf["model_type"])
-    dtype = dtype or state["embed_tokens.weight"].dtype
-    head = {"lm_head.weight"} if config.tie_embeddings else set[str]()
-    for name in state.keys() - head:
-        state[name] = state[name].to(device, dtype)
-    state |= dict.fromkeys(head, state["embed_tokens.weight"])
-    model = skeleton(config)
-    model.load_state_dict(state, assign=True)
-    if config.tie_embeddings:
-        model.lm_head.weight = model.embed_tokens.weight
-    if model.position is not None:
-        model.position.to_empty(device=device or "cpu")
-    return model.eval()
+    path = expand(path)
+    folder = path.parent if path.is_file() else path
+    hf = read_json(folder / CONFIG, "the configuration of a model")
+    config = ModelConfig.from_hf(hf)
+    state = convert.from_hf(read_weights(path), config, hf["model_type"])
+    return convert.build(config, state, dtype=dtype, device=device)
 
 
-def _read_object(path: Path, what: str) -> dict[str, Any]:
-    value = read_json(path, what)
-    if not isinstance(value, dict):
-        raise UserError(f"{path} is not {what}; fetch it again.")
-    return cast("dict[str, Any]", value)
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of one safetensors file or of a folder by their names in the files, mapped into memory.
 
-
-def read_weights(folder: Path) -> dict[str, Tensor]:
-    """The tensors of a folder by their names in the files, mapped into memory.
+    A number is read from the disk when it is first used, and changing one does not change the file. Tensors
+    of a shard that the index does not list are left out.
 
     Raises:
-        UserError: No safetensors, an index that points outside the folder, a tensor missing or held twice.
+        UserError: No safetensors, an index that points outside the folder, or a tensor that its shard lacks.
     """
-    if (folder / WEIGHTS).exists():
-        return tensors.read(folder / WEIGHTS)
-    if not (folder / INDEX).exists():
-        pickles = sorted(file.name for file in folder.glob("*") if file.suffix in PICKLES)
+    if path.is_file() or (path / WEIGHTS).is_file():
+        return _read_file(path if path.is_file() else path / WEIGHTS)
+    if not (path / INDEX).is_file():
+        pickles = sorted(file.name for file in path.glob("*") if file.suffix in PICKLES)
         if pickles:
-            raise UserError(f"{folder / pickles[0]} is a pickle, {_DANGER}")
-        raise UserError(f"There is no {WEIGHTS} in {folder}; name a folder with a model.")
-    index = _read_object(folder / INDEX, "an index of weights")
-    places: dict[str, Any] = index["weight_map"] if isinstance(index.get("weight_map"), dict) else {}
-    state: dict[str, Tensor] = {}
-    files = sorted({str(file) for file in places.values()})
-    for file in files:  # all of them, before one is opened
-        if not re.fullmatch(r"[\w-][\w.-]*\.safetensors", file):
+            raise UserError(f"{path / pickles[0]} is a pickle, {_DANGER}")
+        raise UserError(f"There is no {WEIGHTS} in {path}; name a folder with a model.")
+    try:
+        places: dict[str, Any] = {**read_json(path / INDEX, "an index of weights")["weight_map"]}
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path / INDEX} is not an index of weights; fetch it again.") from error
+    shards = sorted({str(shard) for shard in places.values()})
+    for shard in shards:  # all of them, before one is opened
+        if not re.fullmatch(r"[\w-][\w.-]*\.safetensors", shard):
             raise UserError(
-                f"{folder / INDEX} names {file!r}, no safetensors of this folder; do not trust it."
+                f"{path / INDEX} names {shard!r}, no safetensors of this folder; do not trust it."
             )
-    for file in files:
-        shard = tensors.read(folder / file)
-        for name in shard:
-            if places.get(name) != file:
-                raise UserError(
-                    f"{folder / file} holds {name}, which the index has elsewhere; fetch both again."
-                )
-        state |= shard
+    state: dict[str, Tensor] = {}
+    for shard in shards:
+        tensors = _read_file(path / shard)
+        state |= {name: tensor for name, tensor in tensors.items() if places.get(name) == shard}
     if lacking := places.keys() - state:
-        raise UserError(
-            f"The shards in {folder} lack {min(lacking)}, which the index names; fetch them again."
-        )
+        raise UserError(f"The shards in {path} lack {min(lacking)}, which the index names; fetch them again.")
     return state
 
 
-def save(model: Transformer, folder: StrPath, *, tokenizer_files: Iterable[StrPath] = ()) -> None:
-    """Write a folder that `load_folder` and the transformers library read.
+def _read_file(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file, each under its name and those under which the metadata say that it is shared."""
+    opened: Any = safe_open  # the library's types are unknown
+    try:
+        with path.open("rb"), opened(path, "pt") as file:
+            state: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            shared: dict[str, str] = file.metadata() or {}
+    except OSError as error:
+        raise UserError(f"Cannot read {path}: {reason(error)}.") from error
+    except (SafetensorError, RuntimeError, TypeError, ValueError) as error:
+        why = str(error).partition("\n")[0]
+        raise UserError(f"{path} is not a whole safetensors file ({why:.200}); fetch it again.") from error
+    return {alias: state[name] for alias, name in shared.items() if name in state} | state
+
+
+def save(model: Transformer, folder: StrPath) -> None:
+    """Write a folder that `load_folder` and the library transformers read.
 
     The configuration comes last: a folder that was left half-written has none, and is refused.
 
     Args:
         model: The model.
         folder: Where to; it is made if there is none.
-        tokenizer_files: Files that are copied beside it.
 
     Raises:
         UserError: No family of Hugging Face describes the model, or a file cannot be written.
     """
     hf = model.config.to_hf()
     state = convert.to_hf(model.state_dict(), model.config, hf["model_type"])
-    hf["torch_dtype"] = str(model.embed_tokens.weight.dtype).removeprefix("torch.")
-    folder = Path(folder)
-    copies = {Path(file).name: read_bytes(file) for file in tokenizer_files}
+    dtype = str(model.embed_tokens.weight.dtype).removeprefix("torch.")
+    hf |= {"dtype": dtype, "torch_dtype": dtype}  # the newer and the older name
+    folder = expand(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for old in (CONFIG, INDEX):
             (folder / old).unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"Cannot write into {folder}: {error.strerror}; choose another folder.") from error
-    tensors.write(folder / WEIGHTS, state)
-    for name, data in copies.items():
-        atomic_write(folder / name, data)
+    with atomic_writer(folder / WEIGHTS) as file:
+        try:
+            save_file(state, file.name, {"format": "pt"})
+        except SafetensorError as error:
+            if found := re.search(r"os error (\d+)", str(error)):  # atomic_writer explains it
+                raise OSError(int(found[1]), os.strerror(int(found[1])), file.name) from error
+            raise UserError(f"Cannot write {folder / WEIGHTS}: {error}.") from error
     atomic_write(folder / CONFIG, json.dumps(hf, indent=2) + "\n")
 
 
 def resolve(name_or_path: StrPath, revision: str | None = None) -> Path:
-    """The folder of a model: itself, or what the Hugging Face hub has under a name.
+    """Where a model is on this machine: a folder or file of that name, or what the hub has under it.
 
-    From the hub come configuration, tokenizer and safetensors, nothing else, and each file is compared with
-    its checksum once.
+    From the hub come configuration, tokenizer and safetensors, and nothing else. What was fetched once is
+    found again without a network.
 
     Args:
         name_or_path: A folder, a file in it, or a name such as ``HuggingFaceTB/SmolLM2-135M``.
-        revision: A commit, tag or branch; by default what is newest. A commit never changes.
+        revision: A commit, tag or branch; by default the newest commit. A commit never changes.
 
     Returns:
-        The folder; a file of another format as it is.
+        The folder, or the file that was named.
 
     Raises:
-        UserError: No such folder or name, no network, a wrong checksum.
+        UserError: No such folder or name, or no network.
     """
-    path, name = Path(name_or_path).expanduser(), str(name_or_path)
+    path, name = expand(name_or_path), str(name_or_path)
     if path.suffix in PICKLES:
         raise UserError(f"{path} is a pickle, {_DANGER}")
-    if path.exists():
-        return path.parent if path.suffix == ".safetensors" else path
+    if os.path.exists(path):  # noqa: PTH110  (Path.exists raises where a folder may not be searched)
+        return path
     if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name):
         raise UserError(f"There is no folder {name}, and a name on the hub looks like owner/model.")
     try:
         from huggingface_hub import snapshot_download  # pyright: ignore[reportUnknownVariableType]
     except ImportError as error:
-        raise UserError(
-            f'To fetch {name}, install the extra hub, pip install -e ".[hub]", or take a model that '
-            "needs none: myllm download smollm2."
-        ) from error
+        how = 'install the extra hub, pip install -e ".[hub]", or take myllm download smollm2'
+        raise UserError(f"To fetch {name}, {how}.") from error
     try:
-        fetched: str = snapshot_download(
-            name, revision=revision, allow_patterns=WANTED, ignore_patterns=["*/*"]
+        return Path(
+            snapshot_download(name, revision=revision, allow_patterns=WANTED, ignore_patterns=UNWANTED)
         )
     except (OSError, ValueError) as error:  # the library's errors are such
-        reason = re.split(r"\.?\s*\n|\. |\.$", str(error).strip())[0]
-        raise UserError(f"Cannot fetch {name}: {reason}; check the name and the network.") from error
-    folder = Path(fetched)
-    _verify(folder)
-    return folder
-
-
-def _verify(folder: Path) -> None:
-    """Compare each file of a snapshot with its name in the store, which is its checksum."""
-    done = cache_dir() / "verified" / folder.name
-    if done.exists():
-        return
-    for file in sorted(folder.iterdir()):
-        digest = file.resolve().name
-        if re.fullmatch(r"[0-9a-f]{64}", digest):
-            right = sha256(file) == digest
-        elif re.fullmatch(r"[0-9a-f]{40}", digest):  # small files have the one that git gives them
-            data = read_bytes(file)
-            right = sha1(b"blob %d\0" % len(data) + data).hexdigest() == digest
-        else:
-            continue
-        if not right:
-            file.resolve().unlink()
-            raise UserError(f"{file.name} of {folder} has a wrong checksum and was removed; run again.")
-    done.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write(done, "")
+        why = re.split(r"\.?\s*\n|\. |\.$", str(error).strip())[0]
+        raise UserError(f"Cannot fetch {name}: {why}; check the name and the network.") from error

@@ -476,7 +476,7 @@ def test_key_map_by_family_rows_and_keys(started):
     pressed = "all => all.flatMap((row, i) => row.getAttribute('aria-pressed') === 'true' ? [i] : [])"
     family.select_option("phi3")
     layout = convert.layout(ModelConfig.preset("phi-3-mini", n_layer=1), "phi3")
-    parts = {part.name.removesuffix(".weight") for group in layout.values() for part in group}
+    parts = {name.removesuffix(".weight") for group in layout.values() for name in group}
     assert sorted(rows.locator(".mono").all_inner_texts()) == sorted(parts)
     theirs = [name.removesuffix(".weight") for name in layout]
     assert sorted(files.locator(".mono").all_inner_texts()) == sorted(theirs)

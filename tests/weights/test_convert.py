@@ -93,52 +93,88 @@ def test_phi3_joins_queries_keys_values_and_gate_up_one_below_the_other():
 
 def test_the_four_norms_of_gemma2_stand_where_their_names_say():
     name = "layers.0.{}.weight"
-    assert convert.theirs(name.format("input_layernorm"), "gemma2") == "model.layers.0.input_layernorm.weight"
-    assert convert.theirs(name.format("attention_output_norm"), "gemma2").endswith(
+    assert (
+        convert.hf_name(name.format("input_layernorm"), "gemma2") == "model.layers.0.input_layernorm.weight"
+    )
+    assert convert.hf_name(name.format("attention_output_norm"), "gemma2").endswith(
         ".post_attention_layernorm.weight"
     )
-    assert convert.theirs(name.format("post_attention_layernorm"), "gemma2").endswith(
+    assert convert.hf_name(name.format("post_attention_layernorm"), "gemma2").endswith(
         ".pre_feedforward_layernorm.weight"
     )
-    assert convert.theirs(name.format("mlp_output_norm"), "gemma2").endswith(
+    assert convert.hf_name(name.format("mlp_output_norm"), "gemma2").endswith(
         ".post_feedforward_layernorm.weight"
     )
-    assert convert.theirs("layers.12.mlp.up_proj.bias", "phi") == "model.layers.12.mlp.fc1.bias"
+    assert convert.hf_name("layers.12.mlp.up_proj.bias", "phi") == "model.layers.12.mlp.fc1.bias"
 
 
-def test_files_without_a_prefix_and_with_masks_inside_are_read_as_gpt2_wrote_them(oracle):
+BUFFERS = ["attn.bias", "attn.masked_bias", "attn.rotary_emb.inv_freq", "rotary_emb.inv_freq", "position_ids"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bool, torch.uint8, torch.int64])
+def test_files_without_a_prefix_and_with_buffers_of_any_dtype_are_read_as_gpt2_wrote_them(oracle, dtype):
     theirs, config, family = model_of(oracle, "gpt2")
     state = {key.removeprefix("transformer."): x for key, x in theirs.state_dict().items()}
-    state |= {"h.0.attn.bias": torch.ones(1, 1, 32, 32), "h.1.attn.masked_bias": torch.tensor(-1e4)}
     del state["lm_head.weight"]
+    for name in BUFFERS:
+        state[name if "attn" not in name else f"h.1.{name}"] = torch.ones(1, 1, 32, 32).to(dtype)
     expected = convert.from_hf(theirs.state_dict(), config, family)
     found = convert.from_hf(state, config, family)
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[key], expected[key]) for key in found)
 
 
-def test_all_that_is_wrong_is_named_in_one_sentence():
+def test_a_parameter_that_ends_like_a_buffer_is_none():
+    for name in ("transformer.h.0.attn.c_attn.bias", "model.layers.0.self_attn.q_proj.bias", "lm_head.bias"):
+        assert not convert.BUFFERS.fullmatch(name)
+
+
+def test_all_names_and_shapes_that_differ_are_named_in_one_sentence():
     config = ModelConfig.from_hf({"model_type": "llama", **TINY})
     state = numbered(shapes(config, "llama"))
     del state["model.norm.weight"], state["model.layers.0.mlp.up_proj.weight"]
     state["model.layers.1.mlp.up_proj.weight"] = torch.zeros(3, 4)
     state["model.layers.0.self_attn.k_proj.weight"] = torch.zeros(4, 4)
-    state["lm_head.weight"] = state["lm_head.weight"].long()
     with pytest.raises(UserError) as error:
         convert.from_hf(state, config, "llama")
     assert str(error.value) == (
         "These are not the weights of the llama model that config.json describes: "
         "missing: model.layers.0.mlp.up_proj.weight, model.norm.weight; "
         "unexpected: model.layers.1.mlp.up_proj.weight; "
-        "misshapen: model.layers.0.self_attn.k_proj.weight (4, 4) instead of (2, 4); "
-        "no weights: lm_head.weight (torch.int64)."
+        "misshapen: model.layers.0.self_attn.k_proj.weight (4, 4) instead of (2, 4)."
     )
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int8, torch.bool, torch.float8_e4m3fn, torch.complex64])
+@pytest.mark.parametrize("name", ["model.norm.weight", "lm_head.weight"])
+def test_weights_that_are_not_floating_point_numbers_are_refused_by_name(dtype, name):
+    config = ModelConfig.from_hf({"model_type": "llama", **TINY, "tie_word_embeddings": "lm" in name})
+    state = numbered(shapes(config, "llama"))
+    state[name] = torch.ones(5, 4).to(dtype) if "lm" in name else state[name].to(dtype)
+    if "lm" in name:  # the head takes the place of an embedding that is stored under its name alone
+        del state["model.embed_tokens.weight"]
+        name = "model.embed_tokens.weight"
+    with pytest.raises(UserError, match=f"^{name} is stored as {dtype}; weights must be torch.float16, "):
+        convert.from_hf(state, config, "llama")
 
 
 def test_a_long_list_of_names_is_cut():
     config = ModelConfig.from_hf({"model_type": "llama", **TINY})
-    with pytest.raises(UserError, match=r"missing: model.embed_tokens.weight, .* and 7 more\.$"):
-        convert.from_hf({}, config, "llama")
+    state = {
+        name.replace("model.", "model.other."): x for name, x in numbered(shapes(config, "llama")).items()
+    }
+    with pytest.raises(UserError, match=r"missing: model.embed_tokens.weight, .* and 6 more; unexpected: "):
+        convert.from_hf(state, config, "llama")
+
+
+@pytest.mark.parametrize("size", [{"n_layer": 10**8}, {"n_layer": 1 << 64}, {"n_embd": 1 << 40, "n_head": 1}])
+def test_a_giant_is_refused_before_anything_is_built(size):
+    config = ModelConfig(**{"vocab_size": 5, "block_size": 4, "n_layer": 1, "n_head": 2, "n_embd": 4} | size)
+    state = {"model.embed_tokens.weight": torch.zeros(5, 4)}
+    with pytest.raises(UserError, match=r"describes [\d,]+ parameters and the weights beside it are only 20"):
+        convert.from_hf(state, config, "llama")
+    with pytest.raises(UserError, match="No model has 1"):
+        convert.layout(config, "llama")
 
 
 def test_a_model_with_parts_of_its_own_is_not_written():
@@ -157,6 +193,28 @@ def test_a_head_that_is_tied_may_be_in_the_file_but_must_be_the_embedding():
     state["lm_head.weight"] = state["model.embed_tokens.weight"].clone()
     assert convert.from_hf(state, config, "llama")["lm_head.weight"] is not state["lm_head.weight"]
     assert "lm_head.weight" not in convert.to_hf(Transformer(config).state_dict(), config, "llama")
+    other = dict(state)
+    del other[
+        "model.embed_tokens.weight"
+    ]  # the library safetensors keeps one name of two, and not always this
+    assert torch.equal(
+        convert.from_hf(other, config, "llama")["embed_tokens.weight"], state["lm_head.weight"]
+    )
     state["lm_head.weight"][0, 0] += 1
     with pytest.raises(UserError, match="differs from the embedding"):
         convert.from_hf(state, config, "llama")
+
+
+def test_a_model_is_built_around_its_weights_and_tied(monkeypatch):
+    config = ModelConfig(vocab_size=5, block_size=4, n_layer=2, n_head=2, n_embd=4, tie_embeddings=True)
+    state = Transformer(config).state_dict()
+    del state["lm_head.weight"]
+    built = convert.build(config, state)
+    assert not built.training and built.lm_head.weight is built.embed_tokens.weight
+    assert {x.data_ptr() for x in state.values()} == {x.data_ptr() for x in built.parameters()}
+    assert {x.dtype for x in convert.build(config, state, dtype=torch.float16).parameters()} == {
+        torch.float16
+    }
+    for dtype in (torch.int8, torch.float8_e5m2):
+        with pytest.raises(UserError, match=f"cannot become {dtype}"):
+            convert.build(config, state, dtype=dtype)

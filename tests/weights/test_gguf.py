@@ -9,75 +9,26 @@ import gguf as library
 import numpy as np
 import pytest
 import torch
+from gguf_cases import (
+    CHANGING,
+    HARMLESS,
+    HOSTILE,
+    IDS,
+    SCALINGS,
+    SHAPES,
+    D,
+    adding,
+    interleaved,
+    llama,
+    model_file,
+    raw,
+    rope_settings,
+    write,
+)
 
 from myllm.files import UserError
 from myllm.weights import gguf
 from myllm.weights.gguf_file import GGUFFile
-
-H, K, D, C, V = 4, 2, 8, 32, 64  # as many heads times numbers as the width, as in LLaMA
-
-
-def llama(tie=False, scaling=None):
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=V,
-        hidden_size=C,
-        intermediate_size=96,
-        num_hidden_layers=2,
-        num_attention_heads=H,
-        num_key_value_heads=K,
-        max_position_embeddings=128,
-        rms_norm_eps=1e-5,
-        tie_word_embeddings=tie,
-        initializer_range=0.2,
-        rope_parameters={"rope_type": "default", "rope_theta": 5000.0, **(scaling or {})},
-    )
-    return LlamaForCausalLM(config).eval()
-
-
-def interleaved(weight, heads):
-    """Rows as llama.cpp has them: of each head 0, half, 1, half + 1, …, written out one by one."""
-    dim = weight.shape[0] // heads
-    order = [h * dim + i + half for h in range(heads) for i in range(dim // 2) for half in (0, dim // 2)]
-    return weight[order]
-
-
-def write(path, model, kind=library.GGMLQuantizationType.F32, change=lambda writer: None, factors=None):
-    """A model of `transformers` as a GGUF file; what must stay float32, such as norms, does."""
-    config, writer = model.config, library.GGUFWriter(path, "llama")
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
-    change(writer)
-    names = library.get_tensor_name_map(library.MODEL_ARCH.LLAMA, config.num_hidden_layers)
-    for name, weight in model.state_dict().items():
-        if name == "lm_head.weight" and config.tie_word_embeddings:
-            continue
-        if "q_proj" in name or "k_proj" in name:
-            weight = interleaved(weight, H if "q_proj" in name else K)
-        numbers = weight.numpy()
-        if numbers.ndim == 2 and kind is not library.GGMLQuantizationType.F32:
-            packed = library.quantize(numbers, kind)
-            writer.add_tensor(names.get_name(name, (".weight",)), packed, raw_dtype=kind)
-        else:
-            writer.add_tensor(names.get_name(name, (".weight",)), numbers)
-    if factors is not None:
-        writer.add_tensor("rope_freqs.weight", factors)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
-
-
-IDS = torch.arange(60).view(2, 30) * 7 % V
 
 
 @pytest.mark.parametrize("tie", [False, True])
@@ -120,19 +71,67 @@ def test_factors_of_llama3(tmp_path):
     assert model.config.rope_scaling.kind == "llama3" and model.config.rope_scaling.factor == 32
     torch.testing.assert_close(model(IDS), theirs(IDS).logits, rtol=0, atol=1e-5)
     odd = factors * np.float32([1, 1, 1.5, 1])
-    with pytest.raises(UserError, match="by its own factors"):
+    with pytest.raises(UserError, match="with factors of its own"):
         gguf.load(write(tmp_path / "b.gguf", theirs, factors=odd))
 
 
+@pytest.mark.parametrize(("said", "meant"), SCALINGS)
 @torch.inference_mode()
-def test_a_linear_scaling(tmp_path):
-    theirs = llama(scaling={"rope_type": "linear", "factor": 4.0})
+def test_scalings_of_the_rotary_frequencies(tmp_path, said, meant):
+    theirs = llama(scaling=meant)
+    model, _ = gguf.load(write(tmp_path / "a.gguf", theirs, change=rope_settings(said)))
+    torch.testing.assert_close(model(IDS), theirs(IDS).logits, rtol=0, atol=1e-5)
+    if meant:  # it does change the logits
+        assert (llama()(IDS).logits - theirs(IDS).logits).abs().max() > 1e-3
 
-    def change(writer):
-        writer.add_rope_scaling_type(library.RopeScalingType.LINEAR)
-        writer.add_rope_scaling_factor(4.0)
 
-    model, _ = gguf.load(write(tmp_path / "a.gguf", theirs, change=change))
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"type": "longrope", "factor": 4.0},
+        {"type": "linear", "factor": 4.0, "attn_factor": 1.5},
+        {"attn_factor": 1.5},
+        {"type": "yarn", "factor": 4.0, "yarn_ext_factor": 0.5},
+        {"type": "linear", "yarn_ext_factor": 1.0},
+        {"type": "yarn", "factor": 4.0, "yarn_attn_factor": 1.5},
+        {"type": "yarn", "factor": 4.0, "yarn_log_multiplier": 0.1},
+        {"type": "yarn", "factor": 4.0, "yarn_beta_fast": 0.5},
+        {"type": "yarn", "factor": 0.5},
+        {"type": "yarn", "factor": -4.0},
+        {"type": "linear", "factor": 0.25},
+        {"type": "linear", "factor": float("inf")},
+        {"type": "linear", "factor": "4"},
+        {"factor": 4.0, "original_context_length": 0},
+        {"alpha": 1000.0},
+    ],
+)
+def test_a_scaling_that_cannot_be_computed_is_refused_in_a_sentence_about_the_file(tmp_path, said):
+    path = write(tmp_path / "a.gguf", llama(), change=rope_settings(said))
+    with pytest.raises(UserError) as error:
+        gguf.load(path)
+    assert str(path) in str(error.value) and str(error.value).count("\n") == 0
+
+
+def test_factors_of_llama3_beside_another_scaling_are_refused(tmp_path):
+    factors = np.ones(D // 2, np.float32)
+    assert gguf.load(write(tmp_path / "a.gguf", llama(), factors=factors))[0].config.rope_scaling.factor == 1
+    for said in ({"factor": 2.0}, {"type": "yarn"}, {"attn_factor": 2.0}):
+        path = write(tmp_path / "b.gguf", llama(), factors=factors, change=rope_settings(said))
+        with pytest.raises(UserError, match="with factors of its own"):
+            gguf.load(path)
+
+
+@pytest.mark.parametrize("name", CHANGING)
+def test_a_setting_that_changes_the_model_is_refused_by_name(tmp_path, name):
+    path = write(tmp_path / "a.gguf", llama(), change=adding({name: CHANGING[name]}))
+    with pytest.raises(UserError, match=rf"{path} has llama\.{name} .*, which is not supported\.$"):
+        gguf.load(path)
+
+
+@torch.inference_mode()
+def test_settings_that_change_nothing_are_passed_over(tmp_path):
+    theirs = llama()
+    model, _ = gguf.load(write(tmp_path / "a.gguf", theirs, change=adding(HARMLESS)))
     torch.testing.assert_close(model(IDS), theirs(IDS).logits, rtol=0, atol=1e-5)
 
 
@@ -229,63 +228,6 @@ def test_unpermuting_each_with_its_own_heads():
 # Files that lie
 
 
-def text(word):
-    return struct.pack("<Q", len(word)) + word.encode()
-
-
-def value(name, number):
-    kinds = {int: (4, "<I"), float: (6, "<f")}
-    if isinstance(number, str):
-        return text(name) + struct.pack("<I", 8) + text(number)
-    code, form = kinds[type(number)]
-    return text(name) + struct.pack("<I", code) + struct.pack(form, number)
-
-
-def raw(values=b"", n_values=0, tensors=(), n_tensors=None, data=b"", magic=b"GGUF", version=3):
-    """A file put together by hand; tensors are (name, innermost dimension first, kind, offset)."""
-    head = magic + struct.pack("<I", version)
-    head += struct.pack("<QQ", len(tensors) if n_tensors is None else n_tensors, n_values) + values
-    for name, shape, kind, offset in tensors:
-        head += text(name) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, kind, offset)
-    return head + b"\0" * (-len(head) % 32) + data
-
-
-BIG = 1 << 62
-HOSTILE = {
-    "empty": (b"", "begins with b''"),
-    "a zip": (b"PK\3\4" + bytes(100), r"begins with b'PK"),
-    "magic alone": (b"GGUF", "cut off"),
-    "counts cut off": (raw()[:20], "cut off"),
-    "version 1": (raw(version=1), "version 1"),
-    "big-endian": (raw(version=3 << 24), "version 50331648"),
-    "tensors without end": (raw(n_tensors=BIG), "4,611,686,018,427,387,904 tensors"),
-    "values without end": (raw(n_values=BIG), "4,611,686,018,427,387,904 values"),
-    "values that do not come": (raw(n_values=1), "claims 1 values"),
-    "a name without end": (raw(struct.pack("<Q", BIG), 1, data=bytes(64)), "bytes of text"),
-    "a text without end": (raw(text("a") + struct.pack("<IQ", 8, BIG), 1, data=bytes(64)), "bytes of text"),
-    "numbers without end": (raw(text("a") + struct.pack("<IIQ", 9, 4, BIG), 1, data=bytes(64)), "numbers"),
-    "texts without end": (raw(text("a") + struct.pack("<IIQ", 9, 8, BIG), 1, data=bytes(64)), "strings"),
-    "lists of lists": (raw(text("a") + struct.pack("<IIQ", 9, 9, 1) * 9, 1, data=bytes(64)), "of the type 9"),
-    "a value of no type": (raw(text("a") + struct.pack("<I", 99), 1, data=bytes(64)), "unknown type 99"),
-    "a name in no UTF-8": (raw(struct.pack("<Q", 1) + b"\xff" + bytes(32), 1), "damaged"),
-    "a value twice": (raw(value("a", 1) * 2, 2), "'a' twice"),
-    "alignment 0": (raw(value("general.alignment", 0), 1), "alignment is 0"),
-    "alignment of text": (raw(value("general.alignment", "x"), 1), "alignment is 'x'"),
-    "no dimension": (raw(tensors=[("x", (), 0, 0)], data=bytes(64)), "0 dimensions"),
-    "dimensions without end": (raw(tensors=[("x", (1,) * 9, 0, 0)], data=bytes(64)), "9 dimensions"),
-    "an empty tensor": (raw(tensors=[("x", (0,), 0, 0)], data=bytes(64)), "outside"),
-    "a huge tensor": (raw(tensors=[("x", (BIG, BIG), 0, 0)], data=bytes(64)), "outside"),
-    "an offset outside": (raw(tensors=[("x", (4,), 0, BIG)], data=bytes(64)), "outside"),
-    "data cut off": (raw(tensors=[("x", (17,), 0, 0)], data=bytes(64)), "outside"),
-    "half a block": (raw(tensors=[("x", (33,), 2, 0)], data=bytes(64)), "whole blocks"),
-    "an unknown format": (raw(tensors=[("x", (4,), 999, 0)], data=bytes(64)), "unknown format 999"),
-    "a tensor twice": (raw(tensors=[("x", (4,), 0, 0), ("x", (4,), 0, 32)], data=bytes(64)), "one name"),
-    "tensors that overlap": (raw(tensors=[("x", (9,), 0, 0), ("y", (4,), 0, 32)], data=bytes(64)), "overlap"),
-    "no architecture": (raw(), "architecture None"),
-    "another architecture": (raw(value("general.architecture", "qwen2moe"), 1), "'qwen2moe'; known is llama"),
-}
-
-
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory):
     path = tmp_path_factory.mktemp("gguf") / "sound.gguf"
@@ -307,40 +249,18 @@ def test_a_hostile_file_is_one_sentence_and_no_memory(tmp_path, sound, case):
     assert str(path) in str(raised.value) and "\n" not in str(raised.value) and peak < 10_000_000
 
 
-SOUND = {
-    "block_count": 1,
-    "context_length": 8,
-    "embedding_length": 4,
-    "feed_forward_length": 8,
-    "attention.head_count": 2,
-}
-SHAPES = {
-    "token_embd": (4, 16),
-    "output_norm": (4,),
-    "blk.0.attn_norm": (4,),
-    "blk.0.ffn_norm": (4,),
-    **{f"blk.0.attn_{part}": (4, 4) for part in ("q", "k", "v", "output")},
-    "blk.0.ffn_gate": (4, 8),
-    "blk.0.ffn_up": (4, 8),
-    "blk.0.ffn_down": (8, 4),
-}
-
-
-def model_file(changes=None, shapes=SHAPES):
-    """The smallest sound model, with some values or shapes changed."""
-    said = {"general.architecture": "llama"} | {f"llama.{name}": x for name, x in SOUND.items()}
-    said = {name: x for name, x in {**said, **(changes or {})}.items() if x is not None}
-    tensors, at = [], 0
-    for name, shape in shapes.items():
-        tensors.append((f"{name}.weight", shape, 0, at))
-        at += -(-4 * int(np.prod(shape)) // 32) * 32
-    return raw(b"".join(value(*item) for item in said.items()), len(said), tensors, data=bytes(at))
-
-
 @pytest.mark.parametrize(
     ("changes", "shapes", "message"),
     [
-        ({"llama.block_count": 4_000_000_000}, {}, "holds 236 numbers"),
+        ({"llama.block_count": 4_000_000_000}, {}, "4,000,000,000 layers and holds 11 tensors"),
+        ({"llama.block_count": (1 << 64) - 1}, {}, "layers and holds 11 tensors"),
+        ({"llama.block_count": 11}, {}, "parameters and holds 236 numbers"),
+        ({"llama.attention.key_length": 1_000_000_000}, {}, "holds 236 numbers"),
+        (
+            {"llama.attention.key_length": 1_000_000_000, "llama.rope.freq_base": 10_000.0},
+            {"rope_freqs": (2,)},
+            "with factors of its own",
+        ),
         ({"llama.block_count": None}, {}, "llama.block_count is None"),
         ({"llama.block_count": "many"}, {}, "llama.block_count is 'many'"),
         ({"llama.attention.head_count": 0}, {}, "head_count is 0"),
@@ -351,16 +271,28 @@ def model_file(changes=None, shapes=SHAPES):
         ({"llama.attention.layer_norm_rms_epsilon": float("nan")}, {}, "epsilon is nan"),
         ({"llama.rope.freq_base": "x"}, {}, "freq_base is 'x'"),
         ({"llama.rope.freq_base": -1.0}, {}, "rope_theta must be positive"),
-        ({"llama.rope.dimension_count": 1}, {}, "part of each head"),
+        ({"llama.rope.dimension_count": 1}, {}, "llama.rope.dimension_count 1, which is not supported"),
         ({"llama.rope.scaling.type": "longrope"}, {}, "longrope"),
-        ({"llama.expert_count": 8}, {}, "mixture of experts"),
+        ({"llama.expert_count": 8}, {}, "llama.expert_count 8, which is not supported"),
         ({"split.count": 3}, {}, "one part of several"),
         ({}, {"token_embd": None}, "no token_embd.weight"),
-        ({}, {"blk.0.ffn_up": None, "x": (32,)}, "lacks 1 tensors, layers.0.mlp.up_proj.weight"),
-        ({}, {"blk.0.attn_q": (4, 5)}, r"attn_q.weight has the shape \(5, 4\), not \(4, 4\)"),
-        ({}, {"blk.0.attn_q": (2, 8)}, r"attn_q.weight has the shape \(8, 2\), not \(4, 4\)"),
-        ({}, {"blk.1.attn_q": (4, 4)}, "no place for: blk.1.attn_q.weight"),
-        ({}, {"nonsense": (4,)}, "no place for: nonsense.weight"),
+        (
+            {},
+            {"blk.0.ffn_up": None, "x": (32,)},
+            "missing: layers.0.mlp.up_proj.weight; unexpected: x.weight",
+        ),
+        (
+            {},
+            {"blk.0.attn_q": (4, 5)},
+            r"misshapen: layers.0.self_attn.q_proj.weight \(5, 4\) instead of \(4, 4\)",
+        ),
+        (
+            {},
+            {"blk.0.attn_q": (2, 8)},
+            r"misshapen: layers.0.self_attn.q_proj.weight \(8, 2\) instead of \(4, 4\)",
+        ),
+        ({}, {"blk.1.attn_q": (4, 4)}, "unexpected: layers.1.self_attn.q_proj.weight"),
+        ({}, {"nonsense": (4,)}, "unexpected: nonsense.weight"),
     ],
 )
 def test_a_model_that_is_not_what_it_says(tmp_path, changes, shapes, message):
@@ -432,3 +364,26 @@ def test_no_more_than_one_copy_in_memory(tmp_path, sound):
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     peak, weights = map(int, done.stdout.split())
     assert weights > 100e6 and peak < weights + 25e6
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["general.architecture", "general.alignment", "split.count", "tokenizer.ggml.tokens"]
+    + [
+        f"llama.{name}"
+        for name in ("block_count", "rope.freq_base", "rope.scaling.type", "rope.scaling.factor")
+    ]
+    + ["llama.vocab_size", "llama.logit_scale"],
+)
+@pytest.mark.parametrize("array", [[], [1], [1, 2], [1.5, 2.5]])
+def test_an_array_in_the_place_of_a_value_is_one_sentence_or_no_matter(tmp_path, name, array):
+    code, form = (4, "I") if all(isinstance(x, int) for x in array) else (6, "f")
+    value = struct.pack(f"<IIQ{len(array)}{form}", 9, code, len(array), *array)
+    path = tmp_path / "a.gguf"
+    path.write_bytes(model_file({name: value}))
+    try:
+        gguf.load(path)
+    except UserError as error:
+        assert "\n" not in str(error) and str(path) in str(error)
+    else:
+        assert name == "tokenizer.ggml.tokens"  # which is the business of the tokenizer

@@ -49,7 +49,7 @@ def convert_layer(state: dict[str, Tensor], layer: int) -> dict[str, Tensor]:
     # SOLUTION
     from myllm.weights import convert
 
-    convert.theirs("norm.weight", "gpt2")
+    convert.hf_name("norm.weight", "gpt2")
     parts = {
         "attn.c_attn": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
         "attn.c_proj": ("self_attn.o_proj",),
