@@ -153,11 +153,12 @@ def _refuse_unread(hf: Values, name: str, family: Family) -> None:
             only = neutral[key]
             if value != only or isinstance(value, bool) != isinstance(only, bool):
                 raise UserError(f"{key} {shown(value)} of {model} is not supported; only {only!r} is.")
-        elif isinstance(value, dict | list) and value:
-            raise UserError(
-                f"The setting {key!r} of {model} is not known; delete it from config.json if the model "
-                "computes the same without it."
-            )
+        elif isinstance(value, dict | list):
+            if value:
+                raise UserError(
+                    f"The setting {key!r} of {model} is not known; delete it from config.json if the model "
+                    "computes the same without it."
+                )
         elif value is not False:
             message = f"The setting {key!r} of {model} is not known and not used: {shown(value)}."
             warnings.warn(message, UnknownSettingWarning, stacklevel=4)
@@ -197,6 +198,7 @@ def _write(values: Values, name: str) -> Values:
     values["attention_scale"] = values["head_dim"] if scale is None else _scalar(scale)
 
     hf: Values = {"architectures": [family.architecture], "model_type": name, **family.only}
+    hf["pad_token_id"] = None  # the default of phi3 lies beyond a small vocabulary
     for field, (settings, *_) in family.keys.items():
         hf |= dict.fromkeys(settings.split(), values[field])
     if values["rope_scaling"]:
