@@ -1,7 +1,13 @@
 """The configuration: every field acts, its numbers are counted elsewhere too, and nonsense is refused."""
 
+import copy
+import dataclasses
+import itertools
 import json
+import pickle
 import random
+import typing
+from contextlib import suppress
 from dataclasses import MISSING, asdict, fields
 
 import pytest
@@ -226,7 +232,9 @@ def test_training_costs_three_times_as_much():
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("changes", [{}, {"n_kv_head": 1}, {"head_dim": 6, "n_layer": 3}], ids=str)
+@pytest.mark.parametrize(
+    "changes", [{}, {"n_kv_head": 1}, {"head_dim": 6, "n_layer": 3}, {"window": 2}], ids=str
+)
 def test_keys_and_values_take_what_a_cache_holds(changes, dtype):
     one, held = config(**changes), []
 
@@ -239,6 +247,19 @@ def test_keys_and_values_take_what_a_cache_holds(changes, dtype):
 
     Transformer(one).to(dtype)(torch.zeros(3, 5, dtype=torch.int64), cache=Cache())
     assert one.kv_bytes(3, 5, dtype) == sum(tensor.nbytes for tensor in held)
+
+
+@pytest.mark.parametrize("every", [None, 1, 2, 3, 9])
+@pytest.mark.parametrize("T", [2, 5, 12])
+def test_a_ring_keeps_the_last_tokens_of_a_window(every, T):
+    """Counted layer by layer; a growing cache keeps all of them."""
+    window = None if every == 1 else 5
+    one = config(n_layer=7, n_kv_head=2, window=window, full_attention_every=None if every == 1 else every)
+    sizes = [one.layer_window(layer) for layer in range(7)]
+    tokens = sum(T if size is None else min(T, size) for size in sizes)
+    number = 2 * 3 * 2 * one.head_dim * 4  # keys and values, texts, heads, bytes
+    assert one.kv_bytes(3, T, torch.float32, ring=True) == number * tokens
+    assert one.kv_bytes(3, T, torch.float32) == number * 7 * T
 
 
 KEEPS = {
@@ -327,13 +348,105 @@ def test_replace_derives_anew_and_keeps_what_was_given():
     assert config() == config().replace() and config() is not config().replace()
 
 
+BASES = {
+    "derived": config(),
+    "given": config(head_dim=6, n_kv_head=2, intermediate_size=50, qkv_bias=True),
+    "half": config(head_dim=4, bias=True, window=4),
+    "preset": ModelConfig.preset("gemma-2-2b", n_layer=4),
+}
+CHANGES = {name: (one, other) for name, (_, one, other, _) in LIVE.items()}
+CHANGES |= {"n_head": (2, 8), "n_embd": (32, 64), "n_kv_head": (1, 4), "n_layer": (1, 5)}
+CHANGES |= {"family": ("llama", None), "head_dim": (4, 8), "intermediate_size": (64, 128)}
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_every_way_to_copy_gives_the_same_or_raises(base):
+    """One or two fields changed; what was derived and what was given are both kept apart."""
+    base, equal = BASES[base], 0
+    for first, second in itertools.combinations_with_replacement(CHANGES, 2):
+        for one, other in itertools.product(CHANGES[first], CHANGES[second]):
+            changes = {first: one, second: other}
+            try:
+                expected = base.replace(**changes)
+            except UserError:
+                continue
+            assert base.__replace__(**changes) == expected  # what copy.replace calls
+            with suppress(UserError):
+                copied = dataclasses.replace(base, **changes)
+                assert (copied, copied.family) == (expected, expected.family)
+                assert {*copied.derived.split()} >= {*expected.derived.split()}
+                equal += 1
+    assert equal > 900
+
+
+def test_a_stale_value_is_refused_with_the_way_out():
+    with pytest.raises(UserError, match=r"head_dim should stay 4 or follow .*; use config\.replace\(…\)"):
+        dataclasses.replace(config(), n_embd=64)
+    assert dataclasses.replace(config(), n_layer=5) == config(n_layer=5)
+    assert dataclasses.replace(config(head_dim=4), n_head=2, n_kv_head=2).head_dim == 4
+
+
+WAYS = {
+    "copy": copy.copy,
+    "deepcopy": copy.deepcopy,
+    "pickle": lambda one: pickle.loads(pickle.dumps(one)),
+    "asdict": lambda one: ModelConfig(**asdict(one)),
+    "json": lambda one: ModelConfig._from_dict(json.loads(json.dumps(asdict(one)))),
+}
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+@pytest.mark.parametrize("made", [config(), config(bias=True, head_dim=6)], ids=["derived", "given"])
+def test_a_copy_still_knows_what_was_derived(way, made):
+    copied = way(made)
+    assert copied == made and hash(copied) == hash(made) and copied.derived == made.derived
+    assert copied.replace(n_embd=32, bias=False) == made.replace(n_embd=32, bias=False)
+    assert type(copied.head_dim) is type(copied.n_kv_head) is int and type(copied.qkv_bias) is bool
+
+
+def test_its_text_makes_it_again():
+    for made in (config(), config(rope_scaling=RopeScaling("yarn", 2.0, 8)), BASES["preset"]):
+        assert eval(repr(made)) == made
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.5, 2**31, 2**64, 10**5000, True, "7", [1], {}, float("nan")],
+                         ids=lambda value: f"{value!r:.9}" if value != 10**5000 else "huge")  # fmt: skip
+@pytest.mark.parametrize("name", [field.name for field in fields(ModelConfig)])
+def test_every_field_refuses_odd_values_in_a_sentence(name, value):
+    kinds = typing.get_args(ModelConfig.__annotations__[name]) or (ModelConfig.__annotations__[name],)
+    number = type(value) in (int, float) and value == value and 0 < value < 1e30
+    allowed = (
+        (float in kinds and number) or (bool in kinds and value is True) or (str in kinds and value == "7")
+    )
+    allowed &= (name, value) != ("rotary_fraction", 1.5)
+    allowed |= value == 0 and name in ("n_kv_head", "head_dim", "intermediate_size")  # as if left out
+    if not allowed:
+        with pytest.raises(UserError) as error:
+            config(**{name: value})
+        assert str(error.value).endswith(".") and "\n" not in str(error.value)
+        assert len(str(error.value)) < 160
+
+
+def test_absurd_sizes_are_counted_or_refused_without_a_loop():
+    for name in ("n_layer", "head_dim", "n_embd", "vocab_size", "block_size", "n_head"):
+        for number in (10**12, 2**64):
+            with pytest.raises(UserError, match=f"{name} must be a whole number from 1 to"):
+                config(**{name: number})
+    giant = ModelConfig(2**31 - 1, 2**31 - 1, 10_000, 2**16, 2**31 - 2**16, head_dim=65_536, window=7,
+                        intermediate_size=2**31 - 1)  # fmt: skip
+    assert giant.n_params > 2**70 and giant.flops_per_token(2**31) > giant.n_params
+    assert giant.memory(2**31, 2**31, dtype=torch.float32).total > 2**100
+    assert giant.kv_bytes(1, 2**31, torch.float32, ring=True) == 2 * 7 * 10_000 * 2**16 * 2**16 * 4
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_saving_and_loading_change_nothing(seed, tmp_path):
     one = random_config(seed)
     if one.position == "rope":
         one = one.replace(rope_scaling=RopeScaling("llama3", 8.0, 32, low_freq_factor=0.5))
     one.save(tmp_path / "model.json")
-    assert ModelConfig.load(tmp_path / "model.json") == one
+    loaded = ModelConfig.load(tmp_path / "model.json")
+    assert loaded == one and loaded.derived == one.derived
     assert json.loads((tmp_path / "model.json").read_text()) == asdict(one)
 
 
