@@ -369,6 +369,19 @@ def test_what_version_4_of_transformers_wrote_is_read_in_silence():
     assert ModelConfig.from_hf({**CASES["gpt2"], **old}) == ModelConfig.from_hf(CASES["gpt2"])
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_everything_that_transformers_itself_writes_is_known(oracle, name):
+    """Every key of its configurations, and of generation as far as it drops them from one."""
+    from transformers import CONFIG_MAPPING, GenerationConfig
+
+    settings = {**CASES[name]}
+    theirs = CONFIG_MAPPING[settings.pop("model_type")](**settings).to_dict()
+    generation = dict.fromkeys(GenerationConfig._get_default_generation_params(), 3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert ModelConfig.from_hf({**generation, **theirs}) == ModelConfig.from_hf(CASES[name])
+
+
 @pytest.mark.parametrize("name, value", [
     ("alibi", True), ("attention_multiplier", 0.1), ("attn_logit_softcapping", 30.0), ("clip_qkv", 8.0),
     ("embedding_multiplier", 12.0), ("final_logit_softcapping", 30.0), ("logit_scale", 0.5),
