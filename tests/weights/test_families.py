@@ -306,6 +306,18 @@ def test_a_configuration_remembers_its_family():
     assert ModelConfig.preset("gpt2", norm="rmsnorm").family is None
 
 
+def test_a_family_that_cannot_say_a_field_is_not_written():
+    gemma2 = ModelConfig.from_hf(CASES["gemma2"])
+    assert gemma2.replace(attention_scale=0.25).to_hf()["query_pre_attn_scalar"] == 16
+    for fields_of_none in ({"attention_scale": 0.3}, {"head_dim": 16, "attention_scale": 0.25}):
+        assert (
+            gemma2.replace(**fields_of_none).family is None
+        )  # 0.3 ** -2 is not whole; 16 means "by default"
+    odd = read().replace(n_embd=22, head_dim=6)  # transformers refuses this width in LLaMA
+    assert odd.family is None and odd.to_hf()["model_type"] == "mistral"
+    assert ModelConfig.from_hf(CASES["gemma"]).replace(activation="gelu").family is None
+
+
 @pytest.mark.parametrize("seed", range(300))
 def test_what_any_family_writes_is_read_as_the_same_model(seed):
     pick = random.Random(seed)
