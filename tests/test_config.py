@@ -1,7 +1,13 @@
 """The configuration: every field acts, its numbers are counted elsewhere too, and nonsense is refused."""
 
+import copy
+import dataclasses
+import itertools
 import json
+import pickle
 import random
+import typing
+from contextlib import suppress
 from dataclasses import MISSING, asdict, fields
 
 import pytest
@@ -101,7 +107,9 @@ LIVE = {
 
 
 def test_no_field_is_left_out():
-    assert [*LIVE] == [field.name for field in fields(ModelConfig)]
+    """`family` and `derived` say where a model comes from: they do not count when two are compared."""
+    assert [*LIVE] == [field.name for field in fields(ModelConfig) if field.compare]
+    assert [field.name for field in fields(ModelConfig) if not field.compare] == ["family", "derived"]
 
 
 @pytest.mark.parametrize("name", LIVE)
@@ -224,7 +232,9 @@ def test_training_costs_three_times_as_much():
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("changes", [{}, {"n_kv_head": 1}, {"head_dim": 6, "n_layer": 3}], ids=str)
+@pytest.mark.parametrize(
+    "changes", [{}, {"n_kv_head": 1}, {"head_dim": 6, "n_layer": 3}, {"window": 2}], ids=str
+)
 def test_keys_and_values_take_what_a_cache_holds(changes, dtype):
     one, held = config(**changes), []
 
@@ -237,6 +247,19 @@ def test_keys_and_values_take_what_a_cache_holds(changes, dtype):
 
     Transformer(one).to(dtype)(torch.zeros(3, 5, dtype=torch.int64), cache=Cache())
     assert one.kv_bytes(3, 5, dtype) == sum(tensor.nbytes for tensor in held)
+
+
+@pytest.mark.parametrize("every", [None, 1, 2, 3, 9])
+@pytest.mark.parametrize("T", [2, 5, 12])
+def test_a_ring_keeps_the_last_tokens_of_a_window(every, T):
+    """Counted layer by layer; a growing cache keeps all of them."""
+    window = None if every == 1 else 5
+    one = config(n_layer=7, n_kv_head=2, window=window, full_attention_every=None if every == 1 else every)
+    sizes = [one.layer_window(layer) for layer in range(7)]
+    tokens = sum(T if size is None else min(T, size) for size in sizes)
+    number = 2 * 3 * 2 * one.head_dim * 4  # keys and values, texts, heads, bytes
+    assert one.kv_bytes(3, T, torch.float32, ring=True) == number * tokens
+    assert one.kv_bytes(3, T, torch.float32) == number * 7 * T
 
 
 KEEPS = {
@@ -325,13 +348,105 @@ def test_replace_derives_anew_and_keeps_what_was_given():
     assert config() == config().replace() and config() is not config().replace()
 
 
+BASES = {
+    "derived": config(),
+    "given": config(head_dim=6, n_kv_head=2, intermediate_size=50, qkv_bias=True),
+    "half": config(head_dim=4, bias=True, window=4),
+    "preset": ModelConfig.preset("gemma-2-2b", n_layer=4),
+}
+CHANGES = {name: (one, other) for name, (_, one, other, _) in LIVE.items()}
+CHANGES |= {"n_head": (2, 8), "n_embd": (32, 64), "n_kv_head": (1, 4), "n_layer": (1, 5)}
+CHANGES |= {"family": ("llama", None), "head_dim": (4, 8), "intermediate_size": (64, 128)}
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_every_way_to_copy_gives_the_same_or_raises(base):
+    """One or two fields changed; what was derived and what was given are both kept apart."""
+    base, equal = BASES[base], 0
+    for first, second in itertools.combinations_with_replacement(CHANGES, 2):
+        for one, other in itertools.product(CHANGES[first], CHANGES[second]):
+            changes = {first: one, second: other}
+            try:
+                expected = base.replace(**changes)
+            except UserError:
+                continue
+            assert base.__replace__(**changes) == expected  # what copy.replace calls
+            with suppress(UserError):
+                copied = dataclasses.replace(base, **changes)
+                assert (copied, copied.family) == (expected, expected.family)
+                assert {*copied.derived.split()} >= {*expected.derived.split()}
+                equal += 1
+    assert equal > 900
+
+
+def test_a_stale_value_is_refused_with_the_way_out():
+    with pytest.raises(UserError, match=r"head_dim should stay 4 or follow .*; use config\.replace\(…\)"):
+        dataclasses.replace(config(), n_embd=64)
+    assert dataclasses.replace(config(), n_layer=5) == config(n_layer=5)
+    assert dataclasses.replace(config(head_dim=4), n_head=2, n_kv_head=2).head_dim == 4
+
+
+WAYS = {
+    "copy": copy.copy,
+    "deepcopy": copy.deepcopy,
+    "pickle": lambda one: pickle.loads(pickle.dumps(one)),
+    "asdict": lambda one: ModelConfig(**asdict(one)),
+    "json": lambda one: ModelConfig._from_dict(json.loads(json.dumps(asdict(one)))),
+}
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+@pytest.mark.parametrize("made", [config(), config(bias=True, head_dim=6)], ids=["derived", "given"])
+def test_a_copy_still_knows_what_was_derived(way, made):
+    copied = way(made)
+    assert copied == made and hash(copied) == hash(made) and copied.derived == made.derived
+    assert copied.replace(n_embd=32, bias=False) == made.replace(n_embd=32, bias=False)
+    assert type(copied.head_dim) is type(copied.n_kv_head) is int and type(copied.qkv_bias) is bool
+
+
+def test_its_text_makes_it_again():
+    for made in (config(), config(rope_scaling=RopeScaling("yarn", 2.0, 8)), BASES["preset"]):
+        assert eval(repr(made)) == made
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.5, 2**31, 2**64, 10**5000, True, "7", [1], {}, float("nan")],
+                         ids=lambda value: f"{value!r:.9}" if value != 10**5000 else "huge")  # fmt: skip
+@pytest.mark.parametrize("name", [field.name for field in fields(ModelConfig)])
+def test_every_field_refuses_odd_values_in_a_sentence(name, value):
+    kinds = typing.get_args(ModelConfig.__annotations__[name]) or (ModelConfig.__annotations__[name],)
+    number = type(value) in (int, float) and value == value and 0 < value < 1e30
+    allowed = (
+        (float in kinds and number) or (bool in kinds and value is True) or (str in kinds and value == "7")
+    )
+    allowed &= (name, value) != ("rotary_fraction", 1.5)
+    allowed |= value == 0 and name in ("n_kv_head", "head_dim", "intermediate_size")  # as if left out
+    if not allowed:
+        with pytest.raises(UserError) as error:
+            config(**{name: value})
+        assert str(error.value).endswith(".") and "\n" not in str(error.value)
+        assert len(str(error.value)) < 160
+
+
+def test_absurd_sizes_are_counted_or_refused_without_a_loop():
+    for name in ("n_layer", "head_dim", "n_embd", "vocab_size", "block_size", "n_head"):
+        for number in (10**12, 2**64):
+            with pytest.raises(UserError, match=f"{name} must be a whole number from 1 to"):
+                config(**{name: number})
+    giant = ModelConfig(2**31 - 1, 2**31 - 1, 10_000, 2**16, 2**31 - 2**16, head_dim=65_536, window=7,
+                        intermediate_size=2**31 - 1)  # fmt: skip
+    assert giant.n_params > 2**70 and giant.flops_per_token(2**31) > giant.n_params
+    assert giant.memory(2**31, 2**31, dtype=torch.float32).total > 2**100
+    assert giant.kv_bytes(1, 2**31, torch.float32, ring=True) == 2 * 7 * 10_000 * 2**16 * 2**16 * 4
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_saving_and_loading_change_nothing(seed, tmp_path):
     one = random_config(seed)
     if one.position == "rope":
         one = one.replace(rope_scaling=RopeScaling("llama3", 8.0, 32, low_freq_factor=0.5))
     one.save(tmp_path / "model.json")
-    assert ModelConfig.load(tmp_path / "model.json") == one
+    loaded = ModelConfig.load(tmp_path / "model.json")
+    assert loaded == one and loaded.derived == one.derived
     assert json.loads((tmp_path / "model.json").read_text()) == asdict(one)
 
 
@@ -340,17 +455,17 @@ def scaling(kind, **changes):
 
 
 NONSENSE = {
-    "vocab_size must be positive, not 0": {"vocab_size": 0},
-    "n_layer must be positive, not -1": {"n_layer": -1},
+    "vocab_size must be a whole number from 1 to 2,147,483,647, not 0": {"vocab_size": 0},
+    "n_layer must be a whole number from 1 to 10,000, not -1": {"n_layer": -1},
     "n_head 3 must divide n_embd 16; or give head_dim": {"n_head": 3},
     "n_kv_head 3 must divide n_head 4": {"n_kv_head": 3},
-    "norm_eps must be positive": {"norm_eps": 0.0},
-    "window must be positive, not 0": {"window": 0},
-    "attention_softcap must be positive": {"attention_softcap": -1.0},
-    "logit_softcap must be positive, not nan": {"logit_softcap": float("nan")},
-    r"rotary_fraction must lie in \(0, 1\]": {"rotary_fraction": 1.5},
-    "RoPE turns pairs: head_dim x rotary_fraction is 3": {"head_dim": 3},
-    "RoPE turns pairs: head_dim x rotary_fraction is 0": {"rotary_fraction": 0.1},
+    r"norm_eps must be a number from 1e-30 to 1e\+30, not 0.0": {"norm_eps": 0.0},
+    "window must be a whole number .* or None, not 0": {"window": 0},
+    "attention_softcap must be a number .* or None, not -1.0": {"attention_softcap": -1.0},
+    "logit_softcap must be a number .*, not nan": {"logit_softcap": float("nan")},
+    "rotary_fraction must be at most 1, not 1.5": {"rotary_fraction": 1.5},
+    "RoPE rotates pairs: head_dim x rotary_fraction must be 2, 4, …, not 3": {"head_dim": 3},
+    "RoPE rotates pairs: .*, not 0": {"rotary_fraction": 0.1},
     "norm must be layernorm or rmsnorm, not 'batchnorm'": {"norm": "batchnorm"},
     "mlp must be plain or gated": {"mlp": "moe"},
     "activation must be gelu or gelu_tanh or relu or silu, not 'GELU'": {"activation": "GELU"},
@@ -360,21 +475,33 @@ NONSENSE = {
     "rotary_fraction would have no effect": {"position": "learned", "rotary_fraction": 0.5},
     "rope_scaling would have no effect": {"position": "none", "rope_scaling": RopeScaling("linear", 2, 8)},
     "full_attention_every would have no effect: there is no window": {"full_attention_every": 2},
-    "vocab_size must be int, not '31'": {"vocab_size": "31"},
-    "n_layer must be int, not 2.0": {"n_layer": 2.0},
-    "n_layer must be int, not True": {"n_layer": True},
-    "bias must be bool, not 1": {"bias": 1},
-    "window must be int or None, not 2.5": {"window": 2.5},
+    "vocab_size must be a whole number .*, not '31'": {"vocab_size": "31"},
+    "n_layer must be a whole number .*, not 2.0": {"n_layer": 2.0},
+    "n_layer must be a whole number .*, not True": {"n_layer": True},
+    "bias must be true or false, not 1": {"bias": 1},
+    "window must be a whole number .* or None, not 2.5": {"window": 2.5},
     "rope_scaling must be RopeScaling or None, not 'yarn'": {"rope_scaling": "yarn"},
     "ModelConfig has no field 'n_heads'; it has vocab_size": {"n_heads": 3},
     "RopeScaling has no field 'type'; it has kind": {"rope_scaling": {"type": "yarn"}},
     "RopeScaling needs original_context": {"rope_scaling": {"kind": "yarn", "factor": 2}},
     "rope_scaling.kind must be linear or": scaling("x"),
-    "rope_scaling needs a factor of at least 1": scaling("yarn", factor=0.5),
+    "rope_scaling.factor must be at least 1, not 0.5": scaling("yarn", factor=0.5),
     "rope_scaling needs low_freq_factor < high_freq_factor": scaling("llama3", high_freq_factor=1.0),
-    "rope_scaling needs .* beta_slow < beta_fast": scaling("yarn", beta_slow=40.0),
-    "rope_scaling.beta_fast would have no effect: kind is not 'yarn'": scaling("llama3", beta_fast=8.0),
+    "rope_scaling needs beta_slow < beta_fast": scaling("yarn", beta_slow=40.0),
+    'rope_scaling.beta_fast would have no effect: kind is not "yarn"': scaling("llama3", beta_fast=8.0),
     "rope_scaling.low_freq_factor would have no effect: kind is": scaling("yarn", low_freq_factor=2),
+    "rope_scaling.beta_slow must be a number from 1e-30": scaling("yarn", beta_slow=0),
+    "rope_scaling.beta_fast must be a number from 1e-30": scaling("yarn", beta_fast=-1.0),
+    "rope_scaling.attention_factor must be a number": scaling("yarn", attention_factor=0.0),
+    "rope_scaling.original_context must be a whole number": scaling("yarn", original_context=2**31),
+    "head_dim must be a whole number from 1 to 65,536, not 1000000000": {"head_dim": 10**9},
+    "head_dim must be a whole number from 1 to 65,536, not 250000000": {"n_embd": 10**9},
+    "vocab_size must be .*, not a number of more than 64 bits": {"vocab_size": 10**30},
+    "rope_theta must be more than 1, not 0.5": {"rope_theta": 0.5},
+    "rope_theta must be a number .*, not a number of more": {"rope_theta": 10**400},
+    'rope_scaling "dynamic" needs head_dim x rotary_fraction of at': {**scaling("dynamic"), "head_dim": 2},
+    "window would have no effect: full_attention_every is 1": {"window": 3, "full_attention_every": 1},
+    "The family 'bert' is not known; known are gpt2, llama": {"family": "bert"},
 }  # fmt: skip
 
 
@@ -405,6 +532,9 @@ def test_files_that_are_missing_torn_or_of_something_else_are_refused(tmp_path):
 def test_a_configuration_cannot_be_changed():
     with pytest.raises(AttributeError):
         config().n_layer = 3
-    assert all(field.default is MISSING or field.default == getattr(ModelConfig(**SIZES), field.name) or
-               field.name in ("n_kv_head", "head_dim", "intermediate_size", "qkv_bias")
-               for field in fields(ModelConfig))  # fmt: skip
+    made = ModelConfig(**SIZES)
+    left_out = [field for field in fields(ModelConfig) if field.default is not MISSING]
+    kept = {field.name for field in left_out if getattr(made, field.name) == field.default}
+    derived = {"n_kv_head", "head_dim", "intermediate_size", "qkv_bias"}
+    assert {field.name for field in left_out} - kept - {"derived"} == derived - kept
+    assert {*made.derived.split()} == derived

@@ -19,10 +19,14 @@ from myllm.files import UserError
 
 # In the order of their imports: after a wrong module, all that may import it are executed anew.
 MODULES = [
+    "checks",
     "family_tables",
+    "family_rope",
     "families",
+    "accounting",
     "config",
     "model.masks",
+    "model.cache",
     "model.attention",
     "model.layers",
     "model.rope",
