@@ -1,30 +1,40 @@
-"""Tokenizers out of the values of a GGUF file, the format of llama.cpp."""
+"""Tokenizers from the values of a GGUF file, the format of llama.cpp, as fields of a ``tokenizer.json``.
 
-import struct
-from collections.abc import Mapping
-from io import BytesIO
+https://github.com/ggml-org/ggml/blob/master/docs/gguf.md lists the values. What each kind of tokenizer does
+with a text is written down in llama.cpp alone (``src/llama-vocab.cpp``).
+"""
+
+import base64
+import json
+from collections.abc import Sequence
 from typing import Any
 
 from myllm.files import UserError
 from myllm.tokenizers.base import Tokenizer
-from myllm.tokenizers.formats import known_format
-from myllm.tokenizers.patterns import GPT2, LLAMA3, SMOLLM2
-from myllm.tokenizers.published import PublishedBPE
-from myllm.tokenizers.spm import SentencePiece
+from myllm.tokenizers.huggingface import BYTE_LEVEL, HuggingFaceTokenizer, with_added
+from myllm.tokenizers.patterns import GPT2, LLAMA3, QWEN2
+from myllm.tokenizers.settings import CONFIG, TEMPLATE, Fields
+from myllm.tokenizers.spm import MARK
 
-NORMAL = 1  # the type of an ordinary token
-PATTERNS = {"gpt-2": GPT2, "smollm": SMOLLM2, "llama-bpe": LLAMA3}
 KEY = "tokenizer.ggml."
-ROLES = ("bos", "eos", "padding")
-BPE_MODEL = 2  # SentencePiece's number for byte-pair encoding
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)  # the types of tokens
+DIGITS = {"type": "Digits", "individual_digits": True}
+SPLITS = {  # how the values of "pre" cut text, as far as it is one regular expression
+    **dict.fromkeys(("gpt-2", "phi-2", "olmo", "mpt"), GPT2),
+    **dict.fromkeys(("llama-bpe", "llama3", "llama-v3"), LLAMA3),
+    **dict.fromkeys(("qwen2", "stablelm2"), QWEN2),
+}
+SINGLE_DIGITS = ("smollm", "starcoder", "refact", "command-r")  # every digit alone, then as GPT-2
+WHOLE_WORDS = ("llama-bpe", "llama3", "llama-v3")  # a chunk that is a token needs no merges
+END_ROLES = ("eot_token_id", "eom_token_id")
 
 
-def from_gguf(values: Mapping[str, Any], name: str) -> Tokenizer | None:
-    """The tokenizer of a model, with its chat format where that is known.
+def from_gguf(values: Fields, name: str) -> Tokenizer | None:
+    """The tokenizer of a model, with the source of its chat template.
 
     Args:
         values: The file's values, as `myllm.weights.gguf.load` returns them.
-        name: A name for people.
+        name: The name of the file, for messages and people.
 
     Returns:
         None where the file has no tokenizer.
@@ -32,76 +42,176 @@ def from_gguf(values: Mapping[str, Any], name: str) -> Tokenizer | None:
     Raises:
         UserError: Its kind is not known, or it is damaged.
     """
-    kind = values.get(KEY + "model")
-    if kind is None:
+    found = {key.removeprefix(KEY): value for key, value in values.items() if key.startswith(KEY)}
+    if "model" not in found:
         return None
-    if kind not in ("gpt2", "llama"):
-        raise UserError(f"{name} has a tokenizer of the kind {kind!r}; known are gpt2 and llama.")
+    kinds = {"gpt2": _byte_level, "llama": _sentencepiece, "bert": _word_piece, "t5": _unigram}
+    if found["model"] not in kinds:
+        kind = found["model"]
+        raise UserError(f"{name} has a tokenizer of the kind {kind!r}; known are {', '.join(kinds)}.")
     try:
-        tokenizer = (_bpe if kind == "gpt2" else _sentencepiece)(values, name)
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError, struct.error) as error:
+        tokens: list[str] = list(found["tokens"])
+        types = [int(kind) for kind in found.get("token_type", [NORMAL] * len(tokens))]
+        if len(types) != len(tokens):
+            raise ValueError
+        content = {"version": "1.0", **kinds[found["model"]](found, tokens, types, name)}
+        return _tokenizer(content, found, tokens, types, values.get("tokenizer.chat_template"), name)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{name} has a damaged tokenizer; fetch it again.") from error
-    tokenizer.chat_template = known_format(values.get("tokenizer.chat_template"))
-    tokenizer.add_bos = bool(values.get(KEY + "add_bos_token", tokenizer.add_bos))
+
+
+def _tokenizer(
+    content: dict[str, Any],
+    values: Fields,
+    tokens: Sequence[str],
+    types: Sequence[int],
+    jinja: str | None,
+    name: str,
+) -> Tokenizer:
+    """The tokenizer with its added tokens, roles and the settings that describe them."""
+    keys = {
+        "bos": "bos_token_id",
+        "eos": "eos_token_id",
+        "pad": "padding_token_id",
+        "unk": "unknown_token_id",
+    }
+    roles = {role: int(values[key]) for role, key in keys.items() if values.get(key) is not None}
+    named = {role: tokens[i] for role, i in roles.items()}
+    steers = {*named.values()}
+    found = steers | {token for token, kind in zip(tokens, types, strict=True) if kind == USER_DEFINED}
+    steers |= {token for token, kind in zip(tokens, types, strict=True) if kind in (UNKNOWN, CONTROL)}
+    if values["model"] == "llama":  # SentencePiece itself lists special tokens as user-defined
+        steers |= {token for token in found if MARK.fullmatch(token)}
+    content = with_added(
+        content,
+        [{"content": t, "special": t in steers} for t in tokens if t in found or t in steers],
+    )
+    whole = values["model"] == "llama" or values.get("pre") in WHOLE_WORDS
+    if values.get("add_bos_token", whole) and "bos" in roles:
+        content["post_processor"] = _in_front(named["bos"], roles["bos"])
+    config = {f"{role}_token": token for role, token in named.items()}
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", **config}
+    files = {CONFIG: json.dumps(config, indent=2, ensure_ascii=False).encode()}
+    if isinstance(jinja, str):
+        files[TEMPLATE] = jinja.encode()
+    roles.pop("unk", None)
+    tokenizer = HuggingFaceTokenizer(
+        content, name=name, source=name, **roles, chat_template=jinja, files=files
+    )
+    tokenizer.extra_end_ids = {int(values[key]) for key in END_ROLES if values.get(key) is not None}
     return tokenizer
 
 
-def _bpe(values: Mapping[str, Any], name: str) -> PublishedBPE:
-    pre = values.get(KEY + "pre")
-    if pre not in PATTERNS:
-        raise UserError(f"{name} cuts text as {pre!r}, which is not known; known are {', '.join(PATTERNS)}.")
-    tokens: list[str] = values[KEY + "tokens"]
-    kinds = values[KEY + "token_type"]
-    special = {token: i for i, token in enumerate(tokens) if kinds[i] != NORMAL}
-    named: list[int | None] = [values.get(f"{KEY}{role}_token_id") for role in ROLES]
-    bos, eos, pad = (None if i is None else tokens[i] for i in named)
-    return PublishedBPE(
-        {token: i for i, token in enumerate(tokens) if token not in special},
-        (merge.split(" ") for merge in values[KEY + "merges"]),
-        pattern=PATTERNS[pre],
-        name=name,
-        special_tokens=special,
-        bos=bos,
-        eos=eos,
-        pad=pad,
-        add_bos=pre == "llama-bpe",
-        whole_words=pre == "llama-bpe",
-    )
+def _byte_level(values: Fields, tokens: list[str], types: list[int], name: str) -> dict[str, Any]:
+    pre = values.get("pre", "gpt-2")
+    plain = BYTE_LEVEL["pre_tokenizer"]
+    if pre in SINGLE_DIGITS:
+        cut: Any = {"type": "Sequence", "pretokenizers": [DIGITS, plain]}
+    elif pre in SPLITS:
+        pattern = {"Regex": SPLITS[pre]}
+        split = {"type": "Split", "pattern": pattern, "behavior": "Isolated", "invert": False}
+        cut = {"type": "Sequence", "pretokenizers": [split, {**plain, "use_regex": False}]}
+    else:
+        known = ", ".join((*SPLITS, *SINGLE_DIGITS))
+        raise UserError(f"{name} cuts text as {pre!r}, which is not known; known are {known}.")
+    model = {
+        "type": "BPE",
+        "vocab": _numbered(tokens, name),
+        "merges": [pair.split(" ") for pair in values["merges"]],
+        "ignore_merges": pre in WHOLE_WORDS,
+    }
+    normalizer = {"type": "NFC"} if pre == "qwen2" else None
+    return BYTE_LEVEL | {"pre_tokenizer": cut, "normalizer": normalizer, "model": model}
 
 
-def _sentencepiece(values: Mapping[str, Any], name: str) -> SentencePiece:
-    """The file of the library `sentencepiece`, written anew from its parts.
-
-    It is a message of Protocol Buffers (``sentencepiece_model.proto``): field 1 a piece, 2 the training, of
-    which only the kind, byte fallback and the special ids count, 3 how text is changed first.
-    """
-    pieces = zip(values[KEY + "tokens"], values[KEY + "scores"], values[KEY + "token_type"], strict=True)
-    model = b"".join(
-        _field(1, _field(1, token.encode()) + b"\x15" + struct.pack("<f", score) + _number(3, int(kind)))
-        for token, score, kind in pieces
-    )
-    ids = {40: "unknown", 41: "bos", 42: "eos", 43: "padding"}
-    training = _number(3, BPE_MODEL) + _number(35, 1)
-    for field, word in ids.items():
-        training += _number(field, int(values.get(f"{KEY}{word}_token_id", 0 if word == "unknown" else -1)))
-    prefix = bool(values.get(KEY + "add_space_prefix", True))
-    changes = _field(1, b"identity") + _number(3, prefix) + _number(4, 0) + _number(5, 1)
-    model += _field(2, training) + _field(3, changes)
-    return SentencePiece(BytesIO(model), name=name)
-
-
-def _varint(n: int) -> bytes:
-    n &= (1 << 64) - 1  # a negative number takes all 64 bits
-    out = bytearray()
-    while n > 127:
-        out.append(n & 127 | 128)
-        n >>= 7
-    return bytes([*out, n])
-
-
-def _number(field: int, n: int) -> bytes:
-    return _varint(field << 3) + _varint(n)
+def _sentencepiece(values: Fields, tokens: list[str], types: list[int], name: str) -> dict[str, Any]:
+    """BPE by scores: any two pieces whose joined text is a piece may merge; the best piece merges first."""
+    ids = _numbered(tokens, name)
+    scores = [float(score) for score in values["scores"]]
+    normal = {token: i for token, i in ids.items() if types[i] == NORMAL}
+    halves: list[tuple[float, int, int, str, str]] = []
+    for token, i in normal.items():
+        for cut in range(1, len(token)):
+            left, right = token[:cut], token[cut:]
+            if left in normal and right in normal:
+                halves.append((-scores[i], normal[left], normal[right], left, right))
+    halves.sort()
+    prefix = values.get("add_space_prefix", True)
+    model = {
+        "type": "BPE",
+        "vocab": ids,
+        "merges": [[left, right] for *_, left, right in halves],
+        "unk_token": tokens[int(values.get("unknown_token_id", 0))],
+        "fuse_unk": True,
+        "byte_fallback": BYTE in types,
+    }
+    spaces = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
+    before = {"type": "Prepend", "prepend": "▁"}
+    return {
+        "normalizer": {"type": "Sequence", "normalizers": [before, spaces] if prefix else [spaces]},
+        "decoder": _spaces_again(bool(prefix)),
+        "model": model,
+    }
 
 
-def _field(field: int, data: bytes) -> bytes:
-    return _varint(field << 3 | 2) + _varint(len(data)) + data
+def _unigram(values: Fields, tokens: list[str], types: list[int], name: str) -> dict[str, Any]:
+    _numbered(tokens, name)
+    scores = [float(score) for score in values["scores"]]
+    charsmap = values.get("precompiled_charsmap")
+    cut = {"type": "Metaspace", "replacement": "▁", "split": True}
+    prefix = values.get("add_space_prefix", True)
+    model = {
+        "type": "Unigram",
+        "vocab": [[token, score] for token, score in zip(tokens, scores, strict=True)],
+        "unk_id": int(values.get("unknown_token_id", 2)),
+        "byte_fallback": BYTE in types,
+    }
+    packed = base64.b64encode(bytes(charsmap)).decode() if charsmap is not None else ""
+    return {
+        "normalizer": {"type": "Precompiled", "precompiled_charsmap": packed} if packed else None,
+        "pre_tokenizer": {**cut, "prepend_scheme": "always" if prefix else "never"},
+        "decoder": _spaces_again(bool(prefix)),
+        "model": model,
+    }
+
+
+def _word_piece(values: Fields, tokens: list[str], types: list[int], name: str) -> dict[str, Any]:
+    """WordPiece; llama.cpp writes ``▁word`` and ``ing`` for the original's ``word`` and ``##ing``."""
+    for i, token in enumerate(tokens):
+        if not (token.startswith("[") and token.endswith("]")):
+            tokens[i] = token[1:] if token.startswith("▁") else "##" + token
+    unknown = tokens[int(values.get("unknown_token_id", 100))]
+    model = {"type": "WordPiece", "vocab": _numbered(tokens, name), "unk_token": unknown}
+    clean = {"type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True, "lowercase": True}
+    return {
+        "normalizer": clean | {"strip_accents": None},
+        "pre_tokenizer": {"type": "BertPreTokenizer"},
+        "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True},
+        "model": model | {"continuing_subword_prefix": "##", "max_input_chars_per_word": 100},
+    }
+
+
+def _numbered(tokens: Sequence[str], name: str) -> dict[str, int]:
+    ids = {token: i for i, token in enumerate(tokens)}
+    if len(ids) < len(tokens):
+        twice = next(token for i, token in enumerate(tokens) if ids[token] != i)
+        raise UserError(f"{name} lists the token {twice!r} twice; fetch it again.")
+    return ids
+
+
+def _spaces_again(prefix: bool) -> dict[str, Any]:
+    spaces = {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}
+    steps: list[dict[str, Any]] = [spaces, {"type": "ByteFallback"}, {"type": "Fuse"}]
+    strip = {"type": "Strip", "content": " ", "start": 1, "stop": 0}
+    return {"type": "Sequence", "decoders": [*steps, strip] if prefix else steps}
+
+
+def _in_front(token: str, i: int) -> dict[str, Any]:
+    """The post-processor that puts a token in front of a text."""
+    first, text = {"SpecialToken": {"id": token, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}
+    return {
+        "type": "TemplateProcessing",
+        "single": [first, text],
+        "pair": [first, text, first, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {token: {"id": token, "ids": [i], "tokens": [token]}},
+    }

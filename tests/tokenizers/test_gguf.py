@@ -3,15 +3,15 @@
 import json
 
 import pytest
+from myllm.tokenizers.export import save_tokenizer
+from myllm.tokenizers.published import PublishedBPE
 
 from myllm import load_tokenizer, render
 from myllm.files import UserError
 from myllm.tokenizers.chat import CHATML, TEMPLATES
-from myllm.tokenizers.export import save_tokenizer
 from myllm.tokenizers.formats import known_format, to_jinja
 from myllm.tokenizers.gguf import from_gguf
 from myllm.tokenizers.patterns import LLAMA3, SMOLLM2
-from myllm.tokenizers.published import PublishedBPE
 from myllm.tokenizers.ranks import byte_symbols
 
 KEY = "tokenizer.ggml."

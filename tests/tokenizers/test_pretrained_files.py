@@ -17,7 +17,6 @@ from myllm import BPE, load_tokenizer
 from myllm.files import UserError, sha256
 from myllm.tokenizers.patterns import GPT2, GPT4
 from myllm.tokenizers.pretrained import ASSETS, decode_stream
-from myllm.tokenizers.published import PublishedBPE
 
 BYTE_LEVEL = pre_tokenizers.ByteLevel(add_prefix_space=False)
 CUT = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
