@@ -164,11 +164,12 @@ def from_fields(content: Fields, settings: Settings, name: str, source: str) -> 
         UserError: The fields are damaged, or the library cannot read them.
     """
     try:
-        known = {token["content"] for token in content.get("added_tokens") or ()}
-        listed = [token for _, token in sorted(settings.added.items())]
-        known |= {token["content"] for token in listed}
-        listed += [token for token in settings.special() if token["content"] not in known]
-        content = with_added(content, listed)
+        known = {token["content"]: token for token in content.get("added_tokens") or ()}
+        listed = {token["content"]: token for _, token in sorted(settings.added.items())}
+        for token in settings.special():
+            text = token["content"]
+            listed[text] = {**(listed.get(text) or known.get(text) or token), "special": True}
+        content = with_added(content, listed.values())
         ids = vocabulary(content["model"])
         ids |= {token["content"]: token["id"] for token in content["added_tokens"]}
         return HuggingFaceTokenizer(

@@ -36,7 +36,7 @@ class Settings(NamedTuple):
     def roles(self, ids: Mapping[str, int]) -> dict[str, int | None]:
         """The id of the begin, end and padding token, by the settings, else by the names in common use."""
         named = {key.removesuffix("_token"): token["content"] for key, token in _named(self.config)}
-        if not named:
+        if not self.config:
             named = {role: next((t for t in usual if t in ids), "") for role, usual in USUAL_NAMES.items()}
         return {role: ids.get(named.get(role, "")) for role in USUAL_NAMES}
 

@@ -175,5 +175,5 @@ def _splitter(tokens: list[Fields]) -> Any:
 def _split(splitter: Any, text: str) -> Iterator[tuple[str | None, str]]:
     """The stretches of a text, each with the added token that it is, or None."""
     encoding = splitter.encode(text)
-    for i, token, (start, end) in zip(encoding.ids, encoding.tokens, encoding.offsets, strict=True):
-        yield (token if i else None), text[start:end]
+    for i, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
+        yield (splitter.id_to_token(i) if i else None), text[start:end]

@@ -122,7 +122,7 @@ def ours(made, **roles):
 
 
 def without_special(made):
-    """The library without the special tokens: none is an added token, and the model has other names for them."""
+    """The library without special tokens: none is an added token, and the model names them differently."""
     content = json.loads(made.to_str())
     removed = {token["content"] for token in content["added_tokens"] if token["special"]}
     numbers = {token["content"]: token["id"] for token in content["added_tokens"]}
