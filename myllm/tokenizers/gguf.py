@@ -11,9 +11,9 @@ from typing import Any
 
 from myllm.files import UserError
 from myllm.tokenizers.base import Tokenizer
-from myllm.tokenizers.huggingface import BYTE_LEVEL, HuggingFaceTokenizer, with_added
+from myllm.tokenizers.huggingface import BYTE_LEVEL, from_fields, with_added
 from myllm.tokenizers.patterns import GPT2, LLAMA3, QWEN2
-from myllm.tokenizers.settings import CONFIG, TEMPLATE, Fields
+from myllm.tokenizers.settings import CONFIG, TEMPLATE, Fields, Settings
 from myllm.tokenizers.spm import MARK
 
 KEY = "tokenizer.ggml."
@@ -26,7 +26,7 @@ SPLITS = {  # how the values of "pre" cut text, as far as it is one regular expr
 }
 SINGLE_DIGITS = ("smollm", "starcoder", "refact", "command-r")  # every digit alone, then as GPT-2
 WHOLE_WORDS = ("llama-bpe", "llama3", "llama-v3")  # a chunk that is a token needs no merges
-END_ROLES = ("eot_token_id", "eom_token_id")
+ROLES = {"bos": "bos", "eos": "eos", "pad": "padding", "unk": "unknown", "eot": "eot", "eom": "eom"}
 
 
 def from_gguf(values: Fields, name: str) -> Tokenizer | None:
@@ -46,15 +46,14 @@ def from_gguf(values: Fields, name: str) -> Tokenizer | None:
     if "model" not in found:
         return None
     kinds = {"gpt2": _byte_level, "llama": _sentencepiece, "bert": _word_piece, "t5": _unigram}
-    if found["model"] not in kinds:
-        kind = found["model"]
+    if (kind := str(found["model"])) not in kinds:
         raise UserError(f"{name} has a tokenizer of the kind {kind!r}; known are {', '.join(kinds)}.")
     try:
         tokens: list[str] = list(found["tokens"])
         types = [int(kind) for kind in found.get("token_type", [NORMAL] * len(tokens))]
         if len(types) != len(tokens):
             raise ValueError
-        content = {"version": "1.0", **kinds[found["model"]](found, tokens, types, name)}
+        content = kinds[kind](found, tokens, types, name)
         return _tokenizer(content, found, tokens, types, values.get("tokenizer.chat_template"), name)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{name} has a damaged tokenizer; fetch it again.") from error
@@ -69,37 +68,33 @@ def _tokenizer(
     name: str,
 ) -> Tokenizer:
     """The tokenizer with its added tokens, roles and the settings that describe them."""
-    keys = {
-        "bos": "bos_token_id",
-        "eos": "eos_token_id",
-        "pad": "padding_token_id",
-        "unk": "unknown_token_id",
-    }
-    roles = {role: int(values[key]) for role, key in keys.items() if values.get(key) is not None}
+    roles = _roles(values, len(tokens))
     named = {role: tokens[i] for role, i in roles.items()}
-    steers = {*named.values()}
-    found = steers | {token for token, kind in zip(tokens, types, strict=True) if kind == USER_DEFINED}
-    steers |= {token for token, kind in zip(tokens, types, strict=True) if kind in (UNKNOWN, CONTROL)}
+    kinds = dict(zip(tokens, types, strict=True))
+    special = {token for token, kind in kinds.items() if kind in (UNKNOWN, CONTROL)} | {*named.values()}
     if values["model"] == "llama":  # SentencePiece itself lists special tokens as user-defined
-        steers |= {token for token in found if MARK.fullmatch(token)}
-    content = with_added(
-        content,
-        [{"content": t, "special": t in steers} for t in tokens if t in found or t in steers],
-    )
-    whole = values["model"] == "llama" or values.get("pre") in WHOLE_WORDS
-    if values.get("add_bos_token", whole) and "bos" in roles:
+        special |= {token for token, kind in kinds.items() if kind == USER_DEFINED and MARK.fullmatch(token)}
+    added = [t for t in tokens if t in special or kinds[t] == USER_DEFINED]
+    content = with_added(content, [{"content": token, "special": token in special} for token in added])
+    front = values["model"] == "llama" or values.get("pre") in WHOLE_WORDS
+    if values.get("add_bos_token", front) and "bos" in roles:
         content["post_processor"] = _in_front(named["bos"], roles["bos"])
-    config = {f"{role}_token": token for role, token in named.items()}
-    config = {"tokenizer_class": "PreTrainedTokenizerFast", **config}
+    config = {"tokenizer_class": "PreTrainedTokenizerFast"}
+    config |= {f"{role}_token": token for role, token in named.items()}
     files = {CONFIG: json.dumps(config, indent=2, ensure_ascii=False).encode()}
-    if isinstance(jinja, str):
+    jinja = jinja if isinstance(jinja, str) else None
+    if jinja is not None:
         files[TEMPLATE] = jinja.encode()
-    roles.pop("unk", None)
-    tokenizer = HuggingFaceTokenizer(
-        content, name=name, source=name, **roles, chat_template=jinja, files=files
-    )
-    tokenizer.extra_end_ids = {int(values[key]) for key in END_ROLES if values.get(key) is not None}
-    return tokenizer
+    return from_fields(content, Settings(config, {}, jinja, files), name, name)
+
+
+def _roles(values: Fields, size: int) -> dict[str, int]:
+    """The ids of the tokens with a role; -1, also as 32 bits without a sign, is none."""
+    keys = {role: values.get(f"{key}_token_id") for role, key in ROLES.items()}
+    ids = {role: int(i) for role, i in keys.items() if i is not None and int(i) not in (-1, (1 << 32) - 1)}
+    if any(not 0 <= i < size for i in ids.values()):
+        raise ValueError
+    return ids
 
 
 def _byte_level(values: Fields, tokens: list[str], types: list[int], name: str) -> dict[str, Any]:

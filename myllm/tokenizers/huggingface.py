@@ -172,7 +172,7 @@ def from_fields(content: Fields, settings: Settings, name: str, source: str) -> 
         content = with_added(content, listed.values())
         ids = vocabulary(content["model"])
         ids |= {token["content"]: token["id"] for token in content["added_tokens"]}
-        return HuggingFaceTokenizer(
+        tokenizer = HuggingFaceTokenizer(
             content,
             name=name,
             source=source,
@@ -180,6 +180,8 @@ def from_fields(content: Fields, settings: Settings, name: str, source: str) -> 
             chat_template=settings.chat_template,
             files=settings.files,
         )
+        tokenizer.extra_end_ids = settings.ends(ids)
+        return tokenizer
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{source} is a damaged tokenizer file; copy it again.") from error
 

@@ -40,6 +40,11 @@ class Settings(NamedTuple):
             named = {role: next((t for t in usual if t in ids), "") for role, usual in USUAL_NAMES.items()}
         return {role: ids.get(named.get(role, "")) for role in USUAL_NAMES}
 
+    def ends(self, ids: Mapping[str, int]) -> set[int]:
+        """The ids that end a turn or a message, where the settings name them, besides the end token."""
+        tokens = dict(_named(self.config))
+        return {ids[tokens[key]["content"]] for key in ("eot_token", "eom_token") if key in tokens}
+
     def special(self) -> list[Fields]:
         """The special tokens that the settings name: those with a role, and others."""
         tokens = [token for _, token in _named(self.config)]
