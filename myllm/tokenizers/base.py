@@ -44,7 +44,7 @@ class Tokenizer(Protocol):
     @property
     def end_ids(self) -> frozenset[int]:
         """Every id that ends a generated text: `eos_id` and `extra_end_ids`."""
-        return frozenset(self.extra_end_ids) | ({self.eos_id} if self.eos_id is not None else frozenset())
+        return frozenset(self.extra_end_ids if self.eos_id is None else {self.eos_id, *self.extra_end_ids})
 
     @abstractmethod
     def encode_text(self, text: str, *, continued: bool = False) -> list[int]:

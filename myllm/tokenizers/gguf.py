@@ -11,7 +11,7 @@ from typing import Any
 
 from myllm.files import UserError
 from myllm.tokenizers.base import Tokenizer
-from myllm.tokenizers.huggingface import BYTE_LEVEL, from_fields, with_added
+from myllm.tokenizers.huggingface import BYTE_LEVEL, HuggingFaceTokenizer
 from myllm.tokenizers.patterns import GPT2, LLAMA3, QWEN2
 from myllm.tokenizers.settings import CONFIG, TEMPLATE, Fields, Settings
 from myllm.tokenizers.spm import MARK
@@ -74,8 +74,8 @@ def _tokenizer(
     special = {token for token, kind in kinds.items() if kind in (UNKNOWN, CONTROL)} | {*named.values()}
     if values["model"] == "llama":  # SentencePiece itself lists special tokens as user-defined
         special |= {token for token, kind in kinds.items() if kind == USER_DEFINED and MARK.fullmatch(token)}
-    added = [t for t in tokens if t in special or kinds[t] == USER_DEFINED]
-    content = with_added(content, [{"content": token, "special": token in special} for token in added])
+    found = ((i, t) for i, t in enumerate(tokens) if t in special or kinds[t] == USER_DEFINED)
+    added = {i: {"content": token, "special": token in special} for i, token in found}
     front = values["model"] == "llama" or values.get("pre") in WHOLE_WORDS
     if values.get("add_bos_token", front) and "bos" in roles:
         content["post_processor"] = _in_front(named["bos"], roles["bos"])
@@ -85,7 +85,7 @@ def _tokenizer(
     jinja = jinja if isinstance(jinja, str) else None
     if jinja is not None:
         files[TEMPLATE] = jinja.encode()
-    return from_fields(content, Settings(config, {}, jinja, files), name, name)
+    return HuggingFaceTokenizer(content, Settings(config, added, jinja, files), name=name, source=name)
 
 
 def _roles(values: Fields, size: int) -> dict[str, int]:

@@ -7,7 +7,7 @@ and a decoder.
 
 import json
 import secrets
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Iterable, Set
 from typing import TYPE_CHECKING, Any
 
 import regex
@@ -21,8 +21,6 @@ from myllm.tokenizers.settings import Fields, Settings
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Library
 
-    from myllm.tokenizers.chat import Template
-
 FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 BRACKETED = regex.compile(r"<.+>|\[.+\]", regex.DOTALL)  # special tokens that are no words of the text
 BYTE_TOKEN = regex.compile(r"<0x([0-9A-F]{2})>")
@@ -32,7 +30,7 @@ BYTE_LEVEL = {
     "pre_tokenizer": BYTES,
     "decoder": BYTES,
 }  # of a byte-level tokenizer that cuts text as GPT-2 does
-NO_PREFIX = {  # the settings with which no space is put in front of a text
+NO_PREFIX: dict[str, dict[str, Any]] = {  # the settings with which no space is put in front of a text
     "Metaspace": {"prepend_scheme": "never", "add_prefix_space": False},
     "Prepend": {"prepend": ""},
     "ByteLevel": {"add_prefix_space": False},
@@ -47,69 +45,58 @@ class HuggingFaceTokenizer(Tokenizer):
 
     Args:
         content: The fields of its ``tokenizer.json``.
+        settings: The settings beside the file: roles, more added tokens, the chat template, the files' bytes.
         name: A name for people.
         source: What messages call the file.
-        bos, eos, pad: The begin, end and padding ids.
-        chat_template, files: See `Tokenizer`; the post-processor decides on `add_bos`.
+
+    Attributes:
+        content: The fields, with the added tokens of the settings.
 
     Raises:
-        UserError: The library cannot read the fields.
+        UserError: The fields are damaged, or the library cannot read them.
     """
 
-    def __init__(
-        self,
-        content: Fields,
-        *,
-        name: str,
-        source: str,
-        bos: int | None = None,
-        eos: int | None = None,
-        pad: int | None = None,
-        chat_template: "str | Template | None" = None,
-        files: Mapping[str, bytes],
-    ):
-        defaults = {"version": "1.0", "added_tokens": [], **content}
-        model = {**content["model"], "dropout": None}
-        self.content = {**defaults, "model": model, "truncation": None, "padding": None}
-        self.name, self.source, self.files = name, source, files
-        self.bos_id, self.eos_id, self.pad_id = bos, eos, pad
-        self.chat_template = chat_template
+    def __init__(self, content: Fields, settings: Settings, *, name: str, source: str):
+        self.name, self.source, self.files = name, source, settings.files
+        self.chat_template = settings.chat_template
+        try:
+            self.content = with_added(content, settings)
+            self._read(settings)
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{source} is a damaged tokenizer file; copy it again.") from error
+
+    def _read(self, settings: Settings) -> None:
+        ids = vocabulary(self.content["model"])
         added: list[Fields] = self.content["added_tokens"]
-        self._tokens = {i: token for token, i in vocabulary(content["model"]).items()}
-        self._added: dict[int, str] = {t["id"]: t["content"] for t in added if t["id"] not in self._tokens}
-        self._tokens |= self._added
+        self._added = {token["id"] for token in added} - {*ids.values()}
+        ids |= {token["content"]: token["id"] for token in added}
+        self._tokens = {i: token for token, i in ids.items()}
         self.vocab_size = max(self._tokens, default=-1) + 1
         self.special_tokens = {token["content"]: token["id"] for token in added if token["special"]}
+        self.bos_id, self.eos_id, self.pad_id = settings.roles(ids)
+        self.extra_end_ids = settings.extra_ends(ids)
         self._libraries: dict[tuple[frozenset[str], bool], Library] = {}
         self._decoder = self._library(frozenset(), False).decoder
-        kinds = {part.get("type") for part in _parts(content.get("decoder"))}
-        self._byte_level, self._byte_fallback = "ByteLevel" in kinds, "ByteFallback" in kinds
-        self.add_bos = bos is not None and self._template_ids()[:1] == [bos]
-
-    def _template_ids(self) -> list[int]:
-        """What the post-processor makes of a text of one token, which has the id 2³¹."""
-        model = {"type": "BPE", "vocab": {"a": 1 << 31}, "merges": []}
-        steps = {"post_processor": self.content.get("post_processor")}
-        return (
-            _library({"version": "1.0", "added_tokens": [], "model": model, **steps}, self.source)
-            .encode("a")
-            .ids
-        )
+        steps = json.dumps(self.content.get("decoder"))
+        self._byte_level, self._byte_fallback = '"ByteLevel"' in steps, '"ByteFallback"' in steps
+        one_token: Fields = {"type": "BPE", "vocab": {"a": 1 << 31}, "merges": []}
+        processed = _library({**self.content, "added_tokens": [], "model": one_token}, self.source)
+        self.add_bos = processed.encode("a").ids[:1] == [self.bos_id]
 
     def _library(self, allowed: frozenset[str], continued: bool) -> "Library":
         """The library's tokenizer that recognizes the special tokens `allowed` and no others."""
         known = self._libraries.get((allowed, continued))
         if known is None:
-            content = _hide(self.content, self.special_tokens.keys() - allowed) | {"post_processor": None}
+            hidden = _hide(self.content, self.special_tokens.keys() - allowed)
+            content: dict[str, Any] = {**hidden, "post_processor": None}
             if continued:
-                content |= {key: _unprefixed(content.get(key)) for key in ("normalizer", "pre_tokenizer")}
+                content |= {key: _without_prefix(content.get(key)) for key in ("normalizer", "pre_tokenizer")}
             known = self._libraries[allowed, continued] = _library(content, self.source)
-            for token in content["added_tokens"]:
-                if known.token_to_id(token["content"]) != token["id"]:
-                    raise UserError(
-                        f"{self.source} gives an added token the id {token['id']}, which is not the next free; "
-                        "the library `tokenizers` would number it differently."
-                    )
+            if any(known.token_to_id(token["content"]) != token["id"] for token in hidden["added_tokens"]):
+                raise UserError(
+                    f"{self.source} has added tokens whose ids do not follow each other; the library "
+                    "`tokenizers` would number them differently."
+                )
         return known
 
     def _encode(self, text: str, allowed: frozenset[str], continued: bool) -> list[int]:
@@ -134,16 +121,15 @@ class HuggingFaceTokenizer(Tokenizer):
             return b""
         if self._byte_level:
             spelled = i not in self._added and all(symbol in BYTE_OF for symbol in token)
-            return bytes(BYTE_OF[symbol] for symbol in token) if spelled else token.encode()
+            return bytes(map(BYTE_OF.__getitem__, token)) if spelled else token.encode()
         if self._byte_fallback and (byte := BYTE_TOKEN.fullmatch(token)):
             return bytes([int(byte[1], 16)])
         if self._decoder is None:
             return (token if start else " " + token).encode()
         decode = self._decoder.decode
         behind = decode([ANCHOR, ANCHOR]).removeprefix(ANCHOR)
-        if start:
-            return decode([token, ANCHOR]).removesuffix(behind).encode()
-        return decode([ANCHOR, token, ANCHOR]).removeprefix(ANCHOR).removesuffix(behind).encode()
+        text = decode([token, ANCHOR]) if start else decode([ANCHOR, token, ANCHOR]).removeprefix(ANCHOR)
+        return text.removesuffix(behind).encode()
 
     def __repr__(self) -> str:
         kind = self.content["model"].get("type", "BPE")
@@ -151,65 +137,39 @@ class HuggingFaceTokenizer(Tokenizer):
         return f"HuggingFaceTokenizer {self.name!r}: {kind}, {self.vocab_size} ids, {special}"
 
 
-def from_fields(content: Fields, settings: Settings, name: str, source: str) -> HuggingFaceTokenizer:
-    """The tokenizer of a ``tokenizer.json`` and of the settings beside it.
-
-    Args:
-        content: The fields of the file.
-        settings: The settings, with the bytes of all files.
-        name: A name for people.
-        source: What messages call the file.
-
-    Raises:
-        UserError: The fields are damaged, or the library cannot read them.
-    """
-    try:
-        known = {token["content"]: token for token in content.get("added_tokens") or ()}
-        listed = {token["content"]: token for _, token in sorted(settings.added.items())}
-        for token in settings.special():
-            text = token["content"]
-            listed[text] = {**(listed.get(text) or known.get(text) or token), "special": True}
-        content = with_added(content, listed.values())
-        ids = vocabulary(content["model"])
-        ids |= {token["content"]: token["id"] for token in content["added_tokens"]}
-        tokenizer = HuggingFaceTokenizer(
-            content,
-            name=name,
-            source=source,
-            **settings.roles(ids),
-            chat_template=settings.chat_template,
-            files=settings.files,
-        )
-        tokenizer.extra_end_ids = settings.ends(ids)
-        return tokenizer
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{source} is a damaged tokenizer file; copy it again.") from error
-
-
 def vocabulary(model: Fields) -> dict[str, int]:
     """The id of each token of a model in a ``tokenizer.json``."""
-    listed = model["vocab"]
-    return dict(listed) if isinstance(listed, Mapping) else {entry[0]: i for i, entry in enumerate(listed)}
+    listed: Any = model["vocab"]
+    return dict(listed) if hasattr(listed, "items") else {entry[0]: i for i, entry in enumerate(listed)}
 
 
-def with_added(content: Fields, tokens: Iterable[Fields]) -> dict[str, Any]:
-    """The fields of a ``tokenizer.json`` with more added tokens, numbered as the library numbers them.
+def with_added(content: Fields, settings: Settings) -> dict[str, Any]:
+    """The fields of a ``tokenizer.json`` with the added tokens of the settings, numbered as by the library.
+
+    What is random or shortens texts (dropout, truncation, padding) is switched off.
 
     Args:
         content: The fields.
-        tokens: Fields of added tokens, "content" and flags; one that is there already gets other flags.
+        settings: The settings: flags of added tokens that are there already, other added and special tokens.
     """
     ids = vocabulary(content["model"])
     listed: list[Fields] = content.get("added_tokens") or []
-    added = {t["content"]: {**t, "id": ids.get(t["content"], t["id"])} for t in listed}
-    following = max([len(ids) - 1, *(token["id"] for token in added.values())]) + 1
-    for token in tokens:
-        text = token["content"]
-        i = added[text]["id"] if text in added else ids.get(text, following)
-        following += i == following
-        flags = {flag: bool(token.get(flag)) for flag in FLAGS}
-        added[text] = {"id": i, "content": text, **flags}
-    return {**content, "added_tokens": sorted(added.values(), key=lambda token: token["id"])}
+    added: dict[str, Fields] = {token["content"]: token for token in listed}
+    numbers: dict[str, int] = {token["content"]: token["id"] for token in listed}
+    numbers |= {text: ids[text] for text in numbers.keys() & ids.keys()}
+    added |= {token["content"]: token for _, token in sorted(settings.added.items())}
+    for token in settings.special():
+        added[token["content"]] = {**added.get(token["content"], token), "special": True}
+    following = max([len(ids) - 1, *numbers.values()]) + 1
+    for text in added:
+        numbers.setdefault(text, ids.get(text, following))
+        following += numbers[text] == following
+    tokens = [
+        {"id": numbers[text], "content": text, **{flag: bool(token.get(flag)) for flag in FLAGS}}
+        for text, token in sorted(added.items(), key=lambda item: numbers[item[0]])
+    ]
+    fixed = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": tokens}
+    return {**content, **fixed, "model": {**content["model"], "dropout": None}}
 
 
 def _library(content: Fields, source: str) -> "Library":
@@ -228,22 +188,13 @@ def _line(error: BaseException) -> str:
     return " ".join(str(error).split())[:200].rstrip(".")
 
 
-def _parts(part: Any) -> Iterator[Fields]:
-    """A component and, where it is a sequence, those inside it."""
-    if isinstance(part, dict):
-        yield part
-        for value in part.values():
-            for inner in value if isinstance(value, list) else ():
-                yield from _parts(inner)
-
-
-def _unprefixed(part: Any) -> Any:
+def _without_prefix(part: Any) -> Any:
     """A normalizer or pre-tokenizer that puts no space in front of a text."""
-    if isinstance(part, list):
-        return [_unprefixed(inner) for inner in part]
-    if isinstance(part, dict):
-        return {key: _unprefixed(value) for key, value in part.items()} | NO_PREFIX.get(part.get("type"), {})
-    return part
+
+    def changed(fields: dict[str, Any]) -> Fields:
+        return fields | NO_PREFIX.get(fields.get("type", ""), {})
+
+    return json.loads(json.dumps(part), object_hook=changed)
 
 
 def _hide(content: Fields, hidden: Set[str]) -> dict[str, Any]:
@@ -252,22 +203,24 @@ def _hide(content: Fields, hidden: Set[str]) -> dict[str, Any]:
     The tokens are renamed to something that nobody can know, among the added tokens and in the model, so that
     all ids stay. A token that is also a word of the model stays a word there and is no longer an added token.
     """
-    model = dict(content["model"])
-    scores = {} if isinstance(model["vocab"], Mapping) else dict(model["vocab"])
-    known = scores or model["vocab"]
-    words = {t for t in hidden if t in known and not BRACKETED.fullmatch(t) and scores.get(t, -1) < 0}
+    model: dict[str, Any] = dict(content["model"])
+    vocab: Any = model["vocab"]
+    pieces: dict[str, float] = {} if hasattr(vocab, "items") else dict(vocab)  # of Unigram, with scores
+    known: Set[str] = (pieces or vocabulary(model)).keys()
+    words = {t for t in hidden & known if not BRACKETED.fullmatch(t) and pieces.get(t, -1) < 0}
     secret = secrets.token_hex(16)
     names = {token: f"{secret}{n}" for n, token in enumerate(sorted(hidden - words))}
-    if any(token in known for token in names):
-        if isinstance(model["vocab"], Mapping):
-            model["vocab"] = {names.get(token, token): i for token, i in model["vocab"].items()}
+    if not names.keys().isdisjoint(known):
+        if pieces:
+            model["vocab"] = [[names.get(token, token), score] for token, score in vocab]
         else:
-            model["vocab"] = [[names.get(token, token), score] for token, score in model["vocab"]]
-        if model.get("merges"):
-            pairs = (merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"])
-            model["merges"] = [pair for pair in pairs if not names.keys() & {*pair, "".join(pair)}]
-        if model.get("unk_token") in names:
-            model["unk_token"] = names[model["unk_token"]]
-    visible = (token for token in content["added_tokens"] if token["content"] not in words)
+            model["vocab"] = {names.get(token, token): i for token, i in vocab.items()}
+        if merges := model.get("merges"):
+            pairs: Iterable[list[str]] = (m.split(" ") if isinstance(m, str) else m for m in merges)
+            model["merges"] = [pair for pair in pairs if names.keys().isdisjoint([*pair, "".join(pair)])]
+        if (unknown := model.get("unk_token")) in names:
+            model["unk_token"] = names[unknown]
+    listed: list[Fields] = content["added_tokens"]
+    visible = (token for token in listed if token["content"] not in words)
     added = [{**token, "content": names.get(token["content"], token["content"])} for token in visible]
     return {**content, "added_tokens": added, "model": model}

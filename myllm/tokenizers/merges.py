@@ -141,8 +141,8 @@ def train(
 def encode_chunk(chunk: bytes, merges: Mapping[Pair, int]) -> list[int]:
     """Encode one chunk: merge the neighbours with the lowest new id until none is left.
 
-    The ids form a linked list, and a heap holds the possible merges, each with all its places. So a chunk of n
-    bytes costs O(n log n), and a long run of one character O(n).
+    The ids form a linked list, and a heap holds the possible merges, each with all its places. So a chunk of
+    n bytes costs O(n log n), and a long run of one character O(n).
 
     Args:
         chunk: The bytes of one chunk.

@@ -16,7 +16,7 @@ from myllm.tokenizers.base import Tokenizer
 from myllm.tokenizers.bpe import BPE
 from myllm.tokenizers.chat import TEMPLATES
 from myllm.tokenizers.gguf import CONTROL, KEY, NORMAL, from_gguf
-from myllm.tokenizers.huggingface import BYTE_LEVEL, HuggingFaceTokenizer, from_fields
+from myllm.tokenizers.huggingface import BYTE_LEVEL, HuggingFaceTokenizer
 from myllm.tokenizers.patterns import GPT2, LLAMA3
 from myllm.tokenizers.ranks import BYTE_OF, RankedBPE
 from myllm.tokenizers.settings import ADDED, CONFIG, SPECIAL, TEMPLATE, Settings, read_settings
@@ -107,13 +107,14 @@ def save_tokenizer(tokenizer: Tokenizer, folder: StrPath) -> None:
 
 
 def _from_json(path: Path) -> Tokenizer:
-    content = read_json(path, "a tokenizer")
+    content: Any = read_json(path, "a tokenizer")
     if not isinstance(content, dict) or "model" not in content:
         return BPE.load(path)
     name = path.parent.resolve().name if path.name == WHOLE else path.stem
     settings = read_settings(path.parent)
     files = {**settings.files, WHOLE: read_bytes(path)}
-    return from_fields(cast("dict[str, Any]", content), settings._replace(files=files), name, str(path))
+    content = cast("dict[str, Any]", content)
+    return HuggingFaceTokenizer(content, settings._replace(files=files), name=name, source=str(path))
 
 
 def _from_vocabulary(path: Path, settings: Settings) -> Tokenizer:
@@ -127,7 +128,8 @@ def _from_vocabulary(path: Path, settings: Settings) -> Tokenizer:
     model = {"type": "BPE", "vocab": read_json(path, "a vocabulary"), "merges": pairs}
     files = {**settings.files, VOCABULARY: read_bytes(path), MERGES: merges}
     name = path.parent.resolve().name
-    return from_fields({**BYTE_LEVEL, "model": model}, settings._replace(files=files), name, str(path))
+    settings = settings._replace(files=files)
+    return HuggingFaceTokenizer({**BYTE_LEVEL, "model": model}, settings, name=name, source=str(path))
 
 
 def _sentencepiece(path: Path) -> SentencePiece:

@@ -7,6 +7,7 @@ tokens of ``tokenizer_config.json``, else those of the older ``special_tokens_ma
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, cast
 
 from myllm.files import UserError, read_bytes, read_json, read_text
@@ -28,29 +29,32 @@ class Settings(NamedTuple):
         files: The bytes of the files, by name.
     """
 
-    config: Fields
-    added: Mapping[int, Fields]
-    chat_template: str | None
-    files: Mapping[str, bytes]
+    config: Fields = MappingProxyType({})
+    added: Mapping[int, Fields] = MappingProxyType({})
+    chat_template: str | None = None
+    files: Mapping[str, bytes] = MappingProxyType({})
 
-    def roles(self, ids: Mapping[str, int]) -> dict[str, int | None]:
-        """The id of the begin, end and padding token, by the settings, else by the names in common use."""
-        named = {key.removesuffix("_token"): token["content"] for key, token in _named(self.config)}
+    def roles(self, ids: Mapping[str, int]) -> tuple[int | None, int | None, int | None]:
+        """The ids of the begin, end and padding tokens; without settings, by the names in common use."""
+        named = {key: token["content"] for key, token in _named(self.config)}
         if not self.config:
-            named = {role: next((t for t in usual if t in ids), "") for role, usual in USUAL_NAMES.items()}
-        return {role: ids.get(named.get(role, "")) for role in USUAL_NAMES}
+            named = {
+                f"{r}_token": next((t for t in usual if t in ids), "") for r, usual in USUAL_NAMES.items()
+            }
+        bos, eos, pad = (ids.get(named.get(f"{role}_token", "")) for role in USUAL_NAMES)
+        return bos, eos, pad
 
-    def ends(self, ids: Mapping[str, int]) -> set[int]:
+    def extra_ends(self, ids: Mapping[str, int]) -> set[int]:
         """The ids that end a turn or a message, where the settings name them, besides the end token."""
-        tokens = dict(_named(self.config))
-        return {ids[tokens[key]["content"]] for key in ("eot_token", "eom_token") if key in tokens}
+        named = dict(_named(self.config))
+        return {ids[named[key]["content"]] for key in ("eot_token", "eom_token") if key in named}
 
     def special(self) -> list[Fields]:
         """The special tokens that the settings name: those with a role, and others."""
         tokens = [token for _, token in _named(self.config)]
         for key in ("additional_special_tokens", "extra_special_tokens"):
-            listed = self.config.get(key)
-            tokens += [_token(one, True) for one in listed] if isinstance(listed, list) else []
+            listed: list[str | Fields] = self.config.get(key) or []
+            tokens += [_token(one, True) for one in listed]
         return tokens
 
 
@@ -68,13 +72,14 @@ def read_settings(folder: Path) -> Settings:
             added = {int(i): _token(token, False) for i, token in cast("dict[str, Any]", listed).items()}
         else:
             config |= _read(folder, SPECIAL, files)
-            special = {token["content"] for token in Settings(config, {}, None, {}).special()}
+            special = {token["content"] for token in Settings(config).special()}
             added = {
                 int(i): _token(token, token in special) for token, i in _read(folder, ADDED, files).items()
             }
-        template = config.get("chat_template")
+        template: Any = config.get("chat_template")
         if isinstance(template, list):
-            template = {one["name"]: one["template"] for one in template}.get("default")
+            named = cast("list[Fields]", template)
+            template = {one["name"]: one["template"] for one in named}.get("default")
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{folder / CONFIG} is not a tokenizer's settings; copy it again.") from error
     if TEMPLATE in files:
@@ -91,7 +96,7 @@ def _read(folder: Path, name: str, files: Mapping[str, bytes]) -> Fields:
 
 def _token(token: str | Fields, special: bool) -> dict[str, Any]:
     """An added token given by its text alone, as in the older files, or with its flags."""
-    fields = {"content": token} if isinstance(token, str) else dict(token)
+    fields: dict[str, Any] = {"content": token} if isinstance(token, str) else dict(token)
     special = bool(fields.setdefault("special", special))
     return {"normalized": not special} | fields
 

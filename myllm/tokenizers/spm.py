@@ -72,10 +72,10 @@ class SentencePiece(Tokenizer):
         }
         self.vocab_size = len(self.tokens)
         own = (processor.bos_id(), processor.eos_id(), processor.pad_id())
-        named = settings.roles(self._ids) if settings.config else {}
+        named = settings.roles(self._ids) if settings.config else (None, None, None)
         self.bos_id, self.eos_id, self.pad_id = (
-            named.get(role) if named.get(role) is not None else i if i >= 0 else None
-            for role, i in zip(("bos", "eos", "pad"), own, strict=True)
+            i if i is not None else model_id if model_id >= 0 else None
+            for i, model_id in zip(named, own, strict=True)
         )
         self.chat_template = settings.chat_template
         self.add_bos = bool(settings.config.get("add_bos_token", self.bos_id is not None))
@@ -121,7 +121,7 @@ class SentencePiece(Tokenizer):
         return ids
 
     def _encode_part(self, text: str, continued: bool) -> list[int]:
-        """Encode a stretch of text without added tokens; one in which the library finds a mark is cut in two."""
+        """Encode text without added tokens; where the library finds a mark in it, it is cut in two."""
         processor = self._continuing if continued else self._processor
         ids: list[int] = processor.encode(text)
         if self._marks.isdisjoint(ids) or len(text) < 2:

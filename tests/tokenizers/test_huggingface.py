@@ -14,6 +14,7 @@ from myllm import load_tokenizer
 from myllm.files import UserError
 from myllm.tokenizers.huggingface import HuggingFaceTokenizer
 from myllm.tokenizers.pretrained import decode_stream
+from myllm.tokenizers.settings import Settings
 
 MARKS = ["<s>", "</s>", "<|im_end|>", "<|im_end|>>"]
 LETTERS = [*"abcdehnorst<>|/_! im"]
@@ -116,9 +117,8 @@ def any_tokenizer(draw):
     return made
 
 
-def ours(made, **roles):
-    content = json.loads(made.to_str())
-    return HuggingFaceTokenizer(content, name="made", source="made.json", files={}, **roles)
+def ours(made, **config):
+    return HuggingFaceTokenizer(json.loads(made.to_str()), Settings(config), name="made", source="made.json")
 
 
 def without_special(made):
@@ -217,23 +217,25 @@ def test_continued_text_gets_no_space_in_front(splitter, decoder, text, bare):
     "step",
     [
         None,
-        processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 300)]),
-        processors.TemplateProcessing("<s> $A </s>", special_tokens=[("<s>", 300), ("</s>", 301)]),
-        processors.TemplateProcessing("$A <s>", special_tokens=[("<s>", 300)]),
-        processors.TemplateProcessing("$A", special_tokens=[]),
-        processors.RobertaProcessing(("</s>", 301), ("<s>", 300)),
-        processors.ByteLevel(),
-        processors.Sequence(
-            [processors.ByteLevel(), processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 300)])]
+        lambda bos, eos: processors.TemplateProcessing("<s> $A", special_tokens=[bos]),
+        lambda bos, eos: processors.TemplateProcessing("<s> $A </s>", special_tokens=[bos, eos]),
+        lambda bos, eos: processors.TemplateProcessing("$A <s>", special_tokens=[bos]),
+        lambda bos, eos: processors.TemplateProcessing("$A", special_tokens=[]),
+        lambda bos, eos: processors.RobertaProcessing(eos, bos),
+        lambda bos, eos: processors.ByteLevel(),
+        lambda bos, eos: processors.Sequence(
+            [processors.ByteLevel(), processors.TemplateProcessing("<s> $A", special_tokens=[bos])]
         ),
     ],
 )
 def test_the_post_processor_says_whether_a_begin_token_is_wanted(step):
     made = byte_level()
+    made.add_special_tokens(["<s>", "</s>"])
+    begin, end = made.token_to_id("<s>"), made.token_to_id("</s>")
     if step is not None:
-        made.post_processor = step
-    assert ours(made, bos=300).add_bos == (made.encode("a").ids[0] == 300)
-    assert not ours(made).add_bos
+        made.post_processor = step(("<s>", begin), ("</s>", end))
+    assert ours(made, bos_token="<s>").add_bos == (made.encode("a").ids[0] == begin)
+    assert not ours(made, eos_token="</s>").add_bos
 
 
 @pytest.mark.parametrize("kind", ["byte-level", "sentencepiece", "unigram", "word level"])
