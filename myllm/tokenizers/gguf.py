@@ -4,21 +4,21 @@ https://github.com/ggml-org/ggml/blob/master/docs/gguf.md lists the values. What
 with a text is written down in llama.cpp alone (``src/llama-vocab.cpp``).
 """
 
-import base64
 import json
 from collections.abc import Sequence
 from typing import Any
 
+from tokenizers import Regex, decoders, normalizers, pre_tokenizers, processors
+
 from myllm.files import UserError
 from myllm.tokenizers.base import Tokenizer
-from myllm.tokenizers.huggingface import BYTE_LEVEL, HuggingFaceTokenizer
+from myllm.tokenizers.huggingface import HuggingFaceTokenizer
 from myllm.tokenizers.patterns import GPT2, LLAMA3, QWEN2
 from myllm.tokenizers.settings import CONFIG, TEMPLATE, Fields, Settings
 from myllm.tokenizers.spm import MARK
 
 KEY = "tokenizer.ggml."
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)  # the types of tokens
-DIGITS = {"type": "Digits", "individual_digits": True}
 SPLITS = {  # how the values of "pre" cut text, as far as it is one regular expression
     **dict.fromkeys(("gpt-2", "phi-2", "olmo", "mpt"), GPT2),
     **dict.fromkeys(("llama-bpe", "llama3", "llama-v3"), LLAMA3),
@@ -55,7 +55,9 @@ def from_gguf(values: Fields, name: str) -> Tokenizer | None:
             raise ValueError
         content = kinds[kind](found, tokens, types, name)
         return _tokenizer(content, found, tokens, types, values.get("tokenizer.chat_template"), name)
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # the library raises plain ones
         raise UserError(f"{name} has a damaged tokenizer; fetch it again.") from error
 
 
@@ -78,7 +80,9 @@ def _tokenizer(
     added = {i: {"content": token, "special": token in special} for i, token in found}
     front = values["model"] == "llama" or values.get("pre") in WHOLE_WORDS
     if values.get("add_bos_token", front) and "bos" in roles:
-        content["post_processor"] = _in_front(named["bos"], roles["bos"])
+        first = named["bos"]
+        step = processors.TemplateProcessing([first, "$A"], special_tokens=[(first, roles["bos"])])
+        content["post_processor"] = json.loads(step.__getstate__())
     config = {"tokenizer_class": "PreTrainedTokenizerFast"}
     config |= {f"{role}_token": token for role, token in named.items()}
     files = {CONFIG: json.dumps(config, indent=2, ensure_ascii=False).encode()}
@@ -99,24 +103,21 @@ def _roles(values: Fields, size: int) -> dict[str, int]:
 
 def _byte_level(values: Fields, tokens: list[str], types: list[int], name: str) -> dict[str, Any]:
     pre = values.get("pre", "gpt-2")
-    plain = BYTE_LEVEL["pre_tokenizer"]
+    cut = pre_tokenizers.ByteLevel(add_prefix_space=False)
     if pre in SINGLE_DIGITS:
-        cut: Any = {"type": "Sequence", "pretokenizers": [DIGITS, plain]}
+        cut = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), cut])
     elif pre in SPLITS:
-        pattern = {"Regex": SPLITS[pre]}
-        split = {"type": "Split", "pattern": pattern, "behavior": "Isolated", "invert": False}
-        cut = {"type": "Sequence", "pretokenizers": [split, {**plain, "use_regex": False}]}
+        split = pre_tokenizers.Split(Regex(SPLITS[pre]), "isolated")
+        cut = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        cut = pre_tokenizers.Sequence([split, cut])
     else:
         known = ", ".join((*SPLITS, *SINGLE_DIGITS))
         raise UserError(f"{name} cuts text as {pre!r}, which is not known; known are {known}.")
-    model = {
-        "type": "BPE",
-        "vocab": _numbered(tokens, name),
-        "merges": [pair.split(" ") for pair in values["merges"]],
-        "ignore_merges": pre in WHOLE_WORDS,
-    }
-    normalizer = {"type": "NFC"} if pre == "qwen2" else None
-    return BYTE_LEVEL | {"pre_tokenizer": cut, "normalizer": normalizer, "model": model}
+    merges = [pair.split(" ") for pair in values["merges"]]
+    model: dict[str, Any] = {"type": "BPE", "vocab": _numbered(tokens, name), "merges": merges}
+    model["ignore_merges"] = pre in WHOLE_WORDS
+    normalizer = normalizers.NFC() if pre == "qwen2" else None
+    return _content(model, normalizer=normalizer, pre_tokenizer=cut, decoder=decoders.ByteLevel())
 
 
 def _sentencepiece(values: Fields, tokens: list[str], types: list[int], name: str) -> dict[str, Any]:
@@ -130,44 +131,25 @@ def _sentencepiece(values: Fields, tokens: list[str], types: list[int], name: st
             left, right = token[:cut], token[cut:]
             if left in normal and right in normal:
                 halves.append((-scores[i], normal[left], normal[right], left, right))
-    halves.sort()
-    prefix = values.get("add_space_prefix", True)
-    model = {
-        "type": "BPE",
-        "vocab": ids,
-        "merges": [[left, right] for *_, left, right in halves],
-        "unk_token": tokens[int(values.get("unknown_token_id", 0))],
-        "fuse_unk": True,
-        "byte_fallback": BYTE in types,
-    }
-    spaces = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
-    before = {"type": "Prepend", "prepend": "▁"}
-    return {
-        "normalizer": {"type": "Sequence", "normalizers": [before, spaces] if prefix else [spaces]},
-        "decoder": _spaces_again(bool(prefix)),
-        "model": model,
-    }
+    merges = [[left, right] for *_, left, right in sorted(halves)]
+    model = {"type": "BPE", "vocab": ids, "merges": merges, "fuse_unk": True, "byte_fallback": BYTE in types}
+    model["unk_token"] = tokens[int(values.get("unknown_token_id", 0))]
+    prefix = bool(values.get("add_space_prefix", True))
+    steps = [normalizers.Prepend("▁")] * prefix + [normalizers.Replace(" ", "▁")]
+    return _content(model, normalizer=normalizers.Sequence(steps), decoder=_spaces_again(prefix))
 
 
 def _unigram(values: Fields, tokens: list[str], types: list[int], name: str) -> dict[str, Any]:
     _numbered(tokens, name)
     scores = [float(score) for score in values["scores"]]
+    pieces = [[token, score] for token, score in zip(tokens, scores, strict=True)]
+    model: dict[str, Any] = {"type": "Unigram", "vocab": pieces, "byte_fallback": BYTE in types}
+    model["unk_id"] = int(values.get("unknown_token_id", 2))
+    prefix = bool(values.get("add_space_prefix", True))
     charsmap = values.get("precompiled_charsmap")
-    cut = {"type": "Metaspace", "replacement": "▁", "split": True}
-    prefix = values.get("add_space_prefix", True)
-    model = {
-        "type": "Unigram",
-        "vocab": [[token, score] for token, score in zip(tokens, scores, strict=True)],
-        "unk_id": int(values.get("unknown_token_id", 2)),
-        "byte_fallback": BYTE in types,
-    }
-    packed = base64.b64encode(bytes(charsmap)).decode() if charsmap is not None else ""
-    return {
-        "normalizer": {"type": "Precompiled", "precompiled_charsmap": packed} if packed else None,
-        "pre_tokenizer": {**cut, "prepend_scheme": "always" if prefix else "never"},
-        "decoder": _spaces_again(bool(prefix)),
-        "model": model,
-    }
+    normalizer = None if charsmap is None else normalizers.Precompiled(bytes(charsmap))
+    cut = pre_tokenizers.Metaspace(prepend_scheme="always" if prefix else "never")
+    return _content(model, normalizer=normalizer, pre_tokenizer=cut, decoder=_spaces_again(prefix))
 
 
 def _word_piece(values: Fields, tokens: list[str], types: list[int], name: str) -> dict[str, Any]:
@@ -175,15 +157,11 @@ def _word_piece(values: Fields, tokens: list[str], types: list[int], name: str) 
     for i, token in enumerate(tokens):
         if not (token.startswith("[") and token.endswith("]")):
             tokens[i] = token[1:] if token.startswith("▁") else "##" + token
-    unknown = tokens[int(values.get("unknown_token_id", 100))]
-    model = {"type": "WordPiece", "vocab": _numbered(tokens, name), "unk_token": unknown}
-    clean = {"type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True, "lowercase": True}
-    return {
-        "normalizer": clean | {"strip_accents": None},
-        "pre_tokenizer": {"type": "BertPreTokenizer"},
-        "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True},
-        "model": model | {"continuing_subword_prefix": "##", "max_input_chars_per_word": 100},
-    }
+    model = {"type": "WordPiece", "vocab": _numbered(tokens, name), "continuing_subword_prefix": "##"}
+    model |= {"unk_token": tokens[int(values.get("unknown_token_id", 100))], "max_input_chars_per_word": 100}
+    cut = pre_tokenizers.BertPreTokenizer()
+    bert = normalizers.BertNormalizer()
+    return _content(model, normalizer=bert, pre_tokenizer=cut, decoder=decoders.WordPiece())
 
 
 def _numbered(tokens: Sequence[str], name: str) -> dict[str, int]:
@@ -194,19 +172,12 @@ def _numbered(tokens: Sequence[str], name: str) -> dict[str, int]:
     return ids
 
 
-def _spaces_again(prefix: bool) -> dict[str, Any]:
-    spaces = {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}
-    steps: list[dict[str, Any]] = [spaces, {"type": "ByteFallback"}, {"type": "Fuse"}]
-    strip = {"type": "Strip", "content": " ", "start": 1, "stop": 0}
-    return {"type": "Sequence", "decoders": [*steps, strip] if prefix else steps}
+def _spaces_again(prefix: bool) -> Any:
+    steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    return decoders.Sequence(steps + [decoders.Strip(" ", 1, 0)] * prefix)
 
 
-def _in_front(token: str, i: int) -> dict[str, Any]:
-    """The post-processor that puts a token in front of a text."""
-    first, text = {"SpecialToken": {"id": token, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}
-    return {
-        "type": "TemplateProcessing",
-        "single": [first, text],
-        "pair": [first, text, first, {"Sequence": {"id": "B", "type_id": 1}}],
-        "special_tokens": {token: {"id": token, "ids": [i], "tokens": [token]}},
-    }
+def _content(model: Fields, **components: Any) -> dict[str, Any]:
+    """The fields of a ``tokenizer.json``, of a model's own and of components of the library."""
+    fields = {key: json.loads(one.__getstate__()) for key, one in components.items() if one is not None}
+    return {"model": model, **fields}

@@ -15,7 +15,6 @@ from myllm.files import StrPath, UserError, atomic_write, read_bytes, read_json,
 from myllm.tokenizers.base import Tokenizer
 from myllm.tokenizers.bpe import BPE
 from myllm.tokenizers.chat import TEMPLATES
-from myllm.tokenizers.gguf import CONTROL, KEY, NORMAL, from_gguf
 from myllm.tokenizers.huggingface import BYTE_LEVEL, HuggingFaceTokenizer
 from myllm.tokenizers.patterns import GPT2, LLAMA3
 from myllm.tokenizers.ranks import BYTE_OF, RankedBPE
@@ -153,6 +152,8 @@ def _gpt2() -> Tokenizer:
 
 
 def _smollm2() -> Tokenizer:
+    from myllm.tokenizers.gguf import CONTROL, KEY, NORMAL, from_gguf  # the library takes a while to import
+
     packed = read_bytes(ASSETS / "smollm2_bpe.json.gz")
     fields: dict[str, Any] = json.loads(gzip.decompress(packed))
     tokens: list[str] = fields["vocab"]

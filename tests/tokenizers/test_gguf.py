@@ -297,6 +297,7 @@ def test_no_tokenizer():
         ({"model": "llama"}, "damaged"),
         ({"model": "llama", "scores": [0.0]}, "damaged"),
         ({"model": "t5", "scores": [0.0]}, "damaged"),
+        ({"model": "t5", "scores": [0.0] * 300, "precompiled_charsmap": b"AAAA"}, "damaged"),
         ({"model": "bert", "unknown_token_id": 10**9}, "damaged"),
     ],
 )
