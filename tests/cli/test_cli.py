@@ -257,7 +257,7 @@ BAD_FILES = {
     "utf-16": "text".encode("utf-16"),
     "number.json": b"17",
     "list.json": b"[1, 2]",
-    "foreign.json": b'{"model": {"type": "BPE", "vocab": {}, "merges": []}}',
+    "foreign.json": b'{"model": {"type": "Nonsense", "vocab": {}, "merges": []}}',
     "unfinished.json": b'{"format": "myllm-bpe-1", "merges": [[1, 2',
     "no-merges.json": b'{"format": "myllm-bpe-1"}',
     "bad-merge.json": b'{"format": "myllm-bpe-1", "name": "a", "pattern": "a", "merges": [[1, 2000]]}',
