@@ -14,9 +14,8 @@ from myllm.inference.generate import GrowingCache, stream
 from myllm.model.transformer import Transformer
 from myllm.tokenizers.base import Tokenizer
 from myllm.tokenizers.chat import Message, end_tokens, render
-from myllm.tokenizers.export import save_tokenizer
 from myllm.tokenizers.gguf import from_gguf
-from myllm.tokenizers.pretrained import load_tokenizer
+from myllm.tokenizers.pretrained import load_tokenizer, save_tokenizer
 from myllm.weights import gguf, hub
 
 

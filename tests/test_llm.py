@@ -9,11 +9,15 @@ from myllm import BPE, LLM, ModelConfig, Transformer, generate, render
 from myllm.data import downloads
 from myllm.files import UserError
 from myllm.tokenizers.chat import CHATML
-from myllm.tokenizers.patterns import GPT2
-from myllm.tokenizers.published import PublishedBPE
+from myllm.tokenizers.gguf import from_gguf
 from myllm.tokenizers.ranks import byte_symbols
 
 SPECIAL = {"<|endoftext|>": 256, "<|im_start|>": 257, "<|im_end|>": 258}
+JINJA = (
+    "{% for m in messages %}"
+    "{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
 CONFIG = ModelConfig(
     vocab_size=260,
     block_size=96,
@@ -27,9 +31,19 @@ CONFIG = ModelConfig(
 
 
 def tokenizer(**options):
-    vocabulary = {symbol: i for i, symbol in enumerate(byte_symbols())}
-    options = {"bos": "<|endoftext|>", "eos": "<|endoftext|>", "chat_template": CHATML} | options
-    return PublishedBPE(vocabulary, [], pattern=GPT2, name="tiny", special_tokens=SPECIAL, **options)
+    values = {
+        "model": "gpt2",
+        "tokens": [*byte_symbols(), *SPECIAL],
+        "token_type": [1] * 256 + [3] * 3,
+        "merges": [],
+        "bos_token_id": 256,
+        "eos_token_id": 256,
+        **options,
+    }
+    values = {f"tokenizer.ggml.{key}": value for key, value in values.items()}
+    made = from_gguf(values | {"tokenizer.chat_template": JINJA}, "tiny")
+    made.chat_template = CHATML
+    return made
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +102,7 @@ def test_what_is_written_ends_at_the_end_token_or_with_the_context():
 
 
 def test_a_begin_token_where_the_model_wants_one(llm):
-    both = LLM(llm.model, tokenizer(add_bos=True))
+    both = LLM(llm.model, tokenizer(add_bos_token=True))
     expected = [*generate(llm.model, [256, 72], max_new_tokens=5, stop_ids=[256, 258])]
     assert both.generate("H", max_new_tokens=5) == llm.tokenizer.decode(expected)
     assert both.attention_maps("H")[0] == ["<|endoftext|>", "H"]
@@ -127,13 +141,13 @@ def test_a_tokenizer_that_is_too_large_or_missing(llm):
 
 @pytest.mark.parametrize("add_bos", [False, True])
 def test_saved_and_loaded_it_is_the_same(llm, tmp_path, add_bos):
-    LLM(llm.model, tokenizer(add_bos=add_bos)).save_pretrained(tmp_path / "a")
+    LLM(llm.model, tokenizer(add_bos_token=add_bos)).save_pretrained(tmp_path / "a")
     back = LLM.from_pretrained(tmp_path / "a")
     assert back.config == llm.config and not back.model.training
     for name, weight in llm.model.state_dict().items():
         assert torch.equal(back.model.state_dict()[name], weight)
-    assert back.tokenizer.tokens[:259] == tokenizer().tokens and back.tokenizer.special_tokens == SPECIAL
-    assert back.tokenizer.add_bos == add_bos and back.tokenizer.chat_template == CHATML
+    assert back.tokenizer.vocab_size == 259 and back.tokenizer.special_tokens == SPECIAL
+    assert back.tokenizer.add_bos == add_bos and back.tokenizer.chat_template == JINJA
     text = "Grüße, 世界! <|im_end|>"
     assert back.tokenizer.encode(text) == tokenizer().encode(text)
 
@@ -187,7 +201,7 @@ def test_a_gguf_file(tmp_path):
     writer.add_token_types([1] * 257 + [3] * 3)
     writer.add_token_merges(["a b"])
     writer.add_eos_token_id(257)
-    writer.add_chat_template("{{ '<|im_start|>' }}{{ '<|im_end|>' }}")
+    writer.add_chat_template(JINJA)
     draw = torch.Generator().manual_seed(0)
     for name, shape in {
         "token_embd": (260, 8),
@@ -207,7 +221,7 @@ def test_a_gguf_file(tmp_path):
     llm = LLM.from_pretrained(path)
     assert llm.tokenizer.name == "tiny-model" and llm.tokenizer.encode("abba") == [256, ord("b"), ord("a")]
     assert llm.tokenizer.eos_id == 257 and llm.tokenizer.special_tokens["<|im_end|>"] == 259
-    assert llm.tokenizer.chat_template == CHATML and llm.config.block_size == 64
+    assert llm.tokenizer.chat_template == JINJA and llm.config.block_size == 64
     assert {weight.dtype for weight in llm.model.parameters()} == {torch.float32}
     assert isinstance(llm.chat([{"role": "user", "content": "Hi"}], max_new_tokens=3), str)
     assert LLM.from_pretrained(path, dtype=torch.bfloat16).model.norm.weight.dtype == torch.bfloat16

@@ -3,7 +3,7 @@
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from tyro.conf import Positional, UseAppendAction, arg
 from myllm.files import Source, UserError, atomic_writer, read_text, read_text_blocks
 
 if TYPE_CHECKING:
-    from myllm.tokenizers.bpe import BPE
+    from myllm.tokenizers.base import Tokenizer
 
 File = Annotated[str, arg(metavar="PATH")]
 
@@ -74,8 +74,8 @@ class Encode:
         myllm tokenizer encode --tokenizer book.json --pieces 'To be, or not to be'
     """
 
-    tokenizer: File
-    """A file that `myllm tokenizer train` wrote."""
+    tokenizer: Annotated[str, arg(metavar="NAME|PATH")]
+    """gpt2, llama3, mistral, smollm2, or the path of a tokenizer file or folder."""
     text: Annotated[str | None, Positional, arg(metavar="[TEXT]")] = None
     """The text; standard input without it and without --file."""
     file: Annotated[str | None, arg(metavar="PATH")] = None
@@ -89,18 +89,28 @@ class Encode:
         """Print the ids, piece by piece."""
         if self.text is not None and self.file is not None:
             raise UserError("Give a text or --file, not both.")
-        bpe = _load(self.tokenizer)
+        tokenizer = _load(self.tokenizer)
         source = _standard_input() if self.text is None and self.file is None else self.file
-        pieces = [self.text or ""] if source is None else _pieces(source)
+        pieces = [self.text or ""] if source is None else _parts(tokenizer, source)
         before, between, after = ("[", ", ", "]\n") if self.json else ("", " ", "\n")
         sys.stdout.write(before)
         gap = ""
         for piece in pieces:
-            for i in bpe.encode(piece):
-                sys.stdout.write(f"{gap}{_written(bpe.tokens[i], self.json) if self.pieces else i}")
+            ids = tokenizer.encode(piece)
+            shown = map(self._written, tokenizer.token_bytes(ids)) if self.pieces else ids
+            for one in shown:
+                sys.stdout.write(f"{gap}{one}")
                 gap = between
         sys.stdout.write(after)
         return 0
+
+    def _written(self, token: bytes) -> str:
+        """A token between quotes."""
+        if self.json:
+            return json.dumps(token.decode(errors="replace"))
+        with suppress(UnicodeDecodeError):
+            return repr(token.decode())
+        return repr(token)
 
 
 @dataclass(frozen=True)
@@ -112,8 +122,8 @@ class Decode:
         myllm tokenizer encode --tokenizer book.json < a.txt | myllm tokenizer decode --tokenizer book.json
     """
 
-    tokenizer: File
-    """A file that `myllm tokenizer train` wrote."""
+    tokenizer: Annotated[str, arg(metavar="NAME|PATH")]
+    """gpt2, llama3, mistral, smollm2, or the path of a tokenizer file or folder."""
     ids: Annotated[tuple[str, ...], Positional, arg(metavar="[ID …]")] = ()
     """Whole numbers; without any, read from standard input, plain or as a JSON array."""
     json: bool = False
@@ -121,13 +131,19 @@ class Decode:
 
     def run(self) -> int:
         """Print the text."""
-        bpe = _load(self.tokenizer)
+        tokenizer = _load(self.tokenizer)
         words = re.split(r"[\s,\[\]]+", " ".join(self.ids) if self.ids else read_text(_standard_input()))
         ids = [_id(word) for word in words if word]
+        for i in ids:
+            if not 0 <= i < tokenizer.vocab_size:
+                last = tokenizer.vocab_size - 1
+                raise UserError(
+                    f"Id {i} is outside the vocabulary of {tokenizer.name}, which ends at {last}."
+                )
         if self.json:
-            print(json.dumps(bpe.decode(ids)))
+            print(json.dumps(tokenizer.decode(ids)))
             return 0
-        data = bpe.decode_bytes(ids)
+        data = tokenizer.decode_bytes(ids)
         sys.stdout.buffer.write(data)
         if sys.stdout.isatty() and not data.endswith(b"\n"):
             print()
@@ -157,7 +173,7 @@ class Compare:
 
     def run(self) -> int:
         """Encode with each and print the table."""
-        from myllm.tokenizers.pretrained import load_tokenizer, token_bytes
+        from myllm.tokenizers.pretrained import load_tokenizer
 
         if self.text is not None and self.file is not None:
             raise UserError("Give a text or --file, not both.")
@@ -175,7 +191,7 @@ class Compare:
                     "tokens": len(ids),
                     "bytes_per_token": round(size / len(ids), 2) if ids else None,
                     "ids": ids,
-                    "pieces": [*token_bytes(tokenizer, ids if self.json else ids[:SHOWN])],
+                    "pieces": [*tokenizer.token_bytes(ids if self.json else ids[:SHOWN])],
                 }
             )
         if self.json:
@@ -205,22 +221,15 @@ def _print(rows: list[dict[str, Any]]) -> None:
     Console(highlight=False).print(table)
 
 
-def _load(path: str) -> "BPE":
-    """The tokenizer of a file, named after it."""
+def _load(name: str) -> "Tokenizer":
+    """A published tokenizer, or one of ours, named after its file."""
     from myllm.tokenizers.bpe import BPE
+    from myllm.tokenizers.pretrained import load_tokenizer
 
-    bpe = BPE.load(path)
-    bpe.name = Path(path).stem
-    return bpe
-
-
-def _written(token: bytes, as_json: bool) -> str:
-    """A token between quotes."""
-    if as_json:
-        return json.dumps(token.decode(errors="replace"))
-    with suppress(UnicodeDecodeError):
-        return repr(token.decode())
-    return repr(token)
+    tokenizer = load_tokenizer(name)
+    if isinstance(tokenizer, BPE):
+        tokenizer.name = Path(name).stem
+    return tokenizer
 
 
 def _visible(piece: bytes) -> str:
@@ -233,6 +242,13 @@ def _pieces(source: Source) -> Iterator[str]:
     from myllm.tokenizers.patterns import pieces
 
     return pieces(read_text_blocks(source))
+
+
+def _parts(tokenizer: "Tokenizer", source: Source) -> Iterable[str]:
+    """The text of a file, piece by piece where a cut changes no id."""
+    from myllm.tokenizers.bpe import BPE
+
+    return _pieces(source) if isinstance(tokenizer, BPE) else [read_text(source)]
 
 
 def _standard_input() -> Source:

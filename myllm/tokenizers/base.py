@@ -1,7 +1,8 @@
 """What every tokenizer of the course can do: the protocol, and the parts that are the same for all."""
 
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
@@ -19,12 +20,14 @@ class Tokenizer(Protocol):
 
     Attributes:
         name: A name for people.
-        vocab_size: The number of ids, special tokens included.
+        vocab_size: One more than the highest id, special tokens included.
         bos_id, eos_id, pad_id: The begin, end and padding ids, or None where there is no such token.
+        extra_end_ids: Ids that end a generated text besides `eos_id`, where the tokenizer's files name any.
         special_tokens: The id of each special token.
-        chat_template: The chat format that the model behind it was trained on, or None; see `render`.
-        add_bos: Whether that model wants the begin token in front of a text; `encode` puts it there only when
-            asked.
+        chat_template: The chat format that the model was trained on: the source of a Jinja template, a
+            `Template` of the course, or None; see `render`.
+        add_bos: Whether the model expects the begin token in front of a text; `encode` adds it when asked to.
+        files: The files that the tokenizer was read from, by name; see `save_tokenizer`.
     """
 
     name: str
@@ -35,10 +38,17 @@ class Tokenizer(Protocol):
     special_tokens: Mapping[str, int]
     chat_template: "str | Template | None" = None
     add_bos: bool = False
+    extra_end_ids: Set[int] = frozenset()
+    files: Mapping[str, bytes] = MappingProxyType({})
+
+    @property
+    def end_ids(self) -> frozenset[int]:
+        """Every id that ends a generated text: `eos_id` and `extra_end_ids`."""
+        return frozenset(self.extra_end_ids if self.eos_id is None else {self.eos_id, *self.extra_end_ids})
 
     @abstractmethod
     def encode_text(self, text: str, *, continued: bool = False) -> list[int]:
-        """Turn text into ids, none of them special; `continued` says that other text stands before it."""
+        """Encode text in which special tokens are ordinary text; `continued` says that text precedes it."""
         ...
 
     def encode(
@@ -49,13 +59,13 @@ class Tokenizer(Protocol):
         eos: bool = False,
         allowed_special: Iterable[str] | Literal["all"] = (),
     ) -> list[int]:
-        """Turn text into ids.
+        """Encode text.
 
         Args:
             text: Any string; lone surrogates, which UTF-8 cannot express, become U+FFFD.
             bos: Put the begin token in front.
             eos: Put the end token at the end.
-            allowed_special: Special tokens to recognise in the text: one, several, or "all"; other text that
+            allowed_special: Special tokens to recognize in the text: one, several, or "all"; other text that
                 looks like one is ordinary text.
 
         Raises:
@@ -64,17 +74,20 @@ class Tokenizer(Protocol):
         ids = [self._need("bos")] if bos else []
         if isinstance(allowed_special, str):
             allowed_special = self.special_tokens if allowed_special == "all" else [allowed_special]
-        allowed = set(allowed_special)
+        allowed = frozenset(allowed_special)
         if unknown := allowed - set(self.special_tokens):
             known = ", ".join(self.special_tokens) or "none"
             raise UserError(f"{sorted(unknown)[0]!r} is no special token of {self.name}; it has: {known}.")
-        if allowed:
-            longest_first = sorted(allowed, key=len, reverse=True)
-            for part in regex.split("(" + "|".join(map(regex.escape, longest_first)) + ")", text):
-                ids += [self.special_tokens[part]] if part in allowed else self.encode_text(part)
-        else:
-            ids += self.encode_text(text)
+        ids += self.encode_special(text, allowed) if allowed else self.encode_text(text)
         return [*ids, self._need("eos")] if eos else ids
+
+    def encode_special(self, text: str, allowed: frozenset[str]) -> list[int]:
+        """Encode text in which the special tokens `allowed` are recognized, the longest first."""
+        longest_first = sorted(allowed, key=len, reverse=True)
+        ids: list[int] = []
+        for part in regex.split("(" + "|".join(map(regex.escape, longest_first)) + ")", text):
+            ids += [self.special_tokens[part]] if part in allowed else self.encode_text(part)
+        return ids
 
     def _need(self, role: str) -> int:
         found = getattr(self, f"{role}_id")
@@ -85,12 +98,43 @@ class Tokenizer(Protocol):
         return found
 
     @abstractmethod
-    def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        """Turn ids into the exact bytes they stand for."""
+    def id_bytes(self, i: int, *, start: bool) -> bytes:
+        """The bytes that an id of the vocabulary adds to a text; `start` says that it is the first one."""
         ...
 
+    def starts_anew(self, i: int) -> bool:
+        """Whether the token behind `i` is decoded as the first one of a text."""
+        return False
+
+    def token_bytes(self, ids: Iterable[int], *, after: Sequence[int] = ()) -> Iterator[bytes]:
+        """The bytes that each id adds to the text.
+
+        A model may have more embeddings than its tokenizer has tokens; ids beyond the vocabulary add nothing.
+
+        Args:
+            ids: The ids.
+            after: The ids that precede them, such as a prompt. They are not decoded, but after them a space
+                is kept that some tokenizers drop at the start of a text.
+
+        Raises:
+            UserError: An id is negative.
+        """
+        last = next((i for i in reversed(after) if i < self.vocab_size), None)
+        start = last is None or self.starts_anew(last)
+        for i in ids:
+            if i < 0:
+                raise UserError(f"Id {i} is outside the vocabulary of {self.name}; ids start at 0.")
+            known = i < self.vocab_size
+            yield self.id_bytes(i, start=start) if known else b""
+            if known:
+                start = self.starts_anew(i)
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        """Decode ids to the exact bytes they stand for; see `token_bytes`."""
+        return b"".join(self.token_bytes(ids))
+
     def decode(self, ids: Iterable[int]) -> str:
-        """Turn ids into text; bytes that are no valid UTF-8, such as half a character, become U+FFFD."""
+        """Decode ids to text; bytes that are no valid UTF-8, such as half a character, become U+FFFD."""
         return self.decode_bytes(ids).decode("utf-8", errors="replace")
 
     def encode_batch(
@@ -100,7 +144,8 @@ class Tokenizer(Protocol):
 
         Args:
             texts: B texts.
-            pad: The side that short rows are filled on: "left" for generation, so that all rows end together.
+            pad: The side on which short rows are padded: "left" for generation, where all rows must end
+                together.
 
         Returns:
             ids and mask, both (B, T) int64, T the longest row; the mask is 1 on text and 0 on padding.

@@ -19,7 +19,7 @@ FORMAT = "myllm-bpe-1"
 CACHE_SIZE = 1 << 16  # chunks remembered by an encoder; some 10 MB
 CACHE_CHUNK = 64  # characters of the longest chunk remembered; longer ones seldom come twice
 MAX_TOKENS = 1 << 28  # bytes of all tokens together; a merge can double the longest
-ROLES = {  # which special token plays which part, by the names in common use
+USUAL_NAMES = {  # of the special token that has each role; the first that there is
     "bos": ("<|bos|>", "<s>", "<|begin_of_text|>", "<|endoftext|>"),
     "eos": ("<|eos|>", "</s>", "<|end_of_text|>", "<|endoftext|>"),
     "pad": ("<|pad|>", "<pad>"),
@@ -84,7 +84,7 @@ class BPE(Tokenizer):
     def _role(self, role: str, token: str | None) -> int | None:
         if token is not None and token not in self.special_tokens:
             raise UserError(f"The {role} token {token!r} is not among the special tokens; add it to them.")
-        candidates = ROLES[role] if token is None else (token,)
+        candidates = USUAL_NAMES[role] if token is None else (token,)
         return next((self.special_tokens[t] for t in candidates if t in self.special_tokens), None)
 
     @classmethod
@@ -152,20 +152,9 @@ class BPE(Tokenizer):
             ids += self._encode_chunk(chunk.encode("utf-8", "surrogateescape"))
         return ids
 
-    def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        """Turn ids into the exact bytes they stand for.
-
-        Raises:
-            UserError: An id is outside the vocabulary.
-        """
-        parts: list[bytes] = []
-        for i in ids:
-            if not 0 <= i < self.vocab_size:
-                raise UserError(
-                    f"Id {i} is outside the vocabulary of {self.name}, which ends at {self.vocab_size - 1}."
-                )
-            parts.append(self.tokens[i])
-        return b"".join(parts)
+    def id_bytes(self, i: int, *, start: bool) -> bytes:
+        """The bytes of a token, wherever it stands."""
+        return self.tokens[i]
 
     def save(self, path: str | Path) -> None:
         """Write the tokenizer as one JSON file, all of it or nothing."""
@@ -175,7 +164,7 @@ class BPE(Tokenizer):
             "pattern": self.pattern,
             "special_tokens": list(self.special_tokens),
             "merges": list(self.merges),
-        } | {role: self._token(role) for role in ROLES}
+        } | {role: self._token(role) for role in USUAL_NAMES}
         atomic_write(path, json.dumps(content | {"sha256": _digest(content)}))
 
     @classmethod

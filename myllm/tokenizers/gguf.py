@@ -1,30 +1,40 @@
-"""Tokenizers out of the values of a GGUF file, the format of llama.cpp."""
+"""Tokenizers from the values of a GGUF file, the format of llama.cpp, as fields of a ``tokenizer.json``.
 
-import struct
-from collections.abc import Mapping
-from io import BytesIO
+https://github.com/ggml-org/ggml/blob/master/docs/gguf.md lists the values. What each kind of tokenizer does
+with a text is written down in llama.cpp alone (``src/llama-vocab.cpp``).
+"""
+
+import json
+from collections.abc import Sequence
 from typing import Any
+
+from tokenizers import Regex, decoders, normalizers, pre_tokenizers, processors
 
 from myllm.files import UserError
 from myllm.tokenizers.base import Tokenizer
-from myllm.tokenizers.formats import known_format
-from myllm.tokenizers.patterns import GPT2, LLAMA3, SMOLLM2
-from myllm.tokenizers.published import PublishedBPE
-from myllm.tokenizers.spm import SentencePiece
+from myllm.tokenizers.huggingface import HuggingFaceTokenizer
+from myllm.tokenizers.patterns import GPT2, LLAMA3, QWEN2
+from myllm.tokenizers.settings import CONFIG, TEMPLATE, Fields, Settings
+from myllm.tokenizers.spm import MARK
 
-NORMAL = 1  # the type of an ordinary token
-PATTERNS = {"gpt-2": GPT2, "smollm": SMOLLM2, "llama-bpe": LLAMA3}
 KEY = "tokenizer.ggml."
-ROLES = ("bos", "eos", "padding")
-BPE_MODEL = 2  # SentencePiece's number for byte-pair encoding
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)  # the types of tokens
+SPLITS = {  # how the values of "pre" cut text, as far as it is one regular expression
+    **dict.fromkeys(("gpt-2", "phi-2", "olmo", "mpt"), GPT2),
+    **dict.fromkeys(("llama-bpe", "llama3", "llama-v3"), LLAMA3),
+    **dict.fromkeys(("qwen2", "stablelm2"), QWEN2),
+}
+SINGLE_DIGITS = ("smollm", "starcoder", "refact", "command-r")  # every digit alone, then as GPT-2
+WHOLE_WORDS = ("llama-bpe", "llama3", "llama-v3")  # a chunk that is a token needs no merges
+ROLES = {"bos": "bos", "eos": "eos", "pad": "padding", "unk": "unknown", "eot": "eot", "eom": "eom"}
 
 
-def from_gguf(values: Mapping[str, Any], name: str) -> Tokenizer | None:
-    """The tokenizer of a model, with its chat format where that is known.
+def from_gguf(values: Fields, name: str) -> Tokenizer | None:
+    """The tokenizer of a model, with the source of its chat template.
 
     Args:
         values: The file's values, as `myllm.weights.gguf.load` returns them.
-        name: A name for people.
+        name: The name of the file, for messages and people.
 
     Returns:
         None where the file has no tokenizer.
@@ -32,76 +42,142 @@ def from_gguf(values: Mapping[str, Any], name: str) -> Tokenizer | None:
     Raises:
         UserError: Its kind is not known, or it is damaged.
     """
-    kind = values.get(KEY + "model")
-    if kind is None:
+    found = {key.removeprefix(KEY): value for key, value in values.items() if key.startswith(KEY)}
+    if "model" not in found:
         return None
-    if kind not in ("gpt2", "llama"):
-        raise UserError(f"{name} has a tokenizer of the kind {kind!r}; known are gpt2 and llama.")
+    kinds = {"gpt2": _byte_level, "llama": _sentencepiece, "bert": _word_piece, "t5": _unigram}
+    if (kind := str(found["model"])) not in kinds:
+        raise UserError(f"{name} has a tokenizer of the kind {kind!r}; known are {', '.join(kinds)}.")
     try:
-        tokenizer = (_bpe if kind == "gpt2" else _sentencepiece)(values, name)
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError, struct.error) as error:
+        tokens: list[str] = list(found["tokens"])
+        types = [int(kind) for kind in found.get("token_type", [NORMAL] * len(tokens))]
+        if len(types) != len(tokens):
+            raise ValueError
+        content = kinds[kind](found, tokens, types, name)
+        return _tokenizer(content, found, tokens, types, values.get("tokenizer.chat_template"), name)
+    except UserError:
+        raise
+    except Exception as error:  # the library raises plain ones
         raise UserError(f"{name} has a damaged tokenizer; fetch it again.") from error
-    tokenizer.chat_template = known_format(values.get("tokenizer.chat_template"))
-    tokenizer.add_bos = bool(values.get(KEY + "add_bos_token", tokenizer.add_bos))
-    return tokenizer
 
 
-def _bpe(values: Mapping[str, Any], name: str) -> PublishedBPE:
-    pre = values.get(KEY + "pre")
-    if pre not in PATTERNS:
-        raise UserError(f"{name} cuts text as {pre!r}, which is not known; known are {', '.join(PATTERNS)}.")
-    tokens: list[str] = values[KEY + "tokens"]
-    kinds = values[KEY + "token_type"]
-    special = {token: i for i, token in enumerate(tokens) if kinds[i] != NORMAL}
-    named: list[int | None] = [values.get(f"{KEY}{role}_token_id") for role in ROLES]
-    bos, eos, pad = (None if i is None else tokens[i] for i in named)
-    return PublishedBPE(
-        {token: i for i, token in enumerate(tokens) if token not in special},
-        (merge.split(" ") for merge in values[KEY + "merges"]),
-        pattern=PATTERNS[pre],
-        name=name,
-        special_tokens=special,
-        bos=bos,
-        eos=eos,
-        pad=pad,
-        add_bos=pre == "llama-bpe",
-        whole_words=pre == "llama-bpe",
-    )
+def _tokenizer(
+    content: dict[str, Any],
+    values: Fields,
+    tokens: Sequence[str],
+    types: Sequence[int],
+    jinja: str | None,
+    name: str,
+) -> Tokenizer:
+    """The tokenizer with its added tokens, roles and the settings that describe them."""
+    roles = _roles(values, len(tokens))
+    named = {role: tokens[i] for role, i in roles.items()}
+    kinds = dict(zip(tokens, types, strict=True))
+    special = {token for token, kind in kinds.items() if kind in (UNKNOWN, CONTROL)} | {*named.values()}
+    if values["model"] == "llama":  # SentencePiece itself lists special tokens as user-defined
+        special |= {token for token, kind in kinds.items() if kind == USER_DEFINED and MARK.fullmatch(token)}
+    found = ((i, t) for i, t in enumerate(tokens) if t in special or kinds[t] == USER_DEFINED)
+    added = {i: {"content": token, "special": token in special} for i, token in found}
+    front = values["model"] == "llama" or values.get("pre") in WHOLE_WORDS
+    if values.get("add_bos_token", front) and "bos" in roles:
+        first = named["bos"]
+        step = processors.TemplateProcessing([first, "$A"], special_tokens=[(first, roles["bos"])])
+        content["post_processor"] = json.loads(step.__getstate__())
+    config = {"tokenizer_class": "PreTrainedTokenizerFast"}
+    config |= {f"{role}_token": token for role, token in named.items()}
+    files = {CONFIG: json.dumps(config, indent=2, ensure_ascii=False).encode()}
+    jinja = jinja if isinstance(jinja, str) else None
+    if jinja is not None:
+        files[TEMPLATE] = jinja.encode()
+    return HuggingFaceTokenizer(content, Settings(config, added, jinja, files), name=name, source=name)
 
 
-def _sentencepiece(values: Mapping[str, Any], name: str) -> SentencePiece:
-    """The file of the library `sentencepiece`, written anew from its parts.
-
-    It is a message of Protocol Buffers (``sentencepiece_model.proto``): field 1 a piece, 2 the training, of
-    which only the kind, byte fallback and the special ids count, 3 how text is changed first.
-    """
-    pieces = zip(values[KEY + "tokens"], values[KEY + "scores"], values[KEY + "token_type"], strict=True)
-    model = b"".join(
-        _field(1, _field(1, token.encode()) + b"\x15" + struct.pack("<f", score) + _number(3, int(kind)))
-        for token, score, kind in pieces
-    )
-    ids = {40: "unknown", 41: "bos", 42: "eos", 43: "padding"}
-    training = _number(3, BPE_MODEL) + _number(35, 1)
-    for field, word in ids.items():
-        training += _number(field, int(values.get(f"{KEY}{word}_token_id", 0 if word == "unknown" else -1)))
-    prefix = bool(values.get(KEY + "add_space_prefix", True))
-    changes = _field(1, b"identity") + _number(3, prefix) + _number(4, 0) + _number(5, 1)
-    model += _field(2, training) + _field(3, changes)
-    return SentencePiece(BytesIO(model), name=name)
+def _roles(values: Fields, size: int) -> dict[str, int]:
+    """The ids of the tokens with a role; -1, also as 32 bits without a sign, is none."""
+    keys = {role: values.get(f"{key}_token_id") for role, key in ROLES.items()}
+    ids = {role: int(i) for role, i in keys.items() if i is not None and int(i) not in (-1, (1 << 32) - 1)}
+    if any(not 0 <= i < size for i in ids.values()):
+        raise ValueError
+    return ids
 
 
-def _varint(n: int) -> bytes:
-    n &= (1 << 64) - 1  # a negative number takes all 64 bits
-    out = bytearray()
-    while n > 127:
-        out.append(n & 127 | 128)
-        n >>= 7
-    return bytes([*out, n])
+def _byte_level(values: Fields, tokens: list[str], types: list[int], name: str) -> dict[str, Any]:
+    pre = values.get("pre", "gpt-2")
+    cut = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    if pre in SINGLE_DIGITS:
+        cut = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), cut])
+    elif pre in SPLITS:
+        split = pre_tokenizers.Split(Regex(SPLITS[pre]), "isolated")
+        cut = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        cut = pre_tokenizers.Sequence([split, cut])
+    else:
+        known = ", ".join((*SPLITS, *SINGLE_DIGITS))
+        raise UserError(f"{name} cuts text as {pre!r}, which is not known; known are {known}.")
+    merges = [pair.split(" ") for pair in values["merges"]]
+    model: dict[str, Any] = {"type": "BPE", "vocab": _numbered(tokens, name), "merges": merges}
+    model["ignore_merges"] = pre in WHOLE_WORDS
+    normalizer = normalizers.NFC() if pre == "qwen2" else None
+    return _content(model, normalizer=normalizer, pre_tokenizer=cut, decoder=decoders.ByteLevel())
 
 
-def _number(field: int, n: int) -> bytes:
-    return _varint(field << 3) + _varint(n)
+def _sentencepiece(values: Fields, tokens: list[str], types: list[int], name: str) -> dict[str, Any]:
+    """BPE by scores: any two pieces whose joined text is a piece may merge; the best piece merges first."""
+    ids = _numbered(tokens, name)
+    scores = [float(score) for score in values["scores"]]
+    normal = {token: i for token, i in ids.items() if types[i] == NORMAL}
+    halves: list[tuple[float, int, int, str, str]] = []
+    for token, i in normal.items():
+        for cut in range(1, len(token)):
+            left, right = token[:cut], token[cut:]
+            if left in normal and right in normal:
+                halves.append((-scores[i], normal[left], normal[right], left, right))
+    merges = [[left, right] for *_, left, right in sorted(halves)]
+    model = {"type": "BPE", "vocab": ids, "merges": merges, "fuse_unk": True, "byte_fallback": BYTE in types}
+    model["unk_token"] = tokens[int(values.get("unknown_token_id", 0))]
+    prefix = bool(values.get("add_space_prefix", True))
+    steps = [normalizers.Prepend("▁")] * prefix + [normalizers.Replace(" ", "▁")]
+    return _content(model, normalizer=normalizers.Sequence(steps), decoder=_spaces_again(prefix))
 
 
-def _field(field: int, data: bytes) -> bytes:
-    return _varint(field << 3 | 2) + _varint(len(data)) + data
+def _unigram(values: Fields, tokens: list[str], types: list[int], name: str) -> dict[str, Any]:
+    _numbered(tokens, name)
+    scores = [float(score) for score in values["scores"]]
+    pieces = [[token, score] for token, score in zip(tokens, scores, strict=True)]
+    model: dict[str, Any] = {"type": "Unigram", "vocab": pieces, "byte_fallback": BYTE in types}
+    model["unk_id"] = int(values.get("unknown_token_id", 2))
+    prefix = bool(values.get("add_space_prefix", True))
+    charsmap = values.get("precompiled_charsmap")
+    normalizer = None if charsmap is None else normalizers.Precompiled(bytes(charsmap))
+    cut = pre_tokenizers.Metaspace(prepend_scheme="always" if prefix else "never")
+    return _content(model, normalizer=normalizer, pre_tokenizer=cut, decoder=_spaces_again(prefix))
+
+
+def _word_piece(values: Fields, tokens: list[str], types: list[int], name: str) -> dict[str, Any]:
+    """WordPiece; llama.cpp writes ``▁word`` and ``ing`` for the original's ``word`` and ``##ing``."""
+    for i, token in enumerate(tokens):
+        if not (token.startswith("[") and token.endswith("]")):
+            tokens[i] = token[1:] if token.startswith("▁") else "##" + token
+    model = {"type": "WordPiece", "vocab": _numbered(tokens, name), "continuing_subword_prefix": "##"}
+    model |= {"unk_token": tokens[int(values.get("unknown_token_id", 100))], "max_input_chars_per_word": 100}
+    cut = pre_tokenizers.BertPreTokenizer()
+    bert = normalizers.BertNormalizer()
+    return _content(model, normalizer=bert, pre_tokenizer=cut, decoder=decoders.WordPiece())
+
+
+def _numbered(tokens: Sequence[str], name: str) -> dict[str, int]:
+    ids = {token: i for i, token in enumerate(tokens)}
+    if len(ids) < len(tokens):
+        twice = next(token for i, token in enumerate(tokens) if ids[token] != i)
+        raise UserError(f"{name} lists the token {twice!r} twice; fetch it again.")
+    return ids
+
+
+def _spaces_again(prefix: bool) -> Any:
+    steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    return decoders.Sequence(steps + [decoders.Strip(" ", 1, 0)] * prefix)
+
+
+def _content(model: Fields, **components: Any) -> dict[str, Any]:
+    """The fields of a ``tokenizer.json``, of a model's own and of components of the library."""
+    fields = {key: json.loads(one.__getstate__()) for key, one in components.items() if one is not None}
+    return {"model": model, **fields}

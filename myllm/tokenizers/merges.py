@@ -141,28 +141,40 @@ def train(
 def encode_chunk(chunk: bytes, merges: Mapping[Pair, int]) -> list[int]:
     """Encode one chunk: merge the neighbours with the lowest new id until none is left.
 
-    A heap over a linked list of ids, so that a chunk of n bytes costs O(n log n).
+    The ids form a linked list, and a heap holds the possible merges, each with all its places. So a chunk of
+    n bytes costs O(n log n), and a long run of one character O(n).
 
     Args:
         chunk: The bytes of one chunk.
-        merges: The id that each pair of ids merges into.
+        merges: The id that each pair of ids merges into, higher than both.
     """
     ids: list[int] = list(chunk)
     after = [*range(1, len(ids)), -1]
     before = list(range(-1, len(ids) - 1))
-    pairs = enumerate(pairwise(ids))
-    heap = [(merges[pair], i, pair) for i, pair in pairs if pair in merges]
-    heapq.heapify(heap)
+    places: dict[int, list[int]] = {}  # of each possible merge, by its new id
+    joined: dict[int, Pair] = {}
+    for i, pair in enumerate(pairwise(ids)):
+        if pair in merges:
+            new_id = merges[pair]
+            joined[new_id] = pair
+            places.setdefault(new_id, []).append(i)
+    heap = sorted(places)
     while heap:
-        new_id, i, (left, right) = heapq.heappop(heap)
-        j = after[i]
-        if ids[i] != left or j < 0 or ids[j] != right:
-            continue  # one of the two has been merged away since
-        ids[i], ids[j] = new_id, -1
-        after[i] = k = after[j]
-        if k >= 0:
-            before[k] = i
-        for start, stop in ((before[i], i), (i, k)):
-            if start >= 0 and stop >= 0 and (pair := (ids[start], ids[stop])) in merges:
-                heapq.heappush(heap, (merges[pair], start, pair))
+        new_id = heapq.heappop(heap)
+        left, right = joined[new_id]
+        for i in sorted(places.pop(new_id)):
+            j = after[i]
+            if ids[i] != left or j < 0 or ids[j] != right:
+                continue  # one of the two has been merged away since
+            ids[i], ids[j] = new_id, -1
+            after[i] = k = after[j]
+            if k >= 0:
+                before[k] = i
+            for start, stop in ((before[i], i), (i, k)):
+                if start >= 0 and stop >= 0 and (pair := (ids[start], ids[stop])) in merges:
+                    found = merges[pair]
+                    if found not in places:
+                        places[found], joined[found] = [], pair
+                        heapq.heappush(heap, found)
+                    places[found].append(start)
     return [i for i in ids if i >= 0]

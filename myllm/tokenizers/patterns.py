@@ -32,6 +32,9 @@ LLAMA3 = (
 )
 """Words with what stands before them, numbers in groups of at most three digits (the pattern of LLaMA-3)."""
 
+QWEN2 = LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
+"""The pattern of LLaMA-3 with every digit alone."""
+
 
 def well_formed(text: str) -> str:
     """The text with U+FFFD in place of each lone surrogate, which UTF-8 cannot express."""

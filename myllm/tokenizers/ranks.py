@@ -1,16 +1,15 @@
 """Tokenizers given by ranks (GPT-2, LLaMA-3): each token's bytes and its place in the order of merging."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import tiktoken
 
-from myllm.files import UserError
 from myllm.tokenizers.base import Tokenizer
 from myllm.tokenizers.patterns import compile_pattern, well_formed
 
 
 def byte_symbols() -> list[str]:
-    """The printable character by which GPT-2's files write each of the 256 bytes.
+    """The printable character that stands for each of the 256 bytes in GPT-2's files.
 
     A printable byte of Latin-1 stands for itself; the other 68 become U+0100, U+0101, … in order, so that the
     space is ``Ġ`` and the line end ``Ċ`` (``bytes_to_unicode`` in Radford et al. 2019, ``encoder.py``).
@@ -22,6 +21,10 @@ def byte_symbols() -> list[str]:
     return [symbols[byte] for byte in range(256)]
 
 
+BYTE_OF = {symbol: byte for byte, symbol in enumerate(byte_symbols())}
+"""The byte that each of those characters stands for."""
+
+
 class RankedBPE(Tokenizer):
     """A byte-level BPE given by ranks, encoded by the library `tiktoken`.
 
@@ -30,6 +33,7 @@ class RankedBPE(Tokenizer):
 
     Attributes:
         encoding: The `tiktoken.Encoding`.
+        tokens: The bytes of each id; a special token has those of its name.
     """
 
     def __init__(
@@ -42,7 +46,6 @@ class RankedBPE(Tokenizer):
         bos: str | None = None,
         eos: str | None = None,
         pad: str | None = None,
-        chat_template: str | None = None,
     ):
         self.name = name
         self.pattern = pattern
@@ -51,13 +54,15 @@ class RankedBPE(Tokenizer):
             name, pat_str=pattern, mergeable_ranks=dict(ranks), special_tokens=self.special_tokens
         )
         self.vocab_size = self.encoding.n_vocab
+        self.tokens = [b""] * self.vocab_size
+        for token, i in [*ranks.items(), *((name.encode(), i) for name, i in special_tokens.items())]:
+            self.tokens[i] = token
         self.bos_id, self.eos_id, self.pad_id = (
             None if token is None else self.special_tokens[token] for token in (bos, eos, pad)
         )
-        self.chat_template = chat_template
 
     def encode_text(self, text: str, *, continued: bool = False) -> list[int]:
-        """Turn text into ids, none of them special; what stands before it makes no difference."""
+        """Encode text in which special tokens are ordinary text; what precedes it makes no difference."""
         text = well_formed(text)
         try:
             return self.encoding.encode(text, disallowed_special=())
@@ -66,20 +71,9 @@ class RankedBPE(Tokenizer):
             encode = self.encoding._encode_single_piece  # pyright: ignore[reportPrivateUsage]
             return [i for chunk in chunks for i in encode(chunk)]
 
-    def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        """Turn ids into the exact bytes they stand for.
-
-        Raises:
-            UserError: An id is outside the vocabulary.
-        """
-        ids = list(ids)
-        try:
-            return self.encoding.decode_bytes(ids)
-        except (KeyError, OverflowError):
-            wrong = next(i for i in ids if not 0 <= i < self.vocab_size)
-            raise UserError(
-                f"Id {wrong} is outside the vocabulary of {self.name}, which ends at {self.vocab_size - 1}."
-            ) from None
+    def id_bytes(self, i: int, *, start: bool) -> bytes:
+        """The bytes of a token, wherever it stands."""
+        return self.tokens[i]
 
     def __repr__(self) -> str:
         return f"RankedBPE {self.name!r}: {self.vocab_size} ids, {len(self.special_tokens)} of them special"

@@ -13,8 +13,8 @@ from myllm import cli
 from myllm.data import corpus
 from myllm.data.shards import Shards, hash_vocabulary
 from myllm.tokenizers.bpe import BPE
+from myllm.tokenizers.gguf import from_gguf
 from myllm.tokenizers.pretrained import load_tokenizer
-from myllm.tokenizers.published import PublishedBPE
 from myllm.tokenizers.ranks import byte_symbols
 
 TEXTS = {"a.txt": "Ein Text.\r\n\r\n\r\n\r\nZürich 東京 🙂\n", "b.txt": "short", "empty.txt": ""}
@@ -112,13 +112,14 @@ def test_a_text_is_not_cut_where_that_would_change_ids(folder, capfd, monkeypatc
 
     tokenizer = {
         "pattern": BPE([(101, 32), (256, 101)], pattern=r"[\s\S]{1,7}"),
-        "normalize": PublishedBPE(
-            {symbol: i for i, symbol in enumerate(byte_symbols())},
-            [],
-            pattern=patterns.GPT2,
-            name="nfc",
-            special_tokens={},
-            normalize="NFC",
+        "normalize": from_gguf(
+            {
+                "tokenizer.ggml.model": "gpt2",
+                "tokenizer.ggml.pre": "qwen2",  # which brings text into normal form C
+                "tokenizer.ggml.tokens": byte_symbols(),
+                "tokenizer.ggml.merges": [],
+            },
+            "nfc",
         ),
     }[odd]
     cut, text = patterns.pieces, "e\u0301 e e" * 100

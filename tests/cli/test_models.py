@@ -10,10 +10,14 @@ import torch
 from myllm import LLM, ModelConfig, Transformer
 from myllm.cli import main
 from myllm.data import downloads
-from myllm.tokenizers.chat import CHATML
-from myllm.tokenizers.patterns import GPT2
-from myllm.tokenizers.published import PublishedBPE
+from myllm.tokenizers.gguf import from_gguf
 from myllm.tokenizers.ranks import byte_symbols
+
+JINJA = (
+    "{% for m in messages %}"
+    "{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
 
 
 @pytest.fixture(scope="module")
@@ -21,11 +25,16 @@ def folder(tmp_path_factory):
     """A model of random weights with a tokenizer of bytes."""
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("models") / "tiny"
-    vocabulary = {symbol: i for i, symbol in enumerate(byte_symbols())}
-    special = {"<|endoftext|>": 256, "<|im_start|>": 257, "<|im_end|>": 258}
-    tokenizer = PublishedBPE(
-        vocabulary, [], pattern=GPT2, name="tiny", special_tokens=special, chat_template=CHATML
-    )
+    values = {
+        "model": "gpt2",
+        "tokens": [*byte_symbols(), "<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+        "token_type": [1] * 256 + [3] * 3,
+        "merges": [],
+        "bos_token_id": 256,
+        "eos_token_id": 256,
+    }
+    values = {f"tokenizer.ggml.{key}": value for key, value in values.items()}
+    tokenizer = from_gguf(values | {"tokenizer.chat_template": JINJA}, "tiny")
     config = ModelConfig(vocab_size=259, block_size=256, n_layer=2, n_head=2, n_embd=8, init_std=0.5)
     LLM(Transformer(config), tokenizer).save_pretrained(path)
     return path

@@ -1,100 +1,274 @@
-"""Tokenizers out of GGUF values and written back as files, chat formats in Jinja, against other libraries."""
+"""Tokenizers from GGUF values: ids of the vocabularies they come from, types, roles, what is refused."""
 
+import gzip
+import io
 import json
+from typing import Any
 
+import numpy as np
 import pytest
+import sentencepiece
+import tokenizers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import models, normalizers, pre_tokenizers
+from transformers import AutoTokenizer
 
-from myllm import load_tokenizer, render
+from myllm import load_tokenizer
 from myllm.files import UserError
-from myllm.tokenizers.chat import CHATML, TEMPLATES
-from myllm.tokenizers.export import save_tokenizer
-from myllm.tokenizers.formats import known_format, to_jinja
-from myllm.tokenizers.gguf import from_gguf
-from myllm.tokenizers.patterns import LLAMA3, SMOLLM2
-from myllm.tokenizers.published import PublishedBPE
+from myllm.tokenizers.gguf import KEY, from_gguf
+from myllm.tokenizers.pretrained import ASSETS, save_tokenizer
 from myllm.tokenizers.ranks import byte_symbols
 
-KEY = "tokenizer.ggml."
 TEXTS = ["", " ", "a", "  two  spaces\n\n\tand 1999", "It's 東京 🙂 ü!", "<|im_end|> </s> [INST]", "x" * 40]
+JINJA = "{{ messages }}"
+WORDS = [
+    "the",
+    " ",
+    "  ",
+    "naïve",
+    "東",
+    "🙂",
+    "\n",
+    "1999",
+    "</s>",
+    "<unk>",
+    "▁",
+    "<0x41>",
+    "It's",
+    "====",
+    "\t",
+    "a",
+]
+FUZZ = st.lists(st.sampled_from(WORDS) | st.characters(exclude_categories=["Cs", "Cn"]), max_size=8).map(
+    "".join
+)
+
+
+def gguf(**values: Any) -> Any:
+    template = {"tokenizer.chat_template": values.pop("chat_template")} if "chat_template" in values else {}
+    return from_gguf({KEY + key: value for key, value in values.items()} | template, "a.gguf")
 
 
 @pytest.fixture(scope="module")
-def smollm2():
-    import gzip
-
-    from myllm.tokenizers.pretrained import ASSETS
-
-    return json.loads(gzip.decompress((ASSETS / "smollm2_bpe.json.gz").read_bytes()))
-
-
-@pytest.fixture(scope="module")
-def values(smollm2):
-    """SmolLM2 as a GGUF file says it."""
+def smollm2() -> dict[str, Any]:
+    """SmolLM2 as a GGUF file describes it."""
+    fields = json.loads(gzip.decompress((ASSETS / "smollm2_bpe.json.gz").read_bytes()))
     return {
-        KEY + "model": "gpt2",
-        KEY + "pre": "smollm",
-        KEY + "tokens": smollm2["vocab"],
-        KEY + "token_type": [3 if token in smollm2["special"] else 1 for token in smollm2["vocab"]],
-        KEY + "merges": smollm2["merges"],
-        KEY + "bos_token_id": 1,
-        KEY + "eos_token_id": 2,
-        KEY + "padding_token_id": 2,
-        KEY + "add_bos_token": False,
-        "tokenizer.chat_template": "{{'<|im_start|>system\nBe good<|im_end|>\n'}}",
+        "model": "gpt2",
+        "pre": "smollm",
+        "tokens": fields["vocab"],
+        "token_type": np.array([3 if token in fields["special"] else 1 for token in fields["vocab"]]),
+        "merges": fields["merges"],
+        "bos_token_id": np.uint32(1),
+        "eos_token_id": 2,
+        "padding_token_id": 2,
+        "unknown_token_id": 0,
+        "add_bos_token": False,
     }
 
 
-def test_smollm2_from_gguf_is_smollm2(values):
-    found, known = from_gguf(values, "a"), load_tokenizer("smollm2")
-    assert found.tokens == known.tokens and found.special_tokens == known.special_tokens
-    assert (found.name, found.bos_id, found.eos_id, found.pad_id, found.add_bos) == ("a", 1, 2, 2, False)
-    assert found.chat_template == CHATML._replace(default="Be good")
-    for text in TEXTS:
-        assert found.encode(text) == known.encode(text)
-
-
-def test_sentencepiece_from_gguf_is_the_file_it_came_from():
-    known = load_tokenizer("mistral")
-    from sentencepiece import SentencePieceProcessor
-
-    model = SentencePieceProcessor(model_proto=known.model)
-    kinds = {"is_unknown": 2, "is_control": 3, "is_byte": 6}
+def described(model: sentencepiece.SentencePieceProcessor) -> dict[str, Any]:
+    """A SentencePiece model as a GGUF file describes it."""
     ids = range(model.get_piece_size())
-    values = {
-        KEY + "model": "llama",
-        KEY + "tokens": [model.id_to_piece(i) for i in ids],
-        KEY + "scores": [model.get_score(i) for i in ids],
-        KEY + "token_type": [
-            next((kind for ask, kind in kinds.items() if getattr(model, ask)(i)), 1) for i in ids
-        ],
-        KEY + "bos_token_id": 1,
-        KEY + "eos_token_id": 2,
-        KEY + "unknown_token_id": 0,
+    kinds = {"is_unknown": 2, "is_control": 3, "is_unused": 5, "is_byte": 6}
+    types = [next((kind for asked, kind in kinds.items() if getattr(model, asked)(i)), 1) for i in ids]
+    return {
+        "model": "llama",
+        "tokens": [model.id_to_piece(i) for i in ids],
+        "scores": np.array([model.get_score(i) for i in ids], np.float32),
+        "token_type": types,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "unknown_token_id": 0,
     }
-    found = from_gguf(values, "a")
-    assert (found.bos_id, found.eos_id, found.pad_id, found.add_bos) == (1, 2, None, True)
-    assert found.tokens == known.tokens and found.special_tokens == known.special_tokens
+
+
+@pytest.fixture(scope="module")
+def mistral() -> dict[str, Any]:
+    return described(sentencepiece.SentencePieceProcessor(model_file=str(ASSETS / "mistral_v1_sp.model")))
+
+
+def test_smollm2(smollm2: dict[str, Any], tmp_path):
+    found, known = gguf(**smollm2, chat_template=JINJA), load_tokenizer("smollm2")
+    assert found.special_tokens == known.special_tokens and found.vocab_size == known.vocab_size
+    assert (found.name, found.bos_id, found.eos_id, found.pad_id, found.add_bos) == ("a.gguf", 1, 2, 2, False)
+    assert found.chat_template == JINJA and found.end_ids == {2}
     for text in TEXTS:
         assert found.encode(text) == known.encode(text)
-        assert found.encode_text(text, continued=True) == known.encode_text(text, continued=True)
-        assert found.decode(found.encode(text)) == known.decode(known.encode(text))
-    plain = from_gguf({**values, KEY + "add_space_prefix": False, KEY + "add_bos_token": False}, "a")
-    assert not plain.add_bos and plain.encode("a b") == known.encode_text("a b", continued=True)
+    save_tokenizer(found, tmp_path)
+    back, theirs = load_tokenizer(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
+    for text in TEXTS:
+        assert back.encode(text) == found.encode(text)
+        assert theirs.encode(text) == found.encode(text, allowed_special="all")
+    assert (back.bos_id, back.eos_id, back.pad_id, back.add_bos, back.chat_template) == (
+        1,
+        2,
+        2,
+        False,
+        JINJA,
+    )
+    assert theirs.eos_token_id == 2 and theirs.chat_template == JINJA
+
+
+def test_sentencepiece(mistral: dict[str, Any], tmp_path):
+    found, known = gguf(**mistral), load_tokenizer("mistral")
+    assert (found.bos_id, found.eos_id, found.pad_id, found.add_bos) == (1, 2, None, True)
+    assert found.special_tokens == known.special_tokens
+    for i in range(found.vocab_size):
+        if i not in found.special_tokens.values():
+            assert found.decode_bytes([i]) == known.decode_bytes([i])
+            assert found.decode_bytes([300, i]) == known.decode_bytes([300, i])
+    plain = gguf(**mistral | {"add_space_prefix": False, "add_bos_token": False})
+    assert not plain.add_bos
+
+    @settings(max_examples=200, derandomize=True, deadline=None)
+    @given(st.lists(FUZZ, min_size=10, max_size=10))
+    def equal(texts: list[str]):
+        for text in [*TEXTS, *texts]:
+            assert found.encode(text) == known.encode(text)
+            assert found.encode_text(text, continued=True) == known.encode_text(text, continued=True)
+            assert plain.encode(text) == known.encode_text(text, continued=True)
+            assert found.decode_bytes(found.encode(text)) == known.decode_bytes(known.encode(text))
+
+    equal()
+    save_tokenizer(found, tmp_path)
+    back, theirs = load_tokenizer(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
+    for text in ("the sea", "naïve 東京"):
+        assert theirs.encode(text) == [1, *found.encode(text)] == back.encode(text, bos=back.add_bos)
+
+
+@pytest.mark.parametrize("prefix", [True, False])
+@pytest.mark.parametrize("fallback", [True, False])
+def test_small_sentencepiece_models(prefix: bool, fallback: bool, corpora: dict[str, str]):
+    made = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(corpora["sotu"][:40_000].split(". ")),
+        model_writer=made,
+        minloglevel=2,
+        vocab_size=600,
+        model_type="bpe",
+        byte_fallback=fallback,
+        add_dummy_prefix=prefix,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+    )
+    theirs = sentencepiece.SentencePieceProcessor(model_proto=made.getvalue())
+    found = gguf(**described(theirs) | {"add_space_prefix": prefix})
+    for text in [*TEXTS, corpora["kjv"][:3_000], "the 東京京東 sea"]:
+        assert found.encode(text) == theirs.encode(text)
+
+
+def test_word_piece():
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "▁the", "▁sea", "s", "▁a", "▁!", "▁s", "ea", "▁,"]
+    original = [t if t[0] == "[" else t[1:] if t[0] == "▁" else "##" + t for t in tokens]
+    vocabulary = {token: i for i, token in enumerate(original)}
+    theirs = tokenizers.Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    theirs.normalizer, theirs.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+    found = gguf(
+        model="bert", tokens=tokens, token_type=[3] * 4 + [1] * 8, unknown_token_id=1, padding_token_id=0
+    )
+    for text in ("The seas, a sea!", "séas x", "thethe [CLS]"):
+        assert found.encode(text) == theirs.encode(text).ids
+    assert found.decode(found.encode("the seas, a sea!")) == "the seas, a sea!" and found.pad_id == 0
+
+
+def test_unigram(corpora: dict[str, str]):
+    made = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(corpora["sotu"][:40_000].split(". ")),
+        model_writer=made,
+        minloglevel=2,
+        vocab_size=600,
+        model_type="unigram",
+        normalization_rule_name="identity",
+    )
+    theirs = sentencepiece.SentencePieceProcessor(model_proto=made.getvalue())
+    found = gguf(**described(theirs) | {"model": "t5"})
+    for text in ("The people of the United States", "1999, and 東京!", "</s> <s>"):
+        assert found.encode(text) == theirs.encode(text)
+        assert {1, 2}.isdisjoint(found.encode(text))
+
+
+@pytest.mark.parametrize(
+    ("pre", "pattern"),
+    [
+        ("gpt-2", r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"),
+        (
+            "qwen2",
+            r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+            r"|\s*[\r\n]+|\s+(?!\S)|\s+",
+        ),
+    ],
+)
+def test_how_text_is_cut(pre: str, pattern: str):
+    """Every two letters of one chunk merge, so the ids show where chunks end."""
+    symbols = byte_symbols()
+    merges = [(a, b) for a in symbols for b in symbols if len({a, b} - set("aĠ1.'s\u010a")) == 0]
+    theirs = tokenizers.Tokenizer(
+        models.BPE({t: i for i, t in enumerate([*symbols, *(a + b for a, b in merges)])}, merges)
+    )
+    split = pre_tokenizers.Split(tokenizers.Regex(pattern), "isolated")
+    cut = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    theirs.pre_tokenizer = pre_tokenizers.Sequence([split, cut])
+    tokens = [*symbols, *(a + b for a, b in merges)]
+    found = gguf(model="gpt2", pre=pre, tokens=tokens, merges=[f"{a} {b}" for a, b in merges])
+    for text in ("a's 11 a.a\n\n a", "  aa  .. 1'S", " \n a1a"):
+        assert found.encode(text) == theirs.encode(text).ids
 
 
 def test_llama3_takes_whole_words_and_a_begin_token():
-    symbols = byte_symbols()
-    values = {
-        KEY + "model": "gpt2",
-        KEY + "pre": "llama-bpe",
-        KEY + "tokens": [*symbols, "abc", "<|begin_of_text|>"],
-        KEY + "token_type": [1] * 257 + [3],
-        KEY + "merges": [],
-        KEY + "bos_token_id": 257,
-    }
-    found = from_gguf(values, "a")
-    assert found.add_bos and found.pattern == LLAMA3 and found.encode("abc") == [256]
+    tokens = [*byte_symbols(), "abc", "<|begin_of_text|>"]
+    types = [1] * 257 + [3]
+    found = gguf(model="gpt2", pre="llama-bpe", tokens=tokens, token_type=types, merges=[], bos_token_id=257)
+    assert found.add_bos and found.encode("abc") == [256]
     assert found.encode("1234a", bos=True)[0] == 257
+
+
+def test_types_of_tokens(tmp_path):
+    tokens = [*byte_symbols(), "<|control|>", "<think>", "[PAD258]", "<|eot|>", "<|end|>", "<|im_end|>"]
+    types = [1] * 256 + [3, 4, 5, 3, 3, 1]
+    ends = {"eot_token_id": 259, "eom_token_id": 260, "eos_token_id": 261}
+    found = gguf(model="gpt2", tokens=tokens, token_type=types, merges=[], **ends, padding_token_id=0)
+    assert found.encode("<think>") == [257] and 256 not in found.encode("<|control|>")
+    assert found.encode("<|control|>", allowed_special="all") == [256]
+    assert found.end_ids == {259, 260, 261} and (found.eos_id, found.pad_id) == (261, 0)
+    assert found.special_tokens == {tokens[i]: i for i in (0, 256, 259, 260, 261)}
+    assert found.decode([257, 258, 300]) == "<think>[PAD258]"
+    save_tokenizer(found, tmp_path)
+    back = load_tokenizer(tmp_path)
+    assert back.end_ids == found.end_ids and back.special_tokens == found.special_tokens
+    none = gguf(model="gpt2", tokens=tokens, merges=[], eos_token_id=-1, bos_token_id=np.uint32(2**32 - 1))
+    assert none.eos_id is None and none.bos_id is None and none.end_ids == frozenset()
+
+
+def test_roles_by_number(mistral: dict[str, Any]):
+    more = {
+        "tokens": [
+            *mistral["tokens"][:1],
+            "<|startoftext|>",
+            "<|endoftext|>",
+            *mistral["tokens"][3:],
+            "<|im_end|>",
+        ],
+        "scores": np.append(mistral["scores"], 0),
+        "token_type": [*mistral["token_type"], 3],
+    }
+    found = gguf(**mistral | more | {"eos_token_id": 32_000, "padding_token_id": 0, "eot_token_id": 2})
+    assert (found.bos_id, found.eos_id, found.pad_id, found.end_ids) == (1, 32_000, 0, {2, 32_000})
+    assert found.encode("hi", bos=found.add_bos)[0] == 1
+    assert 32_000 not in found.encode("a <|im_end|>") and "<|startoftext|>" in found.special_tokens
+
+
+def test_marks_among_user_defined_pieces_are_text(mistral: dict[str, Any]):
+    more = {
+        "tokens": [*mistral["tokens"], "<start_of_turn>", "\n\n"],
+        "scores": np.append(mistral["scores"], [0, 0]),
+        "token_type": [*mistral["token_type"], 4, 4],
+    }
+    found = gguf(**mistral | more)
+    assert 32_000 not in found.encode("a <start_of_turn>") and 32_001 in found.encode("a\n\nb")
+    assert 32_000 in found.encode("a <start_of_turn>", allowed_special="all")
 
 
 def test_no_tokenizer():
@@ -104,175 +278,31 @@ def test_no_tokenizer():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({KEY + "model": "bert"}, "kind 'bert'"),
-        ({KEY + "model": 7}, "kind 7"),
-        ({KEY + "pre": "tekken"}, "as 'tekken'"),
-        ({KEY + "pre": None}, "as None"),
-        ({KEY + "merges": ["nonsense"]}, "damaged"),
-        ({KEY + "merges": ["Ġ t t"]}, "damaged"),
-        ({KEY + "merges": 7}, "damaged"),
-        ({KEY + "token_type": [1]}, "damaged"),
-        ({KEY + "tokens": None}, "damaged"),
-        ({KEY + "tokens": [1, 2]}, "damaged"),
-        ({KEY + "eos_token_id": 10**9}, "damaged"),
-        ({KEY + "eos_token_id": 100}, "not among the special tokens"),
-        ({KEY + "model": "llama"}, "damaged"),
-        ({KEY + "model": "llama", KEY + "scores": [0.0]}, "damaged"),
+        ({"model": "rwkv"}, "kind 'rwkv'; known are gpt2, llama, bert, t5"),
+        ({"model": 7}, "kind '7'"),
+        ({"model": [7]}, "kind"),
+        ({"pre": "tekken"}, "as 'tekken', which is not known; known are gpt-2"),
+        ({"merges": ["nonsense"]}, "reads: "),
+        ({"merges": ["Ġ t t"]}, "reads: "),
+        ({"merges": 7}, "damaged"),
+        ({"token_type": [1]}, "damaged"),
+        ({"token_type": None}, "damaged"),
+        ({"tokens": None}, "damaged"),
+        ({"tokens": [1, 2]}, "damaged"),
+        ({"tokens": ["a", "a"], "token_type": [1, 1]}, "lists the token 'a' twice"),
+        ({"eos_token_id": 10**9}, "damaged"),
+        ({"eos_token_id": -2}, "damaged"),
+        ({"eos_token_id": "x"}, "damaged"),
+        ({"eot_token_id": 10**9}, "damaged"),
+        ({"model": "llama"}, "damaged"),
+        ({"model": "llama", "scores": [0.0]}, "damaged"),
+        ({"model": "t5", "scores": [0.0]}, "damaged"),
+        ({"model": "t5", "scores": [0.0] * 300, "precompiled_charsmap": b"AAAA"}, "damaged"),
+        ({"model": "bert", "unknown_token_id": 10**9}, "damaged"),
     ],
 )
-def test_damaged_values_are_one_sentence(values, changes, message):
-    short = {**values, KEY + "tokens": values[KEY + "tokens"][:300], KEY + "merges": []}
+def test_damaged_values_are_one_sentence(smollm2: dict[str, Any], changes: dict[str, Any], message: str):
+    short = {"tokens": smollm2["tokens"][:300], "token_type": smollm2["token_type"][:300], "merges": []}
     with pytest.raises(UserError, match=message) as raised:
-        from_gguf({**short, **changes}, "a")
-    assert "\n" not in str(raised.value)
-
-
-# Chat formats
-
-
-@pytest.mark.parametrize("name", TEMPLATES)
-@pytest.mark.parametrize("system", [False, True])
-def test_a_format_in_jinja_writes_what_render_writes(name, system):
-    """What Jinja makes of a conversation, with its special tokens, encodes to what `render` gives."""
-    jinja2 = pytest.importorskip("jinja2")
-    marks = ["<s>", "</s>", "<|im_start|>", "<|im_end|>", "<start_of_turn>", "<end_of_turn>", "<|eot_id|>"]
-    marks += ["<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>"]
-    symbols = {symbol: i for i, symbol in enumerate(byte_symbols())}
-    special = {mark: 256 + i for i, mark in enumerate(marks)}
-    begin = "<|begin_of_text|>" if name == "llama3" else "<s>"
-    tokenizer = PublishedBPE(
-        symbols, [], pattern=SMOLLM2, name="a", special_tokens=special, bos=begin, eos="</s>"
-    )
-    messages = [{"role": "system", "content": " Be 'good'\n"}] * system
-    for user, answer in (('  Hi "you" ', " Hello\\ "), ("東京?", "🙂"), ("Bye", None)):
-        messages.append({"role": "user", "content": user})
-        if answer is not None:
-            messages.append({"role": "assistant", "content": answer})
-    template = jinja2.Environment().from_string(to_jinja(TEMPLATES[name]))
-    for conversation, prompt in ((messages, True), (messages[:-1], False)):
-        facts = {"add_generation_prompt": prompt, "bos_token": begin, "eos_token": "</s>"}
-        text = template.render(messages=conversation, **facts)
-        ids, _ = render(conversation, tokenizer, name, add_generation_prompt=prompt)
-        assert tokenizer.encode(text, allowed_special="all") == ids
-
-
-def test_formats_are_recognised_again():
-    for name in ("chatml", "smollm2", "llama3", "gemma", "llama2", "mistral"):
-        assert known_format(to_jinja(TEMPLATES[name])) == TEMPLATES[name], name
-
-
-@pytest.mark.parametrize(
-    ("jinja", "form"),
-    [
-        (None, None),
-        ("{{ messages }}", None),
-        ("{{ '<|user|>\n' }}", None),
-        ("'<|im_start|>' + role + '\n' + text + '<|im_end|>'", CHATML),
-        # Qwen2.5: the default stands in the text, with \n written out
-        ("'<|im_start|>system\\nYou are Qwen.<|im_end|>\\n'", CHATML._replace(default="You are Qwen.")),
-        # Qwen3: a system message is put in, none is made up
-        ("'<|im_start|>system\\n' + messages[0].content + '<|im_end|>\\n'", CHATML),
-        ("'<|start_header_id|>' '<|eot_id|>'", TEMPLATES["llama3"]),
-        ("'<|start_header_id|>' '<|eot_id|>' 'Cutting Knowledge Date: '", None),
-    ],
-)
-def test_published_formats(jinja, form):
-    assert known_format(jinja) == form
-
-
-def test_what_is_saved_is_read_by_the_library_tokenizers(tmp_path, values):
-    from tokenizers import Tokenizer
-
-    tokenizer = from_gguf(values, "a")
-    tokenizer.add_bos = True
-    save_tokenizer(tokenizer, tmp_path)
-    theirs, back = Tokenizer.from_file(str(tmp_path / "tokenizer.json")), load_tokenizer(tmp_path)
-    for text in TEXTS:
-        assert theirs.encode(text).ids == tokenizer.encode(text, bos=True, allowed_special="all")
-        assert back.encode(text) == tokenizer.encode(text)
-    assert theirs.decode(tokenizer.encode(TEXTS[4])) == TEXTS[4]
-    assert back.add_bos and back.tokens == tokenizer.tokens and back.chat_template == tokenizer.chat_template
-    assert (back.bos_id, back.eos_id, back.pad_id) == (1, 2, 2)
-
-
-@pytest.mark.parametrize("options", [{"normalize": "NFC"}, {"whole_words": True}, {"pattern": LLAMA3}, {}])
-def test_every_setting_is_saved(tmp_path, options):
-    from tokenizers import Tokenizer
-
-    symbols = {symbol: i for i, symbol in enumerate(byte_symbols())}
-    vocabulary = {**symbols, "aa": 256, "aaa": 257, "aaaa": 258, "ab": 259, "b": symbols["b"], "abcd": 260}
-    merges = [("a", "a"), ("a", "aa"), ("aa", "aa"), ("aa", "a"), ("a", "b")]
-    options = {"pattern": SMOLLM2, **options}
-    tokenizer = PublishedBPE(vocabulary, merges, name="a", special_tokens={"<|e|>": 261}, **options)
-    save_tokenizer(tokenizer, tmp_path)
-    theirs, back = Tokenizer.from_file(str(tmp_path / "tokenizer.json")), load_tokenizer(tmp_path)
-    for text in [*TEXTS, "aaaaaaa aaab abcd 12345", "e\u0301 <|e|>"]:
-        assert back.encode(text) == tokenizer.encode(text)
-        assert theirs.encode(text).ids == tokenizer.encode(text, allowed_special="all")
-
-
-def test_sentencepiece_is_saved_as_its_file(tmp_path):
-    tokenizer = load_tokenizer("mistral")
-    save_tokenizer(tokenizer, tmp_path)
-    back = load_tokenizer(tmp_path)
-    assert back.model == tokenizer.model and back.encode(TEXTS[3]) == tokenizer.encode(TEXTS[3])
-
-
-def test_a_folder_whose_json_cannot_be_read_falls_back_on_sentencepiece(tmp_path):
-    """As LLaMA-2, Mistral and Gemma are published: both files, and the chat format in the settings."""
-    tokenizer = load_tokenizer("mistral")
-    tokenizer.chat_template, tokenizer.add_bos = "llama2", False
-    save_tokenizer(tokenizer, tmp_path)
-    model = {"type": "BPE", "vocab": {}, "merges": [], "byte_fallback": True}
-    (tmp_path / "tokenizer.json").write_text(json.dumps({"model": model}))
-    back = load_tokenizer(tmp_path)
-    assert back.encode(TEXTS[3]) == tokenizer.encode(TEXTS[3])
-    assert back.chat_template == TEMPLATES["llama2"] and back.add_bos is False
-    (tmp_path / "tokenizer_config.json").write_text("[]")
-    with pytest.raises(UserError, match="no tokenizer's settings"):
-        load_tokenizer(tmp_path)
-    (tmp_path / "tokenizer_config.json").unlink()
-    assert load_tokenizer(tmp_path).add_bos is True
-    (tmp_path / "tokenizer.model").unlink()
-    with pytest.raises(UserError, match="byte_fallback"):
-        load_tokenizer(tmp_path)
-
-
-def test_what_cannot_be_saved_says_so(tmp_path):
-    with pytest.raises(UserError, match="gpt2 cannot be written"):
-        save_tokenizer(load_tokenizer("gpt2"), tmp_path)
-    assert not [*tmp_path.iterdir()]
-
-
-@pytest.mark.parametrize(
-    ("settings", "steps", "expected"),
-    [
-        ({"add_bos_token": True}, None, True),
-        ({"add_bos_token": False}, {"type": "TemplateProcessing", "single": [{"SpecialToken": {}}]}, False),
-        ({}, {"type": "TemplateProcessing", "single": [{"SpecialToken": {}}, {"Sequence": {}}]}, True),
-        ({}, {"type": "TemplateProcessing", "single": [{"Sequence": {}}]}, False),
-        (
-            {},
-            {
-                "type": "Sequence",
-                "processors": [
-                    {"type": "ByteLevel"},
-                    {"type": "TemplateProcessing", "single": [{"SpecialToken": {}}]},
-                ],
-            },
-            True,
-        ),
-        ({}, {"type": "ByteLevel"}, False),
-        ({}, None, False),
-    ],
-)
-def test_whether_a_begin_token_is_wanted(tmp_path, settings, steps, expected):
-    symbols = {symbol: i for i, symbol in enumerate(byte_symbols())}
-    tokenizer = PublishedBPE(symbols, [], pattern=SMOLLM2, name="a", special_tokens={"<s>": 256}, bos="<s>")
-    save_tokenizer(tokenizer, tmp_path)
-    content = json.loads((tmp_path / "tokenizer.json").read_text())
-    (tmp_path / "tokenizer.json").write_text(json.dumps({**content, "post_processor": steps}))
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"bos_token": "<s>", **settings}))
-    (tmp_path / "chat_template.jinja").write_text("<|im_start|><|im_end|>")
-    found = load_tokenizer(tmp_path)
-    assert found.add_bos == expected and found.chat_template == CHATML
+        gguf(**smollm2 | short | changes)
+    assert "\n" not in str(raised.value) and str(raised.value).startswith("a.gguf ")

@@ -1,4 +1,4 @@
-"""Tokenizers by path: `tokenizer.json`, SentencePiece models, our own files, folders, and what is refused."""
+"""Tokenizers by path: folders that `transformers` writes and reads, SentencePiece models, our own files."""
 
 import io
 import json
@@ -6,222 +6,251 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import pytest
 import sentencepiece
 import tokenizers
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from tokenizers import Regex, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors, trainers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from myllm import BPE, load_tokenizer
 from myllm.files import UserError, sha256
-from myllm.tokenizers.patterns import GPT2, GPT4
-from myllm.tokenizers.pretrained import ASSETS, decode_stream
-from myllm.tokenizers.published import PublishedBPE
+from myllm.tokenizers.base import Tokenizer
+from myllm.tokenizers.chat import TEMPLATES
+from myllm.tokenizers.huggingface import HuggingFaceTokenizer
+from myllm.tokenizers.pretrained import ASSETS, decode_stream, save_tokenizer
 
-BYTE_LEVEL = pre_tokenizers.ByteLevel(add_prefix_space=False)
-CUT = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-SPLITTERS = {
-    "gpt2": BYTE_LEVEL,
-    "smollm2": pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), BYTE_LEVEL]),
-    "gpt4": pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(GPT4), "isolated"), CUT]),
-}
-TEXTS = st.text(
-    st.sampled_from("abcde theorm 012'\n<|>é東\u0301▁") | st.characters(exclude_categories=["Cs", "Cn"])
-)
+HARD = [
+    "",
+    " ",
+    "  a",
+    "a  ",
+    "The people, 1999.",
+    "東京 🙂\n\n",
+    "<s>[INST]",
+    "\0",
+    "naïve",
+    "<|im_end|> <think>!",
+]
+JINJA = "{{ bos_token }}{% for m in messages %}{{ m['content'] + '<|im_end|>' }}{% endfor %}"
 
 
-def trained(splitter: Any, corpora: dict[str, str], **changes: Any) -> dict[str, Any]:
-    """The content of a `tokenizer.json` that the library `tokenizers` trained."""
-    tokenizer = tokenizers.Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = splitter
+def write(content: Any, folder: Path, name: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text(content if isinstance(content, str) else json.dumps(content), "utf-8")
+
+
+@pytest.fixture(scope="module")
+def library(corpora: dict[str, str]) -> tokenizers.Tokenizer:
+    """A byte-level BPE with special and other added tokens."""
+    made = tokenizers.Tokenizer(models.BPE())
+    made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=700,
+        vocab_size=500,
         special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator([corpora["sotu"][:60_000]], trainer)
-    return json.loads(tokenizer.to_str()) | changes
+    made.train_from_iterator([corpora["sotu"][:40_000]], trainer)
+    made.add_tokens([AddedToken("<think>", special=False, normalized=False, lstrip=True)])
+    return made
 
 
-def write(content: Any, folder: Path, name: str = "tokenizer.json") -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / name
-    path.write_text(json.dumps(content), "utf-8")
-    return path
+def same(ours: Tokenizer, theirs: Any) -> None:
+    """The ids with and without special tokens, the roles and the template are those of `transformers`."""
+    for text in HARD:
+        assert ours.encode(text, allowed_special="all") == theirs.encode(text, add_special_tokens=False)
+        plain = theirs.encode(text, add_special_tokens=False, split_special_tokens=True)
+        assert ours.encode(text) == plain
+    assert ours.bos_id == theirs.bos_token_id and ours.eos_id == theirs.eos_token_id
+    assert ours.pad_id == theirs.pad_token_id
+    assert ours.add_bos == (ours.bos_id is not None and theirs.encode("a")[0] == ours.bos_id)
+    assert ours.chat_template == theirs.chat_template
+    assert ours.vocab_size == max(theirs.get_vocab().values()) + 1
 
 
-def original(path: Path) -> tokenizers.Tokenizer:
-    tokenizer = tokenizers.Tokenizer.from_file(str(path))
-    tokenizer.encode_special_tokens = True
-    return tokenizer
+def saved_again(ours: Tokenizer, folder: Path) -> Tokenizer:
+    folder.mkdir()
+    save_tokenizer(ours, folder)
+    back = load_tokenizer(folder)
+    for text in HARD:
+        assert back.encode(text) == ours.encode(text)
+        assert back.encode(text, allowed_special="all") == ours.encode(text, allowed_special="all")
+    for fact in ("bos_id", "eos_id", "pad_id", "add_bos", "special_tokens", "vocab_size", "end_ids"):
+        assert getattr(back, fact) == getattr(ours, fact), fact
+    return back
 
 
-# tokenizer.json
-
-
-@pytest.mark.parametrize("kind", SPLITTERS)
-def test_tokenizer_json_gives_the_ids_of_its_library(kind: str, corpora: dict[str, str], tmp_path: Path):
-    path = write(trained(SPLITTERS[kind], corpora), tmp_path / "little")
-    ours, theirs = load_tokenizer(path), original(path)
-    assert (ours.name, ours.vocab_size, ours.eos_id) == ("little", 700, 0)
-    assert ours.special_tokens == {"<|endoftext|>": 0, "<|im_start|>": 1, "<|im_end|>": 2}
-    text = corpora["shakespeare"][:20_000]
-    assert ours.encode(text) == theirs.encode(text).ids
-    assert ours.decode(ours.encode(text)) == text
-
-    @settings(max_examples=100, derandomize=True, deadline=None)
-    @given(st.lists(TEXTS, min_size=10, max_size=10))
-    def equal(texts: list[str]):
-        assert [ours.encode(text) for text in texts] == [one.ids for one in theirs.encode_batch(texts)]
-        assert ["".join(decode_stream(ours, ours.encode(text))) for text in texts] == texts
-
-    equal()
-    marked = "<|im_start|>a<|im_end|>"
-    assert (
-        ours.encode(marked, allowed_special="all")
-        == tokenizers.Tokenizer.from_file(str(path)).encode(marked).ids
-    )
-
-
-@st.composite
-def any_model(draw: st.DrawFn) -> dict[str, Any]:
-    """Merges that nobody learned, some with the same result, and ids in any order with holes."""
-    known, merges = ["a", "b"], []
-    for _ in range(draw(st.integers(0, 16))):
-        pair = draw(st.tuples(st.sampled_from(known), st.sampled_from(known)))
-        if pair not in merges and len("".join(pair)) < 5:
-            merges.append(pair)
-            known.append("".join(pair))
-    tokens = sorted({*known})
-    ids = draw(st.permutations(range(len(tokens) + 3)))
-    vocab = dict(zip(tokens, ids, strict=False))
-    return {"vocab": vocab, "merges": merges, "ignore_merges": draw(st.booleans())}
-
-
-@settings(max_examples=150, derandomize=True, deadline=None)
-@given(any_model(), st.lists(st.text("ab d", max_size=12), min_size=10, max_size=10))
-def test_any_merges_and_any_ids(model: dict[str, Any], texts: list[str]):
-    """Also without most bytes, and where two merges make the same token."""
-    theirs = tokenizers.Tokenizer(models.BPE(**model))
-    theirs.pre_tokenizer = BYTE_LEVEL
-    ours = PublishedBPE(
-        model["vocab"],
-        model["merges"],
-        pattern=GPT2,
-        name="any",
-        special_tokens={},
-        whole_words=model["ignore_merges"],
-    )
-    assert [ours.encode(text) for text in texts] == [one.ids for one in theirs.encode_batch(texts)]
-    for text in texts:
-        assert ours.decode(ours.encode(text)) == text.replace("d", "").replace(" ", "")
-
-
-def test_twins_are_one_token():
-    """Two merges make "abc", the second after the merges that go on from it."""
-    merges = [("b", "c"), ("a", "b"), ("ab", "c"), ("abc", "d"), ("e", "abc"), ("a", "bc")]
-    tokens = ["a", "b", "c", "d", "e", "bc", "ab", "abc", "abcd", "eabc"]
-    vocab = {token: i for i, token in enumerate(tokens)}
-    ours = PublishedBPE(vocab, merges, pattern=GPT2, name="twins", special_tokens={})
-    theirs = tokenizers.Tokenizer(models.BPE(vocab=vocab, merges=merges))
-    for text in ("abcd", "abc", "eabc", "eabcd", "abcabcd"):
-        assert ours.encode(text) == theirs.encode(text).ids
-    assert ours.encode("abcd") == [vocab["abcd"]]
-
-
-@pytest.mark.parametrize(("whole_words", "ids"), [(False, [2, 1]), (True, [4])])
-def test_whole_words_need_no_merges(whole_words: bool, ids: list[int]):
-    merges = [("a", "a"), ("a", "b"), ("a", "ab")]
-    vocab = {"a": 0, "b": 1, "aa": 2, "ab": 3, "aab": 4}
-    theirs = tokenizers.Tokenizer(models.BPE(vocab=vocab, merges=merges, ignore_merges=whole_words))
-    ours = PublishedBPE(vocab, merges, pattern=GPT2, name="any", special_tokens={}, whole_words=whole_words)
-    assert ours.encode("aab") == theirs.encode("aab").ids == ids
-
-
-def test_unicode_form_c(corpora: dict[str, str], tmp_path: Path):
-    content = trained(BYTE_LEVEL, corpora)
-    path = write(content | {"normalizer": {"type": "NFC"}}, tmp_path)
-    text = "cafe\u0301 \u1100\u1161 <|im_start|>"
-    assert load_tokenizer(path).encode(text) == original(path).encode(text).ids
-    assert load_tokenizer(path).decode(load_tokenizer(path).encode(text)) == "café 가 <|im_start|>"
-
-
-def test_settings_beside_the_file_name_the_parts(corpora: dict[str, str], tmp_path: Path):
-    write(trained(BYTE_LEVEL, corpora), tmp_path)
-    said = {"bos_token": None, "eos_token": {"content": "<|im_end|>"}, "pad_token": "<|im_start|>"}
-    write(said, tmp_path, "tokenizer_config.json")
-    one = load_tokenizer(tmp_path)
-    assert (one.bos_id, one.eos_id, one.pad_id) == (0, 2, 1)
-    write({"eos_token": "<|nope|>"}, tmp_path, "tokenizer_config.json")
-    with pytest.raises(UserError, match=r"eos token '<\|nope\|>' is not among the special tokens"):
-        load_tokenizer(tmp_path)
-    (tmp_path / "tokenizer_config.json").write_text("{")
-    with pytest.raises(UserError, match=r"tokenizer_config\.json is not a tokenizer's settings"):
-        load_tokenizer(tmp_path)
+# Folders that `transformers` wrote
 
 
 @pytest.mark.parametrize(
-    ("changes", "why"),
+    "roles",
     [
-        ({"model": {"type": "WordPiece", "vocab": {}}}, "holds a WordPiece tokenizer; only byte-level BPE"),
-        ({"model": {"type": "Unigram", "vocab": []}}, "holds a Unigram tokenizer; only byte-level BPE"),
-        ({"pre_tokenizer": None}, "cuts text in a way that cannot be read"),
-        ({"pre_tokenizer": {"type": "Metaspace"}}, "cuts text in a way that cannot be read"),
-        ({"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": True}}, "cuts text in a way"),
-        ({"pre_tokenizer": {"type": "Sequence", "pretokenizers": []}}, "cuts text in a way that cannot"),
-        (
-            {"pre_tokenizer": {"pretokenizers": [{"type": "Whitespace"}, {"type": "ByteLevel"}]}},
-            "cuts text in",
+        {},
+        {"eos_token": "<|im_end|>"},
+        {"bos_token": "<|endoftext|>", "eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"},
+        {"pad_token": "!", "eos_token": "<|endoftext|>"},  # a word of the model
+        {"eos_token": "<eos>", "pad_token": "[PAD]"},  # which the vocabulary lacks
+        {"bos_token": AddedToken("<bos>", lstrip=True, special=True), "extra_special_tokens": ["<x>", "the"]},
+        {"eos_token": "<think>"},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("begin", [False, True])
+def test_folders_that_transformers_wrote(roles, begin, library, tmp_path: Path):
+    made = tokenizers.Tokenizer.from_str(library.to_str())
+    if begin:
+        step = processors.TemplateProcessing("<|endoftext|> $A", special_tokens=[("<|endoftext|>", 0)])
+        made.post_processor = step
+    theirs = PreTrainedTokenizerFast(tokenizer_object=made, **roles)
+    theirs.chat_template = JINJA if begin else None
+    theirs.save_pretrained(tmp_path / "a")
+    theirs, ours = AutoTokenizer.from_pretrained(tmp_path / "a"), load_tokenizer(tmp_path / "a")
+    assert isinstance(ours, HuggingFaceTokenizer) and ours.name == "a"
+    same(ours, theirs)
+    saved_again(ours, tmp_path / "b")
+    same(load_tokenizer(tmp_path / "b"), AutoTokenizer.from_pretrained(tmp_path / "b"))
+
+
+THINK = {"content": "<think>", "lstrip": False, "rstrip": True, "normalized": False, "special": False}
+NEW = {"501": {"content": "<new>", "special": True}, "502": {"content": "ab c"}}
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"special_tokens_map.json": {"eos_token": "<|im_end|>", "bos_token": {"content": "<|endoftext|>"}}},
+        {
+            "tokenizer_config.json": {"eos_token": "<|endoftext|>", "pad_token": "<|im_end|>"},
+            "special_tokens_map.json": {"eos_token": "<|im_end|>", "pad_token": "<pad>"},
+        },
+        {
+            "tokenizer_config.json": {"eos_token": "<|endoftext|>", "added_tokens_decoder": {"500": THINK}},
+            "special_tokens_map.json": {"eos_token": "<|im_end|>"},
+        },
+        {"tokenizer_config.json": {"eos_token": "<|im_end|>", "added_tokens_decoder": NEW}},
+        {
+            "tokenizer_config.json": {"eos_token": "<|im_end|>", "chat_template": JINJA},
+            "chat_template.jinja": "x",
+        },
+        {
+            "tokenizer_config.json": {
+                "eos_token": None,
+                "pad_token": "<|endoftext|>",
+                "additional_special_tokens": ["<t>", "<|im_start|>"],
+            },
+            "added_tokens.json": {"<t>": 501},
+        },
+    ],
+    ids=str,
+)
+def test_folders_with_older_and_other_files(files, library, tmp_path: Path):
+    write(library.to_str(), tmp_path / "a", "tokenizer.json")
+    for name, content in files.items():
+        write(content, tmp_path / "a", name)
+    ours = load_tokenizer(tmp_path / "a")
+    same(ours, PreTrainedTokenizerFast.from_pretrained(tmp_path / "a"))
+    saved_again(ours, tmp_path / "b")
+    for name in ("tokenizer.json", *files):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_several_templates(library, tmp_path: Path):
+    write(library.to_str(), tmp_path, "tokenizer.json")
+    named = [{"name": "tool_use", "template": "t"}, {"name": "default", "template": JINJA}]
+    write({"chat_template": named}, tmp_path, "tokenizer_config.json")
+    assert load_tokenizer(tmp_path).chat_template == JINJA
+    write({"chat_template": named[:1]}, tmp_path, "tokenizer_config.json")
+    assert load_tokenizer(tmp_path).chat_template is None
+
+
+def test_without_settings_the_usual_names_have_the_roles(library, tmp_path: Path):
+    write(library.to_str(), tmp_path, "tokenizer.json")
+    one = load_tokenizer(tmp_path)
+    assert (one.bos_id, one.eos_id, one.pad_id, one.end_ids) == (0, 0, None, {0})
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        *(
+            ("tokenizer_config.json", text)
+            for text in ("{", "[]", "7", '{"added_tokens_decoder": {"x": {}}}')
         ),
-        ({"normalizer": {"type": "Lowercase"}}, "changes text by Lowercase first; only NFC"),
-        (
-            {"added_tokens": [{"id": 5, "content": "  ", "special": False}]},
-            "adds '  ' to its tokens as plain",
-        ),
-        ({"added_tokens": [{}]}, "is a damaged tokenizer file; copy it again"),
-        ({"model": {"type": "BPE", "vocab": {"a": 0}, "merges": ["a"]}}, "is a damaged tokenizer file"),
-        ({"model": {"type": "BPE", "vocab": {"a": 0}, "merges": ["a b"]}}, "merge whose result is no token"),
-        ({"model": {"type": "BPE", "vocab": {}, "merges": [], "unk_token": "?"}}, "it sets unk_token, which"),
-        (
-            {"model": {"type": "BPE", "vocab": {}, "merges": [], "byte_fallback": True}},
-            "it sets byte_fallback",
-        ),
-        ({"model": {"type": "BPE", "vocab": {}, "merges": []}, "added_tokens": []}, "is a damaged tokenizer"),
-        ({"model": 7}, "is a damaged tokenizer file"),
+        ("tokenizer_config.json", '{"added_tokens_decoder": {"1": {}}}'),
+        ("tokenizer_config.json", '{"eos_token": {}}'),
+        ("tokenizer_config.json", '{"chat_template": [7]}'),
+        ("special_tokens_map.json", "[]"),
+        ("added_tokens.json", '{"a": []}'),
+        ("added_tokens.json", "{"),
     ],
 )
-def test_what_cannot_be_read_is_refused(changes: dict[str, Any], why: str, corpora, tmp_path: Path):
-    path = write(trained(BYTE_LEVEL, corpora, **changes), tmp_path)
-    with pytest.raises(UserError) as error:
-        load_tokenizer(path)
-    assert why in str(error.value) and str(error.value).endswith(".") and "\n" not in str(error.value)
+def test_damaged_settings_are_one_sentence(name: str, content: str, library, tmp_path: Path):
+    write(library.to_str(), tmp_path, "tokenizer.json")
+    write(content, tmp_path, name)
+    with pytest.raises(UserError, match=r"\.json is ") as error:
+        load_tokenizer(tmp_path)
+    assert str(tmp_path) in str(error.value) and "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "7", '{"a": 1}', "\0\0", "[" * 100_000])
-def test_other_json_is_refused(content: str, tmp_path: Path):
-    path = tmp_path / "tokenizer.json"
-    path.write_text(content)
-    with pytest.raises(UserError, match=r"tokenizer\.json"):
-        load_tokenizer(path)
+def test_gpt2_is_saved_and_read_as_it_was_published(tmp_path: Path):
+    ours, folder = load_tokenizer("gpt2"), tmp_path / "gpt2"
+    back = saved_again(ours, folder)
+    assert {path.name for path in folder.iterdir()} == {"vocab.json", "merges.txt", "tokenizer_config.json"}
+    theirs = AutoTokenizer.from_pretrained(folder)
+    for text in HARD:
+        assert theirs.encode(text) == back.encode(text, allowed_special="all")
+    write({"tokenizer_class": "Qwen2Tokenizer"}, folder, "tokenizer_config.json")
+    with pytest.raises(UserError, match=r"Qwen2Tokenizer without its tokenizer\.json"):
+        load_tokenizer(folder)
 
 
-def test_a_torn_tokenizer_json_is_refused_at_any_length(corpora: dict[str, str], tmp_path: Path):
-    whole = json.dumps(trained(BYTE_LEVEL, corpora))
-    path = tmp_path / "tokenizer.json"
-    for percent in range(0, 100, 5):
-        path.write_text(whole[: len(whole) * percent // 100])
-        with pytest.raises(UserError):
-            load_tokenizer(path)
+def test_smollm2_is_saved_for_others(tmp_path: Path):
+    back = saved_again(load_tokenizer("smollm2"), tmp_path / "a")
+    theirs = AutoTokenizer.from_pretrained(tmp_path / "a")
+    same(back, theirs)
+    written = theirs.apply_chat_template([{"role": "user", "content": "Hi"}], tokenize=False)
+    assert written.startswith(f"<|im_start|>system\n{TEMPLATES['smollm2'].default}<|im_end|>")
 
 
-def test_a_published_tokenizer_is_not_saved_under_other_ids(corpora: dict[str, str], tmp_path: Path):
-    one = load_tokenizer(write(trained(BYTE_LEVEL, corpora), tmp_path))
-    with pytest.raises(UserError, match=r"copy its file to x\.json instead"):
-        one.save("x.json")
-    with pytest.raises(UserError, match="as tiktoken needs them"):
-        one.to_tiktoken()
+def test_mistral_is_saved_as_its_file(tmp_path: Path):
+    back = saved_again(load_tokenizer("mistral"), tmp_path / "a")
+    saved = (tmp_path / "a" / "tokenizer.model").read_bytes()
+    assert saved == (ASSETS / "mistral_v1_sp.model").read_bytes()
+    messages = [("system", "S"), ("user", "u"), ("assistant", "a"), ("user", "v")]
+    rendered = jinja2.Template(str(back.chat_template)).render(
+        messages=[{"role": role, "content": content} for role, content in messages],
+        bos_token="<s>",
+        eos_token="</s>",
+    )
+    assert rendered == "<s>[INST] S\n\nu [/INST] a</s>[INST] v [/INST]"
+
+
+def test_saving_replaces_the_files_of_another_tokenizer(library, tmp_path: Path):
+    write(library.to_str(), tmp_path, "tokenizer.json")
+    write({"eos_token": "<|im_end|>"}, tmp_path, "special_tokens_map.json")
+    ours = load_tokenizer("mistral")
+    save_tokenizer(ours, tmp_path)
+    assert load_tokenizer(tmp_path).encode("a b") == ours.encode("a b")
+    own = BPE.train("the theatre, then the other " * 9, 265)
+    save_tokenizer(own, tmp_path)
+    assert load_tokenizer(tmp_path).encode("the other") == own.encode("the other")
+    assert [path.name for path in tmp_path.iterdir()] == ["tokenizer.json"]
+
+
+def test_a_template_given_later_is_saved(library, tmp_path: Path):
+    write(library.to_str(), tmp_path, "tokenizer.json")
+    one = load_tokenizer(tmp_path)
+    one.chat_template = JINJA
+    assert saved_again(one, tmp_path / "b").chat_template == JINJA
+
+
+def test_what_has_no_files_cannot_be_saved(tmp_path: Path):
+    one = load_tokenizer("gpt2")
+    one.files = {}
+    with pytest.raises(UserError, match="gpt2 cannot be written; copy its own files"):
+        save_tokenizer(one, tmp_path)
 
 
 # SentencePiece models
@@ -242,7 +271,6 @@ def model(corpora: dict[str, str], path: Path, **options: Any) -> Path:
 
 
 LLAMA = {"normalization_rule_name": "identity", "remove_extra_whitespaces": False}
-HARD = ["", " ", "  a", "a  ", "The people, 1999.", "東京 🙂\n\n", "<s>[INST]", "\0", "naïve"]
 
 
 @pytest.mark.parametrize("prefix", [True, False])
@@ -277,6 +305,55 @@ def test_user_defined_marks_are_text_unless_allowed(corpora: dict[str, str], tmp
     assert theirs.piece_to_id("\n\n") in ours.encode("a\n\nb")
 
 
+def test_added_tokens_of_the_settings(tmp_path: Path):
+    """Fine-tunes of LLaMA and Mistral: the model as published, and tokens that were added since."""
+    shutil.copy(ASSETS / "mistral_v1_sp.model", tmp_path / "tokenizer.model")
+    plain, size = load_tokenizer("mistral"), 32_000
+    added = {
+        "2": {"content": "</s>", "special": True},
+        "32000": {"content": "<|im_end|>", "special": True},
+        "32002": {"content": "<think>", "special": False, "lstrip": True},
+    }
+    config = {"eos_token": "<|im_end|>", "pad_token": "[PAD]", "added_tokens_decoder": added}
+    config |= {"add_bos_token": False, "chat_template": JINJA}
+    write(config, tmp_path, "tokenizer_config.json")
+    one = load_tokenizer(tmp_path)
+    assert (one.bos_id, one.eos_id, one.pad_id, one.vocab_size) == (1, size, size + 3, size + 4)
+    assert one.add_bos is False and one.chat_template == JINJA and one.end_ids == {size}
+    assert one.encode("a  <think>b") == [*plain.encode("a"), size + 2, *plain.encode("b")]
+    assert one.encode("<|im_end|>") == plain.encode("<|im_end|>")
+    ids = one.encode("a<|im_end|>b", allowed_special="all")
+    assert ids == [*plain.encode("a"), size, *plain.encode("b")] and one.decode(ids) == "a<|im_end|>b"
+    assert one.decode([*ids, size + 1, size + 9]) == "a<|im_end|>b"
+    saved_again(one, tmp_path / "b")
+    write({"eos_token": "<|im_end|>"}, tmp_path, "tokenizer_config.json")
+    write({"pad_token": "<pad>"}, tmp_path, "special_tokens_map.json")
+    write({"<|im_end|>": size, "<think>": size + 1}, tmp_path, "added_tokens.json")
+    one = load_tokenizer(tmp_path)
+    assert (one.eos_id, one.pad_id, one.add_bos) == (size, size + 2, True)
+    assert {*one.special_tokens} == {"<unk>", "<s>", "</s>", "<|im_end|>", "<pad>"}
+    assert size + 1 in one.encode("a <think> b")
+
+
+def test_a_named_file_is_the_one_that_is_read(library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    write(library.to_str(), tmp_path, "tokenizer.json")
+    changed = json.loads(library.to_str())
+    changed["added_tokens"] = changed["added_tokens"][:1]
+    write(changed, tmp_path, "other.json")
+    shutil.copy(ASSETS / "mistral_v1_sp.model", tmp_path / "tokenizer.model")
+    assert len(load_tokenizer(tmp_path / "other.json").special_tokens) == 1
+    assert load_tokenizer(tmp_path / "tokenizer.model").vocab_size == 32_000
+    assert len(load_tokenizer(tmp_path).special_tokens) == 3
+    write("{", tmp_path, "tokenizer.json")
+    with pytest.raises(UserError, match=r"tokenizer\.json"):
+        load_tokenizer(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert len(load_tokenizer("~/other.json").special_tokens) == 1
+    assert load_tokenizer(str(tmp_path / "tokenizer.model").encode()).vocab_size == 32_000
+    with pytest.raises(UserError, match="There is no tokenizer '~nosuchuser/x'"):
+        load_tokenizer("~nosuchuser/x")
+
+
 def test_a_model_that_lacks_bytes_says_so_in_the_text(corpora: dict[str, str], tmp_path: Path):
     path = model(corpora, tmp_path / "m.model", byte_fallback=False, **LLAMA)
     ours = load_tokenizer(path)
@@ -309,7 +386,9 @@ def test_our_own_file(tmp_path: Path):
 
 
 def test_folders(tmp_path: Path):
-    with pytest.raises(UserError, match=r"holds neither tokenizer\.json nor tokenizer\.model\.$"):
+    with pytest.raises(
+        UserError, match=r"holds neither tokenizer\.json nor tokenizer\.model, nor vocab\.json"
+    ):
         load_tokenizer(tmp_path)
     shutil.copy(ASSETS / "mistral_v1_sp.model", tmp_path / "tokenizer.model")
     assert load_tokenizer(tmp_path).encode("Hello") == load_tokenizer("mistral").encode("Hello")
