@@ -8,11 +8,16 @@ import torch
 from myllm import BPE, LLM, ModelConfig, Transformer, generate, render
 from myllm.data import downloads
 from myllm.files import UserError
-from myllm.tokenizers.chat import CHATML
+from myllm.tokenizers.chat import TEMPLATES
+from myllm.tokenizers.jinja import to_jinja
 from myllm.tokenizers.patterns import GPT2
 from myllm.tokenizers.published import PublishedBPE
 from myllm.tokenizers.ranks import byte_symbols
 
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
 SPECIAL = {"<|endoftext|>": 256, "<|im_start|>": 257, "<|im_end|>": 258}
 CONFIG = ModelConfig(
     vocab_size=260,
@@ -28,7 +33,7 @@ CONFIG = ModelConfig(
 
 def tokenizer(**options):
     vocabulary = {symbol: i for i, symbol in enumerate(byte_symbols())}
-    options = {"bos": "<|endoftext|>", "eos": "<|endoftext|>", "chat_template": CHATML} | options
+    options = {"bos": "<|endoftext|>", "eos": "<|endoftext|>", "chat_template": TEMPLATES["chatml"]} | options
     return PublishedBPE(vocabulary, [], pattern=GPT2, name="tiny", special_tokens=SPECIAL, **options)
 
 
@@ -134,7 +139,7 @@ def test_saved_and_loaded_it_is_the_same(llm, tmp_path, add_bos):
     for name, weight in llm.model.state_dict().items():
         assert torch.equal(back.model.state_dict()[name], weight)
     assert back.tokenizer.tokens[:259] == tokenizer().tokens and back.tokenizer.special_tokens == SPECIAL
-    assert back.tokenizer.add_bos == add_bos and back.tokenizer.chat_template == CHATML
+    assert back.tokenizer.add_bos == add_bos and back.tokenizer.chat_template == to_jinja(TEMPLATES["chatml"])
     text = "Grüße, 世界! <|im_end|>"
     assert back.tokenizer.encode(text) == tokenizer().encode(text)
 
@@ -188,7 +193,7 @@ def test_a_gguf_file(tmp_path):
     writer.add_token_types([1] * 257 + [3] * 3)
     writer.add_token_merges(["a b"])
     writer.add_eos_token_id(257)
-    writer.add_chat_template("{{ '<|im_start|>' }}{{ '<|im_end|>' }}")
+    writer.add_chat_template(CHATML)
     draw = torch.Generator().manual_seed(0)
     for name, shape in {
         "token_embd": (260, 8),
@@ -209,6 +214,7 @@ def test_a_gguf_file(tmp_path):
     assert llm.tokenizer.name == "tiny-model" and llm.tokenizer.encode("abba") == [256, ord("b"), ord("a")]
     assert llm.tokenizer.eos_id == 257 and llm.tokenizer.special_tokens["<|im_end|>"] == 259
     assert llm.tokenizer.chat_template == CHATML and llm.config.block_size == 64
+    assert llm.stop_ids == {257, 259}
     assert {weight.dtype for weight in llm.model.parameters()} == {torch.float32}
     assert isinstance(llm.chat([{"role": "user", "content": "Hi"}], max_new_tokens=3), str)
     assert LLM.from_pretrained(path, dtype=torch.bfloat16).model.norm.weight.dtype == torch.bfloat16

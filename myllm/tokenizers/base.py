@@ -22,7 +22,8 @@ class Tokenizer(Protocol):
         vocab_size: The number of ids, special tokens included.
         bos_id, eos_id, pad_id: The begin, end and padding ids, or None where there is no such token.
         special_tokens: The id of each special token.
-        chat_template: The chat format that the model behind it was trained on, or None; see `render`.
+        chat_template: The chat format that its model was trained on: Jinja source as its files have it,
+            a `Template` of this package, or None; see `render`.
         add_bos: Whether that model wants the begin token in front of a text; `encode` puts it there only when
             asked.
     """

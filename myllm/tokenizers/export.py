@@ -7,8 +7,7 @@ from typing import Any
 from myllm.files import StrPath, UserError, atomic_write
 from myllm.tokenizers.base import Tokenizer
 from myllm.tokenizers.bpe import BPE
-from myllm.tokenizers.chat import TEMPLATES
-from myllm.tokenizers.formats import to_jinja
+from myllm.tokenizers.jinja import to_jinja
 from myllm.tokenizers.patterns import GPT2, SMOLLM2
 from myllm.tokenizers.published import DIGITS, PublishedBPE
 from myllm.tokenizers.ranks import byte_symbols
@@ -47,7 +46,7 @@ def save_tokenizer(tokenizer: Tokenizer, folder: StrPath) -> None:
         if (i := getattr(tokenizer, f"{role}_id")) is not None:
             config[f"{role}_token"] = names[i]
     if (form := tokenizer.chat_template) is not None:
-        config["chat_template"] = to_jinja(TEMPLATES[form] if isinstance(form, str) else form)
+        config["chat_template"] = form if isinstance(form, str) else to_jinja(form)
     atomic_write(folder / "tokenizer_config.json", json.dumps(config, indent=2, ensure_ascii=False))
 
 

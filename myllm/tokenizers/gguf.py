@@ -7,7 +7,6 @@ from typing import Any
 
 from myllm.files import UserError
 from myllm.tokenizers.base import Tokenizer
-from myllm.tokenizers.formats import known_format
 from myllm.tokenizers.patterns import GPT2, LLAMA3, SMOLLM2
 from myllm.tokenizers.published import PublishedBPE
 from myllm.tokenizers.spm import SentencePiece
@@ -41,7 +40,7 @@ def from_gguf(values: Mapping[str, Any], name: str) -> Tokenizer | None:
         tokenizer = (_bpe if kind == "gpt2" else _sentencepiece)(values, name)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError, struct.error) as error:
         raise UserError(f"{name} has a damaged tokenizer; fetch it again.") from error
-    tokenizer.chat_template = known_format(values.get("tokenizer.chat_template"))
+    tokenizer.chat_template = values.get("tokenizer.chat_template")
     tokenizer.add_bos = bool(values.get(KEY + "add_bos_token", tokenizer.add_bos))
     return tokenizer
 

@@ -12,7 +12,7 @@ from typing import Any, cast
 from myllm.files import StrPath, UserError, read_bytes, read_json, sha256
 from myllm.tokenizers.base import Tokenizer
 from myllm.tokenizers.bpe import BPE
-from myllm.tokenizers.formats import known_format
+from myllm.tokenizers.chat import TEMPLATES
 from myllm.tokenizers.patterns import GPT2, LLAMA3, SMOLLM2
 from myllm.tokenizers.published import PublishedBPE, jinja_beside, read_tokenizer_json
 from myllm.tokenizers.ranks import RankedBPE, byte_symbols
@@ -72,7 +72,7 @@ def _from_folder(folder: Path) -> Tokenizer:
     if not isinstance(found, dict):
         raise UserError(f"{settings} is no tokenizer's settings; copy it again.")
     config = cast("dict[str, Any]", found)
-    tokenizer.chat_template = known_format(jinja_beside(model, config)) or tokenizer.chat_template
+    tokenizer.chat_template = jinja_beside(model, config) or tokenizer.chat_template
     tokenizer.add_bos = bool(config.get("add_bos_token", tokenizer.add_bos))
     return tokenizer
 
@@ -105,13 +105,13 @@ def _smollm2() -> Tokenizer:
         special_tokens=special,
         bos=fields["bos"],
         eos=fields["eos"],
-        chat_template="smollm2",
+        chat_template=TEMPLATES["smollm2"],
     )
 
 
 def _mistral() -> Tokenizer:
     path = ASSETS / "mistral_v1_sp.model"
-    return SentencePiece(path, name="mistral", chat_template="mistral")
+    return SentencePiece(path, name="mistral", chat_template=TEMPLATES["mistral"])
 
 
 def _llama3() -> Tokenizer:
@@ -140,7 +140,7 @@ def _llama3_from(path: Path) -> Tokenizer:
         bos="<|begin_of_text|>",
         eos="<|end_of_text|>",
         pad="<|finetune_right_pad_id|>",
-        chat_template="llama3",
+        chat_template=TEMPLATES["llama3"],
     )
     tokenizer.add_bos = True
     return tokenizer

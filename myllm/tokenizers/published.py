@@ -8,7 +8,6 @@ from typing import Any, Literal, NoReturn
 from myllm.files import StrPath, UserError, read_json, read_text
 from myllm.tokenizers.bpe import BPE
 from myllm.tokenizers.chat import Template
-from myllm.tokenizers.formats import known_format
 from myllm.tokenizers.merges import encode_chunk
 from myllm.tokenizers.patterns import GPT2, SMOLLM2
 from myllm.tokenizers.ranks import byte_symbols
@@ -161,7 +160,7 @@ def _from_json(fields: dict[str, Any], config: dict[str, Any], path: Path) -> Pu
         bos=_name(config.get("bos_token")),
         eos=_name(config.get("eos_token")),
         pad=_name(config.get("pad_token")),
-        chat_template=known_format(jinja_beside(path, config)),
+        chat_template=jinja_beside(path, config),
         add_bos=_adds_bos(fields, config),
         normalize="NFC" if normalizer else None,
         whole_words=bool(model.get("ignore_merges")),

@@ -6,6 +6,7 @@ import tiktoken
 
 from myllm.files import UserError
 from myllm.tokenizers.base import Tokenizer
+from myllm.tokenizers.chat import Template
 from myllm.tokenizers.patterns import compile_pattern, well_formed
 
 
@@ -42,7 +43,7 @@ class RankedBPE(Tokenizer):
         bos: str | None = None,
         eos: str | None = None,
         pad: str | None = None,
-        chat_template: str | None = None,
+        chat_template: Template | None = None,
     ):
         self.name = name
         self.pattern = pattern

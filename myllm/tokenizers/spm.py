@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from myllm.files import Source, UserError, read_bytes
 from myllm.tokenizers.base import Tokenizer
+from myllm.tokenizers.chat import Template
 from myllm.tokenizers.patterns import well_formed
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class SentencePiece(Tokenizer):
         model: The bytes of its file.
     """
 
-    def __init__(self, path: Source, *, name: str, chat_template: str | None = None):
+    def __init__(self, path: Source, *, name: str, chat_template: Template | None = None):
         self.name = name
         try:
             self.model = _without_marks(read_bytes(path))

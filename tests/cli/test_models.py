@@ -10,7 +10,7 @@ import torch
 from myllm import LLM, ModelConfig, Transformer
 from myllm.cli import main
 from myllm.data import downloads
-from myllm.tokenizers.chat import CHATML
+from myllm.tokenizers.chat import TEMPLATES
 from myllm.tokenizers.patterns import GPT2
 from myllm.tokenizers.published import PublishedBPE
 from myllm.tokenizers.ranks import byte_symbols
@@ -24,7 +24,7 @@ def folder(tmp_path_factory):
     vocabulary = {symbol: i for i, symbol in enumerate(byte_symbols())}
     special = {"<|endoftext|>": 256, "<|im_start|>": 257, "<|im_end|>": 258}
     tokenizer = PublishedBPE(
-        vocabulary, [], pattern=GPT2, name="tiny", special_tokens=special, chat_template=CHATML
+        vocabulary, [], pattern=GPT2, name="tiny", special_tokens=special, chat_template=TEMPLATES["chatml"]
     )
     config = ModelConfig(vocab_size=259, block_size=256, n_layer=2, n_head=2, n_embd=8, init_std=0.5)
     LLM(Transformer(config), tokenizer).save_pretrained(path)

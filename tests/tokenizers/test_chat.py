@@ -419,10 +419,10 @@ def test_asking_after_an_answer(name: str, pair: tuple[Tokenizer, Any]):
     [
         ("chatml", r"<\|im_start\|>"),
         ("smollm2", r"<\|im_start\|>"),
-        ("llama3", r"<\|begin_of_text\|>"),
+        ("llama3", r"<\|start_header_id\|>"),
         ("gemma", "<start_of_turn>"),
         ("llama2", "<bos>"),
-        ("mistral", "<bos>"),
+        ("mistral", "<eos>"),
         ("alpaca", "<eos>"),
     ],
 )
