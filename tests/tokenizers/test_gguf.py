@@ -1,15 +1,15 @@
-"""Tokenizers out of GGUF values and written back as files, chat formats in Jinja, against other libraries."""
+"""Tokenizers out of GGUF values and written back as files, against other libraries."""
 
 import json
 
 import pytest
 
-from myllm import load_tokenizer, render
+from myllm import load_tokenizer
 from myllm.files import UserError
-from myllm.tokenizers.chat import CHATML, TEMPLATES
+from myllm.tokenizers.chat import TEMPLATES
 from myllm.tokenizers.export import save_tokenizer
-from myllm.tokenizers.formats import known_format, to_jinja
 from myllm.tokenizers.gguf import from_gguf
+from myllm.tokenizers.jinja import to_jinja
 from myllm.tokenizers.patterns import LLAMA3, SMOLLM2
 from myllm.tokenizers.published import PublishedBPE
 from myllm.tokenizers.ranks import byte_symbols
@@ -48,7 +48,7 @@ def test_smollm2_from_gguf_is_smollm2(values):
     found, known = from_gguf(values, "a"), load_tokenizer("smollm2")
     assert found.tokens == known.tokens and found.special_tokens == known.special_tokens
     assert (found.name, found.bos_id, found.eos_id, found.pad_id, found.add_bos) == ("a", 1, 2, 2, False)
-    assert found.chat_template == CHATML._replace(default="Be good")
+    assert found.chat_template == values["tokenizer.chat_template"]
     for text in TEXTS:
         assert found.encode(text) == known.encode(text)
 
@@ -127,59 +127,6 @@ def test_damaged_values_are_one_sentence(values, changes, message):
     assert "\n" not in str(raised.value)
 
 
-# Chat formats
-
-
-@pytest.mark.parametrize("name", TEMPLATES)
-@pytest.mark.parametrize("system", [False, True])
-def test_a_format_in_jinja_writes_what_render_writes(name, system):
-    """What Jinja makes of a conversation, with its special tokens, encodes to what `render` gives."""
-    jinja2 = pytest.importorskip("jinja2")
-    marks = ["<s>", "</s>", "<|im_start|>", "<|im_end|>", "<start_of_turn>", "<end_of_turn>", "<|eot_id|>"]
-    marks += ["<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>"]
-    symbols = {symbol: i for i, symbol in enumerate(byte_symbols())}
-    special = {mark: 256 + i for i, mark in enumerate(marks)}
-    begin = "<|begin_of_text|>" if name == "llama3" else "<s>"
-    tokenizer = PublishedBPE(
-        symbols, [], pattern=SMOLLM2, name="a", special_tokens=special, bos=begin, eos="</s>"
-    )
-    messages = [{"role": "system", "content": " Be 'good'\n"}] * system
-    for user, answer in (('  Hi "you" ', " Hello\\ "), ("東京?", "🙂"), ("Bye", None)):
-        messages.append({"role": "user", "content": user})
-        if answer is not None:
-            messages.append({"role": "assistant", "content": answer})
-    template = jinja2.Environment().from_string(to_jinja(TEMPLATES[name]))
-    for conversation, prompt in ((messages, True), (messages[:-1], False)):
-        facts = {"add_generation_prompt": prompt, "bos_token": begin, "eos_token": "</s>"}
-        text = template.render(messages=conversation, **facts)
-        ids, _ = render(conversation, tokenizer, name, add_generation_prompt=prompt)
-        assert tokenizer.encode(text, allowed_special="all") == ids
-
-
-def test_formats_are_recognised_again():
-    for name in ("chatml", "smollm2", "llama3", "gemma", "llama2", "mistral"):
-        assert known_format(to_jinja(TEMPLATES[name])) == TEMPLATES[name], name
-
-
-@pytest.mark.parametrize(
-    ("jinja", "form"),
-    [
-        (None, None),
-        ("{{ messages }}", None),
-        ("{{ '<|user|>\n' }}", None),
-        ("'<|im_start|>' + role + '\n' + text + '<|im_end|>'", CHATML),
-        # Qwen2.5: the default stands in the text, with \n written out
-        ("'<|im_start|>system\\nYou are Qwen.<|im_end|>\\n'", CHATML._replace(default="You are Qwen.")),
-        # Qwen3: a system message is put in, none is made up
-        ("'<|im_start|>system\\n' + messages[0].content + '<|im_end|>\\n'", CHATML),
-        ("'<|start_header_id|>' '<|eot_id|>'", TEMPLATES["llama3"]),
-        ("'<|start_header_id|>' '<|eot_id|>' 'Cutting Knowledge Date: '", None),
-    ],
-)
-def test_published_formats(jinja, form):
-    assert known_format(jinja) == form
-
-
 def test_what_is_saved_is_read_by_the_library_tokenizers(tmp_path, values):
     from tokenizers import Tokenizer
 
@@ -221,13 +168,13 @@ def test_sentencepiece_is_saved_as_its_file(tmp_path):
 def test_a_folder_whose_json_cannot_be_read_falls_back_on_sentencepiece(tmp_path):
     """As LLaMA-2, Mistral and Gemma are published: both files, and the chat format in the settings."""
     tokenizer = load_tokenizer("mistral")
-    tokenizer.chat_template, tokenizer.add_bos = "llama2", False
+    tokenizer.chat_template, tokenizer.add_bos = TEMPLATES["llama2"], False
     save_tokenizer(tokenizer, tmp_path)
     model = {"type": "BPE", "vocab": {}, "merges": [], "byte_fallback": True}
     (tmp_path / "tokenizer.json").write_text(json.dumps({"model": model}))
     back = load_tokenizer(tmp_path)
     assert back.encode(TEXTS[3]) == tokenizer.encode(TEXTS[3])
-    assert back.chat_template == TEMPLATES["llama2"] and back.add_bos is False
+    assert back.chat_template == to_jinja(TEMPLATES["llama2"]) and back.add_bos is False
     (tmp_path / "tokenizer_config.json").write_text("[]")
     with pytest.raises(UserError, match="no tokenizer's settings"):
         load_tokenizer(tmp_path)
@@ -275,4 +222,4 @@ def test_whether_a_begin_token_is_wanted(tmp_path, settings, steps, expected):
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"bos_token": "<s>", **settings}))
     (tmp_path / "chat_template.jinja").write_text("<|im_start|><|im_end|>")
     found = load_tokenizer(tmp_path)
-    assert found.add_bos == expected and found.chat_template == CHATML
+    assert found.add_bos == expected and found.chat_template == "<|im_start|><|im_end|>"
