@@ -3,12 +3,13 @@
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
 from myllm.files import UserError, read_text
 from myllm.tokenizers.base import Tokenizer
-from myllm.tokenizers.jinja import ChatTemplate, Message, Span, to_jinja
+from myllm.tokenizers.jinja import Conversation, Message, Span, to_jinja
 
 ROLES = ("system", "user", "assistant")
 CONTROL = re.compile(r"<bos>|<eos>|<\|\w+\|>|<(?:start|end)_of_turn>")
@@ -83,8 +84,8 @@ def render(
             it renders earlier messages differently as others follow, so that no mask is right; see
             `prompt_ids`.
     """
-    chat, plain = _chat(messages, tokenizer, template, add_generation_prompt)
-    return _encode(plain, chat, tokenizer, add_generation_prompt, chat.answers(plain, add_generation_prompt))
+    conversation = _conversation(messages, tokenizer, template, add_generation_prompt)
+    return _encode(conversation, conversation.answers(), tokenizer)
 
 
 def prompt_ids(
@@ -98,45 +99,40 @@ def prompt_ids(
     Raises:
         UserError: As `render`.
     """
-    chat, plain = _chat(messages, tokenizer, template, True)
+    conversation = _conversation(messages, tokenizer, template, True)
     try:
-        answers = chat.answers(plain, True)
+        answers = conversation.answers()
     except UserError:
         answers = []
-    return _encode(plain, chat, tokenizer, True, answers)[0]
+    return _encode(conversation, answers, tokenizer)[0]
 
 
 def end_tokens(tokenizer: Tokenizer) -> frozenset[int]:
     """The ids that end what a model writes: the tokenizer's, and what ends an answer in its chat format."""
-    ends: set[int] = {*getattr(tokenizer, "end_ids", ())}
-    ends |= set() if tokenizer.eos_id is None else {tokenizer.eos_id}
-    question = [{"role": "user", "content": "Hello"}]
-    try:
-        chat, plain = _chat(question, tokenizer, None, False)
-        token = chat.end_token(plain)
-    except UserError:  # no chat format, or one that does not work: text can be continued all the same
-        return frozenset(ends)
-    return frozenset(ends | ({tokenizer.special_tokens[token]} if token else set()))
+    ends: set[int | None] = {*getattr(tokenizer, "end_ids", ()), tokenizer.eos_id}
+    with suppress(UserError):  # without a chat format, or with one that fails, text can still be continued
+        conversation = _conversation([{"role": "user", "content": "Hello"}], tokenizer, None, False)
+        ends.add(tokenizer.special_tokens.get(conversation.end_token(1)))
+    return frozenset(i for i in ends if i is not None)
 
 
-def _chat(
+def _conversation(
     messages: Iterable[Message], tokenizer: Tokenizer, template: str | Template | None, prompt: bool
-) -> tuple[ChatTemplate, list[Message]]:
-    """The template, ready to render, and the messages, checked."""
+) -> Conversation:
     source = _source(tokenizer, template)
-    plain = [_message(n, message) for n, message in enumerate(messages, 1)]
+    plain = [_message(n, message, source) for n, message in enumerate(messages, 1)]
     if not plain:
         raise UserError("There are no messages; give at least one.")
     names = {i: token for token, i in tokenizer.special_tokens.items()}
     ids = {"bos_token": tokenizer.bos_id, "eos_token": tokenizer.eos_id, "pad_token": tokenizer.pad_id}
     variables = {name: names[i] for name, i in ids.items() if i in names}
     if isinstance(source, Template):
-        _check_roles([message["role"] for message in plain], source, prompt)
+        _check_order([message["role"] for message in plain], source, prompt)
         for token in CONTROL.findall("".join(map(str, source))):
             if f"{token[1:-1]}_token" not in variables and token not in tokenizer.special_tokens:
                 raise UserError(f"{tokenizer.name} has no {token} token, which this chat format needs.")
         source = to_jinja(source)
-    return ChatTemplate(source, variables, tokenizer.special_tokens), plain
+    return Conversation(source, plain, prompt, variables, tokenizer.special_tokens)
 
 
 def _source(tokenizer: Tokenizer, template: str | Template | None) -> Template | str:
@@ -152,24 +148,21 @@ def _source(tokenizer: Tokenizer, template: str | Template | None) -> Template |
     return template
 
 
-def _message(n: int, message: Any) -> Message:
+def _message(n: int, message: Any, source: str | Template) -> Message:
     """A message that holds nothing but texts, so that a template cannot reach into the caller's objects."""
     if not isinstance(message, Mapping):
         raise UserError(f"Message {n} must be a dict with a role and a content, not {message!r:.40}.")
-    fields = {"content": None, **cast("Message", message)}
-    role = fields.get("role")
-    if not isinstance(role, str) or not re.fullmatch(r"[\w-]+", role):
+    given = {name: value for name, value in cast("Mapping[str, Any]", message).items() if value is not None}
+    role, known = given.get("role"), "|".join(ROLES) if isinstance(source, Template) else r"[\w-]+"
+    if not isinstance(role, str) or not re.fullmatch(known, role):
         raise UserError(f"Message {n} has the role {role!r:.40}; take one of {', '.join(ROLES)}.")
-    for name, value in fields.items():
+    for name, value in ({"content": None} | given).items():
         if not isinstance(value, str):
             raise UserError(f"Message {n} must have a text as its {name}, not {type(value).__name__}.")
-    return {name: str(value) for name, value in fields.items()}
+    return {name: str(value) for name, value in given.items()}
 
 
-def _check_roles(roles: list[str], form: Template, prompt: bool) -> None:
-    for n, role in enumerate(roles, 1):
-        if role not in ROLES:
-            raise UserError(f"Message {n} has the role {role!r:.40}; take one of {', '.join(ROLES)}.")
+def _check_order(roles: list[str], form: Template, prompt: bool) -> None:
     turns = roles[roles[0] == "system" :]
     in_turn = [ROLES[1 + i % 2] for i in range(len(turns))]
     if form.alternate and (not turns or turns != in_turn or (prompt and turns[-1] != "user")):
@@ -181,21 +174,17 @@ def _check_roles(roles: list[str], form: Template, prompt: bool) -> None:
 
 
 def _encode(
-    messages: list[Message],
-    chat: ChatTemplate,
-    tokenizer: Tokenizer,
-    prompt: bool,
-    answers: list[Span],
+    conversation: Conversation, answers: list[Span], tokenizer: Tokenizer
 ) -> tuple[list[int], list[int]]:
     """Ids and loss mask of the text, with a border between tokens at both ends of each answer."""
-    text, control = chat.text(messages, prompt), dict(chat.control_tokens(messages, prompt))
+    text, control = conversation.text, dict(conversation.control_tokens())
 
     def encode(start: int, stop: int) -> list[int]:
         """The ids of a stretch with no control token, save one that it may begin with."""
         if start and start not in control:
             return tokenizer.encode_text(text[start:stop], continued=True)
         body = control.get(start, start)
-        if not chat.special.search(text, body, stop):
+        if not conversation.special.search(text, body, stop):
             return tokenizer.encode(text[start:stop], allowed_special="all")
         front = [tokenizer.special_tokens[text[start:body]]] if body > start else []
         return front + tokenizer.encode_text(text[body:stop])  # a message spells a special token here

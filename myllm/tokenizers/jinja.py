@@ -3,13 +3,14 @@
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from jinja2 import Template as Compiled
 from jinja2 import nodes
-from jinja2.exceptions import TemplateError, TemplateSyntaxError
+from jinja2.exceptions import TemplateError
 from jinja2.ext import Extension
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -25,8 +26,8 @@ PRIVATE = range(0xF0000, 0xFFFFE)  # code points that Unicode assigns to nothing
 GENERATION = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
 
 
-class ChatTemplate:
-    """A chat template: the text that it renders, and where answers and special tokens stand in that text.
+class Conversation:
+    """Messages in a chat template: the text, and where answers and special tokens stand in it.
 
     Rendering follows `transformers.PreTrainedTokenizerBase.apply_chat_template` without tools or documents. A
     template is foreign code: it runs in Jinja's sandbox, which hides Python from it and bounds each single
@@ -34,50 +35,48 @@ class ChatTemplate:
 
     Args:
         source: The template in Jinja.
+        messages: The messages.
+        prompt: The template's ``add_generation_prompt``.
         variables: What else the template can read, such as ``bos_token``.
         special_tokens: The tokenizer's special tokens.
 
+    Attributes:
+        text: What the template renders.
+        special: Finds special tokens.
+
     Raises:
-        UserError: The source is not valid Jinja.
+        UserError: The source is not valid Jinja, or the template refuses the messages or fails.
     """
 
-    def __init__(self, source: str, variables: Mapping[str, str], special_tokens: Iterable[str]) -> None:
-        self._compiled, self._constants = _compile(source)
-        self._marks_answers = GENERATION.search(source) is not None
-        now = datetime.now()  # once, so that all renderings of a conversation agree
+    def __init__(
+        self,
+        source: str,
+        messages: Sequence[Message],
+        prompt: bool,
+        variables: Mapping[str, str],
+        special_tokens: Iterable[str],
+    ) -> None:
+        self._template, self._constants = _compile(source)
+        self._has_blocks = GENERATION.search(source) is not None
+        self._messages, self._prompt = messages, prompt
+        now = datetime.now()  # once, so that all renderings agree
         functions = {"strftime_now": partial(datetime.strftime, now), "raise_exception": _raise_exception}
         self._variables = dict[str, Any](variables) | functions
         self.special = _any_of(tuple(special_tokens))
+        self.text = self._render(messages, prompt)
 
-    def text(
-        self, messages: Sequence[Message], prompt: bool = False, enclose: tuple[str, str] = ("", "")
-    ) -> str:
-        """The conversation as text.
-
-        Args:
-            messages: The messages.
-            prompt: The template's ``add_generation_prompt``.
-            enclose: What to write before and after each ``{% generation %}`` block.
-
-        Raises:
-            UserError: The template refuses the messages or fails.
-        """
+    def _render(self, messages: Sequence[Message], prompt: bool, marks: tuple[str, str] = ("", "")) -> str:
+        """The text; `marks` enclose each ``{% generation %}`` block."""
+        known = {"messages": messages, "add_generation_prompt": prompt, "tools": None, "documents": None}
         try:
-            return self._compiled.render(
-                messages=messages,
-                add_generation_prompt=prompt,
-                tools=None,
-                documents=None,
-                generation_marks=enclose,
-                **self._variables,
-            )
+            return self._template.render(known, generation_marks=marks, **self._variables)
         except Exception as error:  # foreign code can raise anything
             why = str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
             raise UserError(
                 f"The chat template does not render these messages ({why:.150}); change them or the template."
             ) from error
 
-    def answers(self, messages: Sequence[Message], prompt: bool = False) -> list[Span]:
+    def answers(self) -> list[Span]:
         """Where in the text stands what the model writes: the assistant's words and the token that ends them.
 
         These are the ``{% generation %}`` blocks, where a template has them. Otherwise an answer is what the
@@ -85,48 +84,50 @@ class ChatTemplate:
 
         Raises:
             UserError: The template renders a message differently once others follow, so that an answer in the
-                whole text is not what the model writes when asked.
+                text is not what the model writes when asked.
         """
-        whole = self.text(messages, prompt)
-        if not self._marks_answers:
-            roles = [message["role"] for message in messages]
-            return [self._answer(messages, n, whole) for n, role in enumerate(roles) if role == "assistant"]
-        first, last = enclose = _unused(whole, 2)
-        marked, spans = self.text(messages, prompt, (first, last)), list[Span]()
-        if re.sub("|".join(enclose), "", marked) != whole:
+        if not self._has_blocks:
+            roles = [message["role"] for message in self._messages]
+            return [self._answer(n) for n, role in enumerate(roles) if role == "assistant"]
+        first, last = _unused(self.text, 2)
+        marked = self._render(self._messages, self._prompt, (first, last))
+        if marked.replace(first, "").replace(last, "") != self.text:
             raise UserError("The chat template changes its own generation blocks; give another template.")
-        for n, block in enumerate(re.finditer(f"{first}([^{first}{last}]*){last}", marked)):
-            start = block.start() - 2 * n  # without the marks before it
-            spans.append((start, start + len(block[1])))
-        return spans
+        blocks = enumerate(re.finditer(f"{first}([^{first}{last}]*){last}", marked))
+        spans = ((block.start() - 2 * n, len(block[1])) for n, block in blocks)  # without the marks before
+        return [(start, start + length) for start, length in spans]
 
-    def _answer(self, messages: Sequence[Message], n: int, whole: str) -> Span:
-        given, done = self.text(messages[:n], prompt=True), self.text(messages[: n + 1])
-        token = self.end_token(messages[:n])
+    def _answer(self, n: int) -> Span:
+        given = self._render(self._messages[:n], prompt=True)
+        done = self._render(self._messages[: n + 1], prompt=False)
+        token = self.end_token(n)
         end = done.rfind(token) + len(token) if token else len(done)
-        if not done.startswith(given) or end < len(given) + len(token) or not whole.startswith(done[:end]):
+        if (
+            not done.startswith(given)
+            or end < len(given) + len(token)
+            or not self.text.startswith(done[:end])
+        ):
             raise UserError(
                 f"What the model writes of message {n + 1} is not clear, since the chat template renders "
                 "messages differently once more follow; give a template with generation blocks."
             )
         return len(given), end
 
-    def end_token(self, messages: Sequence[Message]) -> str:
-        """The first special token behind an answer to these messages, or "" where there is none.
+    def end_token(self, n: int) -> str:
+        """The first special token behind an answer to the first `n` messages, or "" where there is none.
 
         Raises:
             UserError: The template does not write the content of an answer, or fails.
         """
-        (probe,) = _unused(self.text(messages), 1)
-        text = self.text([*messages, {"role": "assistant", "content": probe}])
+        (probe,) = _unused(self.text, 1)
+        answer = {"role": "assistant", "content": probe}
+        text = self._render([*self._messages[:n], answer], prompt=False)
         if probe not in text:
-            raise UserError(
-                "The chat template does not write the content of an answer; give another template."
-            )
+            raise UserError("The chat template leaves out the content of an answer; give another template.")
         found = self.special.search(text, text.rindex(probe))
         return found[0] if found else ""
 
-    def control_tokens(self, messages: Sequence[Message], prompt: bool = False) -> list[Span]:
+    def control_tokens(self) -> list[Span]:
         """Where in the text stand the special tokens that the template wrote, none of a message's characters.
 
         The messages are rendered a second time with every character but white space veiled; what stays is the
@@ -136,27 +137,23 @@ class ChatTemplate:
         Raises:
             UserError: A message spells a special token, and the two renderings differ in more than the veil.
         """
-        whole = self.text(messages, prompt)
-        (veil,) = _unused(whole, 1)
+        (veil,) = _unused(self.text, 1)
         for kept in ([], [word for word in self._constants if not self.special.search(word)]):
             veiled = [
                 {name: text if name == "role" else _veil(text, kept, veil) for name, text in message.items()}
-                for message in messages
+                for message in self._messages
             ]
-            if self._spelled(veiled):  # by strings that stand side by side
-                continue
-            try:
-                shown = self.text(veiled, prompt)
-            except UserError:
-                continue
-            if len(shown) == len(whole) and all(a in (b, veil) for a, b in zip(shown, whole, strict=True)):
-                return [found.span() for found in self.special.finditer(shown)]
-        if token := self._spelled(messages):
+            with suppress(UserError):
+                shown = self._render(veiled, self._prompt)
+                same = (a in (b, veil) for a, b in zip(shown, self.text, strict=False))
+                if len(shown) == len(self.text) and all(same) and not self._spelled(veiled):
+                    return [found.span() for found in self.special.finditer(shown)]
+        if token := self._spelled(self._messages):
             raise UserError(
                 f"A message spells the special token {token}, and since the chat template changes messages, "
                 "it cannot be told from the template's own; take it out of the message."
             )
-        return [found.span() for found in self.special.finditer(whole)]
+        return [found.span() for found in self.special.finditer(self.text)]
 
     def _spelled(self, messages: Sequence[Message]) -> str | None:
         texts = (text for message in messages for text in message.values())
@@ -227,8 +224,8 @@ def _compile(source: str) -> tuple[Compiled, list[str]]:
         constants = environment.parse(source).find_all(nodes.Const)
         words = {one.value for one in constants if isinstance(one.value, str) and one.value.strip()}
         return environment.from_string(source), sorted(words)
-    except (TemplateSyntaxError, RecursionError) as error:
-        raise UserError(f"The chat template is not valid Jinja ({error}); give template=.") from error
+    except Exception as error:  # such as Python's own limit on nested blocks
+        raise UserError(f"The chat template is not valid Jinja ({error}); give another template.") from error
 
 
 @lru_cache(maxsize=32)

@@ -14,7 +14,7 @@ from tokenizers import models, pre_tokenizers, trainers
 from myllm import load_tokenizer, render
 from myllm.files import UserError
 from myllm.tokenizers.chat import TEMPLATES, end_tokens, prompt_ids
-from myllm.tokenizers.jinja import ChatTemplate, to_jinja
+from myllm.tokenizers.jinja import Conversation, to_jinja
 
 
 class Style(NamedTuple):
@@ -228,6 +228,9 @@ SPECIAL += [
 SPECIAL += ["<|USER|>", "<|CHATBOT|>", "<|SYSTEM|>"]
 
 
+ENDS = {"bos_token": "<s>", "eos_token": "</s>"}
+
+
 @pytest.fixture(scope="module")
 def pair(corpora: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
     """A small tokenizer with the special tokens of all styles: ours, and that of `transformers`."""
@@ -240,9 +243,8 @@ def pair(corpora: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> t
     library.train_from_iterator([corpora["kjv"][:50_000]], trainers.BpeTrainer(vocab_size=800, **options))
     folder = tmp_path_factory.mktemp("pair")
     library.save(str(folder / "tokenizer.json"))
-    parts = {"bos_token": "<s>", "eos_token": "</s>"}
-    (folder / "tokenizer_config.json").write_text(json.dumps(parts))
-    return load_tokenizer(folder), PreTrainedTokenizerFast(tokenizer_object=library, **parts)
+    (folder / "tokenizer_config.json").write_text(json.dumps(ENDS))
+    return load_tokenizer(folder), PreTrainedTokenizerFast(tokenizer_object=library, **ENDS)
 
 
 def say(*contents: str, system: str | None = None) -> list[dict[str, str]]:
@@ -302,8 +304,7 @@ def test_ids_and_masks_equal_the_published_template(name: str, pair: tuple[Any, 
         prompt = messages[-1]["role"] == "user"
         text = rendered(library, messages, style.source, prompt)
         whole = list(library(text, add_special_tokens=False)["input_ids"])
-        template = ChatTemplate(style.source, {"bos_token": "<s>", "eos_token": "</s>"}, SPECIAL)
-        assert template.text(messages, prompt) == text
+        assert Conversation(style.source, messages, prompt, ENDS, SPECIAL).text == text
         if style.answer == "-":
             asked = prompt_ids(messages, ours, style.source)
             assert ours.decode(asked) == rendered(library, messages, style.source, True)
@@ -343,8 +344,8 @@ def test_masks_equal_generation_blocks(name: str, pair: tuple[Any, Any]):
         options |= {"chat_template": source, "add_generation_prompt": prompt}
         theirs = library.apply_chat_template(messages, **options)
         ids, mask = render(messages, ours, source, add_generation_prompt=prompt)
-        chat = ChatTemplate(source, {"bos_token": "<s>", "eos_token": "</s>"}, SPECIAL)
-        if borders_fit(library, chat.text(messages, prompt), sum(chat.answers(messages, prompt), ())):
+        chat = Conversation(source, messages, prompt, ENDS, SPECIAL)
+        if borders_fit(library, chat.text, sum(chat.answers(), ())):
             assert ids == theirs["input_ids"] and mask == theirs["assistant_masks"]
         else:
             assert ours.decode(ids) == library.decode(theirs["input_ids"])
@@ -382,9 +383,8 @@ def test_the_taught_formats_are_the_same_in_jinja(corpora: dict[str, str], tmp_p
     trainer = trainers.BpeTrainer(special_tokens=special, initial_alphabet=alphabet, show_progress=False)
     library.train_from_iterator([], trainer)
     library.save(str(tmp_path / "tokenizer.json"))
-    parts = {"bos_token": "<s>", "eos_token": "</s>"}
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps(parts))
-    ours, theirs = load_tokenizer(tmp_path), PreTrainedTokenizerFast(tokenizer_object=library, **parts)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(ENDS))
+    ours, theirs = load_tokenizer(tmp_path), PreTrainedTokenizerFast(tokenizer_object=library, **ENDS)
     messages = say('  Hi "you" ', " Hello\\ ", "東京? {}", "🙂\n", "Bye", system=" Be 'good'\n")
     for name, template in TEMPLATES.items():
         for talk in (messages, messages[1:], messages[:-1], messages[1:-1]):
