@@ -185,7 +185,9 @@ def _encode(
             return tokenizer.encode_text(text[start:stop], continued=True)
         body = control.get(start, start)
         if not conversation.special.search(text, body, stop):
-            return tokenizer.encode(text[start:stop], allowed_special="all")
+            end = control.get(stop, stop)  # a control token may take the white space in front of it
+            ids = tokenizer.encode(text[start:end], allowed_special="all")
+            return ids[:-1] if end > stop else ids
         front = [tokenizer.special_tokens[text[start:body]]] if body > start else []
         return front + tokenizer.encode_text(text[body:stop])  # a message spells a special token here
 

@@ -9,7 +9,7 @@ import pytest
 import tokenizers
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from tokenizers import models, pre_tokenizers, trainers
+from tokenizers import models, normalizers, pre_tokenizers, trainers
 
 from myllm import load_tokenizer, render
 from myllm.files import UserError
@@ -601,3 +601,58 @@ def test_the_end_of_an_answer_is_an_end_token(name: str, pair: tuple[Any, Any]):
     assert end_tokens(ours) == {ours.eos_id}
     ours.chat_template = None
     assert end_tokens(ours) == {ours.eos_id}
+
+
+# Other kinds of tokenizers
+
+
+def build(folder: Any, text: str, prefix: str, flags: dict[str, bool]) -> tuple[Any, Any]:
+    """A tokenizer that marks spaces by ``▁``, with a way to put one in front; ours and that of `transformers`."""
+    from transformers import PreTrainedTokenizerFast
+
+    library = tokenizers.Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))
+    if prefix == "each stretch":
+        steps = [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+        library.normalizer = normalizers.Sequence(steps)
+    else:
+        library.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=prefix, split=False)
+    special = [tokenizers.AddedToken(token, special=True, **flags) for token in ["<unk>", *SPECIAL]]
+    bytes_ = [f"<0x{byte:02X}>" for byte in range(256)]
+    trainer = trainers.BpeTrainer(special_tokens=special + bytes_, vocab_size=900, show_progress=False)
+    library.train_from_iterator([text], trainer)
+    fields = json.loads(library.to_str())
+    fields["added_tokens"] = [token for token in fields["added_tokens"] if token["content"] not in bytes_]
+    (folder / "tokenizer.json").write_text(json.dumps(fields))
+    (folder / "tokenizer_config.json").write_text(json.dumps(ENDS))
+    library = tokenizers.Tokenizer.from_str(json.dumps(fields))
+    return load_tokenizer(folder), PreTrainedTokenizerFast(tokenizer_object=library, **ENDS)
+
+
+@pytest.mark.parametrize("flags", [{}, {"rstrip": True}, {"lstrip": True}, {"lstrip": True, "rstrip": True}])
+@pytest.mark.parametrize("prefix", ["first", "always", "never", "each stretch"])
+def test_ids_with_spaces_in_front_and_tokens_that_take_white_space(
+    prefix: str, flags: dict[str, bool], corpora: dict[str, str], tmp_path: Any
+):
+    pytest.importorskip("myllm.tokenizers.huggingface", reason="reads no such file without it")
+    ours, library = build(tmp_path, corpora["kjv"][:50_000], prefix, flags)
+    compared = []
+
+    @settings(max_examples=60, derandomize=True, deadline=None)
+    @given(conversations(), st.sampled_from([name for name in STYLES if STYLES[name].answer != "-"]))
+    def equal(messages: list[dict[str, str]], name: str):
+        source, prompt = STYLES[name].source, messages[-1]["role"] == "user"
+        assume(STYLES[name].system or messages[0]["role"] == "user")
+        chat = Conversation(source, messages, prompt, ENDS, SPECIAL)
+        ids, mask = render(messages, ours, source, add_generation_prompt=prompt)
+        answers = chat.answers()
+        if borders_fit(library, chat.text, sum(answers, ())):
+            compared.append(ids)
+            assert ids == library(chat.text, add_special_tokens=False)["input_ids"]
+        for n, message in enumerate(messages):
+            if message["role"] == "assistant":
+                asked = prompt_ids(messages[:n], ours, source)
+                assert ids[: len(asked)] == asked and not any(mask[len(asked) - 1 : len(asked)])
+                assert mask[len(asked)] == 1
+
+    equal()
+    assert len(compared) > 15
