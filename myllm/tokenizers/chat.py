@@ -178,6 +178,7 @@ def _encode(
 ) -> tuple[list[int], list[int]]:
     """Ids and loss mask of the text, with a border between tokens at both ends of each answer."""
     text, control = conversation.text, dict(conversation.control_tokens())
+    starts = {start for start, _ in answers}
 
     def encode(start: int, stop: int) -> list[int]:
         """The ids of a stretch with no control token, save one that it may begin with."""
@@ -185,7 +186,8 @@ def _encode(
             return tokenizer.encode_text(text[start:stop], continued=True)
         body = control.get(start, start)
         if not conversation.special.search(text, body, stop):
-            end = control.get(stop, stop)  # a control token may take the white space in front of it
+            # A control token may take the white space in front of it, unless that ends a prompt.
+            end = stop if stop in starts else control.get(stop, stop)
             ids = tokenizer.encode(text[start:end], allowed_special="all")
             return ids[:-1] if end > stop else ids
         front = [tokenizer.special_tokens[text[start:body]]] if body > start else []

@@ -9,7 +9,7 @@ import pytest
 import tokenizers
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from tokenizers import models, normalizers, pre_tokenizers, trainers
+from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from myllm import load_tokenizer, render
 from myllm.files import UserError
@@ -238,6 +238,7 @@ def pair(corpora: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> t
 
     library = tokenizers.Tokenizer(models.BPE())
     library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    library.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     options = {"special_tokens": SPECIAL, "initial_alphabet": alphabet, "show_progress": False}
     library.train_from_iterator([corpora["kjv"][:50_000]], trainers.BpeTrainer(vocab_size=800, **options))
@@ -379,6 +380,7 @@ def test_the_taught_formats_are_the_same_in_jinja(corpora: dict[str, str], tmp_p
     special += ["<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>"]
     library = tokenizers.Tokenizer(models.BPE())
     library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    library.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(special_tokens=special, initial_alphabet=alphabet, show_progress=False)
     library.train_from_iterator([], trainer)
