@@ -1,22 +1,27 @@
 """A language model with its tokenizer: text in, text out."""
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Self
+from pathlib import Path
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor
 
 from myllm.data import downloads
 from myllm.evaluation.perplexity import nll
-from myllm.files import StrPath, UserError, expand
+from myllm.files import StrPath, UserError, atomic_write, expand, read_json
 from myllm.inference.attention_maps import attention_maps
 from myllm.inference.generate import GrowingCache, stream
 from myllm.model.transformer import Transformer
 from myllm.tokenizers.base import Tokenizer
-from myllm.tokenizers.chat import Message, end_tokens, render
+from myllm.tokenizers.chat import end_tokens, prompt_ids
 from myllm.tokenizers.gguf import from_gguf
+from myllm.tokenizers.jinja import Message
 from myllm.tokenizers.pretrained import load_tokenizer, save_tokenizer
 from myllm.weights import gguf, hub
+
+GENERATION_CONFIG = "generation_config.json"
 
 
 class LLM:
@@ -25,20 +30,25 @@ class LLM:
     Args:
         model: The model; it is put into eval mode.
         tokenizer: Its tokenizer; without one only ids can be used.
+        stop_ids: Ids that end a text, besides those of `end_tokens`.
 
     Attributes:
         model: The `Transformer`.
         tokenizer: The tokenizer, or None.
         config: The model's `ModelConfig`.
+        stop_ids: All ids that end a text.
     """
 
-    def __init__(self, model: Transformer, tokenizer: Tokenizer | None = None) -> None:
+    def __init__(
+        self, model: Transformer, tokenizer: Tokenizer | None = None, *, stop_ids: Iterable[int] = ()
+    ) -> None:
         if tokenizer is not None and tokenizer.vocab_size > model.config.vocab_size:
             raise UserError(
                 f"{tokenizer.name} has {tokenizer.vocab_size} ids, the model only {model.config.vocab_size}; "
                 "take the tokenizer that it was trained with."
             )
         self.model, self.tokenizer, self.config = model.eval(), tokenizer, model.config
+        self.stop_ids = frozenset({*stop_ids, *(end_tokens(tokenizer) if tokenizer else ())})
 
     @classmethod
     def from_pretrained(
@@ -72,10 +82,11 @@ class LLM:
         model = hub.load_folder(path, dtype=dtype, device=device)
         folder = path.parent if path.is_file() else path
         has_one = any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model"))
-        return cls(model, load_tokenizer(folder) if has_one else None)
+        stop_ids = _stop_ids(folder / GENERATION_CONFIG) | _stop_ids(folder / hub.CONFIG)
+        return cls(model, load_tokenizer(folder) if has_one else None, stop_ids=stop_ids)
 
     def save_pretrained(self, folder: StrPath) -> None:
-        """Write a folder that `from_pretrained` and the library `transformers` load.
+        """Write a folder that `from_pretrained` and the library `transformers` load, stop ids included.
 
         Raises:
             UserError: The folder cannot be written.
@@ -83,6 +94,9 @@ class LLM:
         hub.save(self.model, folder)
         if self.tokenizer is not None:
             save_tokenizer(self.tokenizer, folder)
+        ids: dict[str, Any] = {"eos_token_id": sorted(self.stop_ids) or None}
+        ids |= {f"{role}_token_id": getattr(self.tokenizer, f"{role}_id", None) for role in ("bos", "pad")}
+        atomic_write(Path(folder, GENERATION_CONFIG), json.dumps(ids, indent=2) + "\n")
 
     def stream(self, prompt: str, **sampling: Any) -> Iterator[str]:
         """Continue a text, piece by piece; the pieces joined are what `generate` returns.
@@ -105,8 +119,7 @@ class LLM:
 
     def stream_chat(self, messages: Iterable[Message], **sampling: Any) -> Iterator[str]:
         """Answer a conversation, piece by piece; see `chat`."""
-        ids, _ = render(messages, self._need_tokenizer(), add_generation_prompt=True)
-        return self._stream(ids, sampling)
+        return self._stream(prompt_ids(messages, self._need_tokenizer()), sampling)
 
     def chat(self, messages: Iterable[Message], **sampling: Any) -> str:
         """Answer a conversation in the chat format that the model was trained on.
@@ -116,7 +129,7 @@ class LLM:
             sampling: See `stream`.
 
         Raises:
-            UserError: As `stream` and `render`.
+            UserError: As `stream` and `myllm.tokenizers.chat.prompt_ids`.
         """
         return "".join(self.stream_chat(messages, **sampling))
 
@@ -159,8 +172,7 @@ class LLM:
             "max_new_tokens": max(1, min(256, room)),
             "cache": GrowingCache(self.config.n_layer, device=self.model.embed_tokens.weight.device),
         }
-        stop_ids = end_tokens(tokenizer)
-        return stream(self.model, tokenizer, ids, stop_ids=stop_ids, **{**options, **sampling})
+        return stream(self.model, tokenizer, ids, stop_ids=self.stop_ids, **{**options, **sampling})
 
     def _need_tokenizer(self) -> Tokenizer:
         if self.tokenizer is None:
@@ -170,3 +182,14 @@ class LLM:
     def __repr__(self) -> str:
         name = "no tokenizer" if self.tokenizer is None else self.tokenizer.name
         return f"LLM: {self.config.n_params:,} parameters, {name}"
+
+
+def _stop_ids(path: Path) -> set[int]:
+    """The end ids that a file of settings names as ``eos_token_id``: none, one or several."""
+    settings: Any = read_json(path, "the settings of a model") if path.is_file() else {}
+    if isinstance(settings, dict):
+        found: Any = cast("dict[str, Any]", settings).get("eos_token_id")
+        ids = cast("list[Any]", found) if isinstance(found, list) else [] if found is None else [found]
+        if all(type(i) is int for i in ids):
+            return set(ids)
+    raise UserError(f"{path} must hold an object whose eos_token_id is an id or a list of ids.")

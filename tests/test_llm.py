@@ -8,10 +8,15 @@ import torch
 from myllm import BPE, LLM, ModelConfig, Transformer, generate, render
 from myllm.data import downloads
 from myllm.files import UserError
-from myllm.tokenizers.chat import CHATML
+from myllm.tokenizers.chat import TEMPLATES, prompt_ids
 from myllm.tokenizers.gguf import from_gguf
+from myllm.tokenizers.jinja import to_jinja
 from myllm.tokenizers.ranks import byte_symbols
 
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
 SPECIAL = {"<|endoftext|>": 256, "<|im_start|>": 257, "<|im_end|>": 258}
 JINJA = (
     "{% for m in messages %}"
@@ -30,7 +35,7 @@ CONFIG = ModelConfig(
 )
 
 
-def tokenizer(**options):
+def tokenizer(chat_template=TEMPLATES["chatml"], **options):
     values = {
         "model": "gpt2",
         "tokens": [*byte_symbols(), *SPECIAL],
@@ -42,7 +47,7 @@ def tokenizer(**options):
     }
     values = {f"tokenizer.ggml.{key}": value for key, value in values.items()}
     made = from_gguf(values | {"tokenizer.chat_template": JINJA}, "tiny")
-    made.chat_template = CHATML
+    made.chat_template = chat_template
     return made
 
 
@@ -147,7 +152,7 @@ def test_saved_and_loaded_it_is_the_same(llm, tmp_path, add_bos):
     for name, weight in llm.model.state_dict().items():
         assert torch.equal(back.model.state_dict()[name], weight)
     assert back.tokenizer.vocab_size == 259 and back.tokenizer.special_tokens == SPECIAL
-    assert back.tokenizer.add_bos == add_bos and back.tokenizer.chat_template == JINJA
+    assert back.tokenizer.add_bos == add_bos and back.tokenizer.chat_template == to_jinja(TEMPLATES["chatml"])
     text = "Grüße, 世界! <|im_end|>"
     assert back.tokenizer.encode(text) == tokenizer().encode(text)
 
@@ -175,6 +180,95 @@ def test_our_own_tokenizer_travels_too(llm, tmp_path):
 def test_a_folder_without_a_tokenizer(llm, tmp_path):
     LLM(llm.model).save_pretrained(tmp_path / "a")
     assert LLM.from_pretrained(tmp_path / "a").tokenizer is None
+
+
+# Stop ids
+
+
+def always(i):
+    """A model that writes one id, whatever stands before."""
+    model = Transformer(CONFIG.replace(tie_embeddings=False))
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            weight.fill_(float("norm" in name or "embed" in name))
+        model.lm_head.weight[i] = 1
+    return model
+
+
+@pytest.mark.parametrize(
+    ("generation", "config", "expected"),
+    [
+        ({"eos_token_id": [256, 99]}, {}, {256, 99}),
+        ({"eos_token_id": 99}, {}, {256, 99}),
+        ({"eos_token_id": None}, {"eos_token_id": 98}, {256, 98}),
+        (None, {"eos_token_id": [97, 98]}, {256, 97, 98}),
+        ({"eos_token_id": [99]}, {"eos_token_id": 98}, {256, 98, 99}),
+        (None, {}, {256}),
+    ],
+)
+def test_all_end_ids_of_the_settings_stop(tmp_path, generation, config, expected):
+    LLM(always(99), tokenizer(chat_template=None)).save_pretrained(tmp_path)
+    path, settings = tmp_path / "config.json", tmp_path / "generation_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | config))
+    settings.unlink() if generation is None else settings.write_text(json.dumps(generation))
+    back = LLM.from_pretrained(tmp_path)
+    assert back.stop_ids == expected
+    assert back.generate("a", max_new_tokens=5) == ("" if 99 in expected else "c" * 5)
+
+
+def test_the_library_stops_at_the_same_ids(tmp_path):
+    """What is saved names all of them: the end token, what ends an answer, and those of the source."""
+    from transformers import AutoModelForCausalLM
+
+    for i in (65, 99, 256, 258):
+        ours = LLM(always(i), tokenizer(), stop_ids=[99])
+        assert ours.stop_ids == {99, 256, 258}
+        ours.save_pretrained(tmp_path / str(i))
+        assert LLM.from_pretrained(tmp_path / str(i)).stop_ids == ours.stop_ids
+        library = AutoModelForCausalLM.from_pretrained(tmp_path / str(i))
+        written = library.generate(torch.tensor([[97]]), max_new_tokens=4, do_sample=False, pad_token_id=0)
+        assert written[0].tolist() == [97, *([i] if i in ours.stop_ids else [i] * 4)]
+        assert ours.generate("a", max_new_tokens=4) == ("" if i in ours.stop_ids else "A" * 4)
+
+
+def test_without_a_tokenizer_only_the_given_ids_stop(tmp_path):
+    from transformers import GenerationConfig
+
+    for ids in ([], [3]):
+        LLM(always(3), stop_ids=ids).save_pretrained(tmp_path)
+        assert LLM.from_pretrained(tmp_path).stop_ids == {*ids}
+        assert (GenerationConfig.from_pretrained(tmp_path).eos_token_id or []) == ids
+
+
+@pytest.mark.parametrize(
+    "content", ['{"eos_token_id": "2"}', '{"eos_token_id": [[2]]}', '{"eos_token_id": 2.5}', "[]", "null"]
+)
+def test_end_ids_that_are_none_are_refused(tmp_path, content):
+    LLM(always(3)).save_pretrained(tmp_path)
+    (tmp_path / "generation_config.json").write_text(content)
+    with pytest.raises(UserError, match=r"generation_config\.json must hold an object whose eos_token_id is"):
+        LLM.from_pretrained(tmp_path)
+
+
+def test_a_template_of_the_models_own_is_asked_and_survives(tmp_path):
+    """Also one that shortens earlier answers, for which there is no loss mask."""
+    source = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}:"
+        "{{ m.content if loop.last else m.content.split('</think>')[-1] }}<|im_end|>{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant:{% endif %}"
+    )
+    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "<think>b</think>c"}]
+    messages += [{"role": "user", "content": "<|im_end|>"}]
+    asked = "<|im_start|>user:a<|im_end|><|im_start|>assistant:c<|im_end|><|im_start|>user:"
+    ids = tokenizer().encode(asked, allowed_special="all") + tokenizer().encode("<|im_end|>")
+    ids += tokenizer().encode("<|im_end|><|im_start|>assistant:", allowed_special="all")
+    said = LLM(model_saying([89, 111, 258, 10], len(ids)), tokenizer(chat_template=source))
+    assert said.stop_ids == {256, 258}
+    assert prompt_ids(messages, said.tokenizer) == ids and said.chat(messages) == "Yo"
+    with pytest.raises(UserError, match="What the model writes of message 2 is not clear"):
+        render(messages, said.tokenizer)
+    LLM(always(3), said.tokenizer).save_pretrained(tmp_path)
+    assert LLM.from_pretrained(tmp_path).tokenizer.chat_template == source
 
 
 def test_dtype_as_stored_or_as_asked(llm, tmp_path):
@@ -222,6 +316,7 @@ def test_a_gguf_file(tmp_path):
     assert llm.tokenizer.name == "tiny-model" and llm.tokenizer.encode("abba") == [256, ord("b"), ord("a")]
     assert llm.tokenizer.eos_id == 257 and llm.tokenizer.special_tokens["<|im_end|>"] == 259
     assert llm.tokenizer.chat_template == JINJA and llm.config.block_size == 64
+    assert llm.stop_ids == {257, 259}
     assert {weight.dtype for weight in llm.model.parameters()} == {torch.float32}
     assert isinstance(llm.chat([{"role": "user", "content": "Hi"}], max_new_tokens=3), str)
     assert LLM.from_pretrained(path, dtype=torch.bfloat16).model.norm.weight.dtype == torch.bfloat16

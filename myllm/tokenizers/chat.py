@@ -1,16 +1,19 @@
 """Chat formats: messages to the ids that a chat model is trained on, and the mask of what it has to write."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from itertools import groupby
-from typing import Literal, NamedTuple
+import tomllib
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, cast
 
-from myllm.files import UserError
+from myllm.files import UserError, read_text
 from myllm.tokenizers.base import Tokenizer
+from myllm.tokenizers.jinja import Conversation, Message, Span, to_jinja
 
-Message = Mapping[str, str]
 ROLES = ("system", "user", "assistant")
-MARK = re.compile(r"(<bos>|<eos>|<\|\w+\|>|<(?:start|end)_of_turn>|\{\})")
+CONTROL = re.compile(r"<bos>|<eos>|<\|\w+\|>|<(?:start|end)_of_turn>")
+"""The special tokens in the strings of a `Template`."""
 
 
 class Template(NamedTuple):
@@ -45,65 +48,8 @@ class Template(NamedTuple):
     strip: Literal["message", "turn"] | None = None
 
 
-CHATML = Template(
-    system="<|im_start|>system\n{}<|im_end|>\n",
-    user="<|im_start|>user\n{}<|im_end|>\n",
-    prompt="<|im_start|>assistant\n",
-    answer="{}<|im_end|>",
-    after="\n",
-)
-TEMPLATES = {
-    "alpaca": Template(
-        system="{}",
-        user="\n\n### Instruction:\n{}",
-        prompt="\n\n### Response:\n",
-        answer="{}<eos>",
-        default="Below is an instruction that describes a task. "
-        "Write a response that appropriately completes the request.",
-        alternate=True,
-    ),
-    "chatml": CHATML,
-    "gemma": Template(
-        begin="<bos>",
-        system="{}\n\n",
-        user="<start_of_turn>user\n{}<end_of_turn>\n",
-        prompt="<start_of_turn>model\n",
-        answer="{}<end_of_turn>",
-        after="\n",
-        inside=True,
-        alternate=True,
-        strip="message",
-    ),
-    "llama2": Template(
-        system="<<SYS>>\n{}\n<</SYS>>\n\n",
-        user="<bos>[INST] {} [/INST]",
-        prompt="",
-        answer=" {} <eos>",
-        inside=True,
-        alternate=True,
-        strip="turn",
-    ),
-    "llama3": Template(
-        begin="<|begin_of_text|>",
-        system="<|start_header_id|>system<|end_header_id|>\n\n{}<|eot_id|>",
-        user="<|start_header_id|>user<|end_header_id|>\n\n{}<|eot_id|>",
-        prompt="<|start_header_id|>assistant<|end_header_id|>\n\n",
-        answer="{}<|eot_id|>",
-        strip="message",
-    ),
-    "mistral": Template(
-        begin="<bos>",
-        system="{}\n\n",
-        user="[INST] {} [/INST]",
-        prompt="",
-        answer=" {}<eos>",
-        inside=True,
-        alternate=True,
-    ),
-    "smollm2": CHATML._replace(
-        default="You are a helpful AI assistant named SmolLM, trained by Hugging Face"
-    ),
-}
+_FORMATS = read_text(Path(__file__).with_name("templates.toml"))
+TEMPLATES = {name: Template(**fields) for name, fields in tomllib.loads(_FORMATS).items()}
 
 
 def render(
@@ -113,17 +59,20 @@ def render(
     *,
     add_generation_prompt: bool = False,
 ) -> tuple[list[int], list[int]]:
-    """Turn messages into ids, and say which of them the model has to write.
+    """Convert messages to ids, and mark which of them the model has to write.
 
-    Text that looks like a special token stays text. No token spans the border between what the model is given
-    and what it writes, so the ids of a prompt are the beginning of the ids of the whole conversation.
+    The text is what the template renders, and the ids are those of the text, with two exceptions. A special
+    token that a message spells stays text. And no token spans the border between what the model is given and
+    what it writes: where encoding the whole text would merge the two, each side is encoded by itself. So the
+    ids of a prompt are the beginning of the ids of the conversation.
 
     Args:
-        messages: Dicts with a "role" ("system", "user" or "assistant") and a "content", both strings. The
-            formats alpaca, gemma, llama2 and mistral take one system message at most, at the start, then user
-            and assistant in turn; chatml, llama3 and smollm2 take any order.
+        messages: Dicts with a "role" and a "content", both strings; what else they hold, a Jinja template can
+            read. The formats of `TEMPLATES` know the roles "system", "user" and "assistant"; alpaca, gemma,
+            llama2 and mistral take one system message at most, at the start, then user and assistant in turn.
         tokenizer: One that has the special tokens of the format.
-        template: The format: one of `TEMPLATES` by name, or one of your own; None for the tokenizer's own.
+        template: The format: one of `TEMPLATES` by name, a `Template`, or Jinja source; None for the
+            tokenizer's own.
         add_generation_prompt: End with what asks the model for the next answer.
 
     Returns:
@@ -131,112 +80,133 @@ def render(
         its end token, and 0 elsewhere.
 
     Raises:
-        UserError: The format is not known, the tokenizer lacks a token of it, or the messages do not fit it.
+        UserError: The format is not known, the tokenizer lacks a token of it, the messages do not fit it, or
+            it renders earlier messages differently as others follow, so that no mask is right; see
+            `prompt_ids`.
     """
-    form = _template(template, tokenizer)
-    turns = _turns(messages, form, add_generation_prompt)
-    ids: list[int] = []
-    mask: list[int] = []
-    continued = False  # whether text stands directly before
-    parts = _parts(turns, form, tokenizer, add_generation_prompt)
-    for (is_text, loss), group in groupby(parts, key=lambda part: (isinstance(part[0], str), part[1])):
-        if is_text:
-            new = tokenizer.encode_text("".join(str(text) for text, _ in group), continued=continued)
-        else:
-            new = [int(i) for i, _ in group]
-        ids += new
-        mask += [loss] * len(new)
-        continued = is_text
-    return ids, mask
+    conversation = _conversation(messages, tokenizer, template, add_generation_prompt)
+    return _encode(conversation, conversation.answers(), tokenizer)
 
 
-def end_tokens(tokenizer: Tokenizer) -> set[int]:
-    """The ids that end what a model writes: the end token, and what ends an answer in its chat format."""
-    ends: set[int] = set() if tokenizer.eos_id is None else {tokenizer.eos_id}
-    if tokenizer.chat_template is not None:
-        after = _template(None, tokenizer).answer.split("{}")[1]
-        ends |= {i for i, _ in _fill(after, "", 1, tokenizer) if isinstance(i, int)}
-    return ends
+def prompt_ids(
+    messages: Iterable[Message], tokenizer: Tokenizer, template: str | Template | None = None
+) -> list[int]:
+    """The ids that ask a model for the next answer.
+
+    They are those of `render` with ``add_generation_prompt``. As there is no mask, templates that shorten
+    earlier answers, such as those of models that think first, are taken, too.
+
+    Raises:
+        UserError: As `render`.
+    """
+    conversation = _conversation(messages, tokenizer, template, True)
+    try:
+        answers = conversation.answers()
+    except UserError:
+        answers = []
+    return _encode(conversation, answers, tokenizer)[0]
 
 
-def _template(template: str | Template | None, tokenizer: Tokenizer) -> Template:
-    name = tokenizer.chat_template if template is None else template
-    if isinstance(name, Template):
-        return name
-    known = ", ".join(TEMPLATES)
-    if name is None:
-        raise UserError(f"{tokenizer.name} has no chat format of its own; give a template: {known}.")
-    if name not in TEMPLATES:
-        raise UserError(f"There is no chat format {name!r}; take one of {known}.")
-    return TEMPLATES[name]
+def end_tokens(tokenizer: Tokenizer) -> frozenset[int]:
+    """The ids that end what a model writes: the tokenizer's, and what ends an answer in its chat format."""
+    ends: set[int | None] = {*tokenizer.end_ids}
+    with suppress(UserError):  # without a chat format, or with one that fails, text can still be continued
+        conversation = _conversation([{"role": "user", "content": "Hello"}], tokenizer, None, False)
+        ends.add(tokenizer.special_tokens.get(conversation.end_token(1)))
+    return frozenset(i for i in ends if i is not None)
 
 
-def _turns(messages: Iterable[Message], form: Template, prompt: bool) -> list[tuple[str, str]]:
-    """Role and text of each turn, checked, a system message joined to the first user's where it belongs."""
-    turns: list[tuple[str, str]] = []
-    for n, message in enumerate(messages, 1):
-        if not isinstance(message, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise UserError(f"Message {n} must be a dict with a role and a content, not {message!r:.40}.")
-        role, content = message.get("role"), message.get("content")
-        if role not in ROLES:
-            raise UserError(f"Message {n} has the role {role!r:.40}; take one of {', '.join(ROLES)}.")
-        if not isinstance(content, str):
-            raise UserError(f"Message {n} must have a text as its content, not {type(content).__name__}.")
-        turns.append((role, content))
-    if not turns:
+def _conversation(
+    messages: Iterable[Message], tokenizer: Tokenizer, template: str | Template | None, prompt: bool
+) -> Conversation:
+    source = _source(tokenizer, template)
+    plain = [_message(n, message, source) for n, message in enumerate(messages, 1)]
+    if not plain:
         raise UserError("There are no messages; give at least one.")
-    if form.default is not None and turns[0][0] != "system":
-        turns.insert(0, ("system", form.default))
-    if form.alternate:
-        roles = [role for role, _ in turns]
-        start = int(roles[0] == "system")
-        in_turn = [ROLES[1 + i % 2] for i in range(len(roles) - start)]
-        if not in_turn or roles[start:] != in_turn or (prompt and in_turn[-1] != "user"):
-            last = ", the user last" if prompt else ""
-            raise UserError(
-                "This chat format wants one system message at most, at the start, then user and assistant in "
-                f"turn{last}; these messages are {', '.join(roles):.80}."
-            )
-    return _stripped(turns, form)
+    names = {i: token for token, i in tokenizer.special_tokens.items()}
+    ids = {"bos_token": tokenizer.bos_id, "eos_token": tokenizer.eos_id, "pad_token": tokenizer.pad_id}
+    variables = {name: names[i] for name, i in ids.items() if i in names}
+    if isinstance(source, Template):
+        _check_order([message["role"] for message in plain], source, prompt)
+        for token in CONTROL.findall("".join(map(str, source))):
+            if f"{token[1:-1]}_token" not in variables and token not in tokenizer.special_tokens:
+                raise UserError(f"{tokenizer.name} has no {token} token, which this chat format needs.")
+        source = to_jinja(source)
+    return Conversation(source, plain, prompt, variables, tokenizer.special_tokens)
 
 
-def _stripped(turns: list[tuple[str, str]], form: Template) -> list[tuple[str, str]]:
-    inside = form.inside and turns[0][0] == "system"
-    front = form.system.replace("{}", turns.pop(0)[1]) if inside else ""
-    if form.strip == "message":
-        turns = [(role, text.strip()) for role, text in turns]
-    if front:
-        turns[0] = (turns[0][0], front + turns[0][1])
-    if form.strip == "turn":
-        turns = [(role, text.strip()) for role, text in turns]
-    return turns
+def _source(tokenizer: Tokenizer, template: str | Template | None) -> Template | str:
+    known = ", ".join(TEMPLATES)
+    if template is None:
+        if tokenizer.chat_template is None:
+            raise UserError(f"{tokenizer.name} has no chat format of its own; give a template: {known}.")
+        return tokenizer.chat_template
+    if isinstance(template, str) and "{{" not in template and "{%" not in template:
+        if template not in TEMPLATES:
+            raise UserError(f"There is no chat format {template!r}; take one of {known}.")
+        return TEMPLATES[template]
+    return template
 
 
-def _parts(
-    turns: Iterable[tuple[str, str]], form: Template, tokenizer: Tokenizer, prompt: bool
-) -> Iterator[tuple[str | int, int]]:
-    """The conversation in pieces, strings for text and ids for special tokens, each with its loss mask."""
-    yield from _fill(form.begin, "", 0, tokenizer)
-    for role, text in turns:
-        if role == "assistant":
-            yield from _fill(form.prompt, "", 0, tokenizer)
-            yield from _fill(form.answer, text, 1, tokenizer)
-            yield from _fill(form.after, "", 0, tokenizer)
-        else:
-            yield from _fill(form.system if role == "system" else form.user, text, 0, tokenizer)
-    if prompt:
-        yield from _fill(form.prompt, "", 0, tokenizer)
+def _message(n: int, message: Any, source: str | Template) -> Message:
+    """A message that holds nothing but texts, so that a template cannot reach into the caller's objects."""
+    if not isinstance(message, Mapping):
+        raise UserError(f"Message {n} must be a dict with a role and a content, not {message!r:.40}.")
+    given = {name: value for name, value in cast("Mapping[str, Any]", message).items() if value is not None}
+    role, known = given.get("role"), "|".join(ROLES) if isinstance(source, Template) else r"[\w-]+"
+    if not isinstance(role, str) or not re.fullmatch(known, role):
+        raise UserError(f"Message {n} has the role {role!r:.40}; take one of {', '.join(ROLES)}.")
+    for name, value in ({"content": None} | given).items():
+        if not isinstance(value, str):
+            raise UserError(f"Message {n} must have a text as its {name}, not {type(value).__name__}.")
+    return {name: str(value) for name, value in given.items()}
 
 
-def _fill(frame: str, text: str, loss: int, tokenizer: Tokenizer) -> Iterator[tuple[str | int, int]]:
-    for piece in MARK.split(frame):
-        if piece == "{}":
-            yield text, loss
-        elif MARK.fullmatch(piece):
-            own = {"<bos>": tokenizer.bos_id, "<eos>": tokenizer.eos_id}
-            i = own[piece] if piece in own else tokenizer.special_tokens.get(piece)
-            if i is None:
-                raise UserError(f"{tokenizer.name} has no {piece} token, which this chat format needs.")
-            yield i, loss
-        elif piece:
-            yield piece, loss
+def _check_order(roles: list[str], form: Template, prompt: bool) -> None:
+    turns = roles[roles[0] == "system" :]
+    in_turn = [ROLES[1 + i % 2] for i in range(len(turns))]
+    if form.alternate and (not turns or turns != in_turn or (prompt and turns[-1] != "user")):
+        last = ", the user last" if prompt else ""
+        raise UserError(
+            "This chat format wants one system message at most, at the start, then user and assistant in "
+            f"turn{last}; these messages are {', '.join(roles):.80}."
+        )
+
+
+def _encode(
+    conversation: Conversation, answers: list[Span], tokenizer: Tokenizer
+) -> tuple[list[int], list[int]]:
+    """Ids and loss mask of the text, with a border between tokens at both ends of each answer."""
+    text, control = conversation.text, dict(conversation.control_tokens())
+    starts = {start for start, _ in answers}
+
+    def encode(start: int, stop: int) -> list[int]:
+        """The ids of a stretch with no control token, save one that it may begin with."""
+        if start and start not in control:
+            return tokenizer.encode_text(text[start:stop], continued=True)
+        body = control.get(start, start)
+        if not conversation.special.search(text, body, stop):
+            # A control token may take the white space in front of it, unless that ends a prompt.
+            end = stop if stop in starts else control.get(stop, stop)
+            ids = tokenizer.encode(text[start:end], allowed_special="all")
+            return ids[:-1] if end > stop else ids
+        front = [tokenizer.special_tokens[text[start:body]]] if body > start else []
+        return front + tokenizer.encode_text(text[body:stop])  # a message spells a special token here
+
+    ids: list[int] = []  # up to base
+    count = {0: 0}  # of the ids before each border
+    base, last, known = 0, 0, list[int]()  # known: the ids from base to the last border
+    for border in sorted({*control, *(end for answer in answers for end in answer), len(text)} - {0}):
+        new = encode(base, border)
+        if new[: len(known)] != known:  # a token would span the last border
+            ids, base = ids + known, last
+            new = encode(base, border)
+        known, last = new, border
+        count[border] = len(ids) + len(known)
+        if border in control:
+            ids, base, known = ids + known, border, []
+    ids += known
+    mask = [0] * len(ids)
+    for start, stop in answers:
+        mask[count[start] : count[stop]] = [1] * (count[stop] - count[start])
+    return ids, mask

@@ -11,7 +11,7 @@ import pytest
 import tokenizers
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from tokenizers import models, pre_tokenizers, trainers
+from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from myllm import BPE, load_tokenizer, render
 from myllm.files import UserError
@@ -88,6 +88,7 @@ def pair(corpora: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> t
 
     library = tokenizers.Tokenizer(models.BPE())
     library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    library.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     options = {"special_tokens": MARKS, "initial_alphabet": alphabet, "show_progress": False}
     library.train_from_iterator([corpora["kjv"][:50_000]], trainers.BpeTrainer(vocab_size=800, **options))
@@ -419,10 +420,10 @@ def test_asking_after_an_answer(name: str, pair: tuple[Tokenizer, Any]):
     [
         ("chatml", r"<\|im_start\|>"),
         ("smollm2", r"<\|im_start\|>"),
-        ("llama3", r"<\|begin_of_text\|>"),
+        ("llama3", r"<\|start_header_id\|>"),
         ("gemma", "<start_of_turn>"),
         ("llama2", "<bos>"),
-        ("mistral", "<bos>"),
+        ("mistral", "<eos>"),
         ("alpaca", "<eos>"),
     ],
 )
