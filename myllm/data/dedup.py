@@ -1,17 +1,20 @@
-"""Near-duplicates: documents that say almost the same, found without comparing each with every other.
+"""Near-duplicates: documents that say almost the same, found without comparing every pair.
 
-A document becomes the set of its *shingles*, the runs of n words in it. Two documents are as alike as their
-sets overlap (Jaccard similarity). MinHash (Broder 1997) shrinks a set to a short signature whose entries
-agree with just that probability, and banding the signatures (Indyk and Motwani 1998) brings likely pairs
-together in buckets, so that only those are compared exactly.
+A document becomes the set of its *shingles*, the runs of n words in it. The similarity of two documents is
+the overlap of their sets (Jaccard similarity). MinHash (Broder 1997) reduces a set to a short signature; two
+signatures agree in each entry with a probability equal to the similarity. Banding the signatures (Indyk and
+Motwani 1998) puts likely pairs into common buckets, so that only those are compared exactly.
 """
 
-import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable
+from fractions import Fraction
+from functools import cache
 from hashlib import blake2b
 
 import numpy as np
+import regex
 from numpy.typing import NDArray
 
 from myllm.data.corpus import Document
@@ -20,27 +23,72 @@ from myllm.files import UserError
 Signature = NDArray[np.uint64]
 
 BLOCK = 1 << 10  # shingles hashed at a time
-MISS = 1e-3  # how often a pair just at the threshold may share no bucket
+MISS_RATE = 1e-3  # the share of pairs just at the threshold that may meet in no bucket
+
+# Scripts without spaces between words: Chinese and Japanese, and those whose line breaks Unicode leaves to
+# dictionaries (class "SA": Thai, Lao, Khmer, Burmese and others).
+CJK, SA = r"[\p{scx=Han}\p{scx=Hira}\p{scx=Kana}]", r"\p{Line_Break=SA}"
+LETTER = r"[\p{L}\p{M}\p{N}]"
+SPACED = rf"[[a-z0-9]||[{LETTER}--[{CJK}{SA}]]]"  # ASCII first, because it is tested fastest
+WORD = regex.compile(rf"(?V1){SPACED}+|[[{CJK}{SA}]&&{LETTER}]\p{{M}}*")
+INVISIBLE = regex.compile(
+    r"[\p{Default_Ignorable_Code_Point}\u0640]"
+)  # the last is Arabic's tatweel, a stroke
+UNITS = 6  # of a word, so that a half and a third of it are whole numbers
 
 
 def words(text: str) -> list[str]:
-    """The words of a text in lower case, without punctuation."""
-    return re.findall(r"\w+", text.lower())
+    """The words of a text as they are compared: runs of letters, combining marks and digits.
+
+    Case, punctuation and differences that a reader does not see are removed: the text is normalized to
+    Unicode's NFKC with case folding, without soft hyphens, zero-width characters and variation selectors
+    (``NFKC_Casefold``, Unicode 3.13). NFC, which `myllm.data.corpus.clean` applies, would keep ligatures and
+    full-width letters apart from plain ones. Scripts without spaces give one item for each letter.
+    """
+    text = unicodedata.normalize("NFKC", text).casefold()
+    return WORD.findall(unicodedata.normalize("NFKC", INVISIBLE.sub("", text)))
 
 
-def shingles(text: str, n: int = 5) -> set[int]:
-    """The hashes of all runs of `n` words, 64 bits each, the same in every process.
+@cache
+def _units(character: str) -> int:
+    """How much an item of `words` that begins with this character counts, where a word counts `UNITS`."""
+    if regex.match(CJK, character):
+        return UNITS // 2
+    return UNITS // 3 if regex.match(SA, character) else UNITS
+
+
+def _sizes(items: list[str]) -> NDArray[np.int64]:
+    """The units before each of N items, and those of all, (N + 1,) int64."""
+    return np.cumsum([0, *(_units(item[0]) for item in items)])
+
+
+def n_words(text: str) -> Fraction:
+    """How many words a text has; two Chinese or Japanese characters, or three Thai letters, count as one.
+
+    Those are about the mean lengths of words, so that a run of n words is as rare in every script.
+    """
+    return Fraction(int(_sizes(words(text))[-1]), UNITS)
+
+
+def shingles(text: str, n: int | Fraction = 5) -> set[int]:
+    """The 64-bit hashes of all runs of `n` words, the same in every process; see `n_words`.
 
     A text of fewer than `n` words is one shingle.
 
     Raises:
-        UserError: `n` is less than 1.
+        UserError: `n` is not positive.
     """
-    if n < 1:
+    if n <= 0:
         raise UserError(f"A shingle needs at least one word, not {n}.")
-    all_words = words(text)
-    runs = (" ".join(all_words[i : i + n]) for i in range(max(1, len(all_words) - n + 1)))
-    return {int.from_bytes(blake2b(run.encode(), digest_size=8).digest()) for run in runs}
+    items = words(text)
+    sizes = _sizes(items)
+    ends = np.searchsorted(sizes, sizes + int(UNITS * n)).tolist()  # beyond the last where no run begins
+    runs = (items[i:end] for i, end in enumerate(ends) if end < len(sizes))
+    return {_hash(run) for run in runs} or {_hash(items)}
+
+
+def _hash(run: list[str]) -> int:
+    return int.from_bytes(blake2b(" ".join(run).encode(), digest_size=8).digest())
 
 
 def jaccard(a: set[int], b: set[int]) -> float:
@@ -79,7 +127,7 @@ def band_length(n_hashes: int, threshold: float) -> int:
     n/r bands with probability (1 - sʳ)ⁿᐟʳ. Long bands keep unlike pairs apart, short ones miss fewer alike.
     """
     lengths = range(1, n_hashes + 1)
-    return max((r for r in lengths if (1 - threshold**r) ** (n_hashes // r) <= MISS), default=1)
+    return max((r for r in lengths if (1 - threshold**r) ** (n_hashes // r) <= MISS_RATE), default=1)
 
 
 class Index:
