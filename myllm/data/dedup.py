@@ -92,21 +92,25 @@ def _hash(run: list[str]) -> int:
 
 
 def jaccard(a: set[int], b: set[int]) -> float:
-    """The share of the union that is common to both; two empty sets are equal."""
+    """The size of the intersection over that of the union; 1 for two empty sets."""
     return len(a & b) / len(a | b) if a or b else 1.0
 
 
 class MinHash:
     """Signatures of sets: two sets agree in each entry with a probability equal to their Jaccard similarity.
 
-    Each entry shuffles all 64-bit numbers by a map of its own, ``x → a·x + b`` modulo 2⁶⁴ with odd ``a``, and
-    notes the smallest of the set. Any member of the union may be the smallest, each as likely as the other;
-    where it is a common one, both sets note the same.
+    Each entry permutes all 64-bit numbers by a map of its own, ``x → a·x + b`` modulo 2⁶⁴ with odd ``a``, and
+    holds the smallest image of the set. Each member of the union is equally likely to have the smallest one;
+    where that member is in both sets, the entries are equal.
+
+    Args:
+        n_hashes: The number of entries, at least 1.
+        seed: At least 0; another number gives other maps.
     """
 
     def __init__(self, n_hashes: int = 128, seed: int = 0):
-        if n_hashes < 1:
-            raise UserError(f"A signature needs at least one entry, not {n_hashes}.")
+        if n_hashes < 1 or seed < 0:
+            raise UserError(f"MinHash needs n_hashes ≥ 1 and seed ≥ 0, not {n_hashes} and {seed}.")
         self.a, self.b = np.random.PCG64(seed).random_raw((2, n_hashes, 1))  # each (n_hashes, 1) uint64
         self.a |= np.uint64(1)
 
@@ -121,24 +125,25 @@ class MinHash:
 
 
 def band_length(n_hashes: int, threshold: float) -> int:
-    """How many entries to put in a band: the most that still let pairs at the threshold meet.
+    """The most entries that a band may have so that pairs at the threshold still meet in some bucket.
 
     A pair of similarity s agrees in a whole band of r entries with probability sʳ, so it meets in none of the
-    n/r bands with probability (1 - sʳ)ⁿᐟʳ. Long bands keep unlike pairs apart, short ones miss fewer alike.
+    n/r bands with probability (1 - sʳ)ⁿᐟʳ. Longer bands keep more dissimilar pairs apart; shorter ones miss
+    fewer similar pairs.
     """
     lengths = range(1, n_hashes + 1)
     return max((r for r in lengths if (1 - threshold**r) ** (n_hashes // r) <= MISS_RATE), default=1)
 
 
 class Index:
-    """Sets that can be asked which of them are like another.
+    """An index of sets that finds those similar to another.
 
     Args:
-        threshold: The least Jaccard similarity that counts as alike, above 0 and at most 1.
-        n_hashes: Entries of a signature; with more of them a band can be longer, and the buckets emptier.
+        threshold: The least Jaccard similarity that counts as similar, above 0 and at most 1.
+        n_hashes: Entries of a signature; more of them allow longer bands, hence fewer pairs to compare.
 
     Raises:
-        UserError: The threshold lies elsewhere.
+        UserError: The threshold is out of range.
     """
 
     def __init__(self, threshold: float = 0.8, n_hashes: int = 128):
@@ -151,14 +156,14 @@ class Index:
         self.buckets: dict[tuple[int, bytes], list[int]] = defaultdict(list)
 
     def add(self, members: set[int], *, only_new: bool = False) -> list[tuple[int, float]]:
-        """Find the sets like this one, then hold this one too.
+        """Find the sets that are similar to this one, then add it.
 
         Args:
             members: The set; it gets the next number, from 0.
-            only_new: Do not hold it when there are sets like it.
+            only_new: Do not add it when there are similar sets.
 
         Returns:
-            The number and the exact similarity of each set that is alike, by number.
+            The number and the exact similarity of each similar set, in order of the numbers.
         """
         signature, r = self.minhash.signature(members), self.band
         keys = [(i, signature[i : i + r].tobytes()) for i in range(0, len(signature) - r + 1, r)]
@@ -177,8 +182,8 @@ def near_duplicates(
 ) -> list[tuple[str, str, float]]:
     """All pairs of documents whose shingles of `n` words overlap by at least `threshold`.
 
-    A pair just at the threshold is missed once in a thousand times, one further above it hardly ever. No pair
-    is reported in error, since each is compared exactly.
+    A pair just at the threshold is missed once in a thousand times, one well above it almost never. No pair
+    is reported wrongly, since each is compared exactly.
 
     Returns:
         The ids, the earlier document's first, and the Jaccard similarity.
@@ -198,13 +203,11 @@ def near_duplicates(
 def deduplicate(
     documents: Iterable[Document], threshold: float = 0.8, *, n: int = 5
 ) -> tuple[list[Document], list[Document]]:
-    """Keep a document unless an earlier one that was kept is alike.
+    """Keep a document unless it is similar to an earlier one that was kept.
 
     Args:
-        documents: The order decides which of two stays, so put the better source first.
-        threshold: The least similarity of shingles that counts as alike; finds and raises as
-            `near_duplicates`.
-        n: Words in a shingle.
+        documents: The order decides which of two is kept, so put the better source first.
+        threshold, n: See `near_duplicates`, which finds and raises the same.
 
     Returns:
         kept and dropped, each in the order given.

@@ -221,8 +221,10 @@ def test_a_threshold_that_is_none(threshold):
 def test_numbers_that_make_no_sense():
     with pytest.raises(UserError, match="at least one word, not 0"):
         near_duplicates([Document("a", "x")], n=0)
-    with pytest.raises(UserError, match="at least one entry, not 0"):
+    with pytest.raises(UserError, match="n_hashes ≥ 1 and seed ≥ 0"):
         MinHash(0)
+    with pytest.raises(UserError, match="n_hashes ≥ 1 and seed ≥ 0"):
+        MinHash(seed=-1)
 
 
 # Removal
