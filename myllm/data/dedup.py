@@ -207,7 +207,8 @@ def deduplicate(
 
     Args:
         documents: The order decides which of two is kept, so put the better source first.
-        threshold, n: See `near_duplicates`, which finds and raises the same.
+        threshold: The least similarity of two copies; see `near_duplicates`, which raises the same errors.
+        n: Words in a shingle.
 
     Returns:
         kept and dropped, each in the order given.

@@ -89,7 +89,7 @@ def best_fit(lengths: Sequence[int], block_size: int) -> list[list[int]]:
 
 
 def targets(packed: Packed) -> NDArray[np.int64]:
-    """The next token of each, (R, T) int64; `IGNORE` where the next belongs to another document or is padding."""
+    """The token after each, (R, T) int64; `IGNORE` where that is padding or of another document."""
     ids, document, _ = packed
     known = (document[:, 1:] == document[:, :-1]) & (document[:, 1:] >= 0)  # (R, T - 1)
     end = np.full((len(ids), 1), IGNORE, np.int64)

@@ -109,7 +109,7 @@ def test_convert(capsys, folder, tmp_path):
     assert half.model.norm.weight.dtype == torch.bfloat16 and half.tokenizer.encode("a") == [97]
     for name, weight in whole.model.state_dict().items():
         assert torch.equal(half.model.state_dict()[name], weight.bfloat16())
-    assert "is there already" in fails(capsys, "convert", str(folder), str(target))
+    assert "exists already" in fails(capsys, "convert", str(folder), str(target))
     assert "--dtype must be" in fails(capsys, "convert", str(folder), str(tmp_path / "b"), "--dtype", "int8")
     assert "no file" in fails(capsys, "convert", str(tmp_path / "x.gguf"), str(tmp_path / "b"))
     assert not (tmp_path / "b").exists()
