@@ -39,7 +39,12 @@ STREAMS = (  # name, mode, and what happens to a character that the encoding lac
     ("stdout", "w", "backslashreplace"),
     ("stderr", "w", "backslashreplace"),
 )
-OUT_OF_MEMORY = "allocate memory|not enough memory|out of memory|map segment|start new thread"
+SURROUNDINGS = {  # what an error of the libraries says, and what to do about it
+    "MemoryError|allocate memory|not enough memory|out of memory|map segment|start new thread": (
+        "There is not enough memory; free some, or take a smaller model, batch or text."
+    ),
+    "determine home directory": "There is no home folder; write paths in full instead of with ~.",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -61,9 +66,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         _drop_output()
         return _fail(f"Cannot go on: {error.strerror or error}; fix that and run again.")
     except (MemoryError, RuntimeError, ImportError) as error:
-        if not isinstance(error, MemoryError) and not re.search(OUT_OF_MEMORY, str(error)):
+        found = [advice for pattern, advice in SURROUNDINGS.items() if re.search(pattern, repr(error))]
+        if not found:
             raise
-        return _fail("There is not enough memory; free some, or take a smaller model, batch or text.")
+        return _fail(found[0])
 
 
 def _prepare_streams() -> None:
@@ -111,4 +117,5 @@ def _fail(message: str, code: int = 1) -> int:
 
 def _drop_output() -> None:
     """Discard what standard output still holds, so that closing it cannot fail a second time."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    with suppress(OSError):  # a stream without a descriptor, as in a notebook or a test
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

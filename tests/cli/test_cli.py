@@ -26,6 +26,11 @@ MYLLM = str(Path(sys.executable).with_name("myllm"))
 LICENCE = Path("/usr/share/common-licenses/GPL-3")  # on every Debian system
 
 
+def default_signals():
+    """In a child: let Ctrl-C work even where it is ignored for the tests (nohup, cron, a job after &)."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def execute(*args, input=None, **options):
     """Run the executable; standard input is empty unless given."""
     input = {"input": input} if input is not None else {"stdin": subprocess.DEVNULL}
@@ -419,6 +424,7 @@ def test_ctrl_c_during_training_writes_nothing(folder, wait_for):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=default_signals,
     ) as process:
         process.stdin.write("some words to learn from, " * 10_000)
         process.stdin.flush()
@@ -449,7 +455,7 @@ def test_an_interrupted_download_goes_on_where_it_stopped(server, tmp_path):
     def start(habit):
         command = [sys.executable, "-c", code, f"{server.url}/{habit}", str(len(server.data)), right]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        return subprocess.Popen(command, env=env, **pipes)
+        return subprocess.Popen(command, env=env, preexec_fn=default_signals, **pipes)
 
     part = tmp_path / "sub" / "a.bin.part"
     with start("stall") as process:
