@@ -14,7 +14,7 @@ LIMITS = {"n_layer": 100, "n_head": 128, "n_embd": 16_384, "vocab_size": 300_000
 
 
 class BlockDiagram(Widget):
-    """Draws a GPT-2, of which the reader may change every size, with live shapes, parameters and operations.
+    """Draws a GPT-2 whose sizes the reader may change, with live shapes, parameters and operations.
 
     The sums are those of `myllm.config.ModelConfig`: `n_params` and `flops_per_token`.
 

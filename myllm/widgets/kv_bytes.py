@@ -1,4 +1,4 @@
-"""How many bytes the keys and values of a running text take, beside those of the weights."""
+"""The bytes of the key-value cache, compared with those of the weights."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ FORMATS = ("float32", "bfloat16", "int8")
 
 
 class KVBytes(Widget):
-    """Counts the cache of a published model, of which the reader may change every number.
+    """Shows the cache of a published model, whose numbers the reader may change.
 
     The cache is that of `myllm.config.ModelConfig.kv_bytes`; with a window only the last tokens are kept.
     Changing heads leaves the width of the model as it is.

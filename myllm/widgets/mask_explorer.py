@@ -1,4 +1,4 @@
-"""Who may look at whom, and what a small trained model then does: both are computed in the page."""
+"""Which positions attend to which, and what a small trained model then writes; computed in the page."""
 
 from __future__ import annotations
 

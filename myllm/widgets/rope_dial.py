@@ -1,4 +1,4 @@
-"""Rotary positions: the hands of a query and a key, and how long each pair of a head takes to turn."""
+"""Rotary positions: the angles of a query and a key, and the wavelength of each pair of a head."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ MAX_POSITION = 100
 
 
 class RopeDial(Widget):
-    """Turns one pair of a query and a key, and shows the wavelengths of all pairs under a scaling.
+    """Rotates one pair of a query and a key, and shows the wavelengths of all pairs under a scaling.
 
-    The frequencies are those of `myllm.model.rope`; what `myllm.config.RopeScaling` leaves open has its
-    default there.
+    The frequencies are those of `myllm.model.rope`; settings not given here have the defaults of
+    `myllm.config.RopeScaling`.
 
     Args:
-        head_dim: Numbers of a head that turn, an even number from 4 to 256.
+        head_dim: The dimensions that are rotated, an even number from 4 to 256.
         theta: Base of the frequencies, at least 2.
         pair: The pair first seen, from 0.
         query: Position m of the query, 0 to 100.

@@ -1,4 +1,4 @@
-"""Windows cut from a text: the inputs of one, its targets one token further on, and what none reaches."""
+"""Windows cut from a text: inputs, targets one token later, and the tokens that no window reaches."""
 
 from __future__ import annotations
 
