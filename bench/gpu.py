@@ -40,11 +40,13 @@ class WholeBuffer:
         self.slots = torch.arange(size, device="cuda")
 
     def positions(self, T: int) -> Tensor:
+        """The whole buffer's, -1 where it is empty."""
         self.new = self.length + self.slots[:T]
         self.length.add_(T)
         return torch.where(self.slots < self.length, self.slots, -1)
 
     def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Writes in place; returns the whole buffer."""
         self.k[layer].index_copy_(2, self.new, k)
         self.v[layer].index_copy_(2, self.new, v)
         return self.k[layer], self.v[layer]

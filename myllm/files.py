@@ -31,7 +31,7 @@ DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 
 
 class UserError(Exception):
-    """A mistake of the user's: one sentence that names the mend. The command line prints it and exits 1."""
+    """A mistake of the user's, in one sentence that says how to fix it; the command line exits with 1."""
 
 
 def reason(error: BaseException) -> str:
@@ -44,18 +44,32 @@ def reason(error: BaseException) -> str:
 
 
 def expand(path: StrPath) -> Path:
-    """A path with ``~`` expanded; that of an unknown user stays as it is, and then no such file is found."""
-    return Path(os.path.expanduser(path))  # noqa: PTH111  (Path.expanduser raises RuntimeError)
+    """A path with ``~`` and ``~user`` expanded, where there is such a home folder.
+
+    Raises:
+        UserError: The path is empty or contains a null byte.
+    """
+    path = os.fspath(path)
+    if not path or "\0" in path:
+        raise UserError("An empty path, or one with a null byte, names no file; give a name.")
+    return Path(os.path.expanduser(path))  # noqa: PTH111 - Path.expanduser raises where there is no home
 
 
 def cache_dir() -> Path:
-    """The folder that holds downloads: ``MYLLM_CACHE`` where it is set, else ``~/.cache/myllm``."""
-    return Path(os.environ.get("MYLLM_CACHE") or "~/.cache/myllm").expanduser()
+    """The folder of downloads: ``MYLLM_CACHE`` where it is set, else ``~/.cache/myllm``.
+
+    Raises:
+        UserError: The environment variable is not set and there is no home folder.
+    """
+    folder = expand(os.environ.get("MYLLM_CACHE") or "~/.cache/myllm")
+    if folder.parts[0] == "~":
+        raise UserError("There is no home folder for downloads; set MYLLM_CACHE to a folder.")
+    return folder
 
 
 @contextmanager
 def atomic_writer(path: StrPath) -> Generator[BinaryIO]:
-    """Open a file for bytes that appears at ``path`` whole or not at all.
+    """Open a binary file that appears at ``path`` whole or not at all.
 
     The bytes go to a temporary file in the same folder. When the block ends, they are forced to the disk and
     the file takes its name in one step. Whatever ends the block early, Ctrl-C included, removes the temporary
@@ -65,16 +79,16 @@ def atomic_writer(path: StrPath) -> Generator[BinaryIO]:
     Raises:
         UserError: ``path`` cannot be written, or the disk is full.
     """
-    target = Path(os.path.realpath(path))  # through a symbolic link, to the file it stands for
+    target = Path(os.path.realpath(expand(path)))  # follows symbolic links to the file itself
     if not target.parent.is_dir():
         raise UserError(f"Cannot write {path}: there is no folder {target.parent}; make it first.")
-    temporary = target.with_name(f".{target.name[:40]}.{secrets.token_hex(4)}.tmp")
+    temporary = target.parent / f".{target.name[:40]}.{secrets.token_hex(4)}.tmp"
     try:
         old = target.exists()
         if old and not target.is_file():  # renaming over a device such as /dev/null would destroy it
             raise UserError(f"Cannot write {path}: it is not an ordinary file; choose another name.")
         if old:
-            target.open("r+b").close()  # what may not be written may not be replaced either
+            target.open("r+b").close()  # a file without write permission must not be replaced either
         with temporary.open("xb") as file:
             if old:
                 shutil.copymode(target, temporary)
@@ -86,7 +100,7 @@ def atomic_writer(path: StrPath) -> Generator[BinaryIO]:
         temporary.replace(target)
         _sync_folder(target.parent)
     except OSError as error:
-        # An error that names another file comes from the caller's own work and is not ours to explain.
+        # An error that names another file was raised by the code inside the block; it is passed on.
         if error.errno in DISK_ERRORS or error.filename in (str(target), str(temporary)):
             raise UserError(f"Cannot write {path}: {reason(error)}.") from error
         raise
@@ -96,13 +110,12 @@ def atomic_writer(path: StrPath) -> Generator[BinaryIO]:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Force a new name to the disk, where the system can (Windows cannot)."""
+    """Flush a new directory entry to the disk, where the system can (Windows cannot)."""
     with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
-        try:
+        with suppress(OSError):
             os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        os.close(descriptor)
 
 
 def atomic_write(path: StrPath, data: bytes | str) -> None:
@@ -117,17 +130,16 @@ def _name(source: Source) -> str:
 
 @contextmanager
 def _opened(source: Source) -> Generator[BinaryIO]:
+    is_path = isinstance(source, (str, os.PathLike))
     try:
-        with (
-            Path(source).open("rb") if isinstance(source, (str, os.PathLike)) else nullcontext(source) as file
-        ):
+        with expand(source).open("rb") if is_path else nullcontext(source) as file:
             yield file
     except OSError as error:
         raise UserError(f"Cannot read {_name(source)}: {reason(error)}.") from error
 
 
 def _blocks(source: Source, limit: float) -> Iterator[bytes]:
-    size = 0  # counted as it comes: a pipe or a device does not tell its size
+    size = 0  # counted while reading, since a pipe or a device does not tell its size
     with _opened(source) as file:
         while block := file.read(BLOCK):
             size += len(block)
@@ -146,22 +158,23 @@ def read_bytes(source: Source, *, limit: int = LIMIT) -> bytes:
 
 
 def read_text_blocks(source: Source, *, limit: float = math.inf) -> Iterator[str]:
-    """The text of a UTF-8 file or stream, 64 kB at a time, line ends as they stand.
+    """The text of a UTF-8 file or stream, 64 kB at a time, without a byte-order mark; line ends are kept.
 
     Raises:
         UserError: it is missing, a folder, unreadable, longer than ``limit`` bytes, binary or not UTF-8.
     """
-    decoder, position = codecs.getincrementaldecoder("utf-8")(), 0
+    decoder, position = codecs.getincrementaldecoder("utf-8-sig")(), 0
     for block in chain(_blocks(source, limit), [b""]):  # the empty block is the end
+        if not position and block.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise UserError(f"{_name(source)} is UTF-16 or UTF-32 text; convert it to UTF-8.")
         if b"\0" in block:
             raise UserError(f"{_name(source)} is binary, not text; convert it to UTF-8 text.")
-        start = position - len(decoder.getstate()[0])
+        position += len(block)
         try:
             text = decoder.decode(block, final=not block)
         except UnicodeDecodeError as error:
-            where = f"byte {start + error.start:,}"
+            where = f"byte {position - len(error.object) + error.start:,}"
             raise UserError(f"{_name(source)} is not UTF-8 text ({where}); convert it to UTF-8.") from error
-        position += len(block)
         if text:
             yield text
 
@@ -203,19 +216,19 @@ def sha256(path: StrPath) -> str:
 def download(url: str, path: StrPath, *, sha256: str, progress: bool | None = None) -> Path:
     """Fetch ``url`` into ``path``, unless it is there already.
 
-    The bytes collect in ``path`` + ``.part``, and a later call goes on from there. The file takes its name
-    only when its checksum is right, so what stands at ``path`` can be trusted.
+    The bytes are collected in ``path`` + ``.part``, from which a later call resumes. The file is renamed to
+    ``path`` only when its checksum is right, so whatever is at ``path`` can be trusted.
 
     Args:
-        url: Where it lies.
-        path: Where it goes; missing folders are made.
-        sha256: What the whole file must hash to, as 64 hexadecimal digits.
-        progress: Show a bar; None shows one only on a terminal.
+        url: The address of the file.
+        path: Where to write it; missing folders are made.
+        sha256: The SHA-256 of the whole file, as 64 hexadecimal digits.
+        progress: Show a progress bar; None shows one only on a terminal.
 
     Raises:
         UserError: no network, no such address, a wrong checksum (the part is then removed), a full disk.
     """
-    path = Path(path)
+    path = expand(path)
     part = path.with_name(path.name + ".part")
     if _has(path, sha256):
         return path
@@ -225,7 +238,7 @@ def download(url: str, path: StrPath, *, sha256: str, progress: bool | None = No
             with suppress(ImportError):  # Windows has no flock, and needs none: it renames no open file
                 import fcntl
 
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # gone when this process is gone
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # released when this process ends
             if _has(path, sha256):  # another process finished it while this one waited for the lock
                 return path
             if not _has(part, sha256):
@@ -233,7 +246,7 @@ def download(url: str, path: StrPath, *, sha256: str, progress: bool | None = No
                 os.fsync(file.fileno())
             if not _has(part, sha256):
                 part.unlink()
-                raise UserError(f"What {url} sent has a wrong checksum; nothing of it was kept, run again.")
+                raise UserError(f"The file from {url} has a wrong checksum and was removed; run again.")
             part.replace(path)
             _sync_folder(path.parent)
     except OSError as error:
@@ -246,7 +259,7 @@ def _has(path: Path, expected: str) -> bool:
 
 
 def _fetch(url: str, part: BinaryIO, progress: bool | None) -> None:
-    """Append to ``part`` what it lacks of ``url``; where the server cannot resume, start afresh."""
+    """Append the rest of ``url`` to ``part``; where the server cannot resume, start from the beginning."""
     from http.client import HTTPException  # slow to import and seldom needed
     from urllib.request import Request, urlopen
 

@@ -153,6 +153,10 @@ UNREADABLE = {
     ".": (None, "it is a folder"),
     "binary": (b"PK\x03\x04\x00\x00", "binary, not text"),
     "latin-1": (b"a" * 70_000 + "Zürich".encode("latin-1"), r"not UTF-8 text \(byte 70,001\)"),
+    "latin-1 after a mark": (b"\xef\xbb\xbf" + b"a" * 9 + b"\xe9.", r"not UTF-8 text \(byte 12\)"),
+    "utf-16": ("\ufeffZürich".encode("utf-16-le"), "utf-16 is UTF-16 or UTF-32 text; convert it to UTF-8"),
+    "utf-16-be": ("\ufeffZürich".encode("utf-16-be"), "utf-16-be is UTF-16 or UTF-32 text"),
+    "utf-32": ("\ufeffZürich".encode("utf-32-le"), "is UTF-16 or UTF-32 text"),
     "half a character at the end": ("Zü".encode()[:-1], r"not UTF-8 text \(byte 1\)"),
     "half a character at a block's end": (b"a" * 65_535 + b"\xc3", r"not UTF-8 text \(byte 65,535\)"),
 }
@@ -177,8 +181,57 @@ def test_text_is_read_as_it_stands_wherever_blocks_end(text, block):
         blocks = [*read_text_blocks(io.BytesIO(text.encode()))]
     finally:
         files.BLOCK = usual
-    assert "".join(blocks) == text
+    assert "".join(blocks) == text.removeprefix("\ufeff")
     assert all(blocks)
+
+
+@pytest.mark.parametrize("block", [1, 2, 3, 4, 1 << 16])
+def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path, monkeypatch, block):
+    """One mark at the beginning goes; a second one, or one further on, is a character of the text."""
+    monkeypatch.setattr(files, "BLOCK", block)
+    path = tmp_path / "marked.json"
+    for text in ("", "é", "\ufeff", "a\ufeffb"):
+        path.write_bytes(text.encode("utf-8-sig"))
+        assert read_text(path) == text
+    path.write_bytes(b"\xef\xbb\xbf[1]")
+    assert read_json(path, "a list") == [1]
+
+
+# Names of files
+
+
+def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    atomic_write("~/a", "text")
+    assert read_text("~/a") == (tmp_path / "a").read_text() == "text"
+    assert files.sha256("~/a") == hashlib.sha256(b"text").hexdigest()
+    with pytest.raises(UserError, match=r"Cannot read ~nosuchuser/a: there is no such file"):
+        read_text("~nosuchuser/a")
+    atomic_write("~nosuchuser", "a name like any other")
+    assert names(tmp_path) == ["a", "~nosuchuser"]
+
+
+def test_without_a_home_folder_a_tilde_is_a_character(tmp_path, monkeypatch):
+    """As for a user without an entry in the passwd file and without HOME."""
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)
+    monkeypatch.delenv("MYLLM_CACHE", raising=False)
+    with pytest.raises(UserError, match="no home folder for downloads; set MYLLM_CACHE"):
+        files.cache_dir()
+    monkeypatch.setenv("MYLLM_CACHE", str(tmp_path))
+    assert files.cache_dir() == tmp_path
+
+
+@pytest.mark.parametrize("path", ["", "a\0b"])
+@pytest.mark.parametrize("use", [read_text, files.sha256, lambda path: atomic_write(path, "")])
+def test_a_path_that_names_nothing(path, use):
+    with pytest.raises(UserError, match="names no file; give a name"):
+        use(path)
+
+
+def test_the_root_of_all_folders_is_no_file():
+    with pytest.raises(UserError, match="Cannot write /: it is not an ordinary file"):
+        atomic_write("/", "")
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,17 @@
 """The command line ``myllm``: one module a group, its commands in ``COMMANDS``.
 
 A command is a dataclass: its fields are the options, its docstrings the help, and ``run()`` does the work and
-returns the exit code. What is slow to import is imported there, so that help comes at once.
+returns the exit code. Slow imports stand there, so that help is shown at once.
 """
 
 import os
+import re
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 from inspect import getdoc
+from io import TextIOWrapper
 from typing import Any
 
 from myllm.files import UserError
@@ -23,18 +26,31 @@ Examples:
 
 Add --help to a command for its options.
 
-Exit codes: 0 done, 1 a mistake that one line explains, 2 not a command, 130 interrupted."""
+Exit codes: 0 success, 1 an error that one line explains, 2 not a valid command, 130 interrupted."""
 
 GROUPS = {
     "tokenizer": "Train a tokenizer and use it.",
-    "data": "Make token shards of texts, and check them.",
+    "data": "Build token shards from texts, and check them.",
     "exercises": "Practise: start, check, take a hint.",
+}
+
+STREAMS = (  # name, mode, and what happens to a character that the encoding lacks
+    ("stdin", "r", "replace"),
+    ("stdout", "w", "backslashreplace"),
+    ("stderr", "w", "backslashreplace"),
+)
+SURROUNDINGS = {  # what an error of the libraries says, and what to do about it
+    "MemoryError|allocate memory|not enough memory|out of memory|map segment|start new thread": (
+        "There is not enough memory; free some, or take a smaller model, batch or text."
+    ),
+    "determine home directory": "There is no home folder; write paths in full instead of with ~.",
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; a mistake of the user's is one line on standard error."""
     args = [*(sys.argv[1:] if argv is None else argv)] or ["--help"]
+    _prepare_streams()
     try:
         code = _run(["version"] if args == ["--version"] else args)
         sys.stdout.flush()
@@ -48,7 +64,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except OSError as error:
         _drop_output()
-        return _fail(f"Cannot go on: {error.strerror or error}; mend that and run again.")
+        return _fail(f"Cannot go on: {error.strerror or error}; fix that and run again.")
+    except (MemoryError, RuntimeError, ImportError) as error:
+        found = [advice for pattern, advice in SURROUNDINGS.items() if re.search(pattern, repr(error))]
+        if not found:
+            raise
+        return _fail(found[0])
+
+
+def _prepare_streams() -> None:
+    """Replace closed standard streams by the null device; let no character make reading or printing fail."""
+    for name, mode, errors in STREAMS:
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115, PTH123 - for the whole process
+        stream = getattr(sys, name)
+        if isinstance(stream, TextIOWrapper) and stream.errors != errors:
+            stream.reconfigure(errors=errors)
 
 
 def _run(args: Sequence[str]) -> int:
@@ -71,18 +102,20 @@ def _run(args: Sequence[str]) -> int:
     return command.run()
 
 
-def _register(app: Any, group: str, asked: Sequence[str]) -> None:
-    """Add commands: with the docstring for the one that is asked for, with its first line for the list."""
+def _register(app: Any, group: str, requested: Sequence[str]) -> None:
+    """Add commands: the requested one with its whole docstring, the others with its first line."""
     for name, command in import_module(f"myllm.cli.{group}").COMMANDS.items():
         about = getdoc(command) or ""
-        app.command(command, name=name, help=about if name in asked else about.split("\n")[0])
+        app.command(command, name=name, help=about if name in requested else about.split("\n")[0])
 
 
 def _fail(message: str, code: int = 1) -> int:
-    print(f"myllm: {message}", file=sys.stderr)
+    with suppress(OSError):  # standard error may be full or gone
+        print(f"myllm: {message}", file=sys.stderr, flush=True)
     return code
 
 
 def _drop_output() -> None:
-    """Throw away what standard output still holds, so that closing it cannot fail a second time."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    """Discard what standard output still holds, so that closing it cannot fail a second time."""
+    with suppress(OSError):  # a stream without a descriptor, as in a notebook or a test
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,4 +1,4 @@
-"""``myllm data``: build token shards from text, look into them."""
+"""``myllm data``: build token shards from text, and check them."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -21,9 +21,9 @@ Folder = Annotated[str, arg(metavar="FOLDER")]
 class Build:
     """Encode texts into a folder of token shards, which training reads without loading them.
 
-    A text file is one document; a line of a .jsonl file is one, its text under "text"; a corpus of the course
-    goes by its name. Each document ends with the tokenizer's end token, where it has one. The folder appears
-    when all is done.
+    Each text file is one document, and so is each line of a .jsonl file, with its text under "text". A corpus
+    of the course is given by its name. Each document ends with the tokenizer's end token, where it has one.
+    The folder appears when everything has been written.
 
     Examples:
         myllm data build shakespeare --tokenizer gpt2 --out shakespeare-gpt2
@@ -33,16 +33,16 @@ class Build:
     files: Annotated[tuple[str, ...], Positional, arg(metavar="FILE …")]
     """UTF-8 text files, .jsonl files, or names of corpora."""
     tokenizer: Annotated[str, arg(metavar="NAME|PATH")]
-    """A tokenizer by name or file, or "bytes": each byte an id."""
+    """A tokenizer by name or file, or "bytes": each byte is an id."""
     out: Folder
     """The folder to make."""
     clean: bool = False
-    """Tidy each document first (see myllm.data.corpus.clean); it must then fit in memory."""
+    """Clean each document first (see myllm.data.corpus.clean); each must then fit in memory."""
     json: bool = False
     """Print one JSON object about the result."""
 
     def run(self) -> int:
-        """Build, then say what was made."""
+        """Build, then print what was made."""
         from myllm.data.corpus import clean
         from myllm.data.shards import hash_vocabulary, write_shards
 
@@ -61,7 +61,7 @@ class Build:
 
 @dataclass(frozen=True)
 class Info:
-    """Check a folder of shards, every byte of it, and say what it holds.
+    """Check every byte of a folder of shards, and print what it holds.
 
     Examples:
         myllm data info shakespeare-gpt2
@@ -101,7 +101,7 @@ def _documents(file: str) -> Iterator[Iterable[str]]:
     if file in corpus.CORPORA and not Path(file).exists():
         for document in corpus.load(file):
             yield [document.text]
-    elif file.endswith(".jsonl"):
+    elif file.lower().endswith(".jsonl"):
         for number, line in enumerate(_lines(read_text_blocks(file)), 1):
             if line.strip():
                 yield [_text(line, f"line {number} of {file}")]
@@ -111,27 +111,27 @@ def _documents(file: str) -> Iterator[Iterable[str]]:
 
 def _lines(blocks: Iterable[str]) -> Iterator[str]:
     """Regroup blocks of text into lines."""
-    held: list[str] = []
+    pending: list[str] = []
     for block in blocks:
         first, *others = block.split("\n")
-        held.append(first)
+        pending.append(first)
         for part in others:
-            yield "".join(held)
-            held = [part]
-    yield "".join(held)
+            yield "".join(pending)
+            pending = [part]
+    yield "".join(pending)
 
 
 def _text(line: str, where: str) -> str:
     text: Any = None
     with suppress(ValueError, KeyError, TypeError, RecursionError):
-        text = json.loads(line)["text"]
+        text = json.loads(line.removeprefix("\ufeff"))["text"]  # a mark stands where files were joined
     if not isinstance(text, str):
-        raise UserError(f'There is no JSON object with a "text" in {where}; mend or remove that line.')
+        raise UserError(f'There is no JSON object with a "text" in {where}; fix or remove that line.')
     return text
 
 
 def _encode(tokenizer: "Tokenizer", document: Iterable[str]) -> Iterator[int]:
-    """The ids of a document, a piece of it at a time where a cut changes no id, and the end token."""
+    """The ids of a document and the end token, encoded piece by piece where a cut changes no id."""
     from myllm.tokenizers.bpe import BPE
     from myllm.tokenizers.patterns import PATTERNS, pieces
     from myllm.tokenizers.ranks import RankedBPE
@@ -154,8 +154,8 @@ def _report(folder: str, as_json: bool, tokenizer: "Tokenizer | None" = None) ->
         "path": folder,
         "tokens": len(shards),
         "documents": len(shards.documents) - 1,
-        "shards": len(shards.headers),
-        "dtype": f"uint{8 * shards.headers[0].item_size}",
+        "shards": len(shards.parts),
+        "dtype": str(shards.parts[0].dtype),
         "vocab_size": shards.vocab_size,
         "vocab_hash": shards.vocab_hash,
     }

@@ -13,7 +13,7 @@ import myllm
 
 @dataclass(frozen=True)
 class Version:
-    """Say which version this is, and what it stands on.
+    """Print the version of this package and of the libraries it is built on.
 
     Examples:
         myllm version
@@ -34,10 +34,10 @@ class Version:
 
 @dataclass(frozen=True)
 class Download:
-    """Fetch a named file and print its path; without a name, list what there is.
+    """Download a named file and print its path; without a name, list the files.
 
-    A file is fetched once into ~/.cache/myllm, or into the folder that MYLLM_CACHE names, and its SHA-256 is
-    checked. The corpora come with the package and need no fetching.
+    A file is downloaded once, into ~/.cache/myllm or the folder that MYLLM_CACHE names, and its SHA-256 is
+    checked. The corpora come with the package.
 
     Examples:
         myllm download
@@ -45,12 +45,12 @@ class Download:
     """
 
     name: Annotated[str | None, Positional, arg(metavar="[NAME]")] = None
-    """What to fetch."""
+    """The file to download."""
     json: bool = False
     """Print JSON."""
 
     def run(self) -> int:
-        """Fetch and print the path, or print the table."""
+        """Download the file and print its path, or print the table."""
         from myllm.data.downloads import download
 
         rows = _rows()
@@ -61,7 +61,7 @@ class Download:
         try:
             path = included.get(self.name) or str(download(self.name))
         except KeyboardInterrupt:
-            raise KeyboardInterrupt("interrupted; run the same command again to go on") from None
+            raise KeyboardInterrupt("interrupted; run the same command again to resume") from None
         print(json.dumps({"name": self.name, "path": path}) if self.json else path)
         return 0
 

@@ -3,24 +3,25 @@
 import json
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, UseAppendAction, arg
 
-from myllm.files import UserError, read_text
+from myllm.files import UserError, expand, read_json, read_text
 
 if TYPE_CHECKING:
     from myllm.config import ModelConfig
     from myllm.llm import LLM
 
+MAX_BATCH = 1 << 30
 Name = Annotated[str, Positional, arg(metavar="NAME|PATH")]
 
 
 @dataclass(frozen=True)
 class Models:
-    """List the models whose numbers are known, and those that can be fetched by name.
+    """List the models whose configurations are known, and those that can be downloaded by name.
 
     Examples:
         myllm models
@@ -48,17 +49,16 @@ class Models:
             ["Name", "Parameters", "Layers", "Width", "Heads", "KV heads", "Context"],
             [[row["name"], *(f"{row[key]:,}" for key in list(row)[1:])] for row in rows],
         )
-        where = downloads.find("smollm2")
-        here = f"here: {where}" if where else "run `myllm download smollm2` first (98 MB)"
-        print(f"\nReady to use by name: smollm2, which is smollm2-135m with its weights; {here}")
+        where = downloads.find("smollm2") or "run `myllm download smollm2` first (98 MB)"
+        print(f"\nReady to use by name: smollm2, which is smollm2-135m with its weights: {where}")
         return 0
 
 
 @dataclass(frozen=True)
 class Info:
-    """Say what a model is and what it costs: layers, parameters, operations, memory.
+    """Describe a model and its cost: layers, parameters, operations, memory.
 
-    A model is a name of `myllm models`, a GGUF file, or a folder with a config.json.
+    The model is a name that `myllm models` lists, a GGUF file, or a folder with a config.json.
 
     Examples:
         myllm info gpt2
@@ -67,11 +67,11 @@ class Info:
     """
 
     model: Name
-    """What to describe."""
+    """The model to describe."""
     context: Annotated[int | None, arg(metavar="T")] = None
-    """Tokens of each text; by default the longest, at most 4,096."""
+    """Tokens of each text; by default the whole context, at most 4,096."""
     batch: Annotated[int, arg(metavar="B")] = 1
-    """Texts at a time."""
+    """The number of texts in a batch."""
     json: bool = False
     """Print one JSON object."""
 
@@ -81,31 +81,25 @@ class Info:
 
         config = _config(self.model)
         T = min(config.block_size, 4096) if self.context is None else self.context
-        if not 1 <= T <= config.block_size or self.batch < 1:
-            raise UserError(f"--context must lie between 1 and {config.block_size}, --batch be 1 or more.")
-        memory: dict[str, dict[str, dict[str, int]]] = {}
-        for dtype in (torch.float32, torch.bfloat16):
-            kinds = {"generating": False, "training": True}
-            memory[str(dtype).removeprefix("torch.")] = {
-                name: (found := config.memory(self.batch, T, dtype=dtype, training=training))._asdict()
-                | {"total": found.total}
-                for name, training in kinds.items()
-            }
-        facts = {"parameters": config.n_params, "flops_per_token": config.flops_per_token(T)}
-        facts |= {"context": T, "batch": self.batch}
+        if not 1 <= T <= config.block_size or not 1 <= self.batch <= MAX_BATCH:
+            limits = f"--context between 1 and {config.block_size}, --batch between 1 and {MAX_BATCH:,}"
+            raise UserError(f"Numbers are out of range; give {limits}.")
+        memory: dict[str, dict[str, dict[str, int]]] = {"float32": {}, "bfloat16": {}}
+        columns = [(dtype, use) for dtype in memory for use in ("generating", "training")]
+        for dtype, use in columns:
+            found = config.memory(self.batch, T, dtype=getattr(torch, dtype), training=use == "training")
+            memory[dtype][use] = found._asdict() | {"total": found.total}
         if self.json:
-            print(json.dumps({"name": self.model, **facts, "memory": memory, "config": asdict(config)}))
+            facts = {"parameters": config.n_params, "flops_per_token": config.flops_per_token(T)}
+            facts |= {"context": T, "batch": self.batch, "memory": memory, "config": asdict(config)}
+            print(json.dumps({"name": self.model, **facts}))
             return 0
         print(_sentences(self.model, config, T))
-        columns = [(dtype, use) for dtype in memory for use in memory[dtype]]
         print(f"\nMemory in MB, {self.batch} x {T:,} tokens; training with Adam:")
         _table(
             ["", *(f"{use}, {dtype}" for dtype, use in columns)],
             [
-                [
-                    part.replace("_", " "),
-                    *(f"{memory[dtype][use][part] / 1e6:,.1f}" for dtype, use in columns),
-                ]
+                [part.replace("_", " "), *(f"{memory[d][use][part] / 1e6:,.1f}" for d, use in columns)]
                 for part in memory["float32"]["training"]
             ],
         )
@@ -114,28 +108,35 @@ class Info:
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How a model writes."""
+    """How a model generates text."""
 
     max_new_tokens: Annotated[int | None, arg(metavar="N")] = None
-    """The most tokens that are written; by default 256, or as many as the context holds."""
+    """The most tokens to generate; by default 256, or as many as the context holds."""
     temperature: Annotated[float, arg(metavar="X")] = 0.0
-    """0 takes the likeliest token each time, 1 draws from the model's own distribution."""
+    """0 takes the most likely token each time, 1 samples from the model's own distribution."""
     stop: Annotated[tuple[str, ...], UseAppendAction, arg(metavar="TEXT")] = ()
     """End before this text."""
     seed: Annotated[int | None, arg(metavar="N")] = None
-    """Makes the draws repeatable."""
+    """Makes sampling repeatable; 0 or more."""
 
     def options(self) -> dict[str, Any]:
-        """As `LLM.stream` takes them."""
+        """The options as `LLM.stream` takes them.
+
+        Raises:
+            UserError: The seed is negative.
+        """
+        if self.seed is not None and self.seed < 0:
+            raise UserError(f"--seed must be 0 or more, not {self.seed}.")
+        seed = None if self.seed is None else self.seed % (1 << 64)  # all that PyTorch takes
         length = {} if self.max_new_tokens is None else {"max_new_tokens": self.max_new_tokens}
-        return {"temperature": self.temperature, "stop": self.stop, "seed": self.seed, **length}
+        return {"temperature": self.temperature, "stop": self.stop, "seed": seed, **length}
 
 
 @dataclass(frozen=True)
 class Generate(Sampling):
     """Continue a text.
 
-    A model is smollm2, a GGUF file, a folder with weights, or a name on the Hugging Face hub.
+    The model is smollm2, a GGUF file, a folder with weights, or a name on the Hugging Face hub.
 
     Examples:
         myllm generate smollm2 'The capital of France is' --max-new-tokens 8
@@ -143,14 +144,17 @@ class Generate(Sampling):
     """
 
     model: Name
-    """What writes."""
+    """The model."""
     prompt: Annotated[str | None, Positional, arg(metavar="[TEXT]")] = None
-    """What stands before; standard input without it."""
+    """The text to continue; by default standard input."""
 
     def run(self) -> int:
-        """Print the continuation as it comes."""
+        """Print the continuation piece by piece."""
+        options = self.options()
         prompt = read_text(sys.stdin.buffer) if self.prompt is None else self.prompt
-        _print(_load(self.model).stream(prompt, **self.options()))
+        llm = _load(self.model)
+        _refuse_too_long(llm, prompt)
+        _print(llm.stream(prompt, **options))
         return 0
 
 
@@ -165,29 +169,30 @@ class Chat(Sampling):
     """
 
     model: Name
-    """What answers."""
+    """The model."""
     message: Annotated[str | None, Positional, arg(metavar="[MESSAGE]")] = None
-    """Ask only this."""
+    """Answer this one message; by default the lines of standard input."""
     system: Annotated[str | None, arg(metavar="TEXT")] = None
-    """How the model should behave; by default what it was trained with."""
+    """The system message; by default the one that the model was trained with."""
 
     def run(self) -> int:
-        """Answer once, or in turn."""
+        """Answer one message, or a conversation."""
+        options = self.options()
         messages = [] if self.system is None else [{"role": "system", "content": self.system}]
         llm = _load(self.model)
         if self.message is None and sys.stdin.isatty():
             print("An empty line ends the conversation.", file=sys.stderr)
-        asked = [self.message] if self.message is not None else _lines()
-        for line in asked:
+        for line in _lines() if self.message is None else [self.message]:
             messages.append({"role": "user", "content": line})
-            answer = _print(llm.stream_chat(messages, **self.options()))
+            _refuse_too_long(llm, *(message["content"] for message in messages))
+            answer = _print(llm.stream_chat(messages, **options))
             messages.append({"role": "assistant", "content": answer})
         return 0
 
 
 @dataclass(frozen=True)
 class Convert:
-    """Write a model as a folder that this package and the library transformers read.
+    """Write a model into a folder that this package and the library transformers can load.
 
     Examples:
         myllm convert model.gguf folder
@@ -199,7 +204,7 @@ class Convert:
     target: Annotated[str, Positional, arg(metavar="FOLDER")]
     """The folder to write; it must be new or empty."""
     dtype: Annotated[str | None, arg(metavar="float32|bfloat16|float16")] = None
-    """What the weights become; by default as stored, float32 for a GGUF file."""
+    """The dtype of the weights; by default as stored, float32 for a GGUF file."""
 
     def run(self) -> int:
         """Load and save."""
@@ -207,9 +212,9 @@ class Convert:
 
         if self.dtype not in (None, "float32", "bfloat16", "float16"):
             raise UserError(f"--dtype must be float32, bfloat16 or float16, not {self.dtype!r}.")
-        folder = Path(self.target)
+        folder = expand(self.target)
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise UserError(f"{folder} is there already; name a new or empty folder.")
+            raise UserError(f"{folder} exists already; name a new or empty folder.")
         from myllm.llm import LLM
 
         dtype = None if self.dtype is None else getattr(torch, self.dtype)
@@ -228,15 +233,24 @@ def _load(name: str) -> "LLM":
     return LLM.from_pretrained(name)
 
 
+def _refuse_too_long(llm: "LLM", *texts: str) -> None:
+    """Refuse texts that cannot fit into the context, whatever their tokens are, before encoding them."""
+    size, context = sum(len(text.encode(errors="replace")) for text in texts), llm.config.block_size
+    if llm.tokenizer is None or size <= context:  # a token stands for at least one byte
+        return
+    longest = max(len(llm.tokenizer.decode_bytes([i])) for i in range(llm.tokenizer.vocab_size))
+    if size > context * (longest + 1):  # a space may be lost where a token is decoded alone
+        raise UserError(f"{size:,} bytes do not fit into a context of {context:,} tokens; shorten the text.")
+
+
 def _config(name: str) -> "ModelConfig":
     """The configuration of a preset, a GGUF file or a folder; weights are not read."""
     from myllm.config import ModelConfig
-    from myllm.files import read_json
     from myllm.presets import PRESETS
     from myllm.weights import gguf
     from myllm.weights.gguf_file import GGUFFile
 
-    path = Path(name)
+    path = expand(name)
     name = "smollm2-135m" if name == "smollm2" else name
     if name in PRESETS:
         return ModelConfig.preset(name)
@@ -256,25 +270,20 @@ def _sentences(name: str, c: "ModelConfig", T: int) -> str:
         f"feed-forward {c.intermediate_size:,} ({c.mlp}, {c.activation})\n"
         f"{c.vocab_size:,} tokens, {'tied' if c.tie_embeddings else 'untied'} embeddings; "
         f"{position[c.position]}, context {c.block_size:,}\n"
-        f"{c.flops_per_token(T) / 1e9:,.3f} GFLOP a token over {T:,} tokens, three times that in training"
+        f"{c.flops_per_token(T) / 1e9:,.3f} GFLOP a token over {T:,} tokens, three times as many in training"
     )
 
 
 def _lines() -> Iterable[str]:
-    """What the reader types, until an empty line."""
+    """The lines of standard input up to an empty one."""
     prompt = "> " if sys.stdin.isatty() else ""
-    while True:
-        try:
-            line = input(prompt)
-        except EOFError:
-            return
-        if not line.strip():
-            return
-        yield line
+    with suppress(EOFError):
+        while (line := input(prompt)).strip():
+            yield line
 
 
 def _print(pieces: Iterable[str]) -> str:
-    """Print the pieces as they come, and return them joined."""
+    """Print each piece at once, and return the whole text."""
     text = ""
     for piece in pieces:
         print(piece, end="", flush=True)

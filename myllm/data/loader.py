@@ -1,9 +1,9 @@
-"""Loaders: batches for training in a seeded order that can be left and taken up again anywhere.
+"""Loaders: batches for training in a seeded order that can be resumed at any batch.
 
-The items of a corpus, windows or packed rows, form one endless line: all of them in a random order, then all
-in another, and so on, epoch after epoch. A batch is the next few of that line. So every item comes once an
-epoch, every batch is full (the last of an epoch is filled up with the first items of the next), and one
-number says it all: how many items were given out.
+The items of a corpus, windows or packed rows, form one endless sequence: all of them in a random order, then
+all in another, and so on, epoch after epoch. A batch is the next few items of that sequence. So every item
+comes once an epoch, every batch is full (the last of an epoch is filled up with the first items of the next),
+and the state is one number: how many items have been returned.
 """
 
 from abc import abstractmethod
@@ -20,17 +20,17 @@ from myllm.files import UserError
 
 
 class Tokens(Protocol):
-    """A long row of token ids: an array, a memory map, `Shards`."""
+    """A long sequence of token ids: an array, a memory map, `Shards`."""
 
     def __len__(self) -> int: ...
     def __getitem__(self, key: slice, /) -> NDArray[Any]: ...
 
 
 def windows(n: int, block_size: int, stride: int | None = None) -> int:
-    """How many windows `n` tokens have.
+    """The number of windows in `n` tokens.
 
-    A window is `block_size` tokens and the one that follows, the last target. It begins `stride` tokens after
-    the one before, by default `block_size`: then no two windows share an input.
+    A window is `block_size` inputs and one more token, the last target. Each window begins `stride` tokens
+    after the previous one, by default `block_size`, so that no two windows share an input.
     """
     stride = block_size if stride is None else stride
     if block_size < 1 or stride < 1:
@@ -41,32 +41,37 @@ def windows(n: int, block_size: int, stride: int | None = None) -> int:
 def shuffled(n: int, seed: int, epoch: int) -> NDArray[np.int64]:
     """The numbers 0 … n - 1 in the order of an epoch, (n,) int64, the same on every machine.
 
-    NumPy promises the raw stream of a generator for good, but not what `permutation` makes of it; so we draw
-    n numbers and sort by them.
+    NumPy guarantees the raw stream of a generator for all versions, but not the result of `permutation`; so
+    we sort by n random numbers.
     """
     return np.random.PCG64([seed, epoch]).random_raw(n).argsort(kind="stable")
 
 
 class Loader(Iterator[tuple[Tensor, ...]]):
-    """Endless batches of `n` items; what a batch is made of, a subclass says.
+    """Endless batches of items; a subclass says what an item is.
 
     Args:
-        n: How many items there are.
+        n: The number of items.
         batch_size: B, items in a batch of this rank.
-        seed: Another number, another order.
-        shuffle: Without it every epoch goes from first to last.
-        rank, world: This process and how many there are. Together they give out what one process with
-            ``world * batch_size`` would, each its own part of every batch.
+        seed: At least 0; another number gives another order.
+        shuffle: False goes through each epoch from first to last.
+        rank, world: The number of this process, and how many there are. Together they return what one process
+            with ``world * batch_size`` would, each its own part of every batch.
+
+    Raises:
+        UserError: There are no items, or a number is out of range.
     """
 
-    def __init__(self, n: int, *, batch_size: int, seed: int, shuffle: bool, rank: int, world: int):
+    def __init__(
+        self, n: int, *, batch_size: int, seed: int = 0, shuffle: bool = True, rank: int = 0, world: int = 1
+    ):
         if n < 1:
-            raise UserError("There is not one item to load; give more text or a smaller block_size.")
+            raise UserError("There are no items to load; give more text or a smaller block_size.")
         if batch_size < 1 or seed < 0 or not 0 <= rank < world:
             raise UserError("A loader needs batch_size ≥ 1, seed ≥ 0 and 0 ≤ rank < world.")
         self.n, self.batch_size, self.seed, self.shuffle = n, batch_size, seed, shuffle
         self.rank, self.world = rank, world
-        self.position = 0  # items given out by all ranks together
+        self.position = 0  # items returned by all ranks together
         self._epoch, self._order = -1, np.empty(0, np.int64)
 
     @abstractmethod
@@ -80,7 +85,7 @@ class Loader(Iterator[tuple[Tensor, ...]]):
         return self.batch(np.array(items))
 
     def _item(self, i: int) -> int:
-        """The number of the item at place `i` of the endless line."""
+        """The number of the item at index `i` of the endless sequence."""
         epoch, i = divmod(i, self.n)
         if not self.shuffle:
             return i
@@ -89,13 +94,13 @@ class Loader(Iterator[tuple[Tensor, ...]]):
         return int(self._order[i])
 
     def state_dict(self) -> dict[str, int]:
-        """Where this loader stands, in plain numbers, the same on all ranks."""
+        """The position of this loader, in plain numbers, the same on all ranks."""
         return {"position": self.position, **self._identity()}
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
-        """Go on where another loader stood: the next batch is the one it would have given.
+        """Resume where another loader stopped: the next batch is the one it would have returned.
 
-        Batch size, rank and world may differ: what comes next is the same items, dealt out otherwise.
+        Batch size, rank and world may differ; the same items follow, in other batches.
 
         Raises:
             UserError: The state belongs to other items or another order.
@@ -106,49 +111,34 @@ class Loader(Iterator[tuple[Tensor, ...]]):
                 raise UserError(f"This state belongs to a loader with {there}; make the loader as it was.")
         position = state.get("position")
         if not isinstance(position, int) or position < 0:
-            raise UserError("This state does not say where the loader stood; take another checkpoint.")
+            raise UserError("This state does not hold a loader's position; take another checkpoint.")
         self.position = position
 
     def _identity(self) -> dict[str, int]:
-        """What decides the line."""
+        """What the order depends on."""
         return {"n": self.n, "seed": self.seed, "shuffle": int(self.shuffle)}
 
 
 class WindowLoader(Loader):
-    """Batches ``(x, y)`` of windows of a long row of tokens, both (B, T) int64; y is x one token later.
-
-    The tokens stay where they are; a batch copies its own.
+    """Batches ``(x, y)`` of windows of a long sequence of tokens, both (B, T) int64; y is x one token later.
 
     Args:
-        tokens: One row of ids.
+        tokens: The ids; a batch copies its own, the others stay where they are.
         block_size: T, tokens in a window.
-        batch_size: B, windows in a batch of this rank.
-        stride: How far one window begins after the other, by default `block_size`.
-        seed, shuffle, rank, world: See `Loader`.
+        stride: Tokens from the beginning of a window to that of the next, by default `block_size`.
+        options: Those of `Loader`: `batch_size`, `seed`, `shuffle`, `rank` and `world`.
 
     Raises:
-        UserError: Less than one window of tokens, no row of whole numbers, or a number out of range.
+        UserError: Fewer tokens than one window, no sequence of integers, or a number out of range.
     """
 
-    def __init__(
-        self,
-        tokens: Tokens,
-        *,
-        block_size: int,
-        batch_size: int,
-        stride: int | None = None,
-        seed: int = 0,
-        shuffle: bool = True,
-        rank: int = 0,
-        world: int = 1,
-    ):
+    def __init__(self, tokens: Tokens, *, block_size: int, stride: int | None = None, **options: Any):
         self.tokens, self.block_size = tokens, block_size
         self.stride = block_size if stride is None else stride
-        n = windows(len(tokens), block_size, stride)
-        super().__init__(n, batch_size=batch_size, seed=seed, shuffle=shuffle, rank=rank, world=world)
+        super().__init__(windows(len(tokens), block_size, stride), **options)
         one = np.asarray(tokens[:1])
         if one.ndim != 1 or one.dtype.kind not in "iu":
-            raise UserError(f"The tokens must be one row of whole numbers, not {one.dtype} {one.shape[1:]}.")
+            raise UserError(f"The tokens must be one sequence of integers, not {one.dtype} {one.shape[1:]}.")
 
     def batch(self, items: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """The windows with these numbers, as x and y."""
@@ -162,27 +152,16 @@ class WindowLoader(Loader):
 
 
 class PackedLoader(Loader):
-    """Batches ``(x, y, document, position)`` of packed rows, all (B, T) int64; y ignores borders and padding.
+    """Batches ``(x, y, document, position)`` of packed rows, all (B, T) int64; y is `packing.targets`.
 
     Args:
-        rows: What `myllm.data.packing.pack` made.
-        batch_size: B, rows in a batch of this rank.
-        seed, shuffle, rank, world: See `Loader`.
+        rows: The result of `myllm.data.packing.pack`.
+        options: Those of `Loader`: `batch_size`, `seed`, `shuffle`, `rank` and `world`.
     """
 
-    def __init__(
-        self,
-        rows: Packed,
-        *,
-        batch_size: int,
-        seed: int = 0,
-        shuffle: bool = True,
-        rank: int = 0,
-        world: int = 1,
-    ):
+    def __init__(self, rows: Packed, **options: Any):
         self.rows = rows
-        n = len(rows.ids)
-        super().__init__(n, batch_size=batch_size, seed=seed, shuffle=shuffle, rank=rank, world=world)
+        super().__init__(len(rows.ids), **options)
 
     def batch(self, items: NDArray[np.int64]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The rows with these numbers: ids, targets, document numbers, positions."""

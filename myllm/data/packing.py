@@ -1,4 +1,4 @@
-"""Packing: short documents share the rows of a batch, so that little of it is padding.
+"""Packing: several documents share a row of a batch, so that little of it is padding.
 
 Best-fit decreasing (Johnson 1973; for language models Ding et al. 2024): the longest document first, each
 into the fullest row that still has room for it.
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from myllm.files import UserError
 
-IGNORE = -100  # a target that no loss counts
+IGNORE = -100  # the target that PyTorch's cross-entropy ignores
 
 
 class Packed(NamedTuple):
@@ -31,19 +31,18 @@ class Packed(NamedTuple):
 
 
 def pack(documents: Sequence[Sequence[int]], block_size: int, *, pad_id: int = 0) -> Packed:
-    """Put documents into rows of `block_size`; no token is lost and none comes twice.
+    """Put documents into rows of `block_size` tokens; every token occurs exactly once.
 
     A document longer than a row is cut into pieces of `block_size`. The pieces keep its number, but positions
-    start anew in each: a model sees one row at a time, so to it a piece is a text that begins in the middle,
-    and no position reaches beyond `block_size`.
+    restart at 0 in each: a model reads one row at a time, so no position reaches `block_size`.
 
     Args:
         documents: The ids of each, or its bytes; an empty one takes no room.
         block_size: T, the length of a row.
-        pad_id: What to fill rows up with.
+        pad_id: The id that fills the end of a row.
 
     Raises:
-        UserError: `block_size` is less than 1, or a document is no row of whole numbers.
+        UserError: `block_size` is less than 1, or a document is not a sequence of integers.
     """
     if block_size < 1:
         raise UserError(f"block_size must be at least 1, not {block_size}.")
@@ -51,7 +50,7 @@ def pack(documents: Sequence[Sequence[int]], block_size: int, *, pad_id: int = 0
     for d, document in enumerate(documents):
         ids = np.array([*document])
         if len(ids) and (ids.ndim != 1 or ids.dtype.kind not in "iu"):
-            raise UserError(f"Document {d} is not a row of token ids; encode it first.")
+            raise UserError(f"Document {d} is not a sequence of token ids; encode it first.")
         pieces += [(d, ids[i : i + block_size]) for i in range(0, len(ids), block_size)]
     rows = best_fit([len(ids) for _, ids in pieces], block_size)
     shape = len(rows), block_size  # (R, T)
@@ -67,11 +66,11 @@ def pack(documents: Sequence[Sequence[int]], block_size: int, *, pad_id: int = 0
 
 
 def best_fit(lengths: Sequence[int], block_size: int) -> list[list[int]]:
-    """Deal items out to rows by best-fit decreasing: at most 11/9 of the fewest rows possible, plus four.
+    """Distribute items over rows by best-fit decreasing: at most 11/9 of the fewest possible rows, plus four.
 
     Args:
-        lengths: Of each item, at most `block_size`.
-        block_size: The room in a row.
+        lengths: The length of each item, at most `block_size`.
+        block_size: The length of a row.
 
     Returns:
         The numbers of the items in each row.
@@ -90,7 +89,7 @@ def best_fit(lengths: Sequence[int], block_size: int) -> list[list[int]]:
 
 
 def targets(packed: Packed) -> NDArray[np.int64]:
-    """What follows each token, (R, T) int64; `IGNORE` where another document, padding or nothing does."""
+    """The token after each, (R, T) int64; `IGNORE` where that is padding or of another document."""
     ids, document, _ = packed
     known = (document[:, 1:] == document[:, :-1]) & (document[:, 1:] >= 0)  # (R, T - 1)
     end = np.full((len(ids), 1), IGNORE, np.int64)

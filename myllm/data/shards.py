@@ -1,71 +1,49 @@
 """Shards: token ids on disk, read through memory maps, so that a corpus may be larger than memory.
 
-A shard is one file: a header of 104 bytes, the ids of whole documents one after the other, and where each
-document ends. Ids take two bytes where the vocabulary has at most 65,536 of them, else four. The checksum of
-a shard also covers the checksum of the one before, so that a shard that is torn, missing, moved or from
-another corpus is noticed when the folder is opened.
+A folder of shards holds NumPy's own files and one index. ``shard-00000.npy``, ``shard-00001.npy`` … are the
+ids of whole documents one after the other, two bytes each where the vocabulary has at most 65,536 of them,
+else four. ``documents.npy`` says where each document begins. ``index.json`` names the vocabulary and the
+SHA-256 of each file, so that a file that is torn, missing, renamed or from another corpus is noticed when the
+folder is opened.
 """
 
 import hashlib
+import json
 import os
 import re
 import secrets
 import shutil
-import struct
 from array import array
 from bisect import bisect_right
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, Protocol, overload
+from typing import Any, Literal, Protocol, overload
 
 import numpy as np
+from numpy.lib.format import write_array_header_1_0
 from numpy.typing import NDArray
 
-from myllm.files import BLOCK, StrPath, UserError, atomic_writer
+from myllm.files import BLOCK, DISK_ERRORS, StrPath, UserError, expand, read_json, sha256
 
-MAGIC, VERSION = b"myllmtok", 1
-LAYOUT = struct.Struct("<8s 2I 3Q 32s 32s")  # little-endian; 104 bytes
+FORMAT = "myllm-shards-2"
+INDEX, DOCUMENTS = "index.json", "documents.npy"
 
 
 class Vocabulary(Protocol):
-    """What is needed of a tokenizer here: how many ids it has, and what each stands for."""
+    """The part of a tokenizer that identifies it: how many ids there are, and the bytes each stands for."""
 
     name: str
     vocab_size: int
 
     def decode_bytes(self, ids: Iterable[int], /) -> bytes:
-        """The bytes these ids stand for."""
+        """The bytes that these ids stand for."""
         ...
 
 
-class Header(NamedTuple):
-    """What a shard says about itself.
-
-    Attributes:
-        magic: ``b"myllmtok"``, which tells a shard from any other file.
-        version: Of this layout.
-        item_size: Bytes an id takes, 2 or 4.
-        n_documents: How many documents the shard holds.
-        n_tokens: How many ids they have.
-        vocab_size: Every id is less.
-        vocab_hash: SHA-256 of the vocabulary, see `hash_vocabulary`.
-        checksum: SHA-256 of ids, ends, and this header with the checksum of the shard before in this place.
-    """
-
-    magic: bytes
-    version: int
-    item_size: int
-    n_documents: int
-    n_tokens: int
-    vocab_size: int
-    vocab_hash: bytes
-    checksum: bytes
-
-
 def hash_vocabulary(tokenizer: Vocabulary) -> str:
-    """SHA-256 of what each id stands for, in order: 64 hexadecimal digits that name the vocabulary."""
+    """SHA-256 of the bytes that each id stands for, in order of the ids: 64 hexadecimal digits."""
     digest = hashlib.sha256()
     for i in range(tokenizer.vocab_size):
         token = tokenizer.decode_bytes([i])
@@ -89,92 +67,94 @@ def write_shards(
         documents: The ids of each document, in any iterable: a list, an array, the bytes of a text.
         folder: A name that is free, or an empty folder.
         vocab_size: Every id must be less.
-        vocab_hash: Of the tokenizer, by `hash_vocabulary`.
-        shard_tokens: A shard ends with the document that brings it to this many ids, or beyond.
+        vocab_hash: The hash of the tokenizer's vocabulary, from `hash_vocabulary`.
+        shard_tokens: A shard ends with the document that brings it to this many ids or more.
 
     Returns:
-        The files, in order.
+        The shard files, in order.
 
     Raises:
-        UserError: The folder is in use, an id lies outside the vocabulary, there is no id, or no room.
+        UserError: The folder is in use, an id lies outside the vocabulary, there are no ids, or the disk is
+            full.
     """
     if not 1 <= vocab_size <= 1 << 32 or shard_tokens < 1:
         raise UserError("vocab_size must lie between 1 and 2³², and shard_tokens must be at least 1.")
     if not re.fullmatch("[0-9a-f]{64}", vocab_hash):
         raise UserError("vocab_hash must be what hash_vocabulary(tokenizer) gives: 64 hexadecimal digits.")
-    item_size = 2 if vocab_size <= 1 << 16 else 4
-    header = Header(MAGIC, VERSION, item_size, 0, 0, vocab_size, bytes.fromhex(vocab_hash), bytes(32))
-    n_tokens, parts, documents = 0, list[Path](), iter(documents)
-    with _new_folder(Path(folder)) as temporary:
+    names, starts, documents = list[str](), array("q", [0]), iter(documents)
+    with _new_folder(folder) as temporary:
         for first in documents:  # of a shard; the others are taken from the same iterator
-            parts.append(temporary / f"{len(parts)}")
-            with atomic_writer(parts[-1]) as file:
-                header = _write_shard(file, chain([first], documents), header, shard_tokens)
-            n_tokens += header.n_tokens
-        if not n_tokens:
-            raise UserError("There is no token to write; give at least one document with text.")
-        names = _names(len(parts))
-        for part, name in zip(parts, names, strict=True):
-            part.rename(temporary / name)
-    return [Path(folder) / name for name in names]
-
-
-def _names(n: int) -> list[str]:
-    return [f"shard-{i:05}-of-{n:05}.bin" for i in range(n)]
+            names.append(f"shard-{len(names):05}.npy")
+            _write_shard(temporary / names[-1], chain([first], documents), starts, vocab_size, shard_tokens)
+        if not starts[-1]:
+            raise UserError("There are no tokens to write; give at least one document with text.")
+        np.save(temporary / DOCUMENTS, np.array(starts, "<i8"))
+        files = {name: sha256(temporary / name) for name in (*names, DOCUMENTS)}
+        facts = {"n_tokens": starts[-1], "vocab_size": vocab_size, "vocab_hash": vocab_hash, "files": files}
+        index = {"format": FORMAT, **facts, "checksum": _checksum(facts)}
+        (temporary / INDEX).write_text(json.dumps(index, indent=1))
+    return [expand(folder) / name for name in names]
 
 
 def _write_shard(
-    file: BinaryIO, documents: Iterable[Iterable[int]], before: Header, shard_tokens: int
-) -> Header:
-    """Write documents until there are `shard_tokens` ids; the header goes in front when all is known."""
-    digest, ends, n_tokens = hashlib.sha256(), array("Q"), 0
-    file.seek(LAYOUT.size)
-    for document in documents:
-        for ids in _blocks(document, before.vocab_size):
-            data = ids.astype(f"<u{before.item_size}").tobytes()
-            digest.update(data)
-            file.write(data)
-            n_tokens += len(ids)
-        ends.append(n_tokens)
-        if n_tokens >= shard_tokens:
-            break
-    data = np.array(ends, "<u8").tobytes()
-    digest.update(data)
-    file.write(data)
-    header = before._replace(n_documents=len(ends), n_tokens=n_tokens)
-    digest.update(LAYOUT.pack(*header))
-    header = header._replace(checksum=digest.digest())
-    file.seek(0)
-    file.write(LAYOUT.pack(*header))
-    return header
+    path: Path, documents: Iterable[Iterable[int]], starts: "array[int]", vocab_size: int, shard_tokens: int
+) -> None:
+    """Write documents until there are `shard_tokens` ids; note in `starts` where each ends.
+
+    NumPy pads the header, so that it keeps its size when the length is filled in at the end.
+    """
+    dtype = "<u2" if vocab_size <= 1 << 16 else "<u4"
+    header: dict[str, Any] = {"descr": dtype, "fortran_order": False}
+    first, n = starts[-1], 0
+    with path.open("xb") as file:
+        write_array_header_1_0(file, {**header, "shape": (0,)})
+        for document in documents:
+            for block in _blocks(document, vocab_size):
+                file.write(block.astype(dtype).tobytes())
+                n += len(block)
+            starts.append(first + n)
+            if n >= shard_tokens:
+                break
+        file.seek(0)
+        write_array_header_1_0(file, {**header, "shape": (n,)})
 
 
 def _blocks(document: Iterable[int], vocab_size: int) -> Iterator[NDArray[Any]]:
-    """The ids of a document, some at a time, each seen to be in the vocabulary."""
+    """The ids of a document in blocks, each id checked against the vocabulary."""
     ids = iter(document)
     while block := [*islice(ids, BLOCK)]:
         array = np.array(block)
         if array.ndim != 1 or array.dtype.kind not in "iu":
-            raise UserError(f"A document is a row of whole numbers; this one holds {block[0]!r:.40}.")
+            raise UserError(f"A document must be a sequence of integers; this one holds {block[0]!r:.40}.")
         if array.min() < 0 or array.max() >= vocab_size:
-            bad = next(i for i in block if not 0 <= i < vocab_size)
-            raise UserError(f"Id {bad} is outside a vocabulary of {vocab_size}; give its whole size.")
+            outside = next(i for i in block if not 0 <= i < vocab_size)
+            raise UserError(f"The id {outside} is outside a vocabulary of {vocab_size}; check vocab_size.")
         yield array
 
 
+def _checksum(facts: dict[str, Any]) -> str:
+    """SHA-256 of what the index says, so that a changed index is noticed too."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
 @contextmanager
-def _new_folder(folder: Path) -> Generator[Path]:
-    """A folder to fill that takes its name when the block ends well, and vanishes when it does not."""
-    target = Path(os.path.realpath(folder))
-    temporary = target.with_name(f".{target.name[:40]}.{secrets.token_hex(4)}.tmp")
+def _new_folder(folder: StrPath) -> Generator[Path]:
+    """A folder to fill, which takes its name when the block ends and is removed when the block fails."""
+    target = Path(os.path.realpath(expand(folder)))
+    temporary = target.parent / f".{target.name[:40]}.{secrets.token_hex(4)}.tmp"
     try:
-        if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        empty = target.is_dir() and not any(target.iterdir()) and target != Path(os.path.realpath("."))
+        if target.exists() and not empty:
             raise UserError(f"{folder} is in use; choose another name, or remove it first.")
         temporary.mkdir()
         yield temporary
+        for path in temporary.iterdir():
+            with path.open("r+b") as file:
+                os.fsync(file.fileno())
         temporary.replace(target)
     except OSError as error:
-        if error.filename not in (str(target), str(temporary)):  # the caller's own work
+        own = str(error.filename).startswith((str(target), str(temporary)))
+        if not own and error.errno not in DISK_ERRORS:  # an error of the caller's own work
             raise
         raise UserError(f"Cannot write {folder}: {error.strerror}; choose another place.") from error
     finally:
@@ -182,50 +162,40 @@ def _new_folder(folder: Path) -> Generator[Path]:
 
 
 class Shards:
-    """The ids of all shards of a folder as one long row that stays on the disk.
+    """The ids of all shards of a folder as one long sequence that stays on the disk.
 
     ``len(shards)`` counts ids, ``shards[i]`` is one of them, ``shards[i:j]`` an array of uint16 or uint32: a
     view of the file where it lies in one shard, else a copy.
 
     Attributes:
-        documents: Where documents begin, and the end of the last, (D + 1,) int64: document d is
+        documents: Where each document begins, and the end of the last, (D + 1,) int64: document d is
             ``shards[documents[d] : documents[d + 1]]``.
-        headers: What each shard says about itself.
+        parts: The ids of each shard, memory-mapped.
         vocab_size: Every id is less.
-        vocab_hash: Of the tokenizer that made the ids.
+        vocab_hash: The hash of the vocabulary of the tokenizer that made the ids.
 
     Args:
         folder: What `write_shards` made.
-        tokenizer: The tokenizer the ids will be used with, to be compared with the one that made them.
-        verify: Compare the checksums, which reads every byte once.
+        tokenizer: The tokenizer that the ids will be used with, to be compared with the one that made them.
+        verify: Compare the checksums, which reads every byte once; without it only files that are cut off,
+            missing or too many are refused.
 
     Raises:
-        UserError: No shards there; or they are torn, changed, incomplete or mixed; or from another tokenizer.
+        UserError: The folder holds no shards; they are torn, changed, incomplete or mixed; or another
+            tokenizer made them.
     """
 
     def __init__(self, folder: StrPath, *, tokenizer: Vocabulary | None = None, verify: bool = True):
-        paths = sorted(Path(folder).glob("*.bin"))
-        if not paths:
-            raise UserError(f"There are no shards in {folder}; make some with `myllm data build`.")
-        if [path.name for path in paths] != _names(len(paths)):
-            raise UserError(f"The set of shards in {folder} is not complete; copy or build it again.")
-        self.headers: list[Header] = []
-        self._ids: list[NDArray[Any]] = []
-        self._starts, starts, checksum = [0], [np.zeros(1, np.int64)], bytes(32)
-        for path in paths:
-            header, file = _open(path)
-            if verify and header.checksum != _checksum(header, file, checksum):
-                raise UserError(f"{path} is damaged or from another build; build the shards again.")
-            self.headers.append(header)
-            checksum = header.checksum
-            ids, ends = np.split(file[LAYOUT.size :], [header.item_size * header.n_tokens])
-            self._ids.append(ids.view(f"<u{header.item_size}"))
-            starts.append(self._starts[-1] + ends.view("<u8").astype(np.int64))
-            self._starts.append(self._starts[-1] + header.n_tokens)
-        if len({(one.item_size, one.vocab_size, one.vocab_hash) for one in self.headers}) > 1:
-            raise UserError(f"The shards in {folder} come from different builds; build them again.")
-        self.documents = np.concatenate(starts)
-        self.vocab_size, self.vocab_hash = self.headers[0].vocab_size, self.headers[0].vocab_hash.hex()
+        folder = expand(folder)
+        index = _read_index(folder)
+        if {path.name for path in folder.glob("*.npy")} != index["files"].keys():
+            raise UserError(f"The files in {folder} are not those of its {INDEX}; copy or build it again.")
+        files = index["files"].items()
+        *self.parts, self.documents = [_open(folder / name, verify and right) for name, right in files]
+        self._starts = [0, *np.cumsum([len(part) for part in self.parts]).tolist()]
+        if self._starts[-1] != index["n_tokens"]:
+            raise UserError(f"{folder} does not hold {index['n_tokens']:,} tokens; build the shards again.")
+        self.vocab_size, self.vocab_hash = index["vocab_size"], index["vocab_hash"]
         if tokenizer is not None and hash_vocabulary(tokenizer) != self.vocab_hash:
             made = f"The shards in {folder} were not made with {tokenizer.name}"
             raise UserError(f"{made}; name the tokenizer that made them, or build them again.")
@@ -246,37 +216,32 @@ class Shards:
         return self._read(where.start, max(where.start, where.stop))
 
     def _read(self, start: int, stop: int) -> NDArray[Any]:
-        i = bisect_right(self._starts, start, hi=len(self._ids)) - 1  # the shard that holds `start`
-        parts: list[NDArray[Any]] = []
-        while not parts or start < stop:
-            parts.append(self._ids[i][start - self._starts[i] : stop - self._starts[i]])
+        i = bisect_right(self._starts, start, hi=len(self.parts)) - 1  # the shard that holds `start`
+        found: list[NDArray[Any]] = []
+        while not found or start < stop:
+            found.append(self.parts[i][start - self._starts[i] : stop - self._starts[i]])
             i += 1
             start = self._starts[i]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+        return found[0] if len(found) == 1 else np.concatenate(found)
 
 
-def _open(path: Path) -> tuple[Header, NDArray[np.uint8]]:
-    """The header of a shard, and all its bytes as a memory map; only the sizes are compared."""
-    mend = "build the shards again"
+def _read_index(folder: Path) -> dict[str, Any]:
+    """The index of a folder, compared with its own checksum."""
+    if not (folder / INDEX).exists():
+        raise UserError(f"There are no shards in {folder}; make some with `myllm data build`.")
+    index: dict[str, Any] | None = read_json(folder / INDEX, "an index of shards")
+    if not isinstance(index, dict) or index.pop("format", None) != FORMAT:
+        raise UserError(f"{folder / INDEX} is not an index of the format {FORMAT}; build the shards again.")
+    if index.pop("checksum", None) != _checksum(index):
+        raise UserError(f"{folder / INDEX} was changed or damaged; build the shards again.")
+    return index
+
+
+def _open(path: Path, checksum: str | Literal[False]) -> NDArray[Any]:
+    """The array of a file, memory-mapped; with a checksum, once that is found right."""
+    if checksum and sha256(path) != checksum:
+        raise UserError(f"{path} is torn, damaged or from another build; build the shards again.")
     try:
-        file = np.asarray(np.memmap(path, np.uint8, "r"))
-    except ValueError:  # an empty file cannot be mapped
-        file = np.empty(0, np.uint8)
-    except OSError as error:
-        raise UserError(f"Cannot read {path}: {error.strerror}; {mend}.") from error
-    if len(file) < LAYOUT.size or file[: len(MAGIC)].tobytes() != MAGIC:
-        raise UserError(f"{path} is no shard, or cut off in its header; {mend}.")
-    header = Header(*LAYOUT.unpack(file[: LAYOUT.size].tobytes()))
-    if header.version != VERSION:
-        raise UserError(f"{path} has layout {header.version}, this package reads layout {VERSION}; {mend}.")
-    size = LAYOUT.size + header.item_size * header.n_tokens + 8 * header.n_documents
-    if header.item_size not in (2, 4) or len(file) != size:
-        raise UserError(f"{path} is torn: its header speaks of {size:,} bytes, not {len(file):,}; {mend}.")
-    return header, file
-
-
-def _checksum(header: Header, file: NDArray[np.uint8], before: bytes) -> bytes:
-    """What the checksum of a shard must be, given that of the shard before."""
-    digest = hashlib.sha256(file[LAYOUT.size :].data)
-    digest.update(LAYOUT.pack(*header._replace(checksum=before)))
-    return digest.digest()
+        return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+    except (EOFError, OSError, ValueError) as error:
+        raise UserError(f"{path} is torn, or not an array; build the shards again.") from error

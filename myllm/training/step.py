@@ -1,12 +1,11 @@
-"""What a training loop works with: an objective, the step that computes its loss, and the strategy that runs
-it.
+"""What a training loop works with: an objective, the step that computes its loss, and a strategy to run it.
 
 The loss enters through one module. A strategy wraps `Step`, not the model, so that the hooks of
 DistributedDataParallel and FSDP see every forward pass; a method of the model called past the wrapper would
 lose gradients in silence (DDP) or fail (FSDP).
 
-The loop sums the objective's own unit (tokens, pairs, rows) over micro-batches and ranks first, and divides once:
-accumulation, padding and ranks then give the same gradient by construction.
+The loop sums the objective's own unit (tokens, pairs, rows) over micro-batches and ranks first, and divides
+once: accumulation, padding and ranks then give the same gradient by construction.
 """
 
 from collections.abc import Iterator, Mapping
@@ -104,7 +103,7 @@ class Strategy(Protocol):
         ...
 
     def step(self, max_norm: float) -> Tensor:
-        """Clip by the global norm over all ranks, update, and forget the gradients; returns the norm before."""
+        """Clip by the global norm over all ranks, update, clear the gradients; returns the norm before."""
         ...
 
     def sum(self, x: float) -> float:

@@ -1,8 +1,9 @@
-"""What all widgets share: one layout, one bound on the state, one stable text form."""
+"""What all widgets share: one layout, checks of arguments, a limit on the state, a stable text form."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,24 @@ STATE_LIMIT = 60_000  # bytes of JSON: a page holds its widgets' whole state
 def source(*names: str) -> str:
     """The package files ``names``, joined: the browser gets one module, without imports to resolve."""
     return "\n".join(Path(__file__).with_name(name).read_text(encoding="utf-8") for name in names)
+
+
+def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
+    """Refuse a value that is none of some choices."""
+    if value not in choices:
+        raise ValueError(f"The {name} must be one of {', '.join(choices)}, not {value!r}.")
+
+
+def check_integer(name: str, value: Any, least: int, most: int) -> None:
+    """Refuse a value that is not an integer from `least` to `most`."""
+    if type(value) is not int or not least <= value <= most:
+        raise ValueError(f"The {name} must be a whole number from {least:,} to {most:,}, not {value!r}.")
+
+
+def check_text(name: str, value: Any, least: int, most: int) -> None:
+    """Refuse a value that is not a string of `least` to `most` characters."""
+    if not isinstance(value, str) or not least <= len(value) <= most:
+        raise ValueError(f"The {name} must be a string of {least:,} to {most:,} characters.")
 
 
 class Widget(anywidget.AnyWidget):

@@ -6,7 +6,7 @@ from typing import Any
 
 import traitlets
 
-from .base import Widget, source
+from .base import Widget, check_choice, check_integer, source
 
 MODELS = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
 PARTS = ("embedding", "positions", "norm1", "attention", "add1", "norm2", "mlp", "add2", "norm", "head")
@@ -14,7 +14,7 @@ LIMITS = {"n_layer": 100, "n_head": 128, "n_embd": 16_384, "vocab_size": 300_000
 
 
 class BlockDiagram(Widget):
-    """Draws a GPT-2, of which the reader may change every size, with live shapes, parameters and operations.
+    """Draws a GPT-2 whose sizes the reader may change, with live shapes, parameters and operations.
 
     The sums are those of `myllm.config.ModelConfig`: `n_params` and `flops_per_token`.
 
@@ -49,14 +49,13 @@ class BlockDiagram(Widget):
         part: str = "attention",
         **settings: Any,
     ) -> None:
-        for name, value, known in (("model", model, MODELS), ("part", part, PARTS)):
-            if value not in known:
-                raise ValueError(f"The {name} must be one of {', '.join(known)}, not {value!r}.")
-        _check("batch", batch, 64)
-        _check("tokens", tokens, settings.get("block_size", 1024))
+        check_choice("model", model, MODELS)
+        check_choice("part", part, PARTS)
+        check_integer("batch", batch, 1, 64)
+        check_integer("tokens", tokens, 1, settings.get("block_size", 1024))
         for name, value in settings.items():
             if name in LIMITS:
-                _check(name, value, LIMITS[name])
+                check_integer(name, value, 1, LIMITS[name])
             elif name != "tie_embeddings" or type(value) is not bool:
                 raise ValueError(
                     f"The settings are {', '.join(LIMITS)} and tie_embeddings, not {name}={value!r}."
@@ -69,9 +68,3 @@ class BlockDiagram(Widget):
 
     def __repr__(self) -> str:
         return f"BlockDiagram({self.model!r})"
-
-
-def _check(name: str, value: Any, most: int) -> None:
-    """Refuse what is no whole number from 1 to `most`."""
-    if type(value) is not int or not 1 <= value <= most:
-        raise ValueError(f"The {name} must be a whole number from 1 to {most:,}, not {value!r}.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import traitlets
 
-from .base import Widget, source
+from .base import Widget, check_choice, source
 
 FAMILIES = ("gpt2", "llama", "qwen3", "gemma", "gemma2", "phi", "phi3", "gguf")
 PARTS = (
@@ -50,9 +50,8 @@ class KeyMap(Widget):
     part = traitlets.Unicode().tag(sync=True)
 
     def __init__(self, family: str = "gpt2", *, part: str = "layers.N.self_attn.q_proj") -> None:
-        for name, value, known in (("family", family, FAMILIES), ("part", part, PARTS)):
-            if value not in known:
-                raise ValueError(f"The {name} must be one of {', '.join(known)}, not {value!r}.")
+        check_choice("family", family, FAMILIES)
+        check_choice("part", part, PARTS)
         super().__init__(family=family, part=part)
 
     def __repr__(self) -> str:

@@ -1,19 +1,17 @@
-"""How many bytes the keys and values of a running text take, beside those of the weights."""
+"""The bytes of the key-value cache, compared with those of the weights."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import traitlets
 
-from .base import Widget, source
+from .base import Widget, check_choice, check_integer, source
 
 MODELS = ("gpt2", "llama-2-7b", "llama-2-70b", "llama-3-8b", "mistral-7b", "smollm2-135m")
 FORMATS = ("float32", "bfloat16", "int8")
 
 
 class KVBytes(Widget):
-    """Counts the cache of a published model, of which the reader may change every number.
+    """Shows the cache of a published model, whose numbers the reader may change.
 
     The cache is that of `myllm.config.ModelConfig.kv_bytes`; with a window only the last tokens are kept.
     Changing heads leaves the width of the model as it is.
@@ -41,18 +39,11 @@ class KVBytes(Widget):
     def __init__(
         self, model: str = "llama-2-7b", *, context: int = 4096, batch: int = 1, dtype: str = "bfloat16"
     ) -> None:
-        for name, value, known in (("model", model, MODELS), ("dtype", dtype, FORMATS)):
-            if value not in known:
-                raise ValueError(f"The {name} must be one of {', '.join(known)}, not {value!r}.")
-        _check("context", context, 131_072)
-        _check("batch", batch, 256)
+        check_choice("model", model, MODELS)
+        check_choice("dtype", dtype, FORMATS)
+        check_integer("context", context, 1, 131_072)
+        check_integer("batch", batch, 1, 256)
         super().__init__(model=model, context=context, batch=batch, dtype=dtype)
 
     def __repr__(self) -> str:
         return f"KVBytes({self.model!r})"
-
-
-def _check(name: str, value: Any, most: int) -> None:
-    """Refuse what is no whole number from 1 to `most`."""
-    if type(value) is not int or not 1 <= value <= most:
-        raise ValueError(f"The {name} must be a whole number from 1 to {most:,}, not {value!r}.")

@@ -1,4 +1,4 @@
-"""Who may look at whom, and what a small trained model then does: both are computed in the page."""
+"""Which positions attend to which, and what a small trained model then writes; computed in the page."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import traitlets
 
-from .base import Widget, source
+from .base import Widget, check_choice, check_integer, check_text, source
 
 MAX_TOKENS = 32
 MAX_HEADS = 16
@@ -77,7 +77,7 @@ class MaskExplorer(Widget):
         if weights is not None and n_head is None:
             raise ValueError("Say how many heads the layers have: MaskExplorer(weights, n_head=4).")
         n_head = 1 if n_head is None else n_head
-        _check("n_head", n_head, 1, MAX_HEADS)
+        check_integer("n_head", n_head, 1, MAX_HEADS)
         packed = {} if weights is None else _pack(weights, n_head)
         letters = packed["tokens"] - 1 if packed else len(alphabet)
         if not len(alphabet) == len(set(alphabet)) == letters:
@@ -88,18 +88,16 @@ class MaskExplorer(Widget):
         if not 1 <= len(text) <= longest or (packed and not set(text) <= set(alphabet)):
             what = f"letters of {alphabet!r}" if packed else "characters"
             raise ValueError(f"The text must be 1 to {longest} {what}, not {text!r}.")
-        if kind not in KINDS:
-            raise ValueError(f"The kind must be one of {', '.join(KINDS)}, not {kind!r}.")
+        check_choice("kind", kind, KINDS)
         if size is not None and (rule or kind in ("causal", "full")):
             raise ValueError(
                 "Only a named mask with a number takes a size: a window, prefix, padding or documents."
             )
         size = 3 if size is None else size
-        if not isinstance(rule, str) or len(rule) > MAX_RULE:  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise ValueError(f"The rule must be a string of at most {MAX_RULE} characters.")
-        _check("size", size, 1, longest * 2 if packed else len(text))
-        _check("layer", layer, 1, packed["layers"] if packed else 1)
-        _check("head", head, 0, n_head - 1)
+        check_text("rule", rule, 0, MAX_RULE)
+        check_integer("size", size, 1, longest * 2 if packed else len(text))
+        check_integer("layer", layer, 1, packed["layers"] if packed else 1)
+        check_integer("head", head, 0, n_head - 1)
         kind = "own" if rule else kind
         super().__init__(
             weights=packed, alphabet=alphabet, text=text, heads=n_head, kind=kind, size=size, rule=rule,
@@ -141,9 +139,3 @@ def _pack(weights: dict[str, Any], n_head: int) -> dict[str, Any]:
     if width % n_head:
         raise ValueError(f"n_head {n_head} must divide the width {width}.")
     return {"tokens": tokens, "positions": places, "width": width, "layers": layers, "data": data}
-
-
-def _check(name: str, value: Any, least: int, most: int) -> None:
-    """Refuse what is no whole number from `least` to `most`."""
-    if type(value) is not int or not least <= value <= most:
-        raise ValueError(f"The {name} must be a whole number from {least} to {most}, not {value!r}.")

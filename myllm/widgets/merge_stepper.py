@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import traitlets
 
-from .base import Widget, source
+from .base import Widget, check_integer, check_text, source
 
 MAX_CHARACTERS = 2_000
 MAX_MERGES = 100
@@ -37,12 +37,9 @@ class MergeStepper(Widget):
         *,
         step: int = 0,
     ) -> None:
-        if not isinstance(text, str) or not 0 < len(text) <= MAX_CHARACTERS:  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise ValueError(f"The text must be a string of 1 to {MAX_CHARACTERS:,} characters.")
-        if merges not in range(1, MAX_MERGES + 1):
-            raise ValueError(f"The merges must be a whole number from 1 to {MAX_MERGES}, not {merges!r}.")
-        if step not in range(merges + 1):
-            raise ValueError(f"The step must be a whole number from 0 to {merges}, not {step!r}.")
+        check_text("text", text, 1, MAX_CHARACTERS)
+        check_integer("merges", merges, 1, MAX_MERGES)
+        check_integer("step", step, 0, merges)
         super().__init__(text=text, merges=merges, step=step)
 
     def __repr__(self) -> str:

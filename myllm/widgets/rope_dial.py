@@ -1,25 +1,23 @@
-"""Rotary positions: the hands of a query and a key, and how long each pair of a head takes to turn."""
+"""Rotary positions: the angles of a query and a key, and the wavelength of each pair of a head."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import traitlets
 
-from .base import Widget, source
+from .base import Widget, check_choice, check_integer, source
 
 SCALINGS = ("none", "linear", "llama3", "yarn")
 MAX_POSITION = 100
 
 
 class RopeDial(Widget):
-    """Turns one pair of a query and a key, and shows the wavelengths of all pairs under a scaling.
+    """Rotates one pair of a query and a key, and shows the wavelengths of all pairs under a scaling.
 
-    The frequencies are those of `myllm.model.rope`; what `myllm.config.RopeScaling` leaves open has its
-    default there.
+    The frequencies are those of `myllm.model.rope`; settings not given here have the defaults of
+    `myllm.config.RopeScaling`.
 
     Args:
-        head_dim: Numbers of a head that turn, an even number from 4 to 256.
+        head_dim: The dimensions that are rotated, an even number from 4 to 256.
         theta: Base of the frequencies, at least 2.
         pair: The pair first seen, from 0.
         query: Position m of the query, 0 to 100.
@@ -59,17 +57,16 @@ class RopeDial(Widget):
     ) -> None:
         if type(head_dim) is not int or head_dim % 2 or not 4 <= head_dim <= 256:
             raise ValueError(f"The head_dim must be an even number from 4 to 256, not {head_dim!r}.")
-        if scaling not in SCALINGS:
-            raise ValueError(f"The scaling must be one of {', '.join(SCALINGS)}, not {scaling!r}.")
+        check_choice("scaling", scaling, SCALINGS)
         for name, number, least, most in (("theta", theta, 2, 1e9), ("factor", factor, 1, 64)):
             if type(number) not in (int, float) or not least <= number <= most:
                 raise ValueError(
                     f"The {name} must be a number from {least:,} to {most:,.0f}, not {number!r}."
                 )
-        _check("pair", pair, 0, head_dim // 2 - 1)
-        _check("query", query, 0, MAX_POSITION)
-        _check("key", key, 0, MAX_POSITION)
-        _check("original_context", original_context, 16, 10_000_000)
+        check_integer("pair", pair, 0, head_dim // 2 - 1)
+        check_integer("query", query, 0, MAX_POSITION)
+        check_integer("key", key, 0, MAX_POSITION)
+        check_integer("original_context", original_context, 16, 10_000_000)
         super().__init__(
             head_dim=head_dim,
             theta=float(theta),
@@ -83,9 +80,3 @@ class RopeDial(Widget):
 
     def __repr__(self) -> str:
         return f"RopeDial({self.head_dim}, {self.theta:g})"
-
-
-def _check(name: str, value: Any, least: int, most: int) -> None:
-    """Refuse what is no whole number from `least` to `most`."""
-    if type(value) is not int or not least <= value <= most:
-        raise ValueError(f"The {name} must be a whole number from {least} to {most:,}, not {value!r}.")

@@ -7,7 +7,7 @@ from typing import Any
 
 import traitlets
 
-from .base import Widget, source
+from .base import Widget, check_text, source
 from .vocabularies import NAMES, merge_table, vocabulary
 
 MAX_CHARACTERS = 500
@@ -41,8 +41,7 @@ class TokenComparer(Widget):
         *,
         name: str = "Our BPE",
     ) -> None:
-        if not isinstance(text, str) or not 0 < len(text) <= MAX_CHARACTERS:  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise ValueError(f"The text must be a string of 1 to {MAX_CHARACTERS} characters.")
+        check_text("text", text, 1, MAX_CHARACTERS)
         super().__init__(text=text, own={} if own is None else _own(own), name=name)
         self.on_msg(self._send_vocabulary)
 

@@ -1,12 +1,10 @@
-"""Windows cut from a text: the inputs of one, its targets one token further on, and what none reaches."""
+"""Windows cut from a text: inputs, targets one token later, and the tokens that no window reaches."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import traitlets
 
-from .base import Widget, source
+from .base import Widget, check_integer, check_text, source
 
 MAX_CHARACTERS = 400
 MAX_SPAN = 32
@@ -36,19 +34,12 @@ class WindowSlider(Widget):
     window = traitlets.Int().tag(sync=True)
 
     def __init__(self, text: str, block_size: int = 8, stride: int = 8, *, window: int = 0) -> None:
-        if not isinstance(text, str) or not 2 <= len(text) <= MAX_CHARACTERS:  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise ValueError(f"The text must be a string of 2 to {MAX_CHARACTERS} characters.")
+        check_text("text", text, 2, MAX_CHARACTERS)
         largest = min(MAX_SPAN, len(text) - 1)
-        _check("block size", block_size, 1, largest)
-        _check("stride", stride, 1, MAX_SPAN)
-        _check("window", window, 0, (len(text) - 1 - block_size) // stride)
+        check_integer("block size", block_size, 1, largest)
+        check_integer("stride", stride, 1, MAX_SPAN)
+        check_integer("window", window, 0, (len(text) - 1 - block_size) // stride)
         super().__init__(text=text, block_size=block_size, stride=stride, window=window)
 
     def __repr__(self) -> str:
         return f"WindowSlider({len(self.text)} characters, {self.block_size} by {self.stride})"
-
-
-def _check(name: str, value: Any, least: int, most: int) -> None:
-    """Refuse what is no whole number from `least` to `most`."""
-    if type(value) is not int or not least <= value <= most:
-        raise ValueError(f"The {name} must be a whole number from {least} to {most}, not {value!r}.")

@@ -26,6 +26,11 @@ MYLLM = str(Path(sys.executable).with_name("myllm"))
 LICENCE = Path("/usr/share/common-licenses/GPL-3")  # on every Debian system
 
 
+def default_signals():
+    """In a child: let Ctrl-C work even where it is ignored for the tests (nohup, cron, a job after &)."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def execute(*args, input=None, **options):
     """Run the executable; standard input is empty unless given."""
     input = {"input": input} if input is not None else {"stdin": subprocess.DEVNULL}
@@ -120,7 +125,7 @@ def test_what_there_is_to_download(tmp_path):
     env = {**os.environ, "MYLLM_CACHE": str(tmp_path)}
     table = say("download", env=env)
     rows = {row["name"]: row for row in json.loads(say("download", "--json", env=env))}
-    assert {*corpus.list(), "smollm2"} < {*rows}
+    assert {*corpus.list(), "smollm2"} == {*rows}
     for name, row in rows.items():
         [line] = [line for line in table.splitlines() if line.split()[0] == name]
         assert row["licence"] in line and f"{row['bytes'] / 1e6:.1f} MB" in line
@@ -289,7 +294,7 @@ MISTAKES = {
     "train: binary": ([*TRAIN, 300, "binary"], "binary, not text"),
     "train: Latin-1": ([*TRAIN, 300, "latin-1"], "not UTF-8"),
     "train: cut": ([*TRAIN, 300, "cut"], "not UTF-8"),
-    "train: UTF-16": ([*TRAIN, 300, "utf-16"], "not text"),
+    "train: UTF-16": ([*TRAIN, 300, "utf-16"], "utf-16 is UTF-16 or UTF-32 text; convert it"),
     "train: a good and a bad file": ([*TRAIN, 300, "book.txt", "latin-1"], "latin-1 is not UTF-8"),
     "train: 255 ids": ([*TRAIN, 255, "book.txt"], "at least 256"),
     "train: no room for special tokens": ([*TRAIN, 256, "--special", "<s>", "book.txt"], "at least 257"),
@@ -309,7 +314,7 @@ MISTAKES = {
     "encode: a text as tokenizer": ([*ENCODE, "book.txt", "a"], "book.txt is no tokenizer"),
     "encode: a folder as tokenizer": ([*ENCODE, "sub", "a"], "sub holds neither"),
     "encode: missing file": ([*ENCODE, "good.json", "--file", "missing"], "there is no such file"),
-    "encode: binary": ([*ENCODE, "good.json", "--file", "utf-16"], "binary"),
+    "encode: binary": ([*ENCODE, "good.json", "--file", "binary"], "binary"),
     "encode: text and file": ([*ENCODE, "good.json", "a", "--file", "book.txt"], "not both"),
     "decode: beyond the vocabulary": ([*DECODE, "good.json", 65, 600], "600 is outside the vocabulary"),
     "decode: negative": ([*DECODE, "good.json", 65, -1], "-1 is outside the vocabulary"),
@@ -363,7 +368,7 @@ def test_a_full_disk_keeps_the_old_tokenizer(folder):
     complain(*args, why="Cannot write good.json", cwd=folder, by=execute, preexec_fn=little_room)
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="needs /dev/full")
 @pytest.mark.parametrize(
     "args", [["version"], ["download", "--json"], [*ENCODE, "good.json", "--file", "book.txt"]]
 )
@@ -374,9 +379,7 @@ def test_output_that_cannot_be_written(folder, args):
             command, stdout=full, stderr=subprocess.PIPE, cwd=folder, stdin=subprocess.DEVNULL
         )
     assert result.returncode == 1
-    assert (
-        result.stderr.decode() == "myllm: Cannot go on: No space left on device; mend that and run again.\n"
-    )
+    assert result.stderr.decode() == "myllm: Cannot go on: No space left on device; fix that and run again.\n"
 
 
 @pytest.mark.parametrize(
@@ -421,6 +424,7 @@ def test_ctrl_c_during_training_writes_nothing(folder, wait_for):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=default_signals,
     ) as process:
         process.stdin.write("some words to learn from, " * 10_000)
         process.stdin.flush()
@@ -451,7 +455,7 @@ def test_an_interrupted_download_goes_on_where_it_stopped(server, tmp_path):
     def start(habit):
         command = [sys.executable, "-c", code, f"{server.url}/{habit}", str(len(server.data)), right]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        return subprocess.Popen(command, env=env, **pipes)
+        return subprocess.Popen(command, env=env, preexec_fn=default_signals, **pipes)
 
     part = tmp_path / "sub" / "a.bin.part"
     with start("stall") as process:
@@ -459,7 +463,7 @@ def test_an_interrupted_download_goes_on_where_it_stopped(server, tmp_path):
             assert process.poll() is None
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate()
-    assert (process.returncode, errors) == (130, "myllm: interrupted; run the same command again to go on\n")
+    assert (process.returncode, errors) == (130, "myllm: interrupted; run the same command again to resume\n")
     assert names(part.parent) == ["a.bin.part"]
     kept = part.stat().st_size
     assert 0 < kept < len(server.data) and server.data.startswith(part.read_bytes())
@@ -471,8 +475,6 @@ def test_an_interrupted_download_goes_on_where_it_stopped(server, tmp_path):
 
 
 def test_without_a_network_a_download_says_so(tmp_path):
-    env = {**os.environ, "MYLLM_CACHE": str(tmp_path), "https_proxy": "http://127.0.0.1:1", "no_proxy": ""}
-    complain("download", "gpt2-merges", why="check the network", env=env)
-    env |= {"PIP_NO_INDEX": "1"}
+    env = {**os.environ, "MYLLM_CACHE": str(tmp_path), "PIP_NO_INDEX": "1"}
     complain("download", "smollm2", why="check the network", env=env, by=execute)
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.stat().st_size]

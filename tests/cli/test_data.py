@@ -39,6 +39,7 @@ def folder(tmp_path, monkeypatch, trained):
     Path("c.jsonl").write_text("\n".join(map(json.dumps, LINES)) + "\n\n")
     Path("bpe.json").write_bytes(trained)
     Path("binary.txt").write_bytes(bytes(range(256)))
+    Path("utf-16.txt").write_text("text", encoding="utf-16")
     Path("torn.jsonl").write_text('{"text": "fine"}\n{"text": "to')
     Path("list.jsonl").write_text("[1, 2]\n")
     Path("number.jsonl").write_text('\n{"text": 17}')
@@ -146,6 +147,21 @@ def test_a_long_json_line_and_one_without_an_end(folder, capfd):
     assert [len(document) for document in documents("out")] == [200_000, 3]
 
 
+def test_byte_order_marks_and_capitals_in_a_name(folder, capfd):
+    """As Windows editors save files; a mark in the middle stands where two such files were joined."""
+    text, line = "\ufeffhello".encode(), '\ufeff{"text": "hello"}\n'.encode()
+    for name, content in {"a.txt": text, "b.jsonl": line, "C.JSONL": line * 2}.items():
+        Path(name).write_bytes(content)
+    say(capfd, "data", "build", "a.txt", "b.jsonl", "C.JSONL", "--tokenizer", "bytes", "--out", "out")
+    assert documents("out") == [[*b"hello"]] * 4
+
+
+def test_a_home_folder_by_its_short_name(folder, capfd, monkeypatch):
+    monkeypatch.setenv("HOME", str(folder))
+    say(capfd, "data", "build", "~/a.txt", "--tokenizer", "bytes", "--out", "~/out")
+    assert say(capfd, "data", "info", "~/out") == say(capfd, "data", "info", "out").replace("out", "~/out", 1)
+
+
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak of memory from /proc")
 def test_a_large_file_is_not_held_in_memory(folder):
     """5 MB take hardly more memory than 2 MB."""
@@ -181,7 +197,7 @@ MISTAKES = {
     "torn JSON": ([*BUILD, "bytes", "torn.jsonl"], 'no JSON object with a "text" in line 2 of torn.jsonl'),
     "JSON of another kind": ([*BUILD, "bytes", "list.jsonl"], "line 1 of list.jsonl"),
     "a text that is a number": ([*BUILD, "bytes", "number.jsonl"], "line 2 of number.jsonl"),
-    "nothing to write": ([*BUILD, "bytes", "empty.txt"], "There is no token to write"),
+    "nothing to write": ([*BUILD, "bytes", "empty.txt"], "There are no tokens to write"),
     "no such tokenizer": ([*BUILD, "gpt5", "a.txt"], "There is no tokenizer 'gpt5'"),
     "a text as tokenizer": ([*BUILD, "a.txt", "a.txt"], "a.txt is no tokenizer"),
     "into a folder in use": (["data", "build", "a.txt", "--tokenizer", "bytes", "--out", "."], "is in use"),
@@ -189,6 +205,10 @@ MISTAKES = {
         ["data", "build", "a.txt", "--tokenizer", "bytes", "--out", "no/new"],
         "Cannot write no/new",
     ),
+    "UTF-16": ([*BUILD, "bytes", "utf-16.txt"], "utf-16.txt is UTF-16 or UTF-32 text; convert it to UTF-8"),
+    "the root": (["data", "build", "a.txt", "--tokenizer", "bytes", "--out", "/"], "/ is in use"),
+    "no name": (["data", "build", "a.txt", "--tokenizer", "bytes", "--out", ""], "names no file"),
+    "a file in its place": (["data", "build", "a.txt", "--tokenizer", "bytes", "--out", "b.txt"], "in use"),
     "info: nothing there": (["data", "info", "missing"], "There are no shards in missing"),
     "info: a file": (["data", "info", "a.txt"], "There are no shards in a.txt"),
 }
@@ -210,10 +230,10 @@ def test_info_notices_what_is_wrong(folder, capfd):
     say(capfd, "data", "build", "a.txt", "--tokenizer", "bytes", "--out", "out")
     assert cli.main(["data", "info", "out", "--tokenizer", "gpt2"]) == 1
     assert "were not made with gpt2" in capfd.readouterr().err
-    [shard] = Path("out").iterdir()
+    shard = Path("out") / "shard-00000.npy"
     shard.write_bytes(shard.read_bytes()[:-1])
     assert cli.main(["data", "info", "out"]) == 1
-    assert "is torn" in capfd.readouterr().err
+    assert "shard-00000.npy is torn" in capfd.readouterr().err
 
 
 def test_a_full_disk_leaves_nothing(folder):

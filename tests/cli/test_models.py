@@ -118,7 +118,7 @@ def test_convert(capsys, folder, tmp_path):
     assert half.model.norm.weight.dtype == torch.bfloat16 and half.tokenizer.encode("a") == [97]
     for name, weight in whole.model.state_dict().items():
         assert torch.equal(half.model.state_dict()[name], weight.bfloat16())
-    assert "is there already" in fails(capsys, "convert", str(folder), str(target))
+    assert "exists already" in fails(capsys, "convert", str(folder), str(target))
     assert "--dtype must be" in fails(capsys, "convert", str(folder), str(tmp_path / "b"), "--dtype", "int8")
     assert "no file" in fails(capsys, "convert", str(tmp_path / "x.gguf"), str(tmp_path / "b"))
     assert not (tmp_path / "b").exists()
@@ -132,3 +132,41 @@ def test_mistakes_are_one_sentence(capsys, folder, tmp_path, monkeypatch):
     monkeypatch.setattr(downloads, "find", lambda name: None)
     assert "myllm download smollm2" in fails(capsys, "chat", "smollm2", "Hi")
     assert main(["generate"]) == 2
+
+
+def test_seeds_of_any_size(capsys, folder):
+    def say(seed):
+        code = main(
+            ["generate", str(folder), "abc", "--temperature", "2", "--max-new-tokens", "9", "--seed", seed]
+        )
+        assert code == 0
+        return capsys.readouterr().out
+
+    huge = str(2**200 + 3)
+    assert say(huge) == say(huge)
+    assert say("18446744073709551615")
+    assert "--seed must be 0 or more, not -1" in fails(capsys, "generate", str(folder), "a", "--seed", "-1")
+
+
+def test_a_text_that_cannot_fit_is_refused_before_it_is_encoded(capsys, folder, monkeypatch):
+    """3 MB in one line; without the check, encoding it would take minutes."""
+
+    def encode(self, text, **options):
+        raise AssertionError("encoded")
+
+    line = "a" * 3_000_000
+    monkeypatch.setattr(PublishedBPE, "encode_text", encode)
+    monkeypatch.setattr(sys, "stdin", io.StringIO(f"{line}\n"))
+    assert "3,000,000 bytes do not fit into a context of 256" in fails(capsys, "chat", str(folder))
+    assert "do not fit" in fails(capsys, "chat", str(folder), "Hi", "--system", line)
+    assert "do not fit" in fails(capsys, "generate", str(folder), line)
+
+
+def test_absurd_numbers_are_one_sentence(capsys, folder):
+    command = ["generate", str(folder), "a"]
+    assert "context of 256" in fails(capsys, *command, "--max-new-tokens", "9" * 30)
+    assert "0 or more" in fails(capsys, *command, "--max-new-tokens", "-1")
+    assert "temperature" in fails(capsys, *command, "--temperature", "nan")
+    assert "temperature" in fails(capsys, *command, "--temperature", "1e400")
+    assert main([*command, "--seed", "1e30"]) == 2
+    assert main([*command, "--seed", "9" * 5_000]) == 2

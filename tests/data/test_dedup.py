@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from myllm.data import corpus, dedup
 from myllm.data.corpus import Document
-from myllm.data.dedup import MISS, MinHash, band_length, deduplicate, jaccard, near_duplicates, shingles
+from myllm.data.dedup import MISS_RATE, MinHash, band_length, deduplicate, jaccard, near_duplicates, shingles
 from myllm.files import UserError
 
 # Shingles
@@ -122,8 +122,8 @@ def test_bands_are_as_long_as_the_miss_rate_allows(threshold):
         return (1 - threshold**r) ** (128 // r)
 
     r = band_length(128, threshold)
-    assert missed(r) <= MISS
-    assert all(missed(longer) > MISS for longer in range(r + 1, 129))
+    assert missed(r) <= MISS_RATE
+    assert all(missed(longer) > MISS_RATE for longer in range(r + 1, 129))
 
 
 def test_with_few_entries_a_band_has_one():
@@ -221,8 +221,10 @@ def test_a_threshold_that_is_none(threshold):
 def test_numbers_that_make_no_sense():
     with pytest.raises(UserError, match="at least one word, not 0"):
         near_duplicates([Document("a", "x")], n=0)
-    with pytest.raises(UserError, match="at least one entry, not 0"):
+    with pytest.raises(UserError, match="n_hashes ≥ 1 and seed ≥ 0"):
         MinHash(0)
+    with pytest.raises(UserError, match="n_hashes ≥ 1 and seed ≥ 0"):
+        MinHash(seed=-1)
 
 
 # Removal

@@ -6,7 +6,7 @@ import zipfile
 
 import pytest
 
-from myllm.data import corpus, downloads
+from myllm.data import downloads
 from myllm.data.downloads import Remote, download, find
 from myllm.files import UserError
 
@@ -50,7 +50,7 @@ def package(monkeypatch, tmp_path):
 def test_from_a_web_server(server, monkeypatch, cache):
     monkeypatch.setitem(downloads.REMOTE, "a", remote(f"{server.url}/plain", server.data, "sub/a.bin"))
     assert find("a") is None
-    assert corpus.download("a").read_bytes() == server.data
+    assert download("a").read_bytes() == server.data
     assert find("a") == download("a") == cache / "sub" / "a.bin"
     assert server.asked == [None]
 
@@ -124,12 +124,12 @@ def test_no_such_name():
             function("gpt5")
 
 
-def test_the_hashes_of_gpt2_are_those_that_tiktoken_pins():
-    import inspect
-
-    from tiktoken_ext import openai_public
-
-    pinned = inspect.getsource(openai_public.gpt2)
-    for name in ("gpt2-vocabulary", "gpt2-merges"):
-        assert downloads.REMOTE[name].sha256 in pinned
-        assert downloads.REMOTE[name].source in pinned
+def test_without_a_home_folder_what_is_installed_is_still_found(package, monkeypatch, tmp_path, cache):
+    """No cache to look into; only fetching needs one, and says which variable names it."""
+    package()
+    monkeypatch.delenv("MYLLM_CACHE")
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)
+    assert find("smollm2") is None
+    with pytest.raises(UserError, match="no home folder for downloads; set MYLLM_CACHE"):
+        download("smollm2")
+    assert not (tmp_path / "~").exists()

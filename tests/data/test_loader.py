@@ -225,7 +225,7 @@ def test_an_array_a_memory_map_and_shards_are_alike(tmp_path):
     ROW.tofile(tmp_path / "row.bin")
     write_shards([ROW[:50], ROW[50:]], tmp_path / "s", vocab_size=5000, vocab_hash="0" * 64, shard_tokens=9)
     kinds = [ROW, np.memmap(tmp_path / "row.bin", np.uint16, "r"), Shards(tmp_path / "s")]
-    assert len(kinds[2].headers) == 2
+    assert len(kinds[2].parts) == 2
     lines = [starts(WindowLoader(tokens, block_size=4, batch_size=5), 9) for tokens in kinds]
     assert lines[0] == lines[1] == lines[2]
 
@@ -251,7 +251,7 @@ def test_a_batch_may_be_changed():
 
 @pytest.mark.parametrize("tokens", [ROW[:4], ROW[:0]])
 def test_less_than_one_window(tokens):
-    with pytest.raises(UserError, match=r"not one item.*smaller block_size"):
+    with pytest.raises(UserError, match=r"no items.*smaller block_size"):
         WindowLoader(tokens, block_size=4, batch_size=1)
 
 
@@ -259,7 +259,7 @@ def test_less_than_one_window(tokens):
     "tokens", [ROW.reshape(1, -1).repeat(9, 0), ROW / 2, np.array(["a"] * 9), "some text"]
 )
 def test_what_is_no_row_of_whole_numbers(tokens):
-    with pytest.raises(UserError, match="one row of whole numbers"):
+    with pytest.raises(UserError, match="one sequence of integers"):
         WindowLoader(tokens, block_size=2, batch_size=1)
 
 
@@ -306,5 +306,5 @@ def test_packed_rows_resume(packed):
 
 
 def test_no_packed_rows():
-    with pytest.raises(UserError, match="not one item"):
+    with pytest.raises(UserError, match="no items"):
         PackedLoader(pack([], 8), batch_size=1)

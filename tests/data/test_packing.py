@@ -182,5 +182,5 @@ def test_mistakes():
     with pytest.raises(UserError, match="block_size must be at least 1, not 0"):
         pack([[1]], 0)
     for bad in ("text", [1.5], [[1, 2]], [None]):
-        with pytest.raises(UserError, match="Document 1 is not a row of token ids"):
+        with pytest.raises(UserError, match="Document 1 is not a sequence of token ids"):
             pack([[1], bad], 4)

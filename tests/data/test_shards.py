@@ -1,6 +1,7 @@
 """Shards give back what was written, refuse everything else, and hold little in memory."""
 
 import hashlib
+import json
 import shutil
 import signal
 import subprocess
@@ -38,6 +39,10 @@ def three(tmp_path):
     return folder
 
 
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
 def refused(folder, why, **options):
     with pytest.raises(UserError, match=why) as error:
         Shards(folder, **options)
@@ -58,7 +63,7 @@ def test_there_and_back(tmp_path_factory, documents, shard_tokens, vocab_size, d
     documents = [[i * (vocab_size - 1) // 255 for i in ids] for ids in documents]  # the largest id among them
     folder = tmp_path_factory.mktemp("shards")
     paths = write(iter(documents), folder, vocab_size, shard_tokens)
-    assert sorted(folder.iterdir()) == paths
+    assert names(folder) == ["documents.npy", "index.json", *(path.name for path in paths)]
     shards = Shards(folder)
     row = [*chain(*documents)]
     assert len(shards) == len(row)
@@ -76,7 +81,7 @@ def test_every_slice_across_four_shards(tmp_path):
     row = [*range(200, 240)]
     write([row[i : i + 5] for i in range(0, 40, 5)], tmp_path, shard_tokens=10)
     shards = Shards(tmp_path)
-    assert len(shards.headers) == 4
+    assert len(shards.parts) == 4
     for start in range(41):
         for stop in range(41):
             assert shards[start:stop].tolist() == row[start:stop]
@@ -92,13 +97,9 @@ def test_every_slice_across_four_shards(tmp_path):
 def test_a_shard_ends_with_the_document_that_fills_it(tmp_path):
     sizes = [4, 5, 1, 1, 30, 10, 9]
     write([[7] * size for size in sizes], tmp_path, shard_tokens=10)
-    headers = Shards(tmp_path).headers
-    assert [(header.n_documents, header.n_tokens) for header in headers] == [
-        (3, 10),
-        (2, 31),
-        (1, 10),
-        (1, 9),
-    ]
+    shards = Shards(tmp_path)
+    assert [len(part) for part in shards.parts] == [4 + 5 + 1, 1 + 30, 10, 9]
+    assert shards.documents.tolist() == [0, 4, 9, 10, 11, 41, 51, 60]
 
 
 @pytest.mark.parametrize(
@@ -117,24 +118,27 @@ def test_a_view_where_it_can_be(three):
     assert not shards[10:100].flags.writeable
 
 
-def test_the_layout_byte_by_byte(tmp_path):
-    """As the documentation says, read without the module that wrote it."""
-    first, second = write([[1, 2, 70_000], [], [3]], tmp_path, vocab_size=100_000, shard_tokens=3)
-    assert [first.name, second.name] == ["shard-00000-of-00002.bin", "shard-00001-of-00002.bin"]
-    before = bytes(32)
-    for path, ids, ends in ((first, [1, 2, 70_000], [3]), (second, [3], [0, 1])):
-        data = path.read_bytes()
-        assert data[:8] == b"myllmtok"
-        assert [int.from_bytes(data[i : i + 4], "little") for i in (8, 12)] == [1, 4]
-        counts = [int.from_bytes(data[i : i + 8], "little") for i in (16, 24, 32)]
-        assert counts == [len(ends), len(ids), 100_000]
-        assert data[40:72].hex() == HASH
-        payload = b"".join(i.to_bytes(4, "little") for i in ids) + b"".join(
-            end.to_bytes(8, "little") for end in ends
-        )
-        assert data[104:] == payload
-        assert data[72:104] == hashlib.sha256(payload + data[:72] + before).digest()
-        before = data[72:104]
+def test_the_files_are_numpys_own_and_the_index_is_json(tmp_path):
+    """As the documentation says, read without the module that wrote them."""
+    write([[1, 2, 70_000], [], [3], []], tmp_path, vocab_size=100_000, shard_tokens=3)
+    assert names(tmp_path) == ["documents.npy", "index.json", "shard-00000.npy", "shard-00001.npy"]
+    arrays = {"shard-00000.npy": [1, 2, 70_000], "shard-00001.npy": [3], "documents.npy": [0, 3, 3, 4, 4]}
+    for name, expected in arrays.items():
+        array = np.load(tmp_path / name, allow_pickle=False)
+        assert array.tolist() == expected
+        assert array.dtype == ("<i8" if name == "documents.npy" else "<u4")
+    index = json.loads((tmp_path / "index.json").read_text())
+    files = {name: hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() for name in arrays}
+    facts = {"n_tokens": 4, "vocab_size": 100_000, "vocab_hash": HASH, "files": files}
+    checksum = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    assert index == {"format": "myllm-shards-2", **facts, "checksum": checksum}
+
+
+def test_a_header_has_room_for_the_length_of_any_shard(tmp_path):
+    """The length is written over a zero: the header of a long shard must not be longer."""
+    [path] = write([bytes(123_456)], tmp_path)
+    assert path.stat().st_size == 128 + 2 * 123_456
+    assert np.load(path).shape == (123_456,)
 
 
 def test_the_hash_of_a_vocabulary():
@@ -156,64 +160,64 @@ def every_percent(size):
 
 
 @pytest.mark.parametrize("verify", [True, False])
-@pytest.mark.parametrize("which", [0, 1, 2])
-def test_torn_at_every_percent(three, which, verify):
-    path = sorted(three.iterdir())[which]
+@pytest.mark.parametrize("name", ["shard-00000.npy", "shard-00002.npy", "documents.npy", "index.json"])
+def test_torn_at_every_percent(three, name, verify):
+    path = three / name
     whole = path.read_bytes()
     for size in [*every_percent(len(whole)), len(whole) - 1]:
         path.write_bytes(whole[:size])
-        refused(three, f"{path.name}.*build the shards again", verify=verify)
-    path.write_bytes(whole + b"\0")
-    refused(three, "is torn", verify=verify)
+        refused(three, f"{name} is ", verify=verify)
     path.write_bytes(whole)
     assert len(Shards(three)) == 360
 
 
-@pytest.mark.parametrize("which", [0, 2])
-def test_a_changed_byte_is_noticed_wherever_it_is(three, which):
-    path = sorted(three.iterdir())[which]
+@pytest.mark.parametrize("name", ["shard-00000.npy", "shard-00002.npy", "documents.npy", "index.json"])
+def test_a_changed_byte_is_noticed_wherever_it_is(three, name):
+    path = three / name
     whole = path.read_bytes()
-    for i in [*range(104), *every_percent(len(whole)), len(whole) - 1]:
+    for i in [*range(128), *every_percent(len(whole)), len(whole) - 1]:
         path.write_bytes(whole[:i] + bytes([whole[i] ^ 1]) + whole[i + 1 :])
-        refused(three, path.name)
+        refused(three, name)
+    path.write_bytes(whole + b"\0")
+    refused(three, name)
 
 
-@pytest.mark.parametrize("content", [b"", b"\0", b"text\n" * 100, b"\x93NUMPY" + bytes(200)])
-def test_a_foreign_file(tmp_path, content):
-    (tmp_path / "shard-00000-of-00001.bin").write_bytes(content)
-    refused(tmp_path, "shard-00000-of-00001.bin is no shard, or cut off")
+@pytest.mark.parametrize("change", [{"vocab_size": 300}, {"vocab_hash": "0" * 64}, {"n_tokens": 359}])
+def test_a_changed_index_is_noticed_without_reading_the_shards(three, change):
+    path = three / "index.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    refused(three, "index.json was changed or damaged", verify=False)
 
 
-def test_a_folder_in_the_place_of_a_shard(tmp_path):
-    (tmp_path / "shard-00000-of-00001.bin").mkdir()
-    refused(tmp_path, r"Cannot read .*shard-00000-of-00001.bin: .*directory")
+@pytest.mark.parametrize("content", ["[]", "1", "null", "{}", '{"format": "myllm-shards-1"}'])
+def test_a_foreign_index(three, content):
+    (three / "index.json").write_text(content)
+    refused(three, "index.json is not an index of the format myllm-shards-2")
 
 
-def test_another_version(three):
-    path = sorted(three.iterdir())[0]
-    whole = path.read_bytes()
-    path.write_bytes(whole[:8] + (2).to_bytes(4, "little") + whole[12:])
-    refused(three, "has layout 2, this package reads layout 1")
+def test_a_pickle_is_not_opened(three, tmp_path):
+    """An array of Python objects would run code when it is read."""
+    array = np.array([print], dtype=object)
+    np.save(three / "shard-00000.npy", array, allow_pickle=True)
+    refused(three, "shard-00000.npy is torn", verify=False)
 
 
-def test_ids_of_a_size_that_is_none(tmp_path):
-    """One byte an id and twice as many ids: the same number of bytes, but no layout of ours."""
-    [path] = write([[1] * 60], tmp_path)
-    whole = path.read_bytes()
-    item_size, n_tokens = (1).to_bytes(4, "little"), (120).to_bytes(8, "little")
-    path.write_bytes(whole[:12] + item_size + whole[16:24] + n_tokens + whole[32:])
-    refused(tmp_path, path.name, verify=False)
+def test_a_folder_in_the_place_of_a_shard(three):
+    (three / "shard-00000.npy").unlink()
+    (three / "shard-00000.npy").mkdir()
+    refused(three, r"Cannot read .*shard-00000.npy: it is a folder")
+    refused(three, r"shard-00000.npy is torn, or not an array", verify=False)
 
 
-@pytest.mark.parametrize("missing", [0, 1, 2])
-def test_a_missing_shard(three, missing):
-    sorted(three.iterdir())[missing].unlink()
-    refused(three, "is not complete", verify=False)
+@pytest.mark.parametrize("name", ["shard-00000.npy", "shard-00002.npy", "documents.npy"])
+def test_a_missing_file(three, name):
+    (three / name).unlink()
+    refused(three, "are not those of its index.json", verify=False)
 
 
 def test_a_shard_too_many(three):
-    shutil.copy(sorted(three.iterdir())[0], three / "shard-00003-of-00004.bin")
-    refused(three, "is not complete")
+    shutil.copy(three / "shard-00000.npy", three / "shard-00003.npy")
+    refused(three, "are not those of its index.json", verify=False)
 
 
 def test_no_shards(tmp_path):
@@ -224,23 +228,17 @@ def test_no_shards(tmp_path):
 
 
 def test_shards_in_another_order(three):
-    first, second, _ = sorted(three.iterdir())
+    first, second = three / "shard-00000.npy", three / "shard-00001.npy"
     first.rename(three / "x"), second.rename(first), (three / "x").rename(second)
-    refused(three, f"{first.name} is damaged or from another build")
+    refused(three, "shard-00000.npy is torn, damaged or from another build")
 
 
-def test_a_shard_of_another_build(three, tmp_path):
-    """Same vocabulary, same sizes, other text; both are sound by themselves."""
-    others = write([[i] * 60 for i in range(6)], tmp_path / "others")
-    shutil.copy(others[1], three)
-    refused(three, f"{others[1].name} is damaged or from another build")
-
-
-@pytest.mark.parametrize("change", [{"vocab_size": 100_000}, {"vocab_size": 300}, {"vocab_hash": "0" * 64}])
-def test_a_shard_of_another_kind(three, tmp_path, change):
-    others = write([[i] * 60 for i in range(6)], tmp_path / "others", **change)
-    shutil.copy(others[1], three)
-    refused(three, "come from different builds", verify=False)
+@pytest.mark.parametrize("name", ["shard-00001.npy", "documents.npy", "index.json"])
+def test_a_file_of_another_build(three, tmp_path, name):
+    """Same vocabulary, same sizes, other text; both builds are sound by themselves."""
+    write([[i] * (59 + i % 2 * 2) for i in range(6)], tmp_path / "others")
+    shutil.copy(tmp_path / "others" / name, three)
+    refused(three, "damaged or from another build")
 
 
 def test_another_tokenizer(tmp_path):
@@ -258,14 +256,14 @@ def test_another_tokenizer(tmp_path):
     [[1, 256], [-1], [1 << 70], [1.5], ["a"], "text", [[1]], [True, False], [None]],
 )
 def test_an_id_that_is_none(tmp_path, bad):
-    with pytest.raises(UserError, match=r"outside a vocabulary of 256|row of whole numbers"):
+    with pytest.raises(UserError, match=r"outside a vocabulary of 256|sequence of integers"):
         write([[1] * 300, [1], bad], tmp_path / "new")
     assert not [*tmp_path.iterdir()]
 
 
 @pytest.mark.parametrize("documents", [[], [[]], [[], [], []]])
 def test_no_token_at_all(tmp_path, documents):
-    with pytest.raises(UserError, match="There is no token to write"):
+    with pytest.raises(UserError, match="There are no tokens to write"):
         write(documents, tmp_path / "new")
     assert not [*tmp_path.iterdir()]
 
@@ -288,26 +286,28 @@ def test_numbers_that_make_no_sense(tmp_path, numbers):
         write([[0]], tmp_path / "new", **numbers)
 
 
-def test_a_folder_in_use_is_left_alone(tmp_path):
-    (tmp_path / "used").mkdir()
+def test_a_folder_in_use_is_left_alone(tmp_path, monkeypatch):
+    """The current folder is in use even when it is empty: replacing it would leave its users nowhere."""
+    (tmp_path / "used").mkdir(), (tmp_path / "here").mkdir()
     (tmp_path / "used" / "diary.txt").write_text("dear")
     (tmp_path / "file").write_text("text")
     asked = []
-    for name in ("used", "file"):
-        with pytest.raises(UserError, match=f"{name} is in use; choose another name"):
-            write(([asked.append(1)] for _ in range(9)), tmp_path / name)
+    monkeypatch.chdir(tmp_path / "here")
+    for name in ("used", "file", ".", "/"):
+        with pytest.raises(UserError, match="is in use; choose another name"):
+            write(([asked.append(1)] for _ in range(9)), name if name in "./" else tmp_path / name)
     assert not asked  # noticed before the work
     assert (tmp_path / "used" / "diary.txt").read_text() == "dear"
     with pytest.raises(UserError, match=r"Cannot write .*new: "):
         write([[1]], tmp_path / "nowhere" / "new")
-    assert sorted(path.name for path in tmp_path.rglob("*")) == ["diary.txt", "file", "used"]
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["diary.txt", "file", "here", "used"]
 
 
 def test_an_empty_folder_or_a_link_to_one_will_do(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "link").symlink_to("empty")
     paths = write([[1]], tmp_path / "link")
-    assert paths == [tmp_path / "link" / "shard-00000-of-00001.bin"]
+    assert paths == [tmp_path / "link" / "shard-00000.npy"]
     assert len(Shards(tmp_path / "empty")) == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "link"]
 
@@ -348,7 +348,32 @@ def test_at_no_moment_is_there_half_a_folder(tmp_path):
     sys.addaudithook(look)
     write([[1] * 60] * 6, folder)
     looking = False
-    assert looks.count("none") > 10 and {*looks} <= {"none", 3}
+    assert looks.count("none") > 10 and {*looks} <= {"none", 5}
+
+
+def test_a_disk_that_fills_up_is_one_sentence(tmp_path):
+    code = f"""
+    import resource
+    from myllm.data.shards import write_shards
+    from myllm.files import UserError
+
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+    try:
+        write_shards([range(200_000)], "new", vocab_size=1 << 20, vocab_hash="{HASH}")
+    except UserError as error:
+        print(error, end="")
+    """
+    run = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert run.stdout == "Cannot write new: File too large; choose another place." and not run.stderr
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_home_folder_by_its_short_name(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert write([[1]], "~/new") == [tmp_path / "new" / "shard-00000.npy"]
+    assert len(Shards("~/new")) == 1
 
 
 # Memory
@@ -364,7 +389,8 @@ def peak(work):
 
 
 def test_memory_does_not_grow_with_the_corpus_nor_with_a_document(tmp_path, monkeypatch):
-    monkeypatch.setattr("myllm.data.shards.BLOCK", 1 << 10)
+    for module in ("myllm.data.shards", "myllm.files"):
+        monkeypatch.setattr(f"{module}.BLOCK", 1 << 10)
 
     def ids(n):
         return (i % 50_000 for i in range(n))

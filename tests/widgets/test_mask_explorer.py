@@ -353,7 +353,7 @@ def test_weights_that_the_page_cannot_run_are_refused(copier, change, sentence):
         ({"size": 3}, "Only a named mask with a number takes a size"),
         ({"kind": "window", "rule": "k < q", "size": 3}, "Only a named mask with a number takes a size"),
         ({"kind": "window", "size": 2.0}, "size must be a whole number"),
-        ({"rule": "k" * 201}, "rule must be a string of at most 200 characters"),
+        ({"rule": "k" * 201}, "rule must be a string of 0 to 200 characters"),
         ({"layer": 3}, "layer must be a whole number from 1 to 2, not 3"),
         ({"layer": 0}, "layer must be a whole number from 1 to 2, not 0"),
         ({"head": 3}, "head must be a whole number from 0 to 2, not 3"),
