@@ -11,6 +11,7 @@ from myllm import LLM, ModelConfig, Transformer
 from myllm.cli import main
 from myllm.data import downloads
 from myllm.tokenizers.gguf import from_gguf
+from myllm.tokenizers.huggingface import HuggingFaceTokenizer
 from myllm.tokenizers.ranks import byte_symbols
 
 JINJA = (
@@ -155,7 +156,7 @@ def test_a_text_that_cannot_fit_is_refused_before_it_is_encoded(capsys, folder, 
         raise AssertionError("encoded")
 
     line = "a" * 3_000_000
-    monkeypatch.setattr(PublishedBPE, "encode_text", encode)
+    monkeypatch.setattr(HuggingFaceTokenizer, "encode_text", encode)
     monkeypatch.setattr(sys, "stdin", io.StringIO(f"{line}\n"))
     assert "3,000,000 bytes do not fit into a context of 256" in fails(capsys, "chat", str(folder))
     assert "do not fit" in fails(capsys, "chat", str(folder), "Hi", "--system", line)
