@@ -17,6 +17,11 @@ def folder(name: str) -> Path:
     return here if here.is_dir() else Path(__file__).parents[2] / name
 
 
+def checks(chapter: str) -> Path:
+    """The file that holds the checks of a chapter (its two digits)."""
+    return folder("solutions") / "checks" / f"ch{chapter}.py"
+
+
 def stub(source: str) -> str:
     """The text of an answer file with every marked part replaced by ``raise NotImplementedError``.
 
@@ -80,8 +85,7 @@ def choose(names: list[str]) -> list[Exercise]:
 
 def hints(one: Exercise) -> tuple[str, ...]:
     """The three hints of an exercise, read from ``Exam("03.1", …, hints=(…))`` in its checks."""
-    checks = Path(__file__).parent / "checks" / f"ch{one.chapter}.py"
-    for node in ast.walk(ast.parse(read_text(checks))):
+    for node in ast.walk(ast.parse(read_text(checks(one.chapter)))):
         if isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
             named = {word.arg: word.value for word in node.keywords}
             if node.args[0].value == one.id and "hints" in named:

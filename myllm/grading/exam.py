@@ -2,17 +2,14 @@
 
 import copy
 import random
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Generic, ParamSpec
+from typing import Any, ClassVar, Generic, ParamSpec, cast
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode
 
-from myllm.grading.compare import Failure, WrongType, as_expected, difference, show
+from myllm.grading.compare import Failure, WrongType, as_expected, difference, kind, show
 
 Function = Callable[..., Any]
 Cases = Callable[["Rng"], Iterator[tuple[Any, ...]]]
@@ -213,25 +210,25 @@ def same(got: Any, expected: Any, what: str, tolerance: float | None = None) -> 
         raise Failure(f"{what}: {problem}")
 
 
-class Counted(TorchDispatchMode):
-    """Counts of what torch was asked to do: ``operations``, ``largest`` (elements of a result), ``flops``."""
-
-    operations = 0
-    largest = 0
-    flops = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Count one operation and do it."""
-        result = func(*args, **(kwargs or {}))
-        self.operations += 1
-        if isinstance(result, Tensor):
-            self.largest = max(self.largest, result.numel())
-        return result
+def two_tensors(found: Any, *shape: int) -> tuple[Tensor, Tensor]:
+    """A result of two tensors of one shape; the check fails where it is anything else."""
+    parts = cast("list[Any]", [*found] if isinstance(found, tuple) else [found])
+    right = [getattr(one, "shape", None) for one in parts] == [shape, shape]
+    expect(right, f"expected two tensors of shape {shape}, got {' and '.join(map(kind, parts))}")
+    return cast("tuple[Tensor, Tensor]", found)
 
 
-@contextmanager
-def measure() -> Generator[Counted]:
-    """Count torch operations, the largest result and the FLOPs of matrix products inside the block."""
-    with FlopCounterMode(display=False) as flops, Counted() as counted:
-        yield counted
-    counted.flops = flops.get_total_flops()
+class Spell:
+    """A stand-in for ``encode`` whose ids show how a text was cut: the length of a piece, then its bytes."""
+
+    def __init__(self) -> None:
+        self.__name__ = "encode"
+
+    def __call__(self, text: str) -> list[int]:
+        """The ids of a piece of text."""
+        if not text:
+            raise ValueError("encode was called on an empty string")
+        return [len(text), *text.encode()]
+
+    def __repr__(self) -> str:
+        return "encode"

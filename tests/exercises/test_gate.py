@@ -1,27 +1,52 @@
 """The gate of every exercise: a stub earns nothing, the solution everything, wrong answers are named."""
 
+import re
+import tomllib
 from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 from myllm.grading import Exercise
-from myllm.grading.catalogue import exercises, folder, read_exercises, stub
+from myllm.grading.catalogue import END, START, exercises, folder, read_exercises, stub
 from myllm.grading.client import Worker
 from myllm.grading.engine import exam
 
 ALL = list(exercises().values())
-MUTANTS = sorted((Path(__file__).parent / "mutants").glob("*.py"))
-UNLISTED = "not among the mistakes"
 
 each = pytest.mark.parametrize("exercise", ALL, ids=lambda one: one.id)
 
 
-def header(path: Path) -> tuple[str, str]:
-    """The exercise that a mutant answers, and the label of the mistake that its report must name."""
-    first, second, *_ = path.read_text("utf-8").splitlines()
-    assert first.startswith("# exercise: ") and second.startswith("# hint: "), f"{path.name}: header"
-    return first.removeprefix("# exercise: "), second.removeprefix("# hint: ")
+@dataclass(frozen=True)
+class Mutant:
+    """A row of a table of wrong answers: the solution with some text replaced."""
+
+    exercise: str
+    edits: list[tuple[str, str]] = field(default_factory=list)
+    body: str = ""
+    hint: str = ""
+
+    def text(self) -> str:
+        """The whole answer file."""
+        source = (folder("solutions") / exercises()[self.exercise].file).read_text("utf-8")
+        start = source.index(f'@exercise("{self.exercise}"')
+        before, (answer, *after) = source[:start], re.split(r"(?=\n@exercise)", source[start:], maxsplit=1)
+        if self.body:
+            marked = rf"(?<={START}\n).*(?=\n    {END})"
+            answer, found = re.subn(marked, lambda _: self.body, answer, flags=re.DOTALL)
+            assert found == 1, self
+        for old, new in self.edits:
+            assert answer.count(old) == 1, f"{self.exercise}: stands {answer.count(old)} times there: {old}"
+            answer = answer.replace(old, new)
+        return "".join([before, answer, *after])
+
+
+MUTANTS = {
+    f"{row['exercise']}-{number}": Mutant(**row)
+    for path in sorted((folder("solutions") / "mistakes").glob("ch*.toml"))
+    for number, row in enumerate(tomllib.loads(path.read_text("utf-8"))["mutant"], start=1)
+}
 
 
 def test_ids_are_unique_and_stand_in_their_chapter() -> None:
@@ -73,25 +98,26 @@ def test_solution_needs_half_the_time_limit_at_most(
 
 @each
 def test_there_are_three_mutants_one_of_them_unlisted(exercise: Exercise) -> None:
-    hints = [hint for path in MUTANTS for id, hint in [header(path)] if id == exercise.id]
-    assert len(hints) >= 3
-    assert UNLISTED in hints
+    hints = [one.hint for one in MUTANTS.values() if one.exercise == exercise.id]
+    assert len(hints) >= 3 and "" in hints
     labels = {label for check in exam(exercise.id).checks for label in check.mistakes}
-    assert set(hints) - {UNLISTED} <= labels
+    assert {*hints} - {""} <= labels
 
 
-@pytest.mark.parametrize("path", MUTANTS, ids=lambda path: path.stem)
-def test_mutant_is_rejected_with_a_fitting_hint(path: Path, worker: Worker) -> None:
-    id, hint = header(path)
+@pytest.mark.parametrize("mutant", MUTANTS.values(), ids=MUTANTS)
+def test_mutant_is_rejected_with_a_fitting_hint(mutant: Mutant, worker: Worker, tmp_path: Path) -> None:
+    exercise = exercises()[mutant.exercise]
+    path = tmp_path / exercise.file
+    path.write_text(mutant.text(), "utf-8")
     for seed in range(2):
-        result = worker.check_file(exercises()[id], path, seed)
+        result = worker.check_file(exercise, path, seed)
         assert result.status in ("partial", "failed"), seed
         told = "\n".join(check.message for check in result.checks)
-        if hint == UNLISTED:
+        if mutant.hint:
+            assert f"This is what you get with {mutant.hint}." in told, told
+        else:
             assert "This is what you get with" not in told
             assert "expected" in told or "But:" in told
-        else:
-            assert f"This is what you get with {hint}." in told, told
 
 
 @each
