@@ -4,6 +4,7 @@ A command is a dataclass: its fields are the options, its docstrings the help, a
 returns the exit code. What is slow to import is imported there, so that help comes at once.
 """
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -35,6 +36,7 @@ GROUPS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; a mistake of the user's is one line on standard error."""
     args = [*(sys.argv[1:] if argv is None else argv)] or ["--help"]
+    _complete_streams()
     try:
         code = _run(["version"] if args == ["--version"] else args)
         sys.stdout.flush()
@@ -76,6 +78,16 @@ def _register(app: Any, group: str, asked: Sequence[str]) -> None:
     for name, command in import_module(f"myllm.cli.{group}").COMMANDS.items():
         about = getdoc(command) or ""
         app.command(command, name=name, help=about if name in asked else about.split("\n")[0])
+
+
+def _complete_streams() -> None:
+    """Replace closed standard streams by empty ones, and let output hold characters that it cannot encode."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: PTH123, SIM115
+        elif mode == "w" and isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _fail(message: str, code: int = 1) -> int:

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
+from importlib.util import decode_source
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -36,8 +37,11 @@ def load(request: dict[str, Any]) -> Callable[..., Any]:
     module = ModuleType(path.stem)
     module.__file__ = str(path)
     sys.modules.setdefault(path.stem, module)
-    # Bytes, so that Python itself sees to a byte-order mark or a declared encoding.
-    exec(compile(path.read_bytes(), str(path), "exec"), module.__dict__)
+    try:  # a byte-order mark and a declared encoding are welcome
+        source = decode_source(path.read_bytes())
+    except (SyntaxError, UnicodeError):
+        raise SyntaxError("it is not UTF-8; save it in that encoding or declare its own") from None
+    exec(compile(source, str(path), "exec"), module.__dict__)
     if not callable(found := module.__dict__.get(name)):
         raise Failure(f"there is no function {name} in {path.name}; `myllm exercises start` shows the stub")
     return found

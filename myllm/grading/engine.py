@@ -78,7 +78,7 @@ def grade(
         tell(stage)
         rng = Rng(f"{seed}/{exercise.id}/{index}")
         random.seed(seed)
-        torch.manual_seed(seed)
+        torch.manual_seed(seed % 2**63)  # of any size, as for `random`
         message = ""
         try:
             check.run(fenced, rng)
