@@ -40,7 +40,7 @@ def load(request: dict[str, Any]) -> Callable[..., Any]:
     try:  # a byte-order mark and a declared encoding are welcome
         source = decode_source(path.read_bytes())
     except (SyntaxError, UnicodeError):
-        raise SyntaxError("it is not UTF-8; save it in that encoding or declare its own") from None
+        raise UnicodeError("it is not UTF-8; save it in that encoding or declare its own") from None
     exec(compile(source, str(path), "exec"), module.__dict__)
     if not callable(found := module.__dict__.get(name)):
         raise Failure(f"there is no function {name} in {path.name}; `myllm exercises start` shows the stub")

@@ -140,7 +140,7 @@ def describe(error: BaseException) -> str:
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
-        if "/myllm/grading/" not in frame.filename
+        if "/myllm/grading/" not in frame.filename and "/solutions/checks/" not in frame.filename
     ]
     own = [
         frame for frame in frames if "site-packages" not in frame.filename and "<frozen" not in frame.filename

@@ -184,7 +184,7 @@ def test_a_file_that_is_not_utf8(answers: Path, capsys: pytest.CaptureFixture[st
     for text in (b"# caf\xe9\n", b"x = 1\n\n\n# caf\xe9\n", SOLUTION.encode("utf-16")):
         (answers / FILE).write_bytes(text)
         code, out, _ = run(capsys, "check", "01.1", "--dir", "answers")
-        assert code == 1 and "could not be loaded: SyntaxError: it is not UTF-8; save it" in out
+        assert code == 1 and "could not be loaded: UnicodeError: it is not UTF-8; save it" in out
 
 
 def test_a_deleted_function_costs_itself_only(answers: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -301,7 +301,7 @@ def test_progress_that_cannot_be_kept_does_not_cost_the_report(
 
 @pytest.mark.parametrize(
     ("head", "encoding"),
-    [("\N{BYTE ORDER MARK}", "utf-8"), ("# -*- coding: latin-1 -*-  caf\xe9\n", "latin-1")],
+    [("\N{BYTE ORDER MARK}", "utf-8"), ("# -*- coding: latin-1 -*-\n# caf\xe9\n", "latin-1")],
 )
 def test_a_byte_order_mark_and_a_declared_encoding(
     answers: Path, capsys: pytest.CaptureFixture[str], head: str, encoding: str
