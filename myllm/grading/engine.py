@@ -78,7 +78,7 @@ def grade(
         tell(stage)
         rng = Rng(f"{seed}/{exercise.id}/{index}")
         random.seed(seed)
-        torch.manual_seed(seed % 2**63)  # of any size, as for `random`
+        torch.default_generator.manual_seed(seed % 2**63)  # `seed` may be of any size
         message = ""
         try:
             check.run(fenced, rng)
@@ -125,7 +125,7 @@ def _blame(
             except WrongType:
                 continue
             except Exception:
-                told.append(f"Your {other.function} does not pass {other.id} yet; mend that first.")
+                told.append(f"Your {other.function} does not pass {other.id} yet; fix that first.")
                 break
     return "\n".join(told)
 

@@ -18,6 +18,8 @@ KINDS = {
     "cost": "amount of work",
     "conduct": "forbidden names",
 }
+# What the cause is, as a line of a check's message; every other line says what came instead of what.
+DIAGNOSIS = re.compile(r"This is what you get with |Your \w+ does not pass ")
 LONGEST = 2000  # characters of a message
 STRANGE = re.compile(r"[^\t\n\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 

@@ -123,19 +123,19 @@ def descendants(root: int) -> list[int]:
 
 def sweep(child: int = 0) -> None:
     """End a fork and everything that any fork has started, in its own session or not."""
-    with suppress(ProcessLookupError, PermissionError):
-        if child:  # all that can be done where the system does not tell who descends from whom
-            os.killpg(child, signal.SIGKILL)
-    for _ in range(1000):  # what forks faster than that is left to the system's own limits
-        if not (rest := descendants(os.getpid())[1:]):
-            break
-        for pid in rest:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        with suppress(ChildProcessError):
+    if child:
+        for end in (os.killpg, os.kill):  # it may not have a session of its own yet
+            with suppress(ProcessLookupError, PermissionError):
+                end(child, signal.SIGKILL)
+    with suppress(ChildProcessError):  # raised when no children are left
+        for _ in range(1000):  # what forks faster than that is left to the system's own limits
+            if os.waitpid(child or -1, 0 if child else os.WNOHANG)[0]:
+                child = 0
+                continue
+            for pid in descendants(os.getpid())[1:]:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
             os.waitpid(-1, 0)
-    with suppress(ChildProcessError):
-        os.waitpid(child or -1, os.WNOHANG)
 
 
 def _prctl(option: int, value: int) -> None:

@@ -107,6 +107,18 @@ def test_the_seed_is_named_once_at_the_end_and_brings_the_cases_back(
     assert "seed" not in run(capsys, "check", "01", "--dir", "answers")[1]
 
 
+def test_the_diagnosis_stands_first_and_once(answers: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (answers / FILE).write_text(SOLUTION.replace("return counts", "return counts.T"))
+    head, diagnosis, *checks = run(capsys, "check", "01.1", "--dir", "answers")[1].splitlines()
+    assert head.startswith("01.1 Count bigrams: partial")
+    assert diagnosis.startswith("  This is what you get with rows and columns swapped.")
+    assert any("random cases" in line and "expected" in line for line in checks)
+    assert not any("This is what you get" in line for line in checks)
+    page = run(capsys, "report", "--dir", "answers", "--format", "html")[1]
+    assert page.count("This is what you get") == 1
+    assert page.index("This is what you get") < page.index("random cases")
+
+
 def test_words_are_those_of_the_json(answers: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (answers / FILE).write_text(
         SOLUTION.replace("return counts", "return counts.T").replace("nll, math", "0, math")
@@ -130,7 +142,7 @@ def test_a_list_without_answers_says_so(
 
 def test_a_helper_that_does_not_pass_is_named(answers: Path, capsys: pytest.CaptureFixture[str]) -> None:
     solution = (folder("solutions") / "ch03_bpe.py").read_text("utf-8")
-    told = "Your merge does not pass 03.2 yet; mend that first."
+    told = "Your merge does not pass 03.2 yet; fix that first."
     for line, wrong in (
         ("            i += 2", "            i += 1"),
         ("    merged: list[int] = []", "    raise NotImplementedError"),
