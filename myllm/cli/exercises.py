@@ -13,6 +13,7 @@ from tyro.conf import Positional, arg
 from myllm.files import UserError, atomic_write
 from myllm.grading import Exercise, catalogue, progress
 from myllm.grading.client import Worker
+from myllm.grading.mistakes import hints
 from myllm.grading.report import Format, random_failed, render
 from myllm.grading.results import Result
 
@@ -178,7 +179,7 @@ class Hint:
     def run(self) -> int:
         """Print the hint."""
         one, level = _one(self.exercise), self.level or self.number
-        print(catalogue.hints(one)[level - 1])
+        print(hints(one)[level - 1])
         if level < 3:
             print(f"\nHint {level} of 3; the next one: myllm exercises hint {one.id} {level + 1}")
         return 0

@@ -83,16 +83,6 @@ def choose(names: list[str]) -> list[Exercise]:
     return list(chosen.values())
 
 
-def hints(one: Exercise) -> tuple[str, ...]:
-    """The three hints of an exercise, read from ``Exam("03.1", …, hints=(…))`` in its checks."""
-    for node in ast.walk(ast.parse(read_text(checks(one.chapter)))):
-        if isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
-            named = {word.arg: word.value for word in node.keywords}
-            if node.args[0].value == one.id and "hints" in named:
-                return tuple(ast.literal_eval(named["hints"]))
-    raise UserError(f"Exercise {one.id} has no hints.")
-
-
 def solution(one: Exercise) -> str:
     """The source of one answer, its specification included, without the marks."""
     text = read_text(folder("solutions") / one.file)

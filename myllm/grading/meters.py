@@ -60,7 +60,7 @@ def effort(f: Callable[..., Any], *args: Any) -> int:
 
 
 def same_operations(
-    f: Callable[..., Any], what: str, cases: Sequence[tuple[int, Sequence[Any]]], slack: int = 20
+    f: Callable[..., Any], what: str, cases: Sequence[tuple[int, Sequence[Any]]]
 ) -> list[Counted]:
     """Fail where a large input takes more torch operations than a small one.
 
@@ -68,7 +68,6 @@ def same_operations(
         f: the answer.
         what: the unit of the sizes, such as ``rows``.
         cases: two pairs of a size and the arguments of that size, the small one first.
-        slack: operations that the large one may take in addition.
 
     Returns:
         What both calls took.
@@ -79,8 +78,8 @@ def same_operations(
             f(*args)
         counts.append(count)
     (small, _), (large, _), (few, many) = *cases, (count.operations for count in counts)
-    if many > few + slack:
-        raise Failure(f"{small} {what} took {few} operations, {large} took {many}.")
+    if many > few + 20:
+        raise Failure(f"{small} {what} took {few} operations, {large} took {many}; work on all at once.")
     return counts
 
 

@@ -47,16 +47,6 @@ PACKAGES = ("myllm.tokenizers.*", "tiktoken.*", "tokenizers.*", "transformers.*"
 byte_exam = Exam(
     "04.1",
     naive_table,
-    hints=(
-        "First make a list of the visible bytes. `ord` turns a character into its number, `range` leaves out "
-        "its end. Which bytes are left?",
-        "The section on the byte table says which bytes cannot be shown as they are, and why. Go through the "
-        "bytes from 0 to 255 in order and count those.",
-        "n = 0\n"
-        "for each byte from 0 to 255:\n"
-        "    in one of the three ranges: table[byte] = chr(byte)\n"
-        "    otherwise: table[byte] = chr(256 + n), and n grows by one",
-    ),
 )
 
 
@@ -77,48 +67,16 @@ byte_exam.checks.append(Check("example", 0.5, shown))
 
 @byte_exam.oracle(
     2,
-    mistakes={
-        "every byte as its own character": (
-            lambda: table(range(256)),
-            "Some of these characters cannot be seen: a space, a line feed, a delete. They need another one.",
-        ),
-        "the last byte of each range left out": (
-            lambda: table([byte for byte in VISIBLE if byte not in (0x7E, 0xAC, 0xFF)]),
-            "`range` ends before its second number; the ends belong to the ranges.",
-        ),
-        "the space as itself": (
-            lambda: table([0x20, *VISIBLE]),
-            "A space is printable to Python, but it cannot be seen; the first range begins with `!`.",
-        ),
-        "the soft hyphen as itself": (
-            lambda: table([*VISIBLE, 0xAD]),
-            "Between `¬` and `®` lies one more byte, 173, and it is invisible.",
-        ),
-        "only ASCII as itself": (
-            lambda: table(range(0x21, 0x7F)),
-            "There are three ranges; two of them lie above 127.",
-        ),
-        "256 added to every other byte": (
-            lambda: table(VISIBLE, lambda i, byte: 256 + byte),
-            "The others are counted: number 256 goes to the first of them, 257 to the second, without gaps.",
-        ),
-        "the others counted from 257": (
-            lambda: table(VISIBLE, lambda i, byte: 257 + i),
-            "Does your counter grow before it is used?",
-        ),
-        "characters as keys and bytes as values": (
-            lambda: {character: byte for byte, character in table().items()},
-            "This is the table for the way back. Here a byte is the key.",
-        ),
-        "numbers in place of characters": (
-            lambda: {byte: ord(character) for byte, character in table().items()},
-            "`chr` turns a number into its character.",
-        ),
-        "the visible bytes only": (
-            lambda: {byte: chr(byte) for byte in VISIBLE},
-            "All 256 bytes need a character, the invisible ones most of all.",
-        ),
-    },
+    "every byte as its own character",
+    "the last byte of each range left out",
+    "the space as itself",
+    "the soft hyphen as itself",
+    "only ASCII as itself",
+    "256 added to every other byte",
+    "characters as keys and bytes as values",
+    "the others counted from 257",
+    "numbers in place of characters",
+    "the visible bytes only",
 )
 def whole_table(rng: Rng) -> Iterator[tuple[()]]:
     """The one table there is."""
@@ -170,74 +128,12 @@ def naive_padded(rows: list[list[int]], pad_id: int, side: str) -> Padded:
     return torch.tensor(ids, dtype=torch.int64).view(shape), torch.tensor(mask, dtype=torch.int64).view(shape)
 
 
-def opposite(rows: list[list[int]], pad_id: int, side: str) -> Padded:
-    """Wrong: the other side."""
-    return naive_padded(rows, pad_id, {"left": "right", "right": "left"}.get(side, side))
-
-
-def backwards(rows: list[list[int]], pad_id: int, side: str) -> Padded:
-    """Wrong: rows are turned round for padding on the left, and so they stay."""
-    return naive_padded([row[::-1] for row in rows] if side == "left" else rows, pad_id, side)
-
-
-def cut_to_shortest(rows: list[list[int]], pad_id: int, side: str) -> Padded:
-    """Wrong: nothing is padded, longer rows lose their end."""
-    shortest = min(map(len, rows), default=0)
-    return naive_padded([row[:shortest] for row in rows], pad_id, side)
-
-
-def compared(rows: list[list[int]], pad_id: int, side: str) -> Padded:
-    """Wrong: the mask is where ids differ from the padding's."""
-    ids, _ = naive_padded(rows, pad_id, side)
-    return ids, (ids != pad_id).long()
-
-
-def with_mask(change: Callable[[Tensor], Tensor]) -> Function:
-    """Wrong: right ids with another mask."""
-
-    def wrong(rows: list[list[int]], pad_id: int, side: str) -> Padded:
-        ids, mask = naive_padded(rows, pad_id, side)
-        return ids, change(mask)
-
-    return wrong
-
-
-def mask_on_right(rows: list[list[int]], pad_id: int, side: str) -> Padded:
-    """Wrong: the mask of padding on the right, whatever the side."""
-    return naive_padded(rows, pad_id, side)[0], naive_padded(rows, pad_id, "right")[1]
-
-
-def zeros_as_padding(rows: list[list[int]], pad_id: int, side: str) -> Padded:
-    """Wrong: ``pad_id`` is not used."""
-    return naive_padded(rows, 0, side)
-
-
-def any_side(otherwise: str) -> Function:
-    """Wrong: an unknown side is taken for ``otherwise``."""
-
-    def wrong(rows: list[list[int]], pad_id: int, side: str) -> Padded:
-        return naive_padded(rows, pad_id, side if side in ("left", "right") else otherwise)
-
-    return wrong
-
-
 Batch = tuple[list[list[int]], int, str]
 
 
 pad_exam = Exam(
     "04.2",
     naive_padded,
-    hints=(
-        "How many places are left over in each row? Where do they go for each side? And what is known about "
-        "the mask before any id is looked at?",
-        "The section on padding says what the mask is for, and why it cannot be read off the ids. Begin with "
-        "two tensors full of padding, `pad_id` and 0, and write each text into its place.",
-        "another side: raise ValueError\n"
-        "T = the length of the longest text, 0 without any\n"
-        "ids = (B, T) of pad_id, mask = (B, T) of 0, both int64\n"
-        "for each text: its first column is 0 on the right side, T - its length on the left side\n"
-        "    write the text into its row of ids from that column on, and as many ones into mask",
-    ),
 )
 
 
@@ -250,44 +146,15 @@ pad_exam.example(
 
 @pad_exam.oracle(
     1.5,
-    mistakes={
-        "left and right exchanged": (
-            opposite,
-            "The side is where the padding goes, not where the text stands.",
-        ),
-        "padding always on the right": (
-            lambda rows, pad_id, side: naive_padded(rows, pad_id, "right"),
-            "Look for the argument `side` in your answer.",
-        ),
-        "padding always on the left": (
-            lambda rows, pad_id, side: naive_padded(rows, pad_id, "left"),
-            "Look for the argument `side` in your answer.",
-        ),
-        "the mask of padding on the right for both sides": (
-            mask_on_right,
-            "Your ids are right. On which side does the mask have its zeros?",
-        ),
-        "a mask that marks the padding": (
-            with_mask(lambda mask: 1 - mask),
-            "The mask is 1 where text stands.",
-        ),
-        "0 as padding whatever is given": (
-            zeros_as_padding,
-            "Look for the argument `pad_id` in your answer.",
-        ),
-        "texts turned round": (
-            backwards,
-            "To pad on the left by turning the texts round, turn the result round, too.",
-        ),
-        "texts cut to the shortest": (
-            cut_to_shortest,
-            "No id of a text may get lost: the longest text decides.",
-        ),
-        "a mask of booleans": (
-            with_mask(lambda mask: mask.bool()),
-            "Ones and zeros are asked for, in int64.",
-        ),
-    },
+    "left and right exchanged",
+    "padding always on the right",
+    "the mask of padding on the right for both sides",
+    "a mask that marks the padding",
+    "0 as padding whatever is given",
+    "padding always on the left",
+    "texts turned round",
+    "texts cut to the shortest",
+    "a mask of booleans",
 )
 def random_batches(rng: Rng) -> Iterator[Batch]:
     """Both sides, a few texts of different lengths, none of which holds the padding's id."""
@@ -309,16 +176,7 @@ def text_and_padding(f: Function, rng: Rng) -> None:
         expect((ids[mask == 0] == 77).all(), f'"{side}": the mask is 0 on ids other than the padding\'s')
 
 
-@pad_exam.edge(
-    1,
-    mistakes={
-        "a mask of all ids that differ from pad_id": (
-            compared,
-            "Many models pad with an id that occurs in texts, too, such as the end of text. "
-            "Only lengths say where the text is.",
-        ),
-    },
-)
+@pad_exam.edge(1, "a mask of all ids that differ from pad_id")
 def padding_in_text(rng: Rng) -> Iterator[Batch]:
     """Texts that begin with, end in or consist of the padding's id."""
     pad = rng.randint(0, 300)
@@ -327,19 +185,7 @@ def padding_in_text(rng: Rng) -> Iterator[Batch]:
         yield [[pad] * rng.randint(2, 5), [301]], pad, side
 
 
-@pad_exam.edge(
-    0.5,
-    mistakes={
-        'any other side taken for "right"': (
-            any_side("right"),
-            'A wrong word must not pass for "right" without notice.',
-        ),
-        'any other side taken for "left"': (
-            any_side("left"),
-            'A wrong word must not pass for "left" without notice.',
-        ),
-    },
-)
+@pad_exam.edge(0.5, 'any other side taken for "right"', 'any other side taken for "left"')
 def bare_batches(rng: Rng) -> Iterator[Batch]:
     """No texts, empty texts, a single text, texts of equal length; other words for the side."""
     word = rng.choice(["", "Left", "both", "r"])
@@ -430,77 +276,12 @@ def marking(*parts: str, who: Callable[[str], bool] = lambda role: role == "assi
     return rendered(mark=lambda message, part: who(message["role"]) and part in parts)
 
 
-def replaced(part: str, by: Callable[[Message, Encode], list[list[int]]]) -> Function:
-    """Wrong: in place of one part of each message, others."""
-
-    def parts(message: Message, encode: Encode, special: Special) -> list[Piece]:
-        return [
-            piece
-            for ids, name in pieces(message, encode, special)
-            for piece in ([(new, part) for new in by(message, encode)] if name == part else [(ids, name)])
-        ]
-
-    return rendered(parts)
-
-
-def last_only(messages: list[Message], encode: Encode, special: Special) -> Rendered:
-    """Wrong: only the last message is learned."""
-    before, last = messages[:-1], messages[-1:]
-    one, other = (
-        rendered(mark=lambda message, part: False)(before, encode, special),
-        naive_chat(last, encode, special),
-    )
-    return one[0] + other[0], one[1] + other[1]
-
-
-def at_once(message: Message, encode: Encode, special: Special) -> list[Piece]:
-    """Wrong: role and content are encoded as one string."""
-    both = encode(message["role"] + "\n" + message["content"])
-    return [
-        ([special[START]], "start"),
-        (both, "content"),
-        ([special[END]], "end"),
-        (encode("\n"), "newline"),
-    ]
-
-
-def as_text(message: Message, encode: Encode, special: Special) -> list[Piece]:
-    """Wrong: special tokens spelled out."""
-    words = {"start": START, "end": END}
-    return [
-        (encode(words[name]) if name in words else ids, name)
-        for ids, name in pieces(message, encode, special)
-    ]
-
-
-def searched(message: Message, encode: Encode, special: Special) -> list[Piece]:
-    """Wrong: special tokens in the content become their ids."""
-    ids, text = list[int](), message["content"]
-    while found := [token for token in special if token in text]:
-        token = min(found, key=text.index)
-        before, _, text = text.partition(token)
-        ids += [*encode(before), special[token]]
-    content = ids + encode(text)
-    return [(content if name == "content" else old, name) for old, name in pieces(message, encode, special)]
-
-
 Chat = tuple[list[Message], Encode, Special]
 
 
 chat_exam = Exam(
     "04.3",
     naive_chat,
-    hints=(
-        "Write down the parts of a message, and beside each of them a 0 or a 1. Which parts does the model "
-        "itself say when it answers?",
-        "The section on chats renders a conversation and shows its mask. Grow both lists side by side: "
-        "whenever ids are added, add as many zeros or ones.",
-        "for each message:\n"
-        "    learned = 1 where the role is assistant, else 0\n"
-        "    add the id of <|im_start|> and the ids of encode(role + line feed), with zeros\n"
-        "    add the ids of encode(content) and the id of <|im_end|>, with learned\n"
-        "    add the ids of encode(line feed), with zeros",
-    ),
 )
 
 
@@ -516,63 +297,24 @@ chat_exam.example(
 
 @chat_exam.oracle(
     2,
+    "role and content encoded as one string",
+    "no line feed after <|im_end|>",
+    "the spaces around the content removed",
+    "special tokens encoded as text",
+    "the assistant's <|im_end|> not learned",
+    "the assistant's whole message learned",
+    "every message learned",
+    "the role encoded without its line feed",
+    "no line feed after the role",
+    "the line feed after <|im_end|> learned, too",
+    "every <|im_end|> learned",
+    "a mask turned round",
+    "only the last message learned",
     mistakes={
-        "role and content encoded as one string": (
-            rendered(at_once),
-            "Where the content begins must not depend on the tokenizer: encode the role's line by itself.",
-        ),
-        "the role encoded without its line feed": (
-            replaced("role", lambda message, encode: [encode(message["role"]), encode("\n")]),
-            "Role and line feed are one string: a tokenizer may have an id for both together.",
-        ),
-        "no line feed after the role": (
-            replaced("role", lambda message, encode: [encode(message["role"])]),
-            "Look at the second part of a message.",
-        ),
-        "no line feed after <|im_end|>": (
-            replaced("newline", lambda message, encode: []),
-            "Look at the fifth part of a message.",
-        ),
-        "the spaces around the content removed": (
-            replaced("content", lambda message, encode: [encode(message["content"].strip())]),
-            "Spaces and line feeds are text, too; give the content to `encode` just as it is.",
-        ),
-        "special tokens encoded as text": (
-            rendered(as_text),
-            "`encode` knows no special tokens; `special` has their ids.",
-        ),
-        "the assistant's <|im_end|> not learned": (
-            marking("content"),
-            "A model that never learns to end its answer goes on for ever.",
-        ),
-        "the line feed after <|im_end|> learned, too": (
-            marking("content", "end", "newline"),
-            "The model stops at <|im_end|>. Who writes what comes after it?",
-        ),
-        "the assistant's whole message learned": (
-            marking("start", "role", "content", "end", "newline"),
-            "Who writes <|im_start|> and the role in a chat? The model's own words come after them.",
-        ),
         "the role's line learned, too": (
             marking("role", "content", "end"),
             "The model is told whose turn it is; its own words begin after that.",
-        ),
-        "every message learned": (
-            marking("content", "end", who=lambda role: True),
-            "Shall the model learn to speak like the user? Look at the roles.",
-        ),
-        "every <|im_end|> learned": (
-            rendered(mark=lambda message, part: part == "end" or learned(message, part)),
-            "Only the assistant's messages are ended by the model.",
-        ),
-        "a mask turned round": (
-            rendered(mark=lambda message, part: not learned(message, part)),
-            "1 means: learn this.",
-        ),
-        "only the last message learned": (
-            last_only,
-            "A chat may hold several answers of the assistant; all of them are learned.",
-        ),
+        )
     },
 )
 def random_chats(rng: Rng) -> Iterator[Chat]:
@@ -616,16 +358,7 @@ def own_words(f: Function, rng: Rng) -> None:
     same(learned, [id for text in said for id in [*encode(text), 301]], "the ids where the mask is 1")
 
 
-@chat_exam.edge(
-    1,
-    mistakes={
-        "special tokens found in the content": (
-            rendered(searched),
-            "Whoever may write special tokens can speak as the assistant, or as the system. "
-            "Put the special ids in yourself, and leave all text to `encode`.",
-        ),
-    },
-)
+@chat_exam.edge(1, "special tokens found in the content")
 def treacherous_chats(rng: Rng) -> Iterator[Chat]:
     """Contents that look like special tokens."""
     for text in (

@@ -26,7 +26,7 @@ def double(x: Tensor) -> Tensor:
 
 
 def paper() -> Exam[[Tensor]]:
-    made = Exam("98.1", double, hints=("a", "b", "c"))
+    made = Exam("98.1", double)
     made.example(2, (torch.tensor([1, 2]),), torch.tensor([2, 4]))
 
     @made.oracle(
@@ -259,7 +259,7 @@ def test_where_the_reference_raises_the_answer_must_raise_the_same() -> None:
         return x
 
     def make() -> None:
-        made = Exam("98.1", refuse, hints=("a", "b", "c"))
+        made = Exam("98.1", refuse)
 
         @made.edge(10)
         def cases(rng: Rng) -> Iterator[tuple[Tensor]]:
