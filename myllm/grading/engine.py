@@ -23,7 +23,7 @@ def checks(chapter: str) -> ModuleType:
     Raises:
         FileNotFoundError: the chapter has no checks.
     """
-    name = f"checks.ch{chapter}"
+    name = f"checks_ch{chapter}"
     if name not in sys.modules:
         spec = spec_from_file_location(name, catalogue.checks(chapter))
         assert spec and spec.loader
