@@ -9,6 +9,7 @@ This is practice, not proctoring: it stops accidents, not attacks.
 import ctypes
 import json
 import os
+import secrets
 import select
 import signal
 import sys
@@ -41,6 +42,7 @@ def serve(request: dict[str, Any], replies: int) -> dict[str, Any]:
 
     exercise, warm = Exercise(**request["exercise"]), os.getpid()
     prepare(exercise.id)
+    mark = secrets.token_hex(16).encode()
     from_results, to_results = os.pipe()
     from_output, to_output = os.pipe()
     if not (child := os.fork()):
@@ -49,7 +51,7 @@ def serve(request: dict[str, Any], replies: int) -> dict[str, Any]:
             _tie(warm, signal.SIGKILL)
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             os.close(replies)
-            attempt(request, to_results, to_output)
+            attempt(request, to_results, to_output, mark)
         except BaseException:  # a mistake of the grader's: say it where the answer's output goes
             traceback.print_exc()
             sys.stderr.flush()
@@ -59,12 +61,13 @@ def serve(request: dict[str, Any], replies: int) -> dict[str, Any]:
         os.close(to_results)
         os.close(to_output)
         deadline = time.monotonic() + BLOCKED * request["seconds"]
-        told, printed, ended = _watch(child, from_results, from_output, deadline)
+        told, printed, ended = _watch(child, from_results, from_output, deadline, mark)
     finally:
         sweep(child)
         os.close(from_results)
         os.close(from_output)
-    messages = [json.loads(line) for line in told.decode(errors="replace").splitlines() if line.endswith("}")]
+    lines = [line for line in told.split(b"\n") if line.startswith(mark) and line.endswith(b"}")]
+    messages = [json.loads(line.removeprefix(mark)) for line in lines]
     text = clean(printed.decode(errors="replace"))
     if messages and "result" in messages[-1]:
         return {**messages[-1]["result"], "printed": text}
@@ -74,7 +77,7 @@ def serve(request: dict[str, Any], replies: int) -> dict[str, Any]:
     return {**lost.to_json(), "error": lost.error, "printed": text}
 
 
-def _watch(child: int, results: int, output: int, deadline: float) -> tuple[bytes, bytes, str]:
+def _watch(child: int, results: int, output: int, deadline: float, mark: bytes) -> tuple[bytes, bytes, str]:
     """Read what a fork writes until it is done, dead, or beyond a limit: (messages, output, why it ended)."""
     told, printed, looked, gone, status = b"", b"", time.monotonic(), 0, 0
     os.set_blocking(results, False)
@@ -84,9 +87,9 @@ def _watch(child: int, results: int, output: int, deadline: float) -> tuple[byte
         if 0 in ready:  # no request comes before the last one is answered: this is the end of the input
             _end()
         new, block = _read(results), _read(output)
-        told += new
+        told = (told + new)[-(1 << 22) :]  # an answer may write there, too
         printed += block[: max(0, 4 * LONGEST - len(printed))]
-        if told.endswith(b"}\n") and b'{"result"' in told:
+        if b"\n" in told.partition(mark + b'{"result"')[2]:
             return told, printed, ""
         if gone and not new:
             name = signal.Signals(os.WTERMSIG(status)).name if os.WIFSIGNALED(status) else "its own exit"
