@@ -13,6 +13,7 @@ from tyro.conf import Positional, arg
 from myllm.files import UserError, atomic_write
 from myllm.grading import Exercise, catalogue, progress
 from myllm.grading.client import Worker
+from myllm.grading.mistakes import hints
 from myllm.grading.report import Format, random_failed, render
 from myllm.grading.results import Result
 
@@ -37,7 +38,7 @@ class List:
     def run(self) -> int:
         """Print the table."""
         exercises = _all()
-        results = progress.read(Path(self.dir), exercises)
+        results = progress.read(_folder(self.dir), exercises)
         if self.format == "json":
             print(render(results, "json"))
             return 0
@@ -49,8 +50,8 @@ class List:
             points = f"{result.earned}/{one.points}" if result.status != "not started" else str(one.points)
             table.add_row(one.id, one.title, points, str(one.minutes), "•" * one.difficulty, result.status)
         Console(highlight=False).print(table)
-        if _foreign(Path(self.dir)):
-            print(f"\nNo state: {_foreign(Path(self.dir))}")
+        if _foreign(_folder(self.dir)):
+            print(f"\nNo state: {_foreign(_folder(self.dir))}")
         return 0
 
 
@@ -67,7 +68,7 @@ class Start:
 
     def run(self) -> int:
         """Copy what is missing, and say what was kept."""
-        folder = Path(self.dir)
+        folder = _folder(self.dir)
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError):
@@ -118,7 +119,7 @@ class Check:
         if self.all == bool(self.exercises):
             raise UserError("Name chapters or exercises (03, 03.2), or give --all.")
         chosen = _all() if self.all else catalogue.choose(list(self.exercises))
-        folder, files = Path(self.dir), {one.file for one in chosen}
+        folder, files = _folder(self.dir), {one.file for one in chosen}
         missing = sorted(file for file in files if not (folder / file).is_file())
         if missing and (not self.all or len(missing) == len(files)):
             raise UserError(f"{folder.absolute()} has no {missing[0]}; `myllm exercises start DIR` makes it.")
@@ -141,7 +142,7 @@ class Check:
         results, broken = list[Result](), dict[str, str]()
         seed = secrets.randbelow(10**6) if self.seed is None else self.seed
         for one in chosen:
-            path = Path(self.dir) / one.file
+            path = _folder(self.dir) / one.file
             if one.file in broken:  # its file does not load; there is no need to see that again
                 result = Result.failed(one, broken[one.file], whole_file=True)
             elif path.is_file():
@@ -151,11 +152,11 @@ class Check:
             if result.error:
                 broken[one.file] = result.error
             results.append(result)
-        progress.record(Path(self.dir), results, _all())
         print(render(results, self.format), flush=True)
         if random_failed(results):
             told = sys.stdout if self.format == "text" else sys.stderr
             print(f"The same random cases again: --seed {seed}", file=told, flush=True)
+        progress.record(_folder(self.dir), results, _all())
         return int(any(one.status != "passed" for one in results))
 
 
@@ -178,7 +179,7 @@ class Hint:
     def run(self) -> int:
         """Print the hint."""
         one, level = _one(self.exercise), self.level or self.number
-        print(catalogue.hints(one)[level - 1])
+        print(hints(one)[level - 1])
         if level < 3:
             print(f"\nHint {level} of 3; the next one: myllm exercises hint {one.id} {level + 1}")
         return 0
@@ -217,10 +218,17 @@ class Report:
 
     def run(self) -> int:
         """Print the report."""
-        if problem := _foreign(Path(self.dir)):
+        if problem := _foreign(_folder(self.dir)):
             raise UserError(problem)
-        print(render(progress.read(Path(self.dir), _all()), self.format))
+        print(render(progress.read(_folder(self.dir), _all()), self.format))
         return 0
+
+
+def _folder(name: str) -> Path:
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:
+        raise UserError(f"There is no home folder to put in for ~ in {name}; give the whole path.") from None
 
 
 def _all() -> list[Exercise]:

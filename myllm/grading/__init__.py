@@ -1,7 +1,10 @@
 """Graded exercises: a learner writes a function, asks for a check, and gets points, the reason and a hint.
 
-``solutions/chNN_slug.py`` is the marked source, ``exercises/chNN_slug.py`` the stub generated from it, and
-``checks/chNN.py`` says what is checked. Importing this room costs nothing; torch is loaded by the worker.
+This is the engine alone. ``solutions/chNN_slug.py`` is the marked source of the answers and
+``exercises/chNN_slug.py`` the stub generated from it. ``solutions/checks/chNN.py`` says what is checked;
+``solutions/mistakes/chNN.toml`` holds hints and known wrong answers.
+
+Importing this room costs nothing; torch is loaded by the worker.
 """
 
 from collections.abc import Callable

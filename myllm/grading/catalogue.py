@@ -17,6 +17,11 @@ def folder(name: str) -> Path:
     return here if here.is_dir() else Path(__file__).parents[2] / name
 
 
+def checks(chapter: str) -> Path:
+    """The file that holds the checks of a chapter (its two digits)."""
+    return folder("solutions") / "checks" / f"ch{chapter}.py"
+
+
 def stub(source: str) -> str:
     """The text of an answer file with every marked part replaced by ``raise NotImplementedError``.
 
@@ -76,17 +81,6 @@ def choose(names: list[str]) -> list[Exercise]:
             raise UserError(f"There is no exercise {name}; `myllm exercises list` shows all of them.")
         chosen |= found
     return list(chosen.values())
-
-
-def hints(one: Exercise) -> tuple[str, ...]:
-    """The three hints of an exercise, read from ``Exam("03.1", …, hints=(…))`` in its checks."""
-    checks = Path(__file__).parent / "checks" / f"ch{one.chapter}.py"
-    for node in ast.walk(ast.parse(read_text(checks))):
-        if isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
-            named = {word.arg: word.value for word in node.keywords}
-            if node.args[0].value == one.id and "hints" in named:
-                return tuple(ast.literal_eval(named["hints"]))
-    raise UserError(f"Exercise {one.id} has no hints.")
 
 
 def solution(one: Exercise) -> str:

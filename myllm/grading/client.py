@@ -5,18 +5,24 @@ import base64
 import importlib
 import json
 import os
-import queue
 import secrets
+import select
+import signal
 import subprocess
 import sys
-import threading
+import tempfile
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from myllm.files import UserError
 from myllm.grading import Exercise
 from myllm.grading.results import Result
+
+MARK = "MYLLM_WORKER"  # names, in the environment, the worker that a process descends from
 
 
 class Worker:
@@ -29,8 +35,10 @@ class Worker:
 
     def __init__(self, seconds: float = 10.0, memory: int = 1 << 30) -> None:
         self.seconds, self.memory = seconds, memory
-        self.process: subprocess.Popen[str] | None = None
-        self._replies: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self.process: subprocess.Popen[bytes] | None = None
+        self._buffer = b""
+        self._mark = secrets.token_hex(16)
+        atexit.register(self.close)
 
     def check_file(self, exercise: Exercise, file: Path, seed: int | None = None) -> Result:
         """Check the answer to an exercise in a file."""
@@ -48,14 +56,13 @@ class Worker:
         request = {"exercise": asdict(exercise), "seed": secrets.randbelow(10**6) if seed is None else seed}
         limits = {"seconds": self.seconds, "memory": self.memory, "path": sys.path}
         line = json.dumps({**request, **limits, **answer}) + "\n"
-        process = self._start()
-        assert process.stdin is not None
         try:
-            process.stdin.write(line)
-            process.stdin.flush()
-            reply = self._replies.get(timeout=10 * self.seconds + 60)
-        except (OSError, queue.Empty):
-            reply = ""
+            process = self._start()
+            assert process.stdin is not None
+            with suppress(OSError):  # the process is gone, which its silence tells as well
+                process.stdin.write(line.encode())
+                process.stdin.flush()
+            reply = self._reply(10 * self.seconds + 60)
         except BaseException:  # Ctrl-C: a late reply must not be taken for the next one
             self.close()
             raise
@@ -64,35 +71,67 @@ class Worker:
             return Result.failed(exercise, "The checking process was lost.")
         return Result.from_json(json.loads(reply))
 
-    def _start(self) -> "subprocess.Popen[str]":
+    def _reply(self, seconds: float) -> bytes:
+        """The next line that the process writes; nothing where it ends or lets the time pass."""
+        assert self.process and self.process.stdout
+        pipe, deadline = self.process.stdout.fileno(), time.monotonic() + seconds
+        while b"\n" not in self._buffer:
+            if not select.select([pipe], [], [], max(0, deadline - time.monotonic()))[0]:
+                return b""
+            if not (block := os.read(pipe, 1 << 16)):
+                return b""
+            self._buffer += block
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        return line
+
+    def _start(self) -> "subprocess.Popen[bytes]":
         if self.process is not None and self.process.poll() is None:
             return self.process
         here = str(Path(__file__).parents[2])
         path = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
-        env = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-        self.process = process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "myllm.grading.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env=env,
-        )
-        self._replies = replies = queue.SimpleQueue[str]()
-
-        def listen() -> None:
-            assert process.stdout is not None
-            for line in process.stdout:
-                replies.put(line)
-            replies.put("")
-
-        threading.Thread(target=listen, daemon=True).start()
-        atexit.register(self.close)
-        return process
+        threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+        with tempfile.TemporaryFile() as errors:
+            self._buffer = b""
+            self.process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "myllm.grading.worker", str(os.getpid())],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                env={**os.environ, "PYTHONPATH": path, MARK: self._mark, **threads},
+                start_new_session=True,  # Ctrl-C is for us alone
+            )
+            if not self._reply(120):
+                errors.seek(0)
+                told = errors.read().decode(errors="replace").strip().splitlines() or ["it ended in silence"]
+                raise UserError(
+                    f"The checking process could not start ({told[-1][:300]}); see whether `import torch` "
+                    "works and whether there is memory left."
+                )
+        return self.process
 
     def close(self) -> None:
-        """End the process; the next check starts a new one."""
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait()
-        self.process = None
+        """End the process and what its answers have started; the next check starts a new one."""
+        process, self.process = self.process, None
+        if process is None:
+            return
+        with suppress(OSError):
+            process.terminate()
+        try:
+            process.wait(1)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        for pipe in (process.stdin, process.stdout):
+            with suppress(OSError):
+                assert pipe
+                pipe.close()
+        if process.returncode:  # it did not end by itself, and so has not swept
+            self._sweep()
+
+    def _sweep(self) -> None:
+        """End what a lost worker has left behind, where the system tells (Linux)."""
+        mark = f"{MARK}={self._mark}".encode()
+        for folder in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                if mark in (folder / "environ").read_bytes():
+                    os.kill(int(folder.name), signal.SIGKILL)

@@ -1,24 +1,42 @@
 """Run the checks of one exercise against one function, in this process."""
 
 import random
+import sys
 from collections.abc import Callable
 from dataclasses import replace
-from importlib import import_module
+from importlib.util import module_from_spec, spec_from_file_location
+from types import ModuleType
 from typing import Any
 
 import torch
 
-from myllm.grading import Exercise
-from myllm.grading.catalogue import exercises
+from myllm.grading import Exercise, catalogue
 from myllm.grading.compare import Failure, WrongType
-from myllm.grading.exam import Check, Exam, Rng
+from myllm.grading.exam import Exam, Rng
 from myllm.grading.guard import Guard, OutOfMemory, describe
 from myllm.grading.results import KINDS, CheckResult, Result, clean
 
 
+def checks(chapter: str) -> ModuleType:
+    """The module with the checks of a chapter, loaded by its path: ``solutions`` is no package.
+
+    Raises:
+        FileNotFoundError: the chapter has no checks.
+    """
+    name = f"checks_ch{chapter}"
+    if name not in sys.modules:
+        spec = spec_from_file_location(name, catalogue.checks(chapter))
+        assert spec and spec.loader
+        module = module_from_spec(spec)
+        sys.modules[name] = module
+        spec.loader.exec_module(module)
+    return sys.modules[name]
+
+
 def exam(id: str) -> Exam[...]:
     """The checks of an exercise."""
-    import_module(f"myllm.grading.checks.ch{id[:2]}")
+    if id not in Exam.all:
+        checks(id[:2])
     return Exam.all[id]
 
 
@@ -40,7 +58,8 @@ def grade(
         tell: called with the name of each stage before it begins.
     """
     paper = exam(exercise.id)
-    siblings = [one for one in exercises().values() if one.file == exercise.file and one.id != exercise.id]
+    same_file = [one for one in catalogue.exercises().values() if one.file == exercise.file]
+    siblings = [one for one in same_file if one.id != exercise.id]
     guard = Guard(paper.forbidden)
     tell("load")
     try:
@@ -59,7 +78,7 @@ def grade(
         tell(stage)
         rng = Rng(f"{seed}/{exercise.id}/{index}")
         random.seed(seed)
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed % 2**63)  # `seed` may be of any size
         message = ""
         try:
             check.run(fenced, rng)
@@ -106,7 +125,7 @@ def _blame(
             except WrongType:
                 continue
             except Exception:
-                told.append(f"Your {other.function} does not pass {other.id} yet; mend that first.")
+                told.append(f"Your {other.function} does not pass {other.id} yet; fix that first.")
                 break
     return "\n".join(told)
 
@@ -131,6 +150,3 @@ def _conditions(results: list[CheckResult], guard: Guard) -> list[CheckResult]:
             message = "Counts as soon as the random cases pass."
         final.append(CheckResult(one.kind, one.weight, not message, message))
     return final
-
-
-__all__ = ["Check", "exam", "grade"]

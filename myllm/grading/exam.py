@@ -2,17 +2,16 @@
 
 import copy
 import random
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Generic, ParamSpec
+from typing import Any, ClassVar, Generic, ParamSpec, cast
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode
 
-from myllm.grading.compare import Failure, WrongType, as_expected, difference, show
+from myllm.grading.compare import Failure, WrongType, as_expected, difference, kind, show
+from myllm.grading.meters import same_operations
+from myllm.grading.mistakes import listed
 
 Function = Callable[..., Any]
 Cases = Callable[["Rng"], Iterator[tuple[Any, ...]]]
@@ -64,16 +63,13 @@ class Exam(Generic[P]):
     Args:
         id: the exercise.
         reference: an independent naive answer; not the solution, nor the package's own function.
-        hints: three: a nudge, a pointer into the chapter, pseudocode.
         tolerance: relative and absolute, where a few roundings of the result's precision are not enough.
     """
 
     all: ClassVar[dict[str, "Exam[...]"]] = {}
 
-    def __init__(
-        self, id: str, reference: Callable[P, Any], hints: Sequence[str], *, tolerance: float | None = None
-    ) -> None:
-        self.id, self.reference, self.hints, self.tolerance = id, reference, tuple(hints), tolerance
+    def __init__(self, id: str, reference: Callable[P, Any], *, tolerance: float | None = None) -> None:
+        self.id, self.reference, self.tolerance = id, reference, tolerance
         self.checks: list[Check] = []
         self.examples: list[tuple[tuple[Any, ...], Any]] = []
         self.forbidden: list[str] = [*ANSWERS]
@@ -88,19 +84,20 @@ class Exam(Generic[P]):
         self.examples.append((args, expected))
         self.checks.append(Check("example", weight, run))
 
-    def oracle(self, weight: float, mistakes: Mistakes[P] = NONE) -> Callable[[Cases], Cases]:
+    def oracle(self, weight: float, *labels: str, mistakes: Mistakes[P] = NONE) -> Callable[[Cases], Cases]:
         """Add a comparison with the reference on the cases that the decorated generator yields.
 
         Args:
             weight: points.
-            mistakes: ``{label: (wrong function, hint)}``; the hint is shown when the answer equals the wrong
-                function on every case.
+            labels: of mistakes in the chapter's table; the hint is shown when the answer equals the wrong one
+                on every case.
+            mistakes: the same for wrong functions of the check's own: ``{label: (wrong function, hint)}``.
         """
-        return self._cases("oracle", weight, mistakes)
+        return self._cases("oracle", weight, labels, mistakes)
 
-    def edge(self, weight: float, mistakes: Mistakes[P] = NONE) -> Callable[[Cases], Cases]:
+    def edge(self, weight: float, *labels: str, mistakes: Mistakes[P] = NONE) -> Callable[[Cases], Cases]:
         """Add cases at the border (empty, length 1, ties …); otherwise as :meth:`oracle`."""
-        return self._cases("edge", weight, mistakes)
+        return self._cases("edge", weight, labels, mistakes)
 
     def property(self, weight: float) -> Callable[[Property], Property]:
         """Add a check of something that always holds; its docstring says what."""
@@ -109,6 +106,24 @@ class Exam(Generic[P]):
     def cost(self, weight: float) -> Callable[[Property], Property]:
         """Add a check of a count (see :func:`measure`), earned only where all oracle checks pass."""
         return self._property("cost", weight)
+
+    def operations(
+        self, weight: float, what: str, sizes: tuple[int, int], case: Callable[[Rng, int], tuple[Any, ...]]
+    ) -> None:
+        """Add a cost check: the number of torch operations does not grow with a size.
+
+        Args:
+            weight: points.
+            what: is counted by the size, such as ``"rows"``.
+            sizes: a small and a large one.
+            case: the arguments for a size.
+        """
+
+        def test(f: Function, rng: Rng) -> None:
+            same_operations(f, what, [(size, case(rng, size)) for size in sizes])
+
+        test.__doc__ = f"The number of tensor operations does not grow with the number of {what}."
+        self.cost(weight)(test)
 
     def conduct(self, weight: float, *names: str) -> None:
         """Forbid names, functions or ``module.*``: they raise in every check; earned as :meth:`cost`."""
@@ -129,12 +144,19 @@ class Exam(Generic[P]):
 
         return add
 
-    def _cases(self, kind: str, weight: float, mistakes: Mistakes[P]) -> Callable[[Cases], Cases]:
+    def _cases(
+        self, kind: str, weight: float, labels: tuple[str, ...], mistakes: Mistakes[P]
+    ) -> Callable[[Cases], Cases]:
+        known = dict[str, tuple[Function, str]]()
+        for label in labels:
+            known[label] = (row := listed(self.id, label)), row.hint
+        known |= mistakes
+
         def add(cases: Cases) -> Cases:
             def run(f: Function, rng: Rng) -> None:
-                self._compare(f, list(cases(rng)), mistakes)
+                self._compare(f, list(cases(rng)), known)
 
-            self.checks.append(Check(kind, weight, run, mistakes))
+            self.checks.append(Check(kind, weight, run, known))
             return cases
 
         return add
@@ -213,25 +235,25 @@ def same(got: Any, expected: Any, what: str, tolerance: float | None = None) -> 
         raise Failure(f"{what}: {problem}")
 
 
-class Counted(TorchDispatchMode):
-    """Counts of what torch was asked to do: ``operations``, ``largest`` (elements of a result), ``flops``."""
-
-    operations = 0
-    largest = 0
-    flops = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Count one operation and do it."""
-        result = func(*args, **(kwargs or {}))
-        self.operations += 1
-        if isinstance(result, Tensor):
-            self.largest = max(self.largest, result.numel())
-        return result
+def two_tensors(found: Any, *shape: int) -> tuple[Tensor, Tensor]:
+    """A result of two tensors of one shape; the check fails where it is anything else."""
+    parts = cast("list[Any]", [*found] if isinstance(found, tuple) else [found])
+    right = [getattr(one, "shape", None) for one in parts] == [shape, shape]
+    expect(right, f"expected two tensors of shape {shape}, got {' and '.join(map(kind, parts))}")
+    return cast("tuple[Tensor, Tensor]", found)
 
 
-@contextmanager
-def measure() -> Generator[Counted]:
-    """Count torch operations, the largest result and the FLOPs of matrix products inside the block."""
-    with FlopCounterMode(display=False) as flops, Counted() as counted:
-        yield counted
-    counted.flops = flops.get_total_flops()
+class Spell:
+    """A stand-in for ``encode`` whose ids show how a text was cut: the length of a piece, then its bytes."""
+
+    def __init__(self) -> None:
+        self.__name__ = "encode"
+
+    def __call__(self, text: str) -> list[int]:
+        """The ids of a piece of text."""
+        if not text:
+            raise ValueError("encode was called on an empty string")
+        return [len(text), *text.encode()]
+
+    def __repr__(self) -> str:
+        return "encode"

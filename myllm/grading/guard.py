@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from importlib.abc import Loader
 from importlib.machinery import ModuleSpec
+from operator import is_
 from types import ModuleType
 from typing import Any
 
@@ -52,11 +53,11 @@ class Guard:
     def __init__(self, forbidden: Sequence[str]) -> None:
         self.inside = False
         self.used: list[str] = []  # forbidden names, in the order they were first used
-        modules = [name[:-2] for name in forbidden if name.endswith(".*")]
+        modules = tuple(name[:-1] for name in forbidden if name.endswith(".*"))  # "myllm.model."
         for name in forbidden:
             if not name.endswith(".*"):
                 self._wrap(name)
-        for name in [name for name in sys.modules if _within(name, modules)]:
+        for name in [name for name in sys.modules if f"{name}.".startswith(modules)]:
             del sys.modules[name]
         sys.meta_path.insert(0, _Barrier(modules, self))
         self._kept = [(space, dict(vars(space))) for space in NAMESPACES]
@@ -86,6 +87,8 @@ class Guard:
         """Put back what a call has changed: names of torch and Python, defaults, gradients."""
         for space, kept in self._kept:
             now = vars(space)
+            if len(now) == len(kept) and all(map(is_, now.values(), kept.values())):
+                continue  # nearly always, and thousands of names are compared after every call
             for name in [name for name, value in kept.items() if now.get(name) is not value]:
                 setattr(space, name, kept[name])
             # In a class a new name hides an inherited one; in a module it hides nothing.
@@ -140,7 +143,7 @@ def describe(error: BaseException) -> str:
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
-        if "/myllm/grading/" not in frame.filename
+        if "/myllm/grading/" not in frame.filename and "/solutions/checks/" not in frame.filename
     ]
     own = [
         frame for frame in frames if "site-packages" not in frame.filename and "<frozen" not in frame.filename
@@ -149,10 +152,6 @@ def describe(error: BaseException) -> str:
         return text
     line = linecache.getline(own[-1].filename, own[-1].lineno or 0).strip()
     return f"{text} in line {own[-1].lineno}" + (f": {line}" if line else "")
-
-
-def _within(name: str, modules: Sequence[str]) -> bool:
-    return any(name == module or name.startswith(f"{module}.") for module in modules)
 
 
 def _find(path: str) -> Any:
@@ -187,11 +186,11 @@ class _Nothing:
 class _Barrier(Loader):
     """An import finder and loader that gives empty modules for forbidden ones."""
 
-    def __init__(self, modules: Sequence[str], guard: Guard) -> None:
+    def __init__(self, modules: tuple[str, ...], guard: Guard) -> None:
         self.modules, self.guard = modules, guard
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        return ModuleSpec(name, self, is_package=True) if _within(name, self.modules) else None
+        return ModuleSpec(name, self, is_package=True) if f"{name}.".startswith(self.modules) else None
 
     def create_module(self, spec: ModuleSpec) -> None:
         return None

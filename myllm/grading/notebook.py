@@ -8,6 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from myllm.files import UserError
 from myllm.grading.catalogue import exercises
 from myllm.grading.client import Worker
 from myllm.grading.progress import progress_path, record
@@ -70,12 +71,16 @@ def check(id: str, function: Callable[..., Any], *, seed: int | None = None) -> 
     seed = secrets.randbelow(10**6) if seed is None else seed
     try:
         result = worker().check_function(exercise, function, seed)
-        if progress_path(Path.cwd()).exists():
-            record(Path.cwd(), [result], list(exercises().values()))
     except Exception as error:
         return Card(None, f"{id} could not be checked. {type(error).__name__}: {error}")
     again = f'The same random cases again: check("{id}", {exercise.function}, seed={seed})'
-    return Card(result, again if random_failed([result]) else "")
+    notes = [again] if random_failed([result]) else []
+    try:
+        if progress_path(Path.cwd()).exists():
+            record(Path.cwd(), [result], list(exercises().values()))
+    except (OSError, UserError) as error:
+        notes.append(str(error))
+    return Card(result, "\n".join(notes))
 
 
 def assert_solved(id: str, function: Callable[..., Any], *, seed: int | None = None) -> None:

@@ -19,16 +19,19 @@ def read(folder: Path, exercises: Sequence[Exercise]) -> list[Result]:
     """The last result of each of these exercises; not started where there is none.
 
     Raises:
-        UserError: the file is torn or foreign.
+        UserError: the file is damaged or foreign.
     """
     path, known = progress_path(folder), dict[str, Result]()
-    if path.exists():
-        try:
+    damaged = f"{path} is not a progress file; `myllm exercises check` sets it aside and begins a new one."
+    try:
+        if path.is_file():
             known = {one["id"]: Result.from_json(one) for one in read_json(path, "progress")["exercises"]}
-        except (KeyError, TypeError, AttributeError):
-            raise UserError(
-                f"{path} is not a progress file; delete it and check your answers again."
-            ) from None
+        elif path.exists():  # a folder, or a pipe that would be waited for
+            raise UserError(damaged)
+    except OSError as error:
+        raise UserError(f"Cannot read {path}: {error.strerror}.") from None
+    except (LookupError, TypeError, AttributeError, ValueError):
+        raise UserError(damaged) from None
     results = [known.get(one.id, Result.unstarted(one)) for one in exercises]
     # An exercise whose points have changed since is another exercise.
     return [
@@ -37,11 +40,20 @@ def read(folder: Path, exercises: Sequence[Exercise]) -> list[Result]:
     ]
 
 
-def record(folder: Path, results: Sequence[Result], exercises: Sequence[Exercise]) -> list[Result]:
-    """Put new results in the progress file, and give back what it holds now."""
-    new = {one.id: one for one in results}
-    merged = [new.get(one.id, one) for one in read(folder, exercises)]
-    path = progress_path(folder)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write(path, json.dumps(to_json(merged), indent=1) + "\n")
-    return merged
+def record(folder: Path, results: Sequence[Result], exercises: Sequence[Exercise]) -> None:
+    """Put new results in the progress file; one that cannot be read is set aside as ``progress.damaged``.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    path, new = progress_path(folder), {one.id: one for one in results}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            old = read(folder, exercises)
+        except UserError:
+            path.replace(path.with_suffix(".damaged"))
+            old = read(folder, exercises)
+    except OSError as error:
+        raise UserError(f"Cannot keep your progress in {path}: {error.strerror}.") from None
+    atomic_write(path, json.dumps(to_json([new.get(one.id, one) for one in old]), indent=1) + "\n")

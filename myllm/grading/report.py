@@ -6,7 +6,7 @@ from html import escape
 from typing import Any, Literal
 from xml.etree import ElementTree
 
-from myllm.grading.results import KINDS, CheckResult, Result
+from myllm.grading.results import DIAGNOSIS, KINDS, CheckResult, Result
 
 Format = Literal["text", "json", "html", "junit"]
 
@@ -28,11 +28,21 @@ def headline(result: Result) -> str:
 
 
 def reasons(result: Result) -> list[tuple[str, str]]:
-    """What did not pass and why; a reason that is the same for all checks stands once."""
-    failed = [(_label(one), one.message) for one in result.checks if not one.passed]
-    if result.status == "not started":
-        return []
-    return [("", failed[0][1])] if len({message for _, message in failed}) == 1 < len(failed) else failed
+    """What did not pass and why, as (check, reason).
+
+    Diagnoses stand first, without a check and each of them once. A reason that is the same for all checks
+    stands once, too.
+    """
+    failed, diagnoses = list[tuple[str, str]](), dict[str, None]()
+    for one in result.checks if result.status != "not started" else []:
+        lines = one.message.split("\n")
+        found = [line for line in lines if DIAGNOSIS.match(line)]
+        diagnoses |= dict.fromkeys(found)
+        if not one.passed:
+            failed.append((_label(one), "\n".join(line for line in lines if line not in found)))
+    if len({message for _, message in failed}) == 1 < len(failed):
+        failed = [("", failed[0][1])]
+    return [*(("", line) for line in diagnoses), *failed]
 
 
 def _label(check: CheckResult) -> str:

@@ -1,5 +1,6 @@
 """What a check found, in the shape of the report."""
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,8 @@ KINDS = {
     "cost": "amount of work",
     "conduct": "forbidden names",
 }
+# What the cause is, as a line of a check's message; every other line says what came instead of what.
+DIAGNOSIS = re.compile(r"This is what you get with |Your \w+ does not pass ")
 LONGEST = 2000  # characters of a message
 STRANGE = re.compile(r"[^\t\n\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -96,8 +99,24 @@ class Result:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "Result":
-        """The inverse of :meth:`to_json`."""
+        """The inverse of :meth:`to_json`.
+
+        Raises:
+            LookupError, TypeError, ValueError: the data does not come from there.
+        """
         checks = [CheckResult(**one) for one in data["checks"]]
-        return cls(
+        result = cls(
             data["id"], data["title"], data["points"], checks, data.get("error", ""), data.get("printed", "")
         )
+        texts = [result.id, result.title, result.error, result.printed]
+        texts += [text for one in checks for text in (one.kind, one.message)]
+        numbers = [result.points, *(one.weight for one in checks)]
+        if any(type(one) is not str for one in texts) or any(
+            type(one) not in (int, float) for one in numbers
+        ):
+            raise TypeError("text or a number of another type")
+        if not all(0 <= one <= result.points < math.inf for one in numbers):  # false for NaN, too
+            raise ValueError("a number outside of its range")
+        if any(type(one.passed) is not bool for one in checks):
+            raise TypeError("neither true nor false")
+        return result

@@ -1,6 +1,10 @@
 """The commands, as a learner types them."""
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from xml.etree import ElementTree
@@ -103,6 +107,18 @@ def test_the_seed_is_named_once_at_the_end_and_brings_the_cases_back(
     assert "seed" not in run(capsys, "check", "01", "--dir", "answers")[1]
 
 
+def test_the_diagnosis_stands_first_and_once(answers: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (answers / FILE).write_text(SOLUTION.replace("return counts", "return counts.T"))
+    head, diagnosis, *checks = run(capsys, "check", "01.1", "--dir", "answers")[1].splitlines()
+    assert head.startswith("01.1 Count bigrams: partial")
+    assert diagnosis.startswith("  This is what you get with rows and columns swapped.")
+    assert any("random cases" in line and "expected" in line for line in checks)
+    assert not any("This is what you get" in line for line in checks)
+    page = run(capsys, "report", "--dir", "answers", "--format", "html")[1]
+    assert page.count("This is what you get") == 1
+    assert page.index("This is what you get") < page.index("random cases")
+
+
 def test_words_are_those_of_the_json(answers: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (answers / FILE).write_text(
         SOLUTION.replace("return counts", "return counts.T").replace("nll, math", "0, math")
@@ -126,7 +142,7 @@ def test_a_list_without_answers_says_so(
 
 def test_a_helper_that_does_not_pass_is_named(answers: Path, capsys: pytest.CaptureFixture[str]) -> None:
     solution = (folder("solutions") / "ch03_bpe.py").read_text("utf-8")
-    told = "Your merge does not pass 03.2 yet; mend that first."
+    told = "Your merge does not pass 03.2 yet; fix that first."
     for line, wrong in (
         ("            i += 2", "            i += 1"),
         ("    merged: list[int] = []", "    raise NotImplementedError"),
@@ -177,9 +193,10 @@ def test_a_file_that_does_not_load_is_named_for_each_exercise_and_costs_itself_o
 
 
 def test_a_file_that_is_not_utf8(answers: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (answers / FILE).write_bytes(b"# caf\xe9\n")
-    code, out, _ = run(capsys, "check", "01.1", "--dir", "answers")
-    assert code == 1 and "utf-8" in out and out.count("could not be loaded") == 1
+    for text in (b"# caf\xe9\n", b"x = 1\n\n\n# caf\xe9\n", SOLUTION.encode("utf-16")):
+        (answers / FILE).write_bytes(text)
+        code, out, _ = run(capsys, "check", "01.1", "--dir", "answers")
+        assert code == 1 and "could not be loaded: UnicodeError: it is not UTF-8; save it" in out
 
 
 def test_a_deleted_function_costs_itself_only(answers: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -228,13 +245,143 @@ def test_mistakes_are_one_line(
     assert code == 1 and out == "" and told in err and err.count("\n") == 1
 
 
+WEIGHT = '{"exercises": [{"id": "01.1", "title": "", "points": 5, "checks": [%s]}]}'
+DAMAGED = [
+    "",
+    "{",
+    "[]",
+    "null",
+    "\x00",
+    '{"exercises": 5}',
+    '{"exercises": [1]}',
+    '{"exercises": [{"id": "01.1"}]}',
+    '{"exercises": [{"id": ["01.1"], "title": "", "points": 5, "checks": []}]}',
+    '{"exercises": [{"id": "01.1", "title": "", "points": NaN, "checks": []}]}',
+    '{"exercises": [{"id": "01.1", "title": "", "points": 1e999, "checks": []}]}',
+    '{"exercises": [{"id": "01.1", "title": "", "points": 5, "checks": [], "printed": {}}]}',
+    *(
+        WEIGHT % f'{{"kind": "oracle", "weight": {weight}, "passed": true, "message": ""}}'
+        for weight in ('"3"', "NaN", "Infinity", "-1", "[]", "1e308", "9" * 400, "9" * 5000, "true", "null")
+    ),
+    WEIGHT % '{"kind": [], "weight": 3, "passed": true, "message": ""}',
+    WEIGHT % '{"kind": "oracle", "weight": 3, "passed": 1, "message": ""}',
+    WEIGHT % '{"kind": "oracle", "weight": 3, "passed": true, "message": null}',
+    WEIGHT % '{"weight": 3}',
+    WEIGHT % "[" * 5000,
+]
+
+
+@pytest.mark.parametrize("torn", DAMAGED)
+def test_a_damaged_progress_file_is_named_and_set_aside(
+    answers: Path, capsys: pytest.CaptureFixture[str], torn: str
+) -> None:
+    path = answers / ".myllm/progress.json"
+    path.write_text(torn)
+    for command in (["report"], ["report", "--format", "json"], ["list"]):
+        code, out, err = run(capsys, *command, "--dir", "answers")
+        assert code == 1 and not out and "progress.json" in err and err.count("\n") == 1
+    assert run(capsys, "start", "answers")[0] == 0
+    assert path.with_suffix(".damaged").read_text() == torn
+    code, out, err = run(capsys, "report", "--dir", "answers")
+    assert code == 0 and "0 of" in out and not err
+
+
+def test_what_is_no_file_in_the_place_of_the_progress_is_set_aside(
+    answers: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = answers / ".myllm/progress.json"
+    for make in (Path.mkdir, os.mkfifo):  # to open the second would wait for ever
+        path.unlink()
+        make(path)
+        code, _, err = run(capsys, "list", "--dir", "answers")
+        assert code == 1 and "is not a progress file" in err and err.count("\n") == 1
+        assert "not started" in run(capsys, "check", "01.1", "--dir", "answers")[1]
+        assert path.is_file() and path.with_suffix(".damaged").exists()
+        assert run(capsys, "list", "--dir", "answers")[0] == 0
+        path.with_suffix(".damaged").rename(path.with_suffix(f".{make.__name__}"))
+
+
+def test_progress_that_cannot_be_kept_does_not_cost_the_report(
+    answers: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(answers / ".myllm")
+    (answers / ".myllm").touch()
+    code, out, err = run(capsys, "check", "01.1", "--dir", "answers")
+    assert code == 1 and "Count bigrams: not started" in out
+    assert "Cannot keep your progress" in err and err.count("\n") == 1
+
+
 @pytest.mark.parametrize(
-    "torn", ["", "{", "[]", '{"exercises": [1]}', '{"exercises": [{"id": "01.1"}]}', "null", "\x00"]
+    ("head", "encoding"),
+    [("\N{BYTE ORDER MARK}", "utf-8"), ("# -*- coding: latin-1 -*-\n# caf\xe9\n", "latin-1")],
 )
-def test_a_torn_progress_file_is_named(answers: Path, capsys: pytest.CaptureFixture[str], torn: str) -> None:
-    (answers / ".myllm/progress.json").write_text(torn)
-    code, _, err = run(capsys, "report", "--dir", "answers")
-    assert code == 1 and "progress.json" in err and err.count("\n") == 1
+def test_a_byte_order_mark_and_a_declared_encoding(
+    answers: Path, capsys: pytest.CaptureFixture[str], head: str, encoding: str
+) -> None:
+    text = (head + SOLUTION).encode("utf-8" if encoding == "utf-8" else "latin-1", "replace")
+    (answers / FILE).write_bytes(text)
+    code, out, _ = run(capsys, "check", "01.1", "--dir", "answers")
+    assert code == 0 and "01.1 Count bigrams: passed" in out
+
+
+@pytest.mark.parametrize("seed", ["0", "-1", str(2**63), str(-(2**64)), "9" * 300])
+def test_seeds_of_any_size(answers: Path, capsys: pytest.CaptureFixture[str], seed: str) -> None:
+    (answers / FILE).write_text(SOLUTION)
+    code, out, _ = run(capsys, "check", "01.1", "--dir", "answers", "--seed", seed)
+    assert code == 0 and "01.1 Count bigrams: passed" in out
+
+
+def test_home_folders(
+    answers: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(answers.parent))
+    assert "No state" not in run(capsys, "list", "--dir", "~/answers")[1]
+    code, _, err = run(capsys, "list", "--dir", "~no-such-user/answers")
+    assert code == 1 and "no home folder" in err and err.count("\n") == 1
+
+
+COMMAND = [sys.executable, "-c", "import sys; from myllm.cli import main; sys.exit(main())", "exercises"]
+
+
+def command(shell: str, *args: str | bytes, **env: str) -> "subprocess.CompletedProcess[bytes]":
+    """Run a real command in a shell, which may close streams or set limits first."""
+    script = ["sh", "-c", f"{shell.replace('MYLLM', chr(34) + '$@' + chr(34))}", "sh", *COMMAND, *args]
+    return subprocess.run(script, env={**os.environ, **env}, capture_output=True, check=False)
+
+
+@pytest.mark.parametrize("closed", ["<&-", "<&- >&-", "<&- >&- 2>&-"])
+def test_closed_streams(answers: Path, closed: str) -> None:
+    for args in (["list", "--dir", "answers"], ["hint", "01.1"]):
+        done = command(f"MYLLM {closed}", *args)
+        assert done.returncode == 0 and not done.stderr
+    done = command(f"MYLLM {closed}", "check", "01.1", "--dir", "answers")
+    assert done.returncode == 1 and not done.stderr
+    assert b"not started" in done.stdout or ">" in closed
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_output_that_is_not_utf8(answers: Path, encoding: str) -> None:
+    for args in (["list", "--dir", "answers"], ["hint", "03.3", "3"], ["report", "--dir", "answers"]):
+        done = command("MYLLM", *args, PYTHONIOENCODING=encoding)
+        assert done.returncode == 0 and done.stdout and not done.stderr
+
+
+def test_no_home_folder(answers: Path) -> None:
+    done = command("unset HOME; MYLLM", "list", "--dir", "answers")
+    assert done.returncode == 0 and not done.stderr
+
+
+def test_a_folder_whose_name_is_not_utf8(answers: Path) -> None:
+    name = os.fsencode(answers) + b"/\xff\xfe"
+    assert command("MYLLM", "start", name).returncode == 0
+    done = command("MYLLM", "check", "01.1", "--dir", name)
+    assert b"01.1 Count bigrams: not started" in done.stdout and not done.stderr
+
+
+def test_too_little_memory_for_the_checking_process_is_one_sentence(answers: Path) -> None:
+    done = command("ulimit -v 400000; MYLLM", "check", "01", "--dir", "answers")
+    assert done.returncode == 1 and done.stderr.count(b"\n") == 1
+    assert b"The checking process could not start" in done.stderr
 
 
 def test_watch_checks_again_after_a_save(answers: Path, capsys: pytest.CaptureFixture[str]) -> None:

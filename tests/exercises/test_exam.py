@@ -3,10 +3,8 @@
 import collections
 import json
 import os
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -16,7 +14,8 @@ from torch import Tensor
 from myllm.grading import Exercise
 from myllm.grading.compare import Failure, as_expected, difference, plain
 from myllm.grading.engine import grade
-from myllm.grading.exam import Exam, Function, Rng, expect, measure, same
+from myllm.grading.exam import Exam, Function, Rng, expect, same
+from myllm.grading.meters import measure
 from myllm.grading.results import LONGEST, Result, clean
 
 EXERCISE = Exercise("98.1", "Double", 10, 5, 1, "s", "double", "ch98_test.py")
@@ -27,7 +26,7 @@ def double(x: Tensor) -> Tensor:
 
 
 def paper() -> Exam[[Tensor]]:
-    made = Exam("98.1", double, hints=("a", "b", "c"))
+    made = Exam("98.1", double)
     made.example(2, (torch.tensor([1, 2]),), torch.tensor([2, 4]))
 
     @made.oracle(
@@ -71,7 +70,6 @@ def graded(answer: Callable[..., Any], make: Callable[[], Any] = paper, seed: in
     reader, writer = os.pipe()
     if not os.fork():
         try:
-            sys.modules["myllm.grading.checks.ch98"] = ModuleType("ch98")
             make()
             os.write(writer, json.dumps(grade(EXERCISE, lambda: answer, seed).to_json()).encode())
         finally:
@@ -261,7 +259,7 @@ def test_where_the_reference_raises_the_answer_must_raise_the_same() -> None:
         return x
 
     def make() -> None:
-        made = Exam("98.1", refuse, hints=("a", "b", "c"))
+        made = Exam("98.1", refuse)
 
         @made.edge(10)
         def cases(rng: Rng) -> Iterator[tuple[Tensor]]:

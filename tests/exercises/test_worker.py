@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -322,12 +321,13 @@ def test_long_and_strange_messages_are_bounded_and_printable(short: Worker) -> N
 def test_an_interrupted_question_is_not_answered_later(
     short: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupt(timeout: float) -> str:
+    def interrupt(seconds: float) -> bytes:
         raise KeyboardInterrupt
 
     short.check_function(COUNTS, solution, 0)
-    monkeypatch.setattr(short, "_replies", SimpleNamespace(get=interrupt))
-    with pytest.raises(KeyboardInterrupt):
-        short.check_function(COUNTS, solution, 0)
+    with monkeypatch.context() as patched:
+        patched.setattr(short, "_reply", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            short.check_function(COUNTS, solution, 0)
     assert short.process is None
     assert short.check_function(COUNTS, lambda text, alphabet: None, 0).status == "failed"

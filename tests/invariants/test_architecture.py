@@ -19,7 +19,7 @@ import myllm
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "myllm"
 SOURCES = sorted(path.relative_to(ROOT).as_posix() for path in PACKAGE.rglob("*.py"))
-CHECKS = "myllm/grading/checks/"
+CHECKS = sorted((ROOT / "solutions/checks").glob("ch*.py"))
 OUTSIDE_THE_BUDGET = ("grading", "widgets", "course", "cli", "app")
 PUBLIC = {"BPE", "ModelConfig", "Transformer", "__version__", "attend", "check", "load_tokenizer"}
 PUBLIC |= {"LLM", "generate", "perplexity", "render", "stream"}
@@ -60,8 +60,27 @@ def test_code_lines_are_counted_as_defined():
 
 @pytest.mark.parametrize("path", SOURCES)
 def test_a_file_fits_a_printed_page_or_four(path):
-    limit = 350 if path.startswith(CHECKS) else 200
-    assert code_lines((ROOT / path).read_text(encoding="utf-8")) <= limit
+    assert code_lines((ROOT / path).read_text(encoding="utf-8")) <= 200
+
+
+def test_the_checks_stay_short():
+    """80 lines an exercise, references and mistakes of the checks' own included; no chapter much longer."""
+    lines, exercises = [], []
+    for path in CHECKS:
+        source = path.read_text(encoding="utf-8")
+        lines.append(code_lines(source))
+        exercises.append(len(re.findall(r"Exam\(\s*\"\d\d\.\d\"", source)))
+        assert lines[-1] <= 108 * exercises[-1], path.name
+    assert sum(lines) <= 80 * sum(exercises)
+
+
+@pytest.mark.parametrize("path", CHECKS, ids=lambda path: path.stem)
+def test_checks_import_the_grader_alone(path):
+    """A reference that calls the package would share its mistakes."""
+    nodes = [*ast.walk(ast.parse(path.read_text(encoding="utf-8")))]
+    names = [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)]
+    names += [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    assert all(name.startswith("myllm.grading.") for name in names if name.split(".")[0] == "myllm")
 
 
 def test_the_package_stays_small():

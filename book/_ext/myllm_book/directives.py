@@ -161,7 +161,7 @@ class ExerciseCard(BookDirective):
         except KeyError:
             raise self.error(f"exercise-card: no file in solutions/ holds the exercise {number}.") from None
         self.env.note_dependency(f"solutions/{exercise.file}")
-        self.env.note_dependency(f"myllm/grading/checks/ch{number[:2]}.py")
+        self.env.note_dependency(f"solutions/mistakes/ch{number[:2]}.toml")
         box = nodes.container(classes=["exercise-card"], ids=[f"exercise-{number.replace('.', '-')}"])
         standard, label = self.env.domains["std"], f"exercise-{number}"
         standard.anonlabels[label] = self.env.docname, box["ids"][0]

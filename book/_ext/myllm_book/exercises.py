@@ -6,6 +6,7 @@ import textwrap
 from typing import NamedTuple
 
 from myllm.grading import catalogue
+from myllm.grading.mistakes import hints
 
 from .sources import ROOT
 
@@ -40,7 +41,7 @@ def card(number: str) -> Card:
         facts=f"{about.points} points · about {about.minutes} minutes · {LEVELS[about.difficulty]}",
         signature=f"def {function.name}({ast.unparse(function.args)}){returns}: ...",
         docstring=ast.get_docstring(function) or "",
-        hints=hints(number),
+        hints=hints(about),
         file=about.file,
     )
 
@@ -59,16 +60,3 @@ def specification(docstring: str) -> str:
             body = ITEM.sub(r"* **\1**: ", re.sub(r"\n +", " ", body))  # an item is one line
         out += f"\n.. rubric:: {title.replace('Args', 'Parameters')}\n\n{body}\n"
     return out
-
-
-def hints(number: str) -> tuple[str, ...]:
-    """The three hints, from `Exam("03.1", …, hints=(…))` in the checks; none while there are no checks."""
-    checks = ROOT / "myllm" / "grading" / "checks" / f"ch{number[:2]}.py"
-    if not checks.is_file():
-        return ()
-    for node in ast.walk(ast.parse(checks.read_text("utf-8"))):
-        if isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
-            named = {word.arg: word.value for word in node.keywords}
-            if node.args[0].value == number and "hints" in named:
-                return tuple(ast.literal_eval(named["hints"]))
-    return ()

@@ -1,0 +1,141 @@
+"""Nothing that a check starts outlives the command or the kernel that asked for it."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from myllm.grading.catalogue import exercises, folder
+
+FILE = exercises()["01.1"].file
+COMMAND = "import sys; from myllm.cli import main; sys.exit(main())"
+# Children in other sessions, a daemon by double fork, forks that ignore signals; then an endless loop.
+HOSTILE = """
+import os, pathlib, signal, subprocess, sys, time
+
+def bigram_counts(text, alphabet):
+    for number in {*range(1, 32)} - {signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD}:
+        signal.signal(number, signal.SIG_IGN)
+    sleeper = [sys.executable, "-c", "import time; time.sleep(600)"]
+    subprocess.Popen(sleeper, start_new_session=True)
+    subprocess.Popen(["sh", "-c", '(setsid "$@" &) ', "sh", *sleeper])
+    if not os.fork():
+        os.setsid()
+        if not os.fork():
+            time.sleep(600)
+        os._exit(0)
+    if not os.fork():
+        time.sleep(600)
+    pathlib.Path("running").touch()
+    END
+"""
+LOOP = "while True: pass"
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs Linux")
+
+
+def alive(mark: str) -> list[int]:
+    """The processes whose environment holds a mark."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):
+            if mark.encode() in path.read_bytes():
+                found.append(int(path.parent.name))
+    return found
+
+
+def eventually(condition: Callable[[], object], seconds: float) -> bool:
+    """Whether a condition comes true within some time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+@pytest.fixture
+def mark(tmp_path: Path) -> Iterator[str]:
+    """Stands in the environment of a command and of all that it starts."""
+    mark = f"TEST_MARK={tmp_path.name}-{os.getpid()}"
+    yield mark
+    for pid in alive(mark):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def start(code: str, mark: str, cwd: Path, *args: str) -> "subprocess.Popen[bytes]":
+    name, _, value = mark.partition("=")
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *args],
+        cwd=cwd,
+        env={**os.environ, name: value},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        # Under `nohup` and cron Ctrl-C is ignored, and a child inherits that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL, signal.SIGHUP])
+def test_nothing_outlives_a_command_that_is_ended_during_a_check(
+    number: signal.Signals, mark: str, tmp_path: Path
+) -> None:
+    (tmp_path / FILE).write_text(HOSTILE.replace("END", LOOP))
+    command = start(COMMAND, mark, tmp_path, "exercises", "check", "01.1")
+    assert eventually((tmp_path / "running").exists, 60)
+    assert len(alive(mark)) > 5
+    command.send_signal(number)
+    command.wait(10)
+    assert eventually(lambda: not alive(mark), 5), alive(mark)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_nothing_outlives_a_command_that_is_ended_while_its_worker_starts(
+    number: signal.Signals, mark: str, tmp_path: Path
+) -> None:
+    (tmp_path / FILE).write_text(HOSTILE.replace("END", LOOP))
+    command = start(COMMAND, mark, tmp_path, "exercises", "check", "01.1")
+    assert eventually(lambda: len(alive(mark)) == 2, 60)
+    command.send_signal(number)
+    command.wait(10)
+    assert eventually(lambda: not alive(mark), 5), alive(mark)
+
+
+def test_nothing_outlives_a_kernel(mark: str, tmp_path: Path) -> None:
+    """The kernel's own fork keeps the pipes to the worker open, as a data loader's processes do."""
+    solution = (folder("solutions") / FILE).read_text("utf-8")
+    code = f"""{solution}
+import os, signal, time
+from myllm.grading.notebook import check
+assert "passed" in repr(check("01.1", bigram_counts))
+if os.fork():
+    print("checked", flush=True)
+time.sleep(600)
+"""
+    kernel = start(code, mark, tmp_path)
+    assert kernel.stdout and kernel.stdout.readline() == b"checked\n"
+    assert len(alive(mark)) == 3
+    kernel.kill()
+    kernel.wait(10)
+    assert eventually(lambda: len(alive(mark)) == 1, 5), "only the kernel's own child is left"
+
+
+@pytest.mark.parametrize(
+    "end", ["os.kill(os.getppid(), signal.SIGKILL)", "os.kill(os.getppid(), signal.SIGTERM)", "os._exit(0)"]
+)
+def test_nothing_outlives_an_answer_that_ends_its_own_process_or_the_worker(
+    end: str, mark: str, tmp_path: Path
+) -> None:
+    (tmp_path / FILE).write_text(HOSTILE.replace("END", f"{end}; time.sleep(600)"))
+    command = start(COMMAND, mark, tmp_path, "exercises", "check", "01.1")
+    out, _ = command.communicate(timeout=60)
+    assert b"failed" in out
+    assert eventually(lambda: not alive(mark), 5), alive(mark)
