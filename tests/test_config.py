@@ -239,7 +239,8 @@ def test_keys_and_values_take_what_a_cache_holds(changes, dtype):
     one, held = config(**changes), []
 
     class Cache:
-        length = 0
+        def positions(self, T):
+            return torch.arange(T)
 
         def update(self, layer, k, v):
             held.extend([k, v])
@@ -312,7 +313,7 @@ def test_activations_of_a_wide_model_are_nearly_exact(name):
 def test_the_rest_of_the_memory_is_exact(name, dtype):
     one = config(**KEEPS[name])
     model, ids = Transformer(one).to(dtype), torch.zeros(2, 8, dtype=torch.int64)
-    assert not [*model.buffers()]
+    assert sum(buffer.numel() for buffer in model.buffers()) <= one.head_dim // 2  # rotary frequencies
     optimizer = torch.optim.AdamW(model.parameters())
     logits = model(ids)
     logits.sum().backward()

@@ -286,8 +286,11 @@ def test_a_tilde_is_expanded_where_the_user_is_known(monkeypatch):
     monkeypatch.setenv("HOME", "/home/reader")
     assert expand("~/a b") == Path("/home/reader/a b")
     assert expand(Path("~")) == Path("/home/reader")
-    for path in ("a/~/b", "~nosuchuser/x", "/x", ""):
+    for path in ("a/~/b", "~nosuchuser/x", "/x"):
         assert expand(path) == Path(path)
+    for path in ("", "a\0b"):
+        with pytest.raises(UserError, match="names no file"):
+            expand(path)
 
 
 def test_a_library_that_replaces_the_open_file_is_welcome(tmp_path):

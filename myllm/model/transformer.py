@@ -196,14 +196,14 @@ class Transformer(nn.Module):
         if keys is not None and keys.ndim == 2 and positions is not None:
             queries = positions.expand(B, T)
         self._check_length(T, queries)
-        positions = (queries if positions is None else positions).clamp(min=0)
+        positions = torch.atleast_2d(queries if positions is None else positions).clamp(min=0)
         x = self.embed_tokens(ids)  # (B, T, C)
         if self.config.scale_embeddings:
             x = x * torch.full((), self.config.n_embd**0.5, dtype=x.dtype, device=x.device)
         if self.embed_positions is not None:
             x = x + self.embed_positions(positions)
         mask = causal if mask is None else mask
-        rotation = None if self.position is None else self.position(torch.atleast_2d(positions))
+        rotation = None if self.position is None else self.position(positions)
         prepared: dict[int | None, Prepared] = {}  # one mask for each kind of layer
         for layer, block in enumerate(self.layers):
             size = self.config.layer_window(layer)

@@ -16,6 +16,7 @@ from myllm.tokenizers.base import Tokenizer
 from myllm.tokenizers.bpe import BPE
 from myllm.tokenizers.chat import TEMPLATES
 from myllm.tokenizers.huggingface import BYTE_LEVEL, HuggingFaceTokenizer
+from myllm.tokenizers.jinja import to_jinja
 from myllm.tokenizers.patterns import GPT2, LLAMA3
 from myllm.tokenizers.ranks import BYTE_OF, RankedBPE
 from myllm.tokenizers.settings import ADDED, CONFIG, SPECIAL, TEMPLATE, Settings, read_settings
@@ -91,8 +92,11 @@ def save_tokenizer(tokenizer: Tokenizer, folder: StrPath) -> None:
     folder, files = Path(folder), dict(tokenizer.files)
     if isinstance(tokenizer, HuggingFaceTokenizer):
         files.setdefault(WHOLE, json.dumps(tokenizer.content, ensure_ascii=False).encode())
-    if isinstance(tokenizer.chat_template, str):
-        files[TEMPLATE] = tokenizer.chat_template.encode()
+    template = tokenizer.chat_template
+    if template is None:
+        files.pop(TEMPLATE, None)
+    else:
+        files[TEMPLATE] = (template if isinstance(template, str) else to_jinja(template)).encode()
     if isinstance(tokenizer, BPE):
         tokenizer.save(folder / WHOLE)
         files = {WHOLE: b""}

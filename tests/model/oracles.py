@@ -13,6 +13,7 @@ import math
 import sys
 from pathlib import Path
 
+import caches
 import reference
 import torch
 import torch.nn.functional as F
@@ -84,7 +85,11 @@ def attention():
         options = {"mask": mask, "q_offset": 3, "scale": scale}
         expected = reference.attention(q, k, v, rule, scale=scale)
         naive, weights = a.naive_attention(q, k, v, **options)
-        for out in (naive, a.attend(q, k, v, **options), a.tiled_attention(q, k, v, **options, tile=2)):
+        for out in (
+            naive,
+            a.attend(q, k, v, **options),
+            model("tiled").tiled_attention(q, k, v, **options, tile=2),
+        ):
             assert_close(out, expected, **NEAR)
         assert_close(weights @ v.repeat_interleave(2, 1), expected, **NEAR)
         capped = reference.attention(q, k, v, rule, scale=scale, softcap=1.5)
@@ -98,7 +103,10 @@ def attention():
         single = [one.float() * factor for one in (q, k, v)]
         expected = a.naive_attention(*(one.double() for one in single), q_offset=3)[0]
         assert_close(
-            a.tiled_attention(*single, q_offset=3, tile=2).double(), expected, atol=1e-4 * factor, rtol=1e-4
+            model("tiled").tiled_attention(*single, q_offset=3, tile=2).double(),
+            expected,
+            atol=1e-4 * factor,
+            rtol=1e-4,
         )
 
 
@@ -220,10 +228,72 @@ def start():
         assert sum(parameter.numel() for parameter in one.parameters()) == one.config.n_params
 
 
+class Positioned:
+    """A cache whose positions are given."""
+
+    def __init__(self, cache, positions):
+        self.update, self.positions = cache.update, lambda T: positions
+
+
+def every_cache():
+    t = model("transformer")
+    for config in (KINDS[0], KINDS[1]):
+        config = config.replace(block_size=12)
+        one, ids = filled(t.Transformer(config)), torch.arange(24).view(2, 12) % 13
+        expected = one(ids)
+        for name in ("whole", "ring", "paged"):
+            cache = caches.CACHES[name](one, 2, 12)
+            parts = [one(ids[:, a:b], cache=cache) for a, b in ((0, 5), (5, 6), (6, 9))]
+            assert_close(torch.cat(parts, 1), expected[:, :9], **NEAR)
+        cache = caches.Ragged(one, 2, 12, pads=[0, 3])
+        parts = [one(ids[:, a:b], cache=cache) for a, b in ((0, 5), (5, 6), (6, 9))]
+        assert_close(torch.cat(parts, 1)[1, 3:], one(ids[1:, 3:9])[0], **NEAR)
+        ragged = caches.Ragged(one, 2, 12, pads=[0, 3])  # told by the caller, padding as the cache has it
+        places = torch.arange(5) - torch.tensor([[0], [3]])
+        assert_close(one(ids[:, :5], cache=ragged, positions=places)[0], expected[0, :5], **NEAR)
+        right = caches.Paged(
+            one, 2, 12
+        )  # the second row has two tokens only; its positions say where they stand
+        held = right.positions(4)
+        held[1, 2:4] = -1
+        view = Positioned(right, held)
+        places = torch.arange(4).expand(2, 4)
+        assert_close(one(ids[:, :4], cache=view, positions=places)[1, :2], expected[1, :2], **NEAR)
+    ring = KINDS[0].replace(position="rope", window=3, block_size=12)
+    one, ids = filled(t.Transformer(ring)), torch.arange(12)[None] % 13
+    cache = caches.Ring(one, 1, 4)
+    parts = [one(ids[:, a:b], cache=cache) for a, b in ((0, 2), *((i, i + 1) for i in range(2, 12)))]
+    assert_close(torch.cat(parts, 1), one(ids), **NEAR)
+    one = filled(t.Transformer(ring.replace(n_layer=1)))
+    cache = caches.Ring(one, 1, 4)  # as many new tokens as slots, in another order
+    one(ids[:, :2], cache=cache)
+    assert_close(one(ids[:, 2:6], cache=cache)[:, -2:], one(ids[:, :6])[:, -2:], **NEAR)
+
+
+def kept():
+    t = model("transformer")
+    one, ids = filled(t.Transformer(KINDS[1])), torch.arange(12).view(2, 6)
+    each = torch.tensor([[0, 5], [2, 3]])
+    assert_close(one(ids, keep=2), one(ids)[:, 2:3], **NEAR)
+    assert_close(one(ids, keep=each), torch.stack([one(ids)[b, each[b]] for b in range(2)]), **NEAR)
+    r = model("rope")
+    scaling = RopeScaling("dynamic", 2.0, 4)
+    q, places = normal(1, 1, 8, 8), torch.arange(8)[None]
+    angles = places[0, :, None] * r.dynamic(8, 1e4, scaling, torch.tensor(8.0).double())
+    by_hand = r.rotate(q, angles.cos(), angles.sin())
+    assert_close(r.Rope(8, scaling=scaling)(places)(q, q)[0], by_hand, **NEAR)
+    for where in (one, one.float(), one.half(), one.double()):
+        assert where.position.freq.dtype == torch.float64
+        assert torch.equal(where.position.freq, model("rope").frequencies(4))
+
+
 ORACLES = [masks, attention, attention_layer, layers, rope, transformers, masked_transformer, start]
+ORACLES += [every_cache, kept]
 FIRST = {
     "masks": 0,
     "attention": 1,
+    "cache": 8,
+    "tiled": 1,
     "layers": 3,
     "rope": 4,
     "transformer": 5,

@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from myllm.model import attention as module
-from myllm.model.attention import Attention, Partial, attend, merge, naive_attention, tiled_attention
+from myllm.model import tiled
+from myllm.model.attention import Attention, attend, naive_attention
 from myllm.model.masks import Mask, build, causal, full, padding, prefix, window
+from myllm.model.tiled import Partial, merge, tiled_attention
 
 KEEP = torch.tensor([[1, 1, 1, 0, 1, 1, 1, 1], [0, 0, 0, 1, 1, 1, 1, 1]])
 LENGTHS = torch.tensor([0, 3])
@@ -145,7 +147,7 @@ def test_the_causal_mask_is_never_built(monkeypatch):
 
 def test_tiles_without_a_visible_pair_are_skipped(monkeypatch):
     merged = []
-    monkeypatch.setattr(module, "merge", lambda a, b: merged.append(1) or merge(a, b))
+    monkeypatch.setattr(tiled, "merge", lambda a, b: merged.append(1) or merge(a, b))
     tiled_attention(*qkv(1, 1, 16, 16, 2), tile=4)
     assert len(merged) == 4 + 3 + 2 + 1
     merged.clear()
