@@ -273,7 +273,7 @@ def test_show_is_read_however_it_is_imported():
     ("name", "chapter"),
     [
         ("attention.attend", 5),  # its module's
-        ("attention.merge", 6),  # its own, later than its module's
+        ("attention.Attention", 6),  # its own, later than its module's
         ("cache.Cache", 6),  # its own, earlier than its module's
         ("transformer.Block", 7),
         ("transformer.parts", 8),

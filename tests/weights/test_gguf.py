@@ -252,10 +252,16 @@ def test_a_hostile_file_is_one_sentence_and_no_memory(tmp_path, sound, case):
 @pytest.mark.parametrize(
     ("changes", "shapes", "message"),
     [
-        ({"llama.block_count": 4_000_000_000}, {}, "4,000,000,000 layers and holds 11 tensors"),
-        ({"llama.block_count": (1 << 64) - 1}, {}, "layers and holds 11 tensors"),
+        ({"llama.block_count": 10_000}, {}, "describes 10,000 layers and holds 11 tensors"),
+        ({"llama.block_count": 4_000_000_000}, {}, "n_layer must be a whole number from 1 to 10,000, not 40"),
+        ({"llama.block_count": (1 << 64) - 1}, {}, "n_layer must be a whole number from 1 to 10,000, not 18"),
         ({"llama.block_count": 11}, {}, "parameters and holds 236 numbers"),
-        ({"llama.attention.key_length": 1_000_000_000}, {}, "holds 236 numbers"),
+        ({"llama.attention.key_length": 65_536}, {}, "parameters and holds 236 numbers"),
+        (
+            {"llama.attention.key_length": 1_000_000_000},
+            {},
+            "head_dim must be a whole number from 1 to 65,536",
+        ),
         (
             {"llama.attention.key_length": 1_000_000_000, "llama.rope.freq_base": 10_000.0},
             {"rope_freqs": (2,)},

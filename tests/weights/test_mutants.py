@@ -49,7 +49,7 @@ TABLES = {
         ("yarn", "math.floor(", "(", "turning"),
         ("yarn", "math.ceil(", "(", "turning"),
         ("yarn", "scaling.beta_fast", "scaling.beta_slow", "turning"),
-        ("dynamic", "max(length / scaling.original_context, 1)", "2", "llama-dynamic"),
+        ("dynamic", "length / scaling.original_context", "2 * length / length", "llama-dynamic"),
         ("dynamic", "- (scaling.factor - 1)", "", "llama-dynamic"),
         (
             "rotate",
@@ -59,27 +59,44 @@ TABLES = {
         ),
         ("rotate", "a * cos - b * sin", "a * cos + b * sin", "llama"),
         ("Rope.__init__", "int(head_dim * fraction)", "head_dim", "phi"),
-        ("Rope.forward", "int(positions.max()) + 1", "int(positions.max())", "llama-dynamic"),
-        ("Rope.forward", "angles.sin() * grow", "-angles.sin() * grow", "turning"),
-        ("Rope.forward", "0.1 * math.log(self.scaling.factor) + 1", "1.0", "llama-yarn"),
+        ("Rope.__init__", "0.1 * math.log(scaling.factor) + 1", "1.0", "llama-yarn"),
+        (
+            "Rope.forward",
+            "positions.max().to(freq.dtype) + 1",
+            "positions.max().to(freq.dtype)",
+            "llama-dynamic",
+        ),
+        ("Rope.forward", "angles.cos() * self.scale", "angles.cos()", "turning"),
+        ("Rope.forward", "angles.sin() * self.scale", "-angles.sin() * self.scale", "turning"),
         ("Rope.forward", "rotate(k, c, s)", "k", "llama"),
     ],
     "model.transformer": [
         ("parts", "theta=config.rope_theta, ", "", "llama-3"),
-        ("Transformer.hidden", "self.config.n_embd ** 0.5", "self.config.n_embd ** 0.0", "gemma"),
+        ("Transformer.forward", "self.config.n_embd ** 0.5", "self.config.n_embd ** 0.0", "gemma"),
         ("Block.forward", "self.mlp(y)", "self.mlp(y + attended)", "phi"),
     ],
     "model.layers": [("RMSNorm.forward", "self.offset + self.weight", "self.weight", "gemma")],
     "model.masks": [("window", "q - k < size", "q - k <= size", "mistral")],
     "model.attention": [("Attention.forward", "(self.q_norm(q), self.k_norm(k))", "(q, k)", "qwen3")],
     "config": [("ModelConfig.layer_window", "(layer + 1) % every", "layer % every", "gemma2")],
+    "family_rope": [
+        ("flatten", "hf.get('rope_parameters') or ", "", "llama-3"),
+        ("flatten", "{**hf, **outside,", "{**hf,", "llama-3"),
+        ("read", "rope['kind'] == 'dynamic'", "False", "settings"),
+        ("read", "rope.keys() - {'kind', 'factor', _ORIGINAL, *keys}", "()", "settings"),
+        ("read", "setting(rope, 'factor', ..., kind=float)", "8.0", "llama-linear"),
+        ("read", "setting(rope, _ORIGINAL, context)", "context", "llama-3"),
+        ("read", "{key: setting(rope, key, ..., kind=float)", "{key: 2 * rope[key]", "llama-3"),
+        ("_longest", "int(original * factor)", "context", "settings"),
+    ],
     "families": [
         ("_ACTIVATIONS", "'gelu_new': 'gelu_tanh'", "'gelu_new': 'gelu'", "gpt2"),
-        ("_flat_rope", "hf.get('rope_parameters') or ", "", "llama-3"),
-        ("_scaling", "values[names[key]] = value", "values['factor'] = 8.0", "llama-3"),
-        ("_refuse_unknown", "key not in known and", "False and", "settings"),
-        ("_read", "hf.get(other, default) != value", "False", "settings"),
-        ("_read_window", "not hf.get('use_sliding_window')", "False", "settings"),
+        ("_refuse_unread", "if key in neutral", "if False", "settings"),
+        ("_refuse_unread", "isinstance(value, dict | list)", "False", "settings"),
+        ("_read", "setting(hf, other, default) != value", "False", "settings"),
+        ("_layer_types", "(i + 1) % every", "i % every", "qwen3-some-windows"),
+        ("_read_window", "not setting(hf, 'use_sliding_window', False)", "False", "settings"),
+        ("_read_window", "first == 0 or first >= n_layer", "True", "settings"),
         ("from_hf", "scalar ** (-0.5)", "scalar ** (-1.0)", "gemma2"),
     ],
     "weights.convert": [
@@ -107,7 +124,7 @@ TABLES = {
         ("hf_name", "name.startswith('lm_head.')", "True", "llama"),
         ("layout", "config.n_layer if first.startswith('layers.0.') else 1", "1", "llama"),
         ("layout", "del ours[_HEAD]", "pass", "folder"),
-        ("layout", "config.n_layer > 10000 or ", "", "giants"),
+        ("layout", "config.n_params > 1 << 60", "False", "giants"),
         ("from_hf", "config.n_params > 2 * held", "False", "giants"),
         ("from_hf", ".T.contiguous()", ".contiguous()", "gpt2"),
         ("from_hf", "zip(parts, rows", "zip([*parts][1::-1] + [*parts][2:], rows", "gpt2"),
@@ -121,6 +138,7 @@ TABLES = {
         ("to_hf", "addresses.add(tensor.data_ptr())", "pass", "names"),
         ("build", "dtype or table.dtype", "dtype or torch.float32", "folder"),
         ("build", "model.tie_weights()", "pass", "folder"),
+        ("build", "model.position.to_empty(device=device)", "pass", "folder"),
         ("build", "dtype not in DTYPES", "False", "names"),
         ("_with_prefix", "name.startswith('lm_head.')", "False", "names"),
         ("check", "[name for name in found if name not in wanted]", "[]", "names"),
@@ -359,8 +377,15 @@ def settings(my, expected, folder):
     """Settings are refused or act."""
     read, llama = my.config.ModelConfig.from_hf, expected["llama"][0]
     idle = {"model_type": "qwen2", "sliding_window": 3, "max_window_layers": 0}
-    refused = all(refuses(read, llama | change) for change in ({"num_experts": 4}, {"attention_bias": True}))
-    return refused and read(llama | idle).window is None
+    some = {**idle, "use_sliding_window": True, "max_window_layers": 1}
+    linear = {"rope_type": "linear", "factor": 3.0}
+    dynamic = {"rope_type": "dynamic", "factor": 3.0, "original_max_position_embeddings": 4}
+    wrong = [{"num_experts": 4}, {"attention_bias": True}, {"new": {"a": 1}}, some]
+    wrong += [{"rope_scaling": linear | {"beta_fast": 2.0}}]
+    good = all(refuses(read, llama | change) for change in wrong)
+    good = good and read(llama | idle).window is None
+    good = good and read(llama | {"rope_scaling": linear}).block_size == 96
+    return good and read(llama | {"rope_scaling": dynamic}).rope_scaling.original_context == 32
 
 
 def folder(my, expected, folder):
@@ -376,6 +401,7 @@ def folder(my, expected, folder):
     good = good and sum(p.numel() for p in loaded.parameters()) == config.n_params
     good = good and all(torch.equal(x, ours[key]) for key, x in model.state_dict().items())
     good = good and {p.dtype for p in loaded.parameters()} == {torch.float16}
+    good = good and torch.equal(loaded.position.freq, model.position.freq)
     wide = my.hub.load_folder(folder, dtype=torch.float64)
     good = good and {p.dtype for p in wide.parameters()} == {torch.float64}
     state = load_file(folder / "model.safetensors")
@@ -422,7 +448,8 @@ class BuiltError(Exception):
 def giants(my, expected, folder):
     """What a configuration claims is compared with the weights before anything is built."""
     config = my.config.ModelConfig.from_hf(expected["llama"][0])
-    good = refuses(my.convert.layout, config.replace(n_layer=10_001), "llama", words="No model has")
+    largest = config.replace(n_layer=10_000, n_embd=2**31 - 1, intermediate_size=2**31 - 1, head_dim=6)
+    good = refuses(my.convert.layout, largest, "llama", words="No model has")
     path = folder / "a.gguf"
 
     def refused(changes, shapes, words):
@@ -438,8 +465,8 @@ def giants(my, expected, folder):
         state = {"lm_head.weight": torch.zeros(41, 24)}
         good = good and refuses(my.convert.from_hf, state, config.replace(n_layer=9_000), "llama")
         shapes = dict(GGUF_SHAPES)
-        good = good and refused({"block_count": 4_000_000_000}, shapes, "layers")
-        good = good and refused({"feed_forward_length": 4_000_000_000}, shapes, "parameters")
+        good = good and refused({"block_count": 10_000}, shapes, "10,000 layers and")
+        good = good and refused({"feed_forward_length": 2_000_000_000}, shapes, "parameters")
         return good and refused({"attention.key_length": 2_000}, {**shapes, "rope_freqs": (2,)}, "factors")
 
 
