@@ -196,7 +196,8 @@ class Transformer(nn.Module):
         if keys is not None and keys.ndim == 2 and positions is not None:
             queries = positions.expand(B, T)
         self._check_length(T, queries)
-        positions = torch.atleast_2d(queries if positions is None else positions).clamp(min=0)
+        positions = (queries if positions is None else positions).clamp(min=0)
+        positions = positions if positions.ndim == 2 else positions[None]  # (1, T) or (B, T)
         x = self.embed_tokens(ids)  # (B, T, C)
         if self.config.scale_embeddings:
             x = x * torch.full((), self.config.n_embd**0.5, dtype=x.dtype, device=x.device)
