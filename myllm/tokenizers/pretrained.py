@@ -30,13 +30,6 @@ LLAMA3_SPECIAL = [
     *("finetune_right_pad_id", "step_id", "start_header_id", "end_header_id", "eom_id", "eot_id"),
     *("python_tag", "image", *(f"reserved_special_token_{i}" for i in range(2, 246))),
 ]
-MISTRAL_JINJA = (  # the format "mistral" of the course
-    "{{ bos_token }}"
-    "{% set system = messages[0]['content'] + '\n\n' if messages[0]['role'] == 'system' else '' %}"
-    "{% for m in messages if m['role'] != 'system' %}{% if m['role'] == 'user' %}"
-    "{{ '[INST] ' + (system if loop.first else '') + m['content'] + ' [/INST]' }}"
-    "{% else %}{{ ' ' + m['content'] + eos_token }}{% endif %}{% endfor %}"
-)
 
 
 def load_tokenizer(name_or_path: StrPath | bytes) -> Tokenizer:
@@ -185,7 +178,6 @@ def _mistral() -> Tokenizer:
         "bos_token": "<s>",
         "eos_token": "</s>",
         "unk_token": "<unk>",
-        "chat_template": MISTRAL_JINJA,
     }
     path = ASSETS / "mistral_v1_sp.model"
     settings = Settings(config, {}, None, _config_file(**config))

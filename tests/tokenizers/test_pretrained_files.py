@@ -6,12 +6,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import pytest
 import sentencepiece
 import tokenizers
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers.utils.chat_template_utils import render_jinja_template
 
 from myllm import BPE, load_tokenizer
 from myllm.files import UserError, sha256
@@ -219,12 +219,13 @@ def test_mistral_is_saved_as_its_file(tmp_path: Path):
     saved = (tmp_path / "a" / "tokenizer.model").read_bytes()
     assert saved == (ASSETS / "mistral_v1_sp.model").read_bytes()
     messages = [("system", "S"), ("user", "u"), ("assistant", "a"), ("user", "v")]
-    rendered = jinja2.Template(str(back.chat_template)).render(
-        messages=[{"role": role, "content": content} for role, content in messages],
+    rendered, _ = render_jinja_template(
+        [[{"role": role, "content": content} for role, content in messages]],
+        chat_template=str(back.chat_template),
         bos_token="<s>",
         eos_token="</s>",
     )
-    assert rendered == "<s>[INST] S\n\nu [/INST] a</s>[INST] v [/INST]"
+    assert rendered == ["<s>[INST] S\n\nu [/INST] a</s>[INST] v [/INST]"]
 
 
 def test_saving_replaces_the_files_of_another_tokenizer(library, tmp_path: Path):
