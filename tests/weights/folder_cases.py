@@ -4,6 +4,7 @@ import functools
 import itertools
 import json
 import random
+import re
 
 import gguf as library
 import gguf_cases
@@ -45,10 +46,12 @@ FOLDERS = {
     "steps": ("usual", "other"),
     "added": ("none", "special", "plain", "flags"),
     "add_bos": (False, True),
-    "beside": ("config", "special_tokens_map", "added_tokens_decoder"),
-    "template": ("none", "config", "jinja"),
-    "generation": ("none", "one", "list"),
+    "beside": ("config", "special_tokens_map", "added_tokens_decoder", "objects"),
+    "written": ("today", "merges as text", "with padding"),
+    "template": ("none", "config", "named", "jinja"),
+    "generation": ("none", "one", "list", "null"),
     "stray": ("none", "listed"),
+    "names": ("whole", "without prefix", "head twice"),
     "keys": ("today", "version 4", "legacy"),
 }
 FILES = {
@@ -282,6 +285,7 @@ def write_tokenizer(folder, case):
         else:
             PreTrainedTokenizerFast(tokenizer_object=made, **roles).save_pretrained(folder)
             config = json.loads((folder / "tokenizer_config.json").read_text())
+            _rewrite(folder / "tokenizer.json", case["written"])
             encode = None
     if case["beside"] == "added_tokens_decoder" or kind in ("sentencepiece", "vocab+merges"):
         flags = ("lstrip", "rstrip", "single_word", "normalized", "special")
@@ -291,16 +295,37 @@ def write_tokenizer(folder, case):
         }
     if case["beside"] == "special_tokens_map":
         (folder / "special_tokens_map.json").write_text(json.dumps(roles))
+    if case["beside"] == "objects":  # roles as versions 3 and 4 of transformers write them
+        flags = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False}
+        config |= {role: {"__type": "AddedToken", "content": token} | flags for role, token in roles.items()}
     if case["template"] == "config":
         config["chat_template"] = template
+    elif case["template"] == "named":
+        others = {"name": "tool_use", "template": "{{ tools }}"}
+        config["chat_template"] = [others, {"name": "default", "template": template}]
     elif template:
         (folder / "chat_template.jinja").write_text(template)
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     if encode is None and kind != "sentencepiece":
         theirs = PreTrainedTokenizerFast.from_pretrained(folder)
+        theirs.backend_tokenizer.no_padding()
+        theirs.backend_tokenizer.no_truncation()
         encode = functools.partial(theirs.encode, add_special_tokens=False)
     size = max([size - 1, *tokens]) + 1
     return size, {role: _id(folder, token, kind, config) for role, token in roles.items()}, encode
+
+
+def _rewrite(path, how):
+    """A tokenizer.json as older versions of the library wrote it, or with settings for batches."""
+    fields = json.loads(path.read_text(encoding="utf-8"))
+    if how == "merges as text" and "merges" in fields["model"]:
+        fields["model"]["merges"] = [" ".join(pair) for pair in fields["model"]["merges"]]
+    if how == "with padding":
+        made = Tokenizer.from_str(json.dumps(fields))
+        made.enable_padding(length=40)
+        made.enable_truncation(3)
+        fields = json.loads(made.to_str())
+    path.write_text(json.dumps(fields), encoding="utf-8")
 
 
 def _id(folder, token, kind, config):
@@ -378,10 +403,15 @@ def write_folder(folder, case):
     if case["generation"] != "none":
         model.generation_config.eos_token_id = ends if case["generation"] == "list" else ends[0]
     model.save_pretrained(folder, max_shard_size="20KB" if case["files"] == "sharded" else "1GB")
+    if case["generation"] == "null":
+        fields = json.loads((folder / "generation_config.json").read_text())
+        (folder / "generation_config.json").write_text(json.dumps(fields | {"eos_token_id": None}))
     if case["generation"] == "none":
         (folder / "generation_config.json").unlink()
     if case["stray"] == "listed":
         _add_buffers(folder, case["family"])
+    if case["names"] != "whole":
+        _rename(folder, case["names"], case["tied"])
     if case["keys"] != "today":
         _age(folder / "config.json", case["keys"])
     return roles, set(ends), encode
@@ -398,6 +428,24 @@ def _add_buffers(folder, family):
         fields = json.loads(index.read_text())
         fields["weight_map"] |= dict.fromkeys(extra, first.name)
         index.write_text(json.dumps(fields))
+
+
+def _rename(folder, how, tied):
+    """Tensors as of a model without a head, or with a tied head stored once more."""
+    for path in folder.glob("*.safetensors"):
+        state = load_file(path)
+        embedding = next((name for name in state if re.search(r"(embed_tokens|wte)\.weight$", name)), None)
+        if how == "head twice" and tied and embedding:
+            state["lm_head.weight"] = state[embedding].clone()
+        if how == "without prefix" and tied:
+            state = {re.sub(r"^(model|transformer)\.", "", name): tensor for name, tensor in state.items()}
+        save_file(state, path, {"format": "pt"})
+        if (index := folder / "model.safetensors.index.json").is_file():
+            fields = json.loads(index.read_text())
+            places = fields["weight_map"]
+            places = {name: place for name, place in places.items() if place != path.name}
+            fields["weight_map"] = places | dict.fromkeys(state, path.name)
+            index.write_text(json.dumps(fields))
 
 
 def _age(path, keys):
