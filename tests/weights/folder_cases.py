@@ -43,13 +43,14 @@ FOLDERS = {
         "vocab+merges",
         "none",
     ),
-    "steps": ("usual", "other"),
+    "steps": ("usual", "other", "third"),
     "added": ("none", "special", "plain", "flags"),
-    "add_bos": (False, True),
+    "add_bos": (False, True, "and eos"),
+    "more_special": ("none", "additional", "extra", "named"),
     "beside": ("config", "special_tokens_map", "added_tokens_decoder", "objects"),
     "written": ("today", "merges as text", "with padding"),
     "template": ("none", "config", "named", "jinja"),
-    "generation": ("none", "one", "list", "null"),
+    "generation": ("none", "one", "list", "null", "config list"),
     "stray": ("none", "listed"),
     "names": ("whole", "without prefix", "head twice"),
     "keys": ("today", "version 4", "legacy"),
@@ -129,11 +130,11 @@ def combined(options, count, seed):
     }
     rows = []
     for _ in range(count):
-        candidates = []
+        candidates, lacking = [], sorted(missing, key=repr)
         for _ in range(20):
             row = {name: random_.choice(values) for name, values in options.items()}
-            if missing:
-                row |= dict(random_.choice(sorted(missing, key=repr)))
+            if lacking:
+                row |= dict(random_.choice(lacking))
             candidates.append((len(missing & {*itertools.combinations(row.items(), 2)}), row))
         best = max(candidates, key=lambda found: found[0])[1]
         missing -= {*itertools.combinations(best.items(), 2)}
@@ -168,20 +169,24 @@ def trained(kind, steps):
 
 @functools.cache
 def _trained(kind, steps):
-    usual = steps == "usual"
     options = {"show_progress": False, "vocab_size": 420}
     if kind == "byte-level":
         made = Tokenizer(models.BPE())
         made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         made.decoder = decoders.ByteLevel()
-        if not usual:
+        if steps == "third":
+            made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+        if steps == "other":
             made.normalizer = normalizers.NFC()
             cut = pre_tokenizers.Split(
                 Regex(r"\p{N}{1,2}| ?\p{L}+|\s+(?!\S)|[^\s\p{L}\p{N}]+|\s+"), "isolated"
             )
             byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
             made.pre_tokenizer = pre_tokenizers.Sequence([cut, byte_level])
-        roles = {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>" if usual else "<|im_end|>"}
+        roles = {
+            "bos_token": "<|endoftext|>",
+            "eos_token": "<|endoftext|>" if steps == "usual" else "<|im_end|>",
+        }
         alphabet = pre_tokenizers.ByteLevel.alphabet()
         trainer = trainers.BpeTrainer(
             special_tokens=[*dict.fromkeys(roles.values())], initial_alphabet=alphabet, **options
@@ -190,7 +195,10 @@ def _trained(kind, steps):
         made = Tokenizer(models.WordPiece(unk_token="[UNK]"))
         made.normalizer = normalizers.BertNormalizer(lowercase=True)
         made.pre_tokenizer, made.decoder = pre_tokenizers.BertPreTokenizer(), decoders.WordPiece()
-        if not usual:
+        if steps == "third":
+            made.normalizer = normalizers.BertNormalizer(lowercase=False, strip_accents=True)
+            made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+        if steps == "other":
             made.normalizer = normalizers.Sequence([normalizers.NFD(), normalizers.StripAccents()])
             cuts = [pre_tokenizers.Whitespace(), pre_tokenizers.Digits(individual_digits=True)]
             made.pre_tokenizer = pre_tokenizers.Sequence(cuts)
@@ -199,10 +207,12 @@ def _trained(kind, steps):
     elif kind == "unigram":
         made = Tokenizer(models.Unigram())
         made.normalizer = normalizers.NFKC()
-        if not usual:
+        if steps == "third":
+            made.normalizer = normalizers.Sequence([normalizers.Strip(), normalizers.Lowercase()])
+        if steps == "other":
             double = normalizers.Replace(Regex(" {2,}"), " ")
             made.normalizer = normalizers.Sequence([normalizers.Nmt(), normalizers.NFKC(), double])
-        scheme = "always" if usual else "first"
+        scheme = {"usual": "always", "other": "first", "third": "never"}[steps]
         made.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme)
         made.decoder = decoders.Metaspace(prepend_scheme=scheme)
         roles = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
@@ -214,11 +224,11 @@ def _trained(kind, steps):
         trainer = trainers.BpeTrainer(special_tokens=["<unk>", "<s>", "</s>"], limit_alphabet=60, **options)
     made.train_from_iterator(lines(), trainer)
     if kind == "byte-fallback":
-        made = _with_bytes(made, usual)
+        made = _with_bytes(made, steps)
     return made.to_str(), tuple(roles.items())
 
 
-def _with_bytes(made, usual):
+def _with_bytes(made, steps):
     """LLaMA's tokenizer.json: bytes behind the special tokens, the space in front by one of two ways."""
     fields = json.loads(made.to_str())
     words = sorted(fields["model"]["vocab"], key=fields["model"]["vocab"].get)
@@ -226,13 +236,14 @@ def _with_bytes(made, usual):
     model = {"unk_token": "<unk>", "byte_fallback": True, "fuse_unk": True}
     fields["model"] |= model | {"vocab": {word: i for i, word in enumerate(words)}}
     made = Tokenizer.from_str(json.dumps(fields))
-    steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
-    made.decoder = decoders.Sequence(steps)
-    if usual:
+    decode = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    made.decoder = decoders.Sequence(decode)
+    if steps == "usual":
         made.pre_tokenizer = None
         made.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     else:
-        made.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+        scheme = "first" if steps == "other" else "never"
+        made.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme, split=False)
     return made
 
 
@@ -259,7 +270,7 @@ def write_tokenizer(folder, case):
         model = ASSETS / "mistral_v1_sp.model"
         (folder / "tokenizer.model").write_bytes(model.read_bytes())
         roles = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
-        config = {"tokenizer_class": "LlamaTokenizer", "add_bos_token": case["add_bos"], **roles}
+        config = {"tokenizer_class": "LlamaTokenizer", "add_bos_token": bool(case["add_bos"]), **roles}
         size = 32_000
         tokens = {size + i: token for i, token in enumerate(ADDED[case["added"]])}
         encode = pieces().encode
@@ -270,9 +281,10 @@ def write_tokenizer(folder, case):
         made, roles = trained("byte-level" if byte_level else kind, "usual" if byte_level else case["steps"])
         made.add_tokens(ADDED[case["added"]])
         if case["add_bos"] and not byte_level:
-            bos = roles["bos_token"]
-            ids = [(bos, made.token_to_id(bos))]
-            made.post_processor = processors.TemplateProcessing(f"{bos} $A", special_tokens=ids)
+            bos, eos = roles["bos_token"], roles["eos_token"]
+            form = f"{bos} $A {eos}" if case["add_bos"] == "and eos" else f"{bos} $A"
+            ids = [(token, made.token_to_id(token)) for token in {bos, eos}]
+            made.post_processor = processors.TemplateProcessing(form, special_tokens=ids)
         size = made.get_vocab_size()
         tokens = made.get_added_tokens_decoder()
         if byte_level:
@@ -298,6 +310,13 @@ def write_tokenizer(folder, case):
     if case["beside"] == "objects":  # roles as versions 3 and 4 of transformers write them
         flags = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False}
         config |= {role: {"__type": "AddedToken", "content": token} | flags for role, token in roles.items()}
+    more = "<|extra|>" if case["added"] == "special" and kind != "sentencepiece" else roles["bos_token"]
+    config |= {
+        "none": {},
+        "additional": {"additional_special_tokens": [more]},
+        "extra": {"extra_special_tokens": [more]},
+        "named": {"extra_special_tokens": {"image_token": more}},  # as processors of images write them
+    }[case["more_special"]]
     if case["template"] == "config":
         config["chat_template"] = template
     elif case["template"] == "named":
@@ -354,7 +373,7 @@ def model_of(case, vocab_size, ends):
     if family == "phi3" and rope != "longrope":  # transformers gives it no other one
         rope = "default"
     settings = {"vocab_size": vocab_size, "tie_word_embeddings": case["tied"], "pad_token_id": None}
-    settings |= {"bos_token_id": 1, "eos_token_id": ends[0]}
+    settings |= {"bos_token_id": 1, "eos_token_id": ends if case["generation"] == "config list" else ends[0]}
     if family == "gpt2":
         settings |= {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
     else:
@@ -398,15 +417,15 @@ def write_folder(folder, case):
     folder.mkdir()
     size, roles, encode = write_tokenizer(folder, case)
     ends = [roles.get("eos_token_id", roles.get("eos_token", 2)), 5, 7]
-    ends = ends if case["generation"] == "list" else ends[:1]
+    ends = ends if "list" in case["generation"] else ends[:1]
     model = model_of(case, size + 27 * case["padded"], ends)
-    if case["generation"] != "none":
+    if case["generation"] in ("one", "list", "null"):
         model.generation_config.eos_token_id = ends if case["generation"] == "list" else ends[0]
     model.save_pretrained(folder, max_shard_size="20KB" if case["files"] == "sharded" else "1GB")
     if case["generation"] == "null":
         fields = json.loads((folder / "generation_config.json").read_text())
         (folder / "generation_config.json").write_text(json.dumps(fields | {"eos_token_id": None}))
-    if case["generation"] == "none":
+    if case["generation"] in ("none", "config list"):
         (folder / "generation_config.json").unlink()
     if case["stray"] == "listed":
         _add_buffers(folder, case["family"])

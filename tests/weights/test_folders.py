@@ -25,9 +25,13 @@ ALL = os.environ.get("MYLLM_FOLDERS") == "all"
 def rows(options, count, refused):
     """The rows to run, named by their numbers and values."""
     made = cases.combined(options, count, seed=0)
-    for i in range(count) if ALL else cases.sample(made):
-        name = "-".join(str(value) for value in made[i].values())
-        yield pytest.param({**made[i], "seed": i, "refused": refused(made[i])}, id=f"{i}-{name}")
+    return [
+        pytest.param(
+            {**made[i], "seed": i, "refused": refused(made[i])},
+            id=f"{i}-" + "-".join(str(value) for value in made[i].values()),
+        )
+        for i in (range(count) if ALL else cases.sample(made))
+    ]
 
 
 def refused_folder(case):
@@ -96,7 +100,7 @@ def test_a_folder(case, tmp_path):
     tokenizer = llm.tokenizer
     assert (tokenizer.bos_id, tokenizer.eos_id) == (roles["bos_token"], roles["eos_token"])
     assert tokenizer.pad_id == roles.get("pad_token")
-    assert tokenizer.add_bos == (case["add_bos"] and case["tokenizer"] != "vocab+merges")
+    assert tokenizer.add_bos == (bool(case["add_bos"]) and case["tokenizer"] != "vocab+merges")
     assert tokenizer.chat_template == (None if case["template"] == "none" else cases.TEMPLATE)
 
 
