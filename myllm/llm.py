@@ -18,7 +18,7 @@ from myllm.tokenizers.base import Tokenizer
 from myllm.tokenizers.chat import end_tokens, prompt_ids
 from myllm.tokenizers.gguf import from_gguf
 from myllm.tokenizers.jinja import Message
-from myllm.tokenizers.pretrained import load_tokenizer, save_tokenizer
+from myllm.tokenizers.pretrained import MODEL, VOCABULARY, WHOLE, load_tokenizer, save_tokenizer
 from myllm.weights import gguf, hub
 
 GENERATION_CONFIG = "generation_config.json"
@@ -81,7 +81,7 @@ class LLM:
         path = hub.resolve(name_or_path)
         model = hub.load_folder(path, dtype=dtype, device=device)
         folder = path.parent if path.is_file() else path
-        has_one = any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model"))
+        has_one = any((folder / name).is_file() for name in (WHOLE, MODEL, VOCABULARY))
         stop_ids = _stop_ids(folder / GENERATION_CONFIG) | _stop_ids(folder / hub.CONFIG)
         return cls(model, load_tokenizer(folder) if has_one else None, stop_ids=stop_ids)
 

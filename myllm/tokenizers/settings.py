@@ -5,7 +5,7 @@ tokens of ``tokenizer_config.json``, else those of the older ``special_tokens_ma
 ``added_tokens.json``.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, cast
@@ -53,8 +53,10 @@ class Settings(NamedTuple):
         """The special tokens that the settings name: those with a role, and others."""
         tokens = [token for _, token in _named(self.config)]
         for key in ("additional_special_tokens", "extra_special_tokens"):
-            listed: list[str | Fields] = self.config.get(key) or []
-            tokens += [_token(one, True) for one in listed]
+            listed: Any = self.config.get(key) or []
+            if isinstance(listed, dict):  # with the names of roles, such as image_token
+                listed = cast("Fields", listed).values()
+            tokens += [_token(one, True) for one in cast("Iterable[str | Fields]", listed)]
         return tokens
 
 
