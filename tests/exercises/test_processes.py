@@ -94,7 +94,7 @@ def test_nothing_outlives_a_command_that_is_ended_during_a_check(
     assert len(alive(mark)) > 5
     command.send_signal(number)
     command.wait(10)
-    assert eventually(lambda: not alive(mark), 5), alive(mark)
+    assert eventually(lambda: not alive(mark), 12), alive(mark)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
@@ -106,7 +106,7 @@ def test_nothing_outlives_a_command_that_is_ended_while_its_worker_starts(
     assert eventually(lambda: len(alive(mark)) == 2, 60)
     command.send_signal(number)
     command.wait(10)
-    assert eventually(lambda: not alive(mark), 5), alive(mark)
+    assert eventually(lambda: not alive(mark), 12), alive(mark)
 
 
 def test_nothing_outlives_a_kernel(mark: str, tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ time.sleep(600)
     assert len(alive(mark)) == 3
     kernel.kill()
     kernel.wait(10)
-    assert eventually(lambda: len(alive(mark)) == 1, 5), "only the kernel's own child is left"
+    assert eventually(lambda: len(alive(mark)) == 1, 12), "only the kernel's own child is left"
 
 
 @pytest.mark.parametrize(
@@ -138,4 +138,4 @@ def test_nothing_outlives_an_answer_that_ends_its_own_process_or_the_worker(
     command = start(COMMAND, mark, tmp_path, "exercises", "check", "01.1")
     out, _ = command.communicate(timeout=60)
     assert b"failed" in out
-    assert eventually(lambda: not alive(mark), 5), alive(mark)
+    assert eventually(lambda: not alive(mark), 12), alive(mark)
