@@ -127,9 +127,8 @@ class Sampling:
         """
         if self.seed is not None and self.seed < 0:
             raise UserError(f"--seed must be 0 or more, not {self.seed}.")
-        seed = None if self.seed is None else self.seed % (1 << 64)  # all that PyTorch takes
         length = {} if self.max_new_tokens is None else {"max_new_tokens": self.max_new_tokens}
-        return {"temperature": self.temperature, "stop": self.stop, "seed": seed, **length}
+        return {"temperature": self.temperature, "stop": self.stop, "seed": self.seed, **length}
 
 
 @dataclass(frozen=True)

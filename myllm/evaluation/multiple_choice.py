@@ -17,8 +17,8 @@ class Question(NamedTuple):
 
     Attributes:
         context: The text before the choices, such as "The capital of France is".
-        choices: The possible continuations, each with the space in front that belongs there: " Paris", "
-            Rome". A space at the end of the context counts as part of each choice.
+        choices: The possible continuations, each with the space in front that belongs there, such as
+            " Paris" and " Rome". A space at the end of the context counts as part of each choice.
         answer: The index of the right one.
     """
 

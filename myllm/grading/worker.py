@@ -161,6 +161,7 @@ def _end(*_: object) -> NoReturn:
 def main(parent: int) -> None:
     """Answer requests until the input ends or the process that asks does."""
     _tie(parent, signal.SIGTERM)  # before torch, whose import takes seconds
+    # Loaded here, so that the forks for the answers share it.
     import myllm.grading.attempt  # noqa: F401  # pyright: ignore[reportUnusedImport]
 
     replies = os.fdopen(os.dup(1), "w")

@@ -72,16 +72,18 @@ def decode(
         steps: How many tokens are generated for each row.
         temperature: See `generate`.
         generator: The source of randomness; by default PyTorch's own.
-        pads: (B,) int64, by how many tokens each row is padded on the left, where the rows differ.
-        cache: An empty cache; with `pads` one that counts them as empty slots. Without one the whole text is
-            computed anew at each step.
+        pads: (B,) int64, by how many tokens each row is padded on the left, where the rows differ and there
+            is no cache; a cache counts them itself, as `GrowingCache` does.
+        cache: An empty cache. Without one the whole text is computed anew at each step.
 
     Returns:
         The new ids of each step, (B,) int64.
 
     Raises:
-        UserError: Logits that are NaN or infinite, or a model that does not use its cache.
+        UserError: Logits that are NaN or infinite, a model that does not use its cache, or `pads` beside one.
     """
+    if cache is not None and pads is not None:
+        raise UserError("With a cache, give the padding to the cache: GrowingCache(n_layer, pads=…).")
     text = new = ids
     for _ in range(steps):
         if cache is not None:
@@ -161,7 +163,9 @@ def generate(
             + (f"ask for at most {limit - len(row)}." if len(row) < limit else "shorten the text.")
         )
     device = device_of(model)
-    generator = None if seed is None else torch.Generator(device).manual_seed(seed % (1 << 64))
+    generator = (
+        None if seed is None else torch.Generator(device).manual_seed(seed % (1 << 64))
+    )  # all that PyTorch takes
     prompt = torch.tensor([row], device=device)
     new = decode(
         model, prompt, steps=max_new_tokens, temperature=temperature, generator=generator, cache=cache

@@ -88,7 +88,7 @@ def _read_file(path: Path) -> dict[str, Tensor]:
     opened: Any = safe_open  # the library's types are unknown
     try:
         with path.open("rb"), opened(path, "pt") as file:
-            state: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            state: dict[str, Tensor] = {name: file.get_tensor(name) for name in [*file.keys()]}
             shared: dict[str, str] = file.metadata() or {}
     except OSError as error:
         raise UserError(f"Cannot read {path}: {reason(error)}.") from error

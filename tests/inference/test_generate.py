@@ -268,11 +268,17 @@ def test_each_row_of_a_batch_gets_what_it_gets_alone(changes, cached):
     model = Transformer(CONFIG.replace(**changes)).double().eval()
     rows = [[1, 2, 3, 4, 5], [7], [9, 8, 7]]
     ids, pads = padded(rows)
-    cache = GrowingCache(CONFIG.n_layer, pads=pads) if cached else None
-    together = torch.stack([*decode(model, ids, steps=12, pads=pads, cache=cache)], dim=1)
+    padding = {"cache": GrowingCache(CONFIG.n_layer, pads=pads)} if cached else {"pads": pads}
+    together = torch.stack([*decode(model, ids, steps=12, **padding)], dim=1)
     for row, found in zip(rows, together.tolist(), strict=True):
         assert found == [*generate(model, row, max_new_tokens=12)]
     assert len({*together.flatten().tolist()}) > 5
+
+
+def test_padding_is_told_once(model):
+    steps = decode(model, torch.zeros(2, 3).long(), steps=1, pads=torch.tensor([0, 1]), cache=GrowingCache(2))
+    with pytest.raises(UserError, match="give the padding to the cache"):
+        next(steps)
 
 
 def test_a_batch_of_equal_rows_needs_no_padding_and_any_function_will_do():

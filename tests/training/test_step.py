@@ -7,14 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import sketches
 import torch
 
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE))
-import sketches  # noqa: E402
+from myllm.model.transformer import Transformer
+from myllm.training.step import Loss, Step
 
-from myllm.model.transformer import Transformer  # noqa: E402
-from myllm.training.step import Loss, Step  # noqa: E402
+HERE = Path(__file__).parent
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +54,7 @@ def test_two_processes_equal_one(kind, one, tmp_path):
     assert found["past"] == dict.fromkeys(("hidden", "head", "_logits"), "impossible")
 
 
-def test_micro_batches_and_masks_change_nothing(one, monkeypatch):
+def test_micro_batches_and_masks_change_nothing(one):
     """The mean over all tokens, not the mean of means: one batch of all rows gives the same gradient."""
     objective = sketches.Next(0, 1)
     torch.manual_seed(0)

@@ -119,6 +119,11 @@ LEGACY = {
 }
 
 
+def ids_of(tokenizer, text):
+    """The ids of a tokenizer of the library, without those of its post-processor."""
+    return tokenizer.encode(text, add_special_tokens=False).ids
+
+
 def combined(options, count, seed):
     """`count` rows in which every pair of values of two options occurs.
 
@@ -293,7 +298,7 @@ def write_tokenizer(folder, case):
             merges = "\n".join(" ".join(pair) for pair in vocabulary["merges"])
             (folder / "merges.txt").write_text(f"#version: 0.2\n{merges}\n", encoding="utf-8")
             config = {"tokenizer_class": "GPT2Tokenizer", **roles}
-            encode = lambda text: made.encode(text, add_special_tokens=False).ids  # noqa: E731
+            encode = functools.partial(ids_of, made)
         else:
             PreTrainedTokenizerFast(tokenizer_object=made, **roles).save_pretrained(folder)
             config = json.loads((folder / "tokenizer_config.json").read_text())
@@ -504,7 +509,7 @@ def write_file(path, case):
         tokens, size = sorted(vocabulary, key=vocabulary.get), len(vocabulary)
         types = [3] + [1] * (size - 1)
         roles = {"bos": 0, "eos": 0, "pad": 0, "eot": 0}
-        encode = lambda text: made.encode(text, add_special_tokens=False).ids  # noqa: E731
+        encode = functools.partial(ids_of, made)
     else:
         size = 50
     roles = {role: roles[role] for role in case["roles"].split() if role in roles}
