@@ -53,7 +53,7 @@ def nll(
         text = _encode(text, tokenizer or getattr(model, "tokenizer", None))
     model = model if callable(model) else model.model
     if block_size is None:
-        block_size = _block_size(model, len(text))
+        block_size = _block_size(model)
     ids = torch.as_tensor(text, device=_device(model))
     batch_size = max(1, WINDOW_TOKENS // max(block_size, 1)) if batch_size is None else batch_size
     stride = block_size if stride is None else stride
@@ -87,11 +87,11 @@ def _encode(text: str, tokenizer: Any) -> list[int]:
     return tokenizer.encode(text, bos=getattr(tokenizer, "add_bos", False))
 
 
-def _block_size(model: Any, length: int) -> int:
+def _block_size(model: Any) -> int:
     longest = getattr(getattr(model, "config", None), "block_size", None)
     if longest is None:
         raise UserError("This model does not say how many tokens it takes at once; give block_size=….")
-    return min(longest, max(1, length - 1))
+    return longest
 
 
 def _device(model: Any) -> torch.device | None:

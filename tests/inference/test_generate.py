@@ -81,6 +81,14 @@ def test_with_a_cache_each_token_is_computed_once(model):
     assert seen == [3, 1, 1, 1]
 
 
+def test_only_the_logits_of_the_last_token_are_computed(model):
+    seen = []
+    hook = model.lm_head.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape[1]))
+    list(generate(model, [1, 2, 3], max_new_tokens=2))
+    hook.remove()
+    assert seen == [1, 1]
+
+
 def test_a_model_that_does_not_use_its_cache_is_found_out():
     with pytest.raises(UserError, match="does not use the cache"):
         list(generate(lambda ids, cache: counting(ids), [1], max_new_tokens=2, cache=GrowingCache(1)))

@@ -14,7 +14,10 @@ from myllm.model.transformer import Transformer
 
 LENGTHS = (6, 7, 9, 12, 16)
 DYNAMIC = {"rope_scaling": RopeScaling("dynamic", 2.0, 8)}
-MODELS = KINDS | {"dynamic NTK": KINDS["llama"].replace(**DYNAMIC)}
+MODELS = KINDS | {
+    "dynamic NTK": KINDS["llama"].replace(**DYNAMIC),
+    "wide window": KINDS["windows"].replace(window=8),  # between the lengths
+}
 FEW = [
     "gpt2",
     "windows",
@@ -51,7 +54,7 @@ MASKS = {
 
 @pytest.mark.parametrize(
     ("kind", "mask"),
-    [("gpt2", "documents"), ("windows", "documents"), ("gemma2", "prefix"), ("dynamic NTK", "causal")],
+    [("gpt2", "documents"), ("wide window", "documents"), ("gemma2", "prefix"), ("dynamic NTK", "causal")],
 )
 def test_training_over_five_lengths_takes_two_graphs(graphs, kind, mask):
     model, ids = made(MODELS[kind].replace(n_layer=2))
