@@ -129,9 +129,20 @@ class Worker:
             self._sweep()
 
     def _sweep(self) -> None:
-        """End what a lost worker has left behind, where the system tells (Linux)."""
-        mark = f"{MARK}={self._mark}".encode()
-        for folder in Path("/proc").glob("[0-9]*"):
-            with suppress(OSError):
-                if mark in (folder / "environ").read_bytes():
-                    os.kill(int(folder.name), signal.SIGKILL)
+        """End what a lost worker has left behind, where the system tells (Linux).
+
+        A process shows no environment while it starts another program, and one may fork after it was passed.
+        So it is over only when two looks in a row, some time apart, find nothing.
+        """
+        mark, looks_in_vain = f"{MARK}={self._mark}".encode(), 0
+        for _ in range(100):
+            found = False
+            for folder in Path("/proc").glob("[0-9]*"):
+                with suppress(OSError):
+                    if mark in (folder / "environ").read_bytes():
+                        found = True
+                        os.kill(int(folder.name), signal.SIGKILL)
+            looks_in_vain = 0 if found else looks_in_vain + 1
+            if looks_in_vain == 2:
+                return
+            time.sleep(0.05)

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from myllm.grading import client
 from myllm.grading.catalogue import exercises, folder
+from myllm.grading.client import Worker
 
 FILE = exercises()["01.1"].file
 COMMAND = "import sys; from myllm.cli import main; sys.exit(main())"
@@ -36,6 +38,7 @@ def bigram_counts(text, alphabet):
     END
 """
 LOOP = "while True: pass"
+REAL_SLEEP = time.sleep
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs Linux")
 
@@ -56,7 +59,7 @@ def eventually(condition: Callable[[], object], seconds: float) -> bool:
     while not condition():
         if time.monotonic() > deadline:
             return False
-        time.sleep(0.01)
+        REAL_SLEEP(0.01)
     return True
 
 
@@ -94,7 +97,7 @@ def test_nothing_outlives_a_command_that_is_ended_during_a_check(
     assert len(alive(mark)) > 5
     command.send_signal(number)
     command.wait(10)
-    assert eventually(lambda: not alive(mark), 12), alive(mark)
+    assert eventually(lambda: not alive(mark), 5), alive(mark)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
@@ -106,7 +109,7 @@ def test_nothing_outlives_a_command_that_is_ended_while_its_worker_starts(
     assert eventually(lambda: len(alive(mark)) == 2, 60)
     command.send_signal(number)
     command.wait(10)
-    assert eventually(lambda: not alive(mark), 12), alive(mark)
+    assert eventually(lambda: not alive(mark), 5), alive(mark)
 
 
 def test_nothing_outlives_a_kernel(mark: str, tmp_path: Path) -> None:
@@ -125,7 +128,7 @@ time.sleep(600)
     assert len(alive(mark)) == 3
     kernel.kill()
     kernel.wait(10)
-    assert eventually(lambda: len(alive(mark)) == 1, 12), "only the kernel's own child is left"
+    assert eventually(lambda: len(alive(mark)) == 1, 5), "only the kernel's own child is left"
 
 
 @pytest.mark.parametrize(
@@ -138,4 +141,24 @@ def test_nothing_outlives_an_answer_that_ends_its_own_process_or_the_worker(
     command = start(COMMAND, mark, tmp_path, "exercises", "check", "01.1")
     out, _ = command.communicate(timeout=60)
     assert b"failed" in out
-    assert eventually(lambda: not alive(mark), 12), alive(mark)
+    assert eventually(lambda: not alive(mark), 5), alive(mark)
+
+
+def test_the_sweep_after_a_lost_worker_also_finds_what_was_not_there_at_its_first_look(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    worker, late = Worker(), list["subprocess.Popen[bytes]"]()
+    mark = f"{client.MARK}={worker._mark}"
+
+    def pause(seconds: float) -> None:
+        if not late:  # after the first look: as if it had been starting another program just then
+            environment = {**os.environ, client.MARK: worker._mark}
+            late.append(subprocess.Popen(["sleep", "600"], env=environment))
+            assert eventually(lambda: alive(mark) == [late[0].pid], 60)
+        REAL_SLEEP(seconds)
+
+    monkeypatch.setattr(client.time, "sleep", pause)
+    worker._sweep()
+    monkeypatch.undo()
+    assert late and late[0].wait(10) == -signal.SIGKILL
+    assert not alive(mark)
