@@ -123,7 +123,8 @@ class Rope(nn.Module):
         self.scale = 1.0  # YaRN sharpens the weights a little
         if scaling is not None and scaling.kind == "yarn":
             self.scale = scaling.attention_factor or 0.1 * math.log(scaling.factor) + 1
-        self.register_buffer("freq", self.frequencies(), persistent=False)
+        self.register_buffer("freq", torch.empty(0), persistent=False)
+        self.to(self.freq.device)  # fills it, by `_apply`
 
     def frequencies(self, length: int = 0) -> Tensor:
         """The frequencies, (half,) float64; with dynamic NTK those of a text of `length` tokens."""
@@ -140,9 +141,10 @@ class Rope(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Follow the model to another device; a change of dtype must not round the frequencies."""
         device = fn(self.freq).device
-        with torch.device("cpu" if device.type == "mps" else device):  # MPS has no float64
+        with torch.device("cpu"):  # on the meta device, sums would import the compiler: seconds
             freq = self.frequencies()
-        self.freq = freq.to(device, torch.float32 if device.type == "mps" else torch.float64)
+        exact = torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64
+        self.freq = freq.to(device, exact)
         return self
 
     def forward(self, positions: Tensor) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:

@@ -78,6 +78,11 @@ class Block(nn.Module):
         return x + self.mlp_output_norm(self.mlp(self.post_attention_layernorm(x)))
 
 
+def embedding(n: int, width: int) -> nn.Embedding:
+    """A table that `Transformer.init_weights` fills; ``nn.Embedding(n, width)`` would fill it once more."""
+    return nn.Embedding.from_pretrained(torch.empty(n, width), freeze=False)
+
+
 class Transformer(nn.Module):
     """A language model: maps token ids to the logits of the next token at each position.
 
@@ -116,9 +121,9 @@ class Transformer(nn.Module):
         default = parts(config)
         attention, mlp = attention or default.attention, mlp or default.mlp
         norm, position = norm or default.norm, position or default.position
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.n_embd)
+        self.embed_tokens = embedding(config.vocab_size, config.n_embd)
         learned = config.position == "learned" and position is None
-        self.embed_positions = nn.Embedding(config.block_size, config.n_embd) if learned else None
+        self.embed_positions = embedding(config.block_size, config.n_embd) if learned else None
         self.position = position(config.head_dim) if position else None
         blocks = (Block(config, attention=attention, mlp=mlp, norm=norm) for _ in range(config.n_layer))
         self.layers = nn.ModuleList(blocks)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from myllm.config import ModelConfig
 from myllm.files import UserError
+from myllm.model import transformer
 from myllm.model.transformer import Transformer
 
 #: For each family, our parts of names and what they are called there where that differs from LLaMA.
@@ -199,8 +200,9 @@ def build(
         model = Transformer(config)
     model.load_state_dict(ours, assign=True)
     model.tie_weights()
-    if model.position is not None:
-        model.position.to_empty(device=device)  # it has no weights, and computes its buffers anew
+    if (position := transformer.parts(config).position) is not None:
+        with torch.device(device):
+            model.position = position(config.head_dim)  # it has no weights, only buffers of its own
     return model.eval()
 
 

@@ -146,11 +146,9 @@ class GGUFFile:
 
         entry = self.tensors[name]
         shape = (*entry.shape[:-1], entry.size // math.prod(entry.shape[:-1]))
-        data = np.memmap(
-            self.path, np.uint8, "r", self._start + entry.offset, shape
-        )  # unmapped once it is dequantized
+        data = np.fromfile(self.path, np.uint8, entry.size, offset=self._start + entry.offset).reshape(shape)
         try:
             numbers = dequantize(data, entry.kind)
         except NotImplementedError:
             self.refuse(f"it has numbers of the type {entry.kind.name}, which cannot be read")
-        return torch.from_numpy(numbers.copy() if entry.kind.name == "F32" else numbers)
+        return torch.from_numpy(numbers)
