@@ -6,13 +6,13 @@ import json
 import lzma
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Set
 from pathlib import Path
 from typing import NamedTuple
 
 from myllm.files import UserError
 
-__all__ = ["CORPORA", "Document", "clean", "list", "load", "path", "split", "text"]
+__all__ = ["CORPORA", "HELD_OUT", "Document", "clean", "list", "load", "path", "split", "text"]
 
 
 class Document(NamedTuple):
@@ -44,6 +44,9 @@ CORPORA = {
     "shakespeare": Corpus("shakespeare_works.jsonl.xz", "Shakespeare, 42 works", "public domain"),
     "sotu": Corpus("sotu.jsonl.xz", "State of the Union speeches", "CC0-1.0"),
 }
+
+HELD_OUT = ("hamlet", "sonnets", "tempest")
+"""The works of Shakespeare that no model of this course is trained on; its scores are computed on them."""
 
 
 def list() -> builtins.list[str]:
@@ -105,7 +108,7 @@ def _without_notices(text: str) -> str:
 
 
 def split(
-    documents: Iterable[Document], *, validation: float = 0.1, seed: int = 0
+    documents: Iterable[Document], *, validation: float | Collection[str] = 0.1, seed: int = 0
 ) -> tuple[Documents, Documents]:
     """Split documents into a training and a validation part; each document is wholly in one.
 
@@ -115,15 +118,19 @@ def split(
     Args:
         documents: At least two, with different ids.
         validation: The share of all characters to hold out; the result is as near to it as the order allows.
+            Or the ids of the documents to hold out, such as `HELD_OUT`.
         seed: Any integer; another one gives another order.
 
     Returns:
         train and validation, each with at least one document, in the order given.
 
     Raises:
-        UserError: Fewer than two documents, an id given twice, or a share that is not between 0 and 1.
+        UserError: Fewer than two documents, an id given twice, a share that is not between 0 and 1, or an id
+            that no document has.
     """
     documents = [*documents]
+    if not isinstance(validation, float | int):
+        return _split_by_id(documents, set(validation))
     if not 0 < validation < 1:
         raise UserError(f"The validation share must lie between 0 and 1, not {validation}.")
     if len(documents) < 2:
@@ -137,6 +144,12 @@ def split(
             break
         held_out.add(document.id)
         size += len(document.text)
+    return _split_by_id(documents, held_out)
+
+
+def _split_by_id(documents: Documents, held_out: Set[str]) -> tuple[Documents, Documents]:
+    if missing := held_out - {document.id for document in documents}:
+        raise UserError(f"No document has the id {min(missing)!r}.")
     train = [document for document in documents if document.id not in held_out]
     return train, [document for document in documents if document.id in held_out]
 

@@ -175,3 +175,14 @@ def test_two_documents_share_alike_by_hash():
     order = sorted("abcdef", key=lambda name: hashlib.sha256(f"7 {name}".encode()).hexdigest())
     _, held_out = corpus.split(documents, validation=0.5, seed=7)
     assert {document.id for document in held_out} == {*order[:3]}
+
+
+def test_named_documents_are_held_out():
+    """What every score of the course is computed on."""
+    works = corpus.load("shakespeare")
+    train, held_out = corpus.split(works, validation=corpus.HELD_OUT)
+    assert [work.id for work in held_out] == ["hamlet", "sonnets", "tempest"]
+    assert sorted(work.id for work in train + held_out) == sorted(work.id for work in works)
+    assert not {work.id for work in train} & set(corpus.HELD_OUT)
+    with pytest.raises(UserError, match="No document has the id 'macbeth2'"):
+        corpus.split(works, validation=["macbeth2"])
