@@ -1,32 +1,27 @@
 """Tokenizers from the values of a GGUF file, the format of llama.cpp, as fields of a ``tokenizer.json``.
 
-https://github.com/ggml-org/ggml/blob/master/docs/gguf.md lists the values. What each kind of tokenizer does
-with a text is written down in llama.cpp alone (``src/llama-vocab.cpp``).
+https://github.com/ggml-org/ggml/blob/master/docs/gguf.md lists the values; ``gguf.toml`` says how each kind of
+tokenizer handles a text.
 """
 
+import base64
 import json
-from collections.abc import Sequence
+import tomllib
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
-from tokenizers import Regex, decoders, normalizers, pre_tokenizers, processors
-
-from myllm.files import UserError
-from myllm.tokenizers.base import Tokenizer
-from myllm.tokenizers.huggingface import HuggingFaceTokenizer
-from myllm.tokenizers.patterns import GPT2, LLAMA3, QWEN2
-from myllm.tokenizers.settings import CONFIG, TEMPLATE, Fields, Settings
-from myllm.tokenizers.spm import MARK
+from myllm.files import UserError, read_text
+from myllm.tokenizers import patterns
+from myllm.tokenizers.base import Fields, Tokenizer
+from myllm.tokenizers.huggingface import HuggingFaceTokenizer, reading, without_prefix
+from myllm.tokenizers.settings import CONFIG, Settings
+from myllm.tokenizers.spm import USUAL_SPECIAL
 
 KEY = "tokenizer.ggml."
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)  # the types of tokens
-SPLITS = {  # how the values of "pre" cut text, as far as it is one regular expression
-    **dict.fromkeys(("gpt-2", "phi-2", "olmo", "mpt"), GPT2),
-    **dict.fromkeys(("llama-bpe", "llama3", "llama-v3"), LLAMA3),
-    **dict.fromkeys(("qwen2", "stablelm2"), QWEN2),
-}
-SINGLE_DIGITS = ("smollm", "starcoder", "refact", "command-r")  # every digit alone, then as GPT-2
-WHOLE_WORDS = ("llama-bpe", "llama3", "llama-v3")  # a chunk that is a token needs no merges
 ROLES = {"bos": "bos", "eos": "eos", "pad": "padding", "unk": "unknown", "eot": "eot", "eom": "eom"}
+TABLES = tomllib.loads(read_text(Path(__file__).with_name("gguf.toml")))
 
 
 def from_gguf(values: Fields, name: str) -> Tokenizer | None:
@@ -34,97 +29,96 @@ def from_gguf(values: Fields, name: str) -> Tokenizer | None:
 
     Args:
         values: The file's values, as `myllm.weights.gguf.load` returns them.
-        name: The name of the file, for messages and people.
+        name: The name of the file, for display and messages.
 
     Returns:
         None where the file has no tokenizer.
 
     Raises:
-        UserError: Its kind is not known, or it is damaged.
+        UserError: The kind of tokenizer is not known, or its values are damaged.
     """
     found = {key.removeprefix(KEY): value for key, value in values.items() if key.startswith(KEY)}
     if "model" not in found:
         return None
-    kinds = {"gpt2": _byte_level, "llama": _sentencepiece, "bert": _word_piece, "t5": _unigram}
-    if (kind := str(found["model"])) not in kinds:
+    kind, kinds = str(found["model"]), TABLES["kinds"]
+    if kind not in kinds:
         raise UserError(f"{name} has a tokenizer of the kind {kind!r}; known are {', '.join(kinds)}.")
-    try:
-        tokens: list[str] = list(found["tokens"])
-        types = [int(kind) for kind in found.get("token_type", [NORMAL] * len(tokens))]
-        if len(types) != len(tokens):
-            raise ValueError
-        content = kinds[kind](found, tokens, types, name)
-        return _tokenizer(content, found, tokens, types, values.get("tokenizer.chat_template"), name)
-    except UserError:
-        raise
-    except Exception as error:  # the library raises plain ones
-        raise UserError(f"{name} has a damaged tokenizer; fetch it again.") from error
+    pre = TABLES["pre"].get(found.get("pre", "gpt-2")) if kind == "gpt2" else {}
+    if pre is None:
+        known = ", ".join(TABLES["pre"])
+        raise UserError(f"{name} cuts text as {found['pre']!r}, which is not known; known are {known}.")
+    with reading(name):
+        types = _types(found)
+        ids = {token: i for i, token in enumerate(types)}
+        content = {**kinds[kind], **_components(found, pre)}
+        content["model"] = {**content["model"], **MODELS[kind](found, ids, types)}
+        if kind in ("llama", "t5") and not found.get("add_space_prefix", True):
+            content = without_prefix(content, ("normalizer", "pre_tokenizer", "decoder"))
+        roles = _roles(found, [*types])
+        if found.get("add_bos_token", kind == "llama" or "whole_words" in pre) and "bos_token" in roles:
+            content["post_processor"] = _begin(roles["bos_token"], ids)
+        special = {*roles.values(), *(t for t, one in types.items() if one in (UNKNOWN, CONTROL))}
+        if kind == "llama":  # whose library lists special tokens as user-defined pieces
+            special |= {t for t, one in types.items() if one == USER_DEFINED and USUAL_SPECIAL.fullmatch(t)}
+        added = [
+            {"content": token, "special": token in special, "normalized": False}
+            for token, one in types.items()
+            if token in special or one == USER_DEFINED
+        ]
+    template = values.get("tokenizer.chat_template")
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", **roles}
+    settings = Settings(config, added, template if isinstance(template, str) else None)
+    tokenizer = HuggingFaceTokenizer(content, settings, name=name, source=name)
+    tokenizer.files = {CONFIG: json.dumps(config, indent=2, ensure_ascii=False).encode()}
+    return tokenizer
 
 
-def _tokenizer(
-    content: dict[str, Any],
-    values: Fields,
-    tokens: Sequence[str],
-    types: Sequence[int],
-    jinja: str | None,
-    name: str,
-) -> Tokenizer:
-    """The tokenizer with its added tokens, roles and the settings that describe them."""
-    roles = _roles(values, len(tokens))
-    named = {role: tokens[i] for role, i in roles.items()}
-    kinds = dict(zip(tokens, types, strict=True))
-    special = {token for token, kind in kinds.items() if kind in (UNKNOWN, CONTROL)} | {*named.values()}
-    if values["model"] == "llama":  # SentencePiece itself lists special tokens as user-defined
-        special |= {token for token, kind in kinds.items() if kind == USER_DEFINED and MARK.fullmatch(token)}
-    found = ((i, t) for i, t in enumerate(tokens) if t in special or kinds[t] == USER_DEFINED)
-    added = {i: {"content": token, "special": token in special} for i, token in found}
-    front = values["model"] == "llama" or values.get("pre") in WHOLE_WORDS
-    if values.get("add_bos_token", front) and "bos" in roles:
-        first = named["bos"]
-        step = processors.TemplateProcessing([first, "$A"], special_tokens=[(first, roles["bos"])])
-        content["post_processor"] = json.loads(step.__getstate__())
-    config = {"tokenizer_class": "PreTrainedTokenizerFast"}
-    config |= {f"{role}_token": token for role, token in named.items()}
-    files = {CONFIG: json.dumps(config, indent=2, ensure_ascii=False).encode()}
-    jinja = jinja if isinstance(jinja, str) else None
-    if jinja is not None:
-        files[TEMPLATE] = jinja.encode()
-    return HuggingFaceTokenizer(content, Settings(config, added, jinja, files), name=name, source=name)
+def _types(values: Fields) -> dict[str, int]:
+    """The type of each token, in the order of ids."""
+    tokens: list[str] = list(values["tokens"])
+    if values["model"] == "bert":  # whose words and continuations are written as ▁word and ing
+        tokens = [_word_piece(token) for token in tokens]
+    types = values.get("token_type", [NORMAL] * len(tokens))
+    found = {token: int(kind) for token, kind in zip(tokens, types, strict=True)}
+    if len(found) < len(tokens):
+        twice = next(token for token in tokens if tokens.count(token) > 1)
+        raise ValueError(f"the token {twice!r} is listed twice")
+    return found
 
 
-def _roles(values: Fields, size: int) -> dict[str, int]:
-    """The ids of the tokens with a role; -1, also as 32 bits without a sign, is none."""
-    keys = {role: values.get(f"{key}_token_id") for role, key in ROLES.items()}
-    ids = {role: int(i) for role, i in keys.items() if i is not None and int(i) not in (-1, (1 << 32) - 1)}
-    if any(not 0 <= i < size for i in ids.values()):
-        raise ValueError
-    return ids
+def _word_piece(token: str) -> str:
+    if token.startswith("[") and token.endswith("]"):
+        return token
+    return token[1:] if token.startswith("▁") else "##" + token
 
 
-def _byte_level(values: Fields, tokens: list[str], types: list[int], name: str) -> dict[str, Any]:
-    pre = values.get("pre", "gpt-2")
-    cut = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    if pre in SINGLE_DIGITS:
-        cut = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), cut])
-    elif pre in SPLITS:
-        split = pre_tokenizers.Split(Regex(SPLITS[pre]), "isolated")
-        cut = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-        cut = pre_tokenizers.Sequence([split, cut])
-    else:
-        known = ", ".join((*SPLITS, *SINGLE_DIGITS))
-        raise UserError(f"{name} cuts text as {pre!r}, which is not known; known are {known}.")
-    merges = [pair.split(" ") for pair in values["merges"]]
-    model: dict[str, Any] = {"type": "BPE", "vocab": _numbered(tokens, name), "merges": merges}
-    model["ignore_merges"] = pre in WHOLE_WORDS
-    normalizer = normalizers.NFC() if pre == "qwen2" else None
-    return _content(model, normalizer=normalizer, pre_tokenizer=cut, decoder=decoders.ByteLevel())
+def _components(values: Fields, pre: Fields) -> dict[str, Any]:
+    """The normalizer and the pre-tokenizer that depend on the file."""
+    found: dict[str, Any] = {}
+    if "normalizer" in pre:
+        found["normalizer"] = pre["normalizer"]
+    if pre:
+        split = {"Regex": getattr(patterns, pre["pattern"])}
+        steps = [
+            {"type": "Split", "pattern": split, "behavior": "Isolated", "invert": False},
+            {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False},
+        ]
+        found["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": steps}
+    if "precompiled_charsmap" in values:
+        charsmap = base64.b64encode(bytes(values["precompiled_charsmap"])).decode()
+        found["normalizer"] = {"type": "Precompiled", "precompiled_charsmap": charsmap}
+    return found
 
 
-def _sentencepiece(values: Fields, tokens: list[str], types: list[int], name: str) -> dict[str, Any]:
+def _byte_level(values: Fields, ids: Mapping[str, int], types: Mapping[str, int]) -> Fields:
+    whole_words = "whole_words" in TABLES["pre"][values.get("pre", "gpt-2")]
+    return {"vocab": ids, "merges": [*values["merges"]], "ignore_merges": whole_words}
+
+
+def _sentencepiece(values: Fields, ids: Mapping[str, int], types: Mapping[str, int]) -> Fields:
     """BPE by scores: any two pieces whose joined text is a piece may merge; the best piece merges first."""
-    ids = _numbered(tokens, name)
     scores = [float(score) for score in values["scores"]]
-    normal = {token: i for token, i in ids.items() if types[i] == NORMAL}
+    normal = {token: i for token, i in ids.items() if types[token] == NORMAL}
     halves: list[tuple[float, int, int, str, str]] = []
     for token, i in normal.items():
         for cut in range(1, len(token)):
@@ -132,52 +126,47 @@ def _sentencepiece(values: Fields, tokens: list[str], types: list[int], name: st
             if left in normal and right in normal:
                 halves.append((-scores[i], normal[left], normal[right], left, right))
     merges = [[left, right] for *_, left, right in sorted(halves)]
-    model = {"type": "BPE", "vocab": ids, "merges": merges, "fuse_unk": True, "byte_fallback": BYTE in types}
-    model["unk_token"] = tokens[int(values.get("unknown_token_id", 0))]
-    prefix = bool(values.get("add_space_prefix", True))
-    steps = [normalizers.Prepend("▁")] * prefix + [normalizers.Replace(" ", "▁")]
-    return _content(model, normalizer=normalizers.Sequence(steps), decoder=_spaces_again(prefix))
+    fallback = BYTE in types.values()
+    return {"vocab": ids, "merges": merges, "byte_fallback": fallback, "unk_token": _unknown(values, ids)}
 
 
-def _unigram(values: Fields, tokens: list[str], types: list[int], name: str) -> dict[str, Any]:
-    _numbered(tokens, name)
-    scores = [float(score) for score in values["scores"]]
-    pieces = [[token, score] for token, score in zip(tokens, scores, strict=True)]
-    model: dict[str, Any] = {"type": "Unigram", "vocab": pieces, "byte_fallback": BYTE in types}
-    model["unk_id"] = int(values.get("unknown_token_id", 2))
-    prefix = bool(values.get("add_space_prefix", True))
-    charsmap = values.get("precompiled_charsmap")
-    normalizer = None if charsmap is None else normalizers.Precompiled(bytes(charsmap))
-    cut = pre_tokenizers.Metaspace(prepend_scheme="always" if prefix else "never")
-    return _content(model, normalizer=normalizer, pre_tokenizer=cut, decoder=_spaces_again(prefix))
+def _unigram(values: Fields, ids: Mapping[str, int], types: Mapping[str, int]) -> Fields:
+    pieces = [[token, float(score)] for token, score in zip(ids, values["scores"], strict=True)]
+    unknown = ids[_unknown(values, ids)]
+    return {"vocab": pieces, "unk_id": unknown, "byte_fallback": BYTE in types.values()}
 
 
-def _word_piece(values: Fields, tokens: list[str], types: list[int], name: str) -> dict[str, Any]:
-    """WordPiece; llama.cpp writes ``▁word`` and ``ing`` for the original's ``word`` and ``##ing``."""
-    for i, token in enumerate(tokens):
-        if not (token.startswith("[") and token.endswith("]")):
-            tokens[i] = token[1:] if token.startswith("▁") else "##" + token
-    model = {"type": "WordPiece", "vocab": _numbered(tokens, name), "continuing_subword_prefix": "##"}
-    model |= {"unk_token": tokens[int(values.get("unknown_token_id", 100))], "max_input_chars_per_word": 100}
-    cut = pre_tokenizers.BertPreTokenizer()
-    bert = normalizers.BertNormalizer()
-    return _content(model, normalizer=bert, pre_tokenizer=cut, decoder=decoders.WordPiece())
+def _words(values: Fields, ids: Mapping[str, int], types: Mapping[str, int]) -> Fields:
+    return {"vocab": ids, "unk_token": _unknown(values, ids)}
 
 
-def _numbered(tokens: Sequence[str], name: str) -> dict[str, int]:
-    ids = {token: i for i, token in enumerate(tokens)}
-    if len(ids) < len(tokens):
-        twice = next(token for i, token in enumerate(tokens) if ids[token] != i)
-        raise UserError(f"{name} lists the token {twice!r} twice; fetch it again.")
-    return ids
+def _unknown(values: Fields, ids: Mapping[str, int]) -> str:
+    usual = TABLES["unknown"][values["model"]]
+    return [*ids][int(values.get("unknown_token_id", usual))]
 
 
-def _spaces_again(prefix: bool) -> Any:
-    steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
-    return decoders.Sequence(steps + [decoders.Strip(" ", 1, 0)] * prefix)
+MODELS: dict[str, Callable[[Fields, Mapping[str, int], Mapping[str, int]], Fields]] = {
+    "gpt2": _byte_level,
+    "llama": _sentencepiece,
+    "bert": _words,
+    "t5": _unigram,
+}
 
 
-def _content(model: Fields, **components: Any) -> dict[str, Any]:
-    """The fields of a ``tokenizer.json``, of a model's own and of components of the library."""
-    fields = {key: json.loads(one.__getstate__()) for key, one in components.items() if one is not None}
-    return {"model": model, **fields}
+def _roles(values: Fields, tokens: list[str]) -> dict[str, str]:
+    """The tokens with a role, by their keys in the settings; an id of -1 means none."""
+    roles: dict[str, str] = {}
+    for role, key in ROLES.items():
+        i = int(values.get(f"{key}_token_id", -1))
+        if i not in (-1, (1 << 32) - 1):  # the second: -1 in 32 bits without a sign
+            roles[f"{role}_token"] = dict(enumerate(tokens))[i]
+    return roles
+
+
+def _begin(token: str, ids: Mapping[str, int]) -> Fields:
+    """The post-processor that puts a begin token in front of a text."""
+    special = {token: {"id": token, "ids": [ids[token]], "tokens": [token]}}
+    first, text = {"SpecialToken": {"id": token, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}
+    second = {"Sequence": {"id": "B", "type_id": 1}}
+    single, pair = [first, text], [first, text, second]
+    return {"type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": special}
