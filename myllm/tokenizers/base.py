@@ -27,10 +27,10 @@ class Tokenizer(Protocol):
     Attributes:
         name: A display name.
         vocab_size: One more than the highest id, special tokens included.
-        bos_id, eos_id, pad_id: The ids of the begin, end and padding tokens; None where there is no such token.
+        bos_id, eos_id, pad_id: The ids of the begin, end and padding tokens; None where there is none.
         extra_end_ids: Ids that end a generated text besides `eos_id`.
         special_tokens: The id of each special token.
-        chat_template: The Jinja source of the chat format that the model was trained on, or None; see `render`.
+        chat_template: The Jinja source of the chat format of the model, or None; see `render`.
         add_bos: Whether the model expects a begin token; `encode` adds one only with ``bos=True``.
         files: The files that the tokenizer was read from, by name; see `save_tokenizer`.
     """
@@ -89,7 +89,7 @@ class Tokenizer(Protocol):
     def encode_special(self, text: str, allowed: frozenset[str]) -> list[int]:
         """Encode text in which the special tokens `allowed` are recognized, the longest first."""
         ids: list[int] = []
-        for part in split_at(text, dict.fromkeys(allowed, {})):
+        for part in split_at(text, {token: {} for token in allowed}):
             ids += [self.special_tokens[part]] if part in allowed else self.encode_text(part)
         return ids
 

@@ -36,8 +36,8 @@ def render(
     prompt are the beginning of the ids of the conversation.
 
     Args:
-        messages: Dicts with a "role" and a "content", both strings, and any other strings that a Jinja template
-            reads. The formats of `TEMPLATES` know the roles "system", "user" and "assistant"; alpaca, gemma,
+        messages: Dicts with a "role", a "content" and any other strings that a Jinja template reads. The
+            formats of `TEMPLATES` know the roles "system", "user" and "assistant"; alpaca, gemma,
             llama2 and mistral take one system message at most, at the start, then user and assistant in turn.
         tokenizer: One that has the special tokens of the format.
         template: The format: one of `TEMPLATES` by name, or Jinja source; None for the tokenizer's own.

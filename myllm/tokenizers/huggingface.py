@@ -64,9 +64,7 @@ class HuggingFaceTokenizer(Tokenizer):
         words = {*library.get_vocab(with_added_tokens=False).values()}
         self._only_added = {token["id"] for token in added} - words
         self.special_tokens = {token["content"]: token["id"] for token in added if token["special"]}
-        self.bos_id, self.eos_id, self.pad_id = settings.roles(ids)
-        self.extra_end_ids = settings.extra_ends(ids)
-        self.chat_template = settings.chat_template
+        settings.apply(self, ids)
         self._libraries = {(frozenset(self.special_tokens), False): library}
         self._decoder = library.decoder
         steps = json.dumps(self.content["decoder"])

@@ -6,7 +6,7 @@ import gzip
 import json
 import os
 import tomllib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from myllm.tokenizers.chat import TEMPLATES
 from myllm.tokenizers.huggingface import HuggingFaceTokenizer
 from myllm.tokenizers.patterns import GPT2, LLAMA3
 from myllm.tokenizers.ranks import BYTE_OF, RankedBPE
-from myllm.tokenizers.settings import ADDED, CONFIG, SPECIAL, TEMPLATE, Settings, read_settings, settings_files
+from myllm.tokenizers.settings import ADDED, CONFIG, SPECIAL, TEMPLATE, Settings, read_settings
 from myllm.tokenizers.spm import SentencePiece
 
 ASSETS = Path(__file__).with_name("assets")
@@ -91,18 +91,15 @@ def save_tokenizer(tokenizer: Tokenizer, folder: StrPath) -> None:
 
 def _from_json(path: Path) -> Tokenizer:
     content: Any = read_json(path, "a tokenizer")
-    settings, files = read_settings(path.parent), settings_files(path.parent)
+    settings, files = read_settings(path.parent), {WHOLE: read_bytes(path)}
     if path.name == VOCABULARY:
-        files |= {VOCABULARY: read_bytes(path), MERGES: read_bytes(path.with_name(MERGES))}
+        files = {VOCABULARY: files[WHOLE], MERGES: read_bytes(path.with_name(MERGES))}
         content = _byte_level(content, files[MERGES], settings, path)
-    elif isinstance(content, dict) and "model" in content:
-        files[WHOLE] = read_bytes(path)
-    else:
+    elif not isinstance(content, dict) or "model" not in content:
         return BPE.load(path)
+    settings = settings._replace(files={**settings.files, **files})
     name = path.parent.resolve().name if path.name in (WHOLE, VOCABULARY) else path.stem
-    tokenizer = HuggingFaceTokenizer(content, settings, name=name, source=str(path))
-    tokenizer.files = files
-    return tokenizer
+    return HuggingFaceTokenizer(content, settings, name=name, source=str(path))
 
 
 def _byte_level(vocabulary: Any, merges: bytes, settings: Settings, path: Path) -> Fields:
@@ -119,21 +116,25 @@ def _byte_level(vocabulary: Any, merges: bytes, settings: Settings, path: Path) 
 
 def _sentencepiece(path: Path, settings: Settings) -> SentencePiece:
     data = read_bytes(path)
-    tokenizer = SentencePiece(data, settings, name=path.stem, source=str(path))
-    tokenizer.files = {**settings_files(path.parent), MODEL: data}
-    return tokenizer
+    settings = settings._replace(files={**settings.files, MODEL: data})
+    return SentencePiece(data, settings, name=path.stem, source=str(path))
+
+
+def _published(name: str, files: Mapping[str, bytes]) -> Settings:
+    """The settings of a tokenizer that is known by name, with the files of its vocabulary."""
+    config = PUBLISHED[name]["config"]
+    config_file = {CONFIG: json.dumps(config, indent=2).encode()}
+    return Settings(config, (), TEMPLATES.get(name), {**config_file, **files})
 
 
 def _gpt2() -> Tokenizer:
-    folder, config = ASSETS / "gpt2", PUBLISHED["gpt2"]["config"]
-    end = config["eos_token"]
+    folder, end = ASSETS / "gpt2", "<|endoftext|>"
     vocabulary: dict[str, int] = read_json(folder / "encoder.json", "a vocabulary")
     special = {end: vocabulary.pop(end)}
     ranks = {bytes(BYTE_OF[symbol] for symbol in token): i for token, i in vocabulary.items()}
-    tokenizer = RankedBPE("gpt2", ranks, pattern=GPT2, special_tokens=special, bos=end, eos=end)
     files = {VOCABULARY: read_bytes(folder / "encoder.json"), MERGES: read_bytes(folder / "vocab.bpe")}
-    tokenizer.files = files | {CONFIG: json.dumps(config, indent=2).encode()}
-    return tokenizer
+    settings = _published("gpt2", files)
+    return RankedBPE("gpt2", ranks, pattern=GPT2, special_tokens=special, settings=settings)
 
 
 def _smollm2() -> Tokenizer:
@@ -158,11 +159,8 @@ def _smollm2() -> Tokenizer:
 
 def _mistral() -> Tokenizer:
     """Mistral's first vocabulary, with the settings of its published folder."""
-    path, config = ASSETS / "mistral_v1_sp.model", PUBLISHED["mistral"]["config"]
-    data = read_bytes(path)
-    settings = Settings(config, chat_template=TEMPLATES["mistral"])
-    tokenizer = SentencePiece(data, settings, name="mistral", source=str(path))
-    tokenizer.files = {MODEL: data, CONFIG: json.dumps(config, indent=2).encode()}
+    tokenizer = _sentencepiece(ASSETS / "mistral_v1_sp.model", _published("mistral", {}))
+    tokenizer.name = "mistral"
     return tokenizer
 
 
@@ -188,14 +186,8 @@ def _llama3_from(path: Path) -> Tokenizer:
     reserved = range(2, 2 + facts["special_tokens"] - len(names))
     names = names + [f"reserved_special_token_{i}" for i in reserved]
     special = {f"<|{name}|>": len(ranks) + i for i, name in enumerate(names)}
-    bos, eos, pad = "<|begin_of_text|>", "<|end_of_text|>", "<|finetune_right_pad_id|>"
-    tokenizer = RankedBPE(
-        "llama3", ranks, pattern=LLAMA3, special_tokens=special, bos=bos, eos=eos, pad=pad
-    )
-    tokenizer.chat_template, tokenizer.add_bos = TEMPLATES["llama3"], True
-    tokenizer.extra_end_ids = {special["<|eom_id|>"], special["<|eot_id|>"]}
-    tokenizer.files = {MODEL: data}
-    return tokenizer
+    settings = _published("llama3", {})._replace(files={MODEL: data})
+    return RankedBPE("llama3", ranks, pattern=LLAMA3, special_tokens=special, settings=settings)
 
 
 KNOWN: dict[str, Callable[[], Tokenizer]] = {

@@ -1,7 +1,8 @@
 """The settings beside a tokenizer's file: roles, added tokens and the chat template.
 
-They are read as `transformers` reads them (``tokenization_utils_base.py``, ``_from_pretrained``): added tokens
-come from ``tokenizer_config.json``, else from the older ``special_tokens_map.json`` and ``added_tokens.json``.
+They are read as `transformers` reads them (``tokenization_utils_base.py``, ``_from_pretrained``): added
+tokens come from ``tokenizer_config.json``, else from the older ``special_tokens_map.json`` and
+``added_tokens.json``.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,7 +11,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from myllm.files import UserError, read_bytes, read_json, read_text
-from myllm.tokenizers.base import USUAL_NAMES, Fields
+from myllm.tokenizers.base import USUAL_NAMES, Fields, Tokenizer
 
 CONFIG, TEMPLATE = "tokenizer_config.json", "chat_template.jinja"
 SPECIAL, ADDED = "special_tokens_map.json", "added_tokens.json"
@@ -23,30 +24,37 @@ class Settings(NamedTuple):
         config: The fields of ``tokenizer_config.json`` and of ``special_tokens_map.json``.
         added: The added tokens, each with "id", "content" and flags, in the order of their ids.
         chat_template: The Jinja source of the chat template, or None.
+        files: The bytes of the files, by name.
     """
 
     config: Fields = MappingProxyType({})
     added: Sequence[Fields] = ()
     chat_template: str | None = None
+    files: Mapping[str, bytes] = MappingProxyType({})
 
     def named(self) -> dict[str, Fields]:
         """The tokens with a role, by key, such as "eos_token"."""
         found = {key: value for key, value in self.config.items() if key.endswith("_token")}
         return {key: _fields(token) for key, token in found.items() if isinstance(token, (str, dict))}
 
-    def roles(self, ids: Mapping[str, int]) -> list[int | None]:
-        """The ids of the begin, end and padding tokens; without settings, those of the usual names."""
-        if not self.config:
-            usual = (next((t for t in names if t in ids), "") for names in USUAL_NAMES.values())
-            return [ids.get(token) for token in usual]
-        named = self.named()
-        tokens = [named.get(f"{role}_token") for role in USUAL_NAMES]
-        return [None if token is None else ids.get(token["content"]) for token in tokens]
+    def apply(self, tokenizer: Tokenizer, ids: Mapping[str, int]) -> None:
+        """Set the roles, end ids, chat template and files of a tokenizer; by usual names without settings.
 
-    def extra_ends(self, ids: Mapping[str, int]) -> set[int]:
-        """The ids that end a turn or a message, where the settings name them, besides the end token."""
-        named = self.named()
-        return {ids[named[key]["content"]] for key in ("eot_token", "eom_token") if key in named}
+        Args:
+            tokenizer: The tokenizer.
+            ids: The ids of its tokens.
+        """
+        tokens = {key: token["content"] for key, token in self.named().items()}
+        if not self.config:
+            tokens = {
+                f"{role}_token": next((name for name in names if name in ids), "")
+                for role, names in USUAL_NAMES.items()
+            }
+        tokenizer.bos_id = ids.get(tokens.get("bos_token", ""))
+        tokenizer.eos_id = ids.get(tokens.get("eos_token", ""))
+        tokenizer.pad_id = ids.get(tokens.get("pad_token", ""))
+        tokenizer.extra_end_ids = {ids[tokens[key]] for key in ("eot_token", "eom_token") if key in tokens}
+        tokenizer.chat_template, tokenizer.files = self.chat_template, self.files
 
     def added_tokens(self, listed: Iterable[Fields] = ()) -> dict[str, Fields]:
         """All added tokens by content, each with its flags; those with a role are special.
@@ -82,19 +90,14 @@ def read_settings(folder: Path) -> Settings:
         template: Any = config.get("chat_template")
         if isinstance(template, list):
             template = {one["name"]: one["template"] for one in template}.get("default")
-        settings = Settings(config, added)
-        settings.added_tokens()  # which fails where a token has no content
+        Settings(config, added).added_tokens()  # which fails where a token has no content
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{folder / CONFIG} is damaged, or a file beside it; copy both again.") from error
     if (folder / TEMPLATE).is_file():
         template = read_text(folder / TEMPLATE)
-    return settings._replace(chat_template=template if isinstance(template, str) else None)
-
-
-def settings_files(folder: Path) -> dict[str, bytes]:
-    """The bytes of the settings' files in a folder, by name."""
     paths = [folder / name for name in (CONFIG, SPECIAL, ADDED, TEMPLATE)]
-    return {path.name: read_bytes(path) for path in paths if path.is_file()}
+    files = {path.name: read_bytes(path) for path in paths if path.is_file()}
+    return Settings(config, added, template if isinstance(template, str) else None, files)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -18,9 +18,7 @@ from myllm.tokenizers.settings import Settings
 if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor
 
-USUAL_SPECIAL = regex.compile(
-    r"<\|.*\|>|<(start|end)_of_turn>|</?s>|<(bos|eos|pad|mask)>|\[/?[A-Z_]+\]"
-)
+USUAL_SPECIAL = regex.compile(r"<\|.*\|>|<(start|end)_of_turn>|</?s>|<(bos|eos|pad|mask)>|\[/?[A-Z_]+\]")
 """The usual names of special tokens, which a model may list as user-defined pieces."""
 
 NO_PREFIX = b"\x1a\x04\x18\x00\x20\x00"
@@ -67,6 +65,9 @@ class SentencePiece(Tokenizer):
                 control.add(i)
             elif USUAL_SPECIAL.fullmatch(piece) and i in processor.encode(piece):
                 self._user_defined.add(i)
+        own = {"bos": processor.bos_id(), "eos": processor.eos_id(), "pad": processor.pad_id()}
+        named = {f"{role}_token": self.pieces[i] for role, i in own.items() if i >= 0}
+        settings = settings._replace(config={**named, **settings.config})
         self._ids = {piece: i for i, piece in enumerate(self.pieces)}
         self._added = settings.added_tokens()
         for token, fields in self._added.items():
@@ -79,13 +80,7 @@ class SentencePiece(Tokenizer):
         added_special = (token for token, fields in self._added.items() if fields.get("special"))
         self.special_tokens |= {token: self._ids[token] for token in added_special}
         self._starting = {*self.special_tokens.values(), *(self._ids[token] for token in self._added)}
-        own = (processor.bos_id(), processor.eos_id(), processor.pad_id())
-        named = settings.roles(self._ids) if settings.config else [None] * 3
-        self.bos_id, self.eos_id, self.pad_id = (
-            (None if model_id < 0 else model_id) if i is None else i
-            for i, model_id in zip(named, own, strict=True)
-        )
-        self.chat_template = settings.chat_template
+        settings.apply(self, self._ids)
         self.add_bos = bool(settings.config.get("add_bos_token", self.bos_id is not None))
         self._has_prefix: bool = processor.encode("a", out_type=str)[0].startswith("▁")
 

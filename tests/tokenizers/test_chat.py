@@ -427,9 +427,7 @@ def test_asking_after_an_answer(name: str, pair: tuple[Tokenizer, Any]):
 )
 def test_a_tokenizer_without_the_tokens_is_refused(name: str, lacking: str, mistral: Any):
     bare = mistral if "<" in lacking else BPE([], name="bare")
-    with pytest.raises(
-        UserError, match=rf"^{bare.name} has no {lacking}, which this chat format needs\.$"
-    ):
+    with pytest.raises(UserError, match=rf"^{bare.name} has no {lacking}, which this chat format needs\.$"):
         render(say("x", "y"), bare, name)
 
 
@@ -448,7 +446,8 @@ def test_the_tokenizers_own_format(smollm2: Tokenizer, mistral: Any):
 
 def test_a_template_of_your_own(smollm2: Tokenizer):
     mine = """{{- bos_token -}}{%- for m in messages -%}{%- if m.role == 'assistant' -%}
-        {{- 'A:' -}}{%- generation -%}{{- ' ' + m.content | trim + eos_token -}}{%- endgeneration -%}{{- '\\n' -}}
+        {{- 'A:' -}}{%- generation -%}{{- ' ' + m.content | trim + eos_token -}}
+        {%- endgeneration -%}{{- '\\n' -}}
         {%- else -%}{{- 'Q: ' + m.content | trim + '\\n' -}}{%- endif -%}{%- endfor -%}
         {%- if add_generation_prompt -%}{{- 'A:' -}}{%- endif -%}"""
     ids, mask = render(say(" Why? ", "Because.", "Oh."), smollm2, mine, add_generation_prompt=True)

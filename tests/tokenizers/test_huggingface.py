@@ -273,10 +273,16 @@ def nested(depth):
         ({"model": {"type": "Unigram", "vocab": [["a", 0.0]], "unk_id": 9}}, "library `tokenizers` reads"),
         ({"pre_tokenizer": {"type": "Nonsense"}}, "library `tokenizers` reads"),
         ({"pre_tokenizer": nested(100_000)}, "library `tokenizers` reads"),
-        ({"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"}}, "library `tokenizers` reads"),
+        (
+            {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"}},
+            "library `tokenizers` reads",
+        ),
         ({"added_tokens": [{}]}, "damaged"),
         ({"added_tokens": 7}, "damaged"),
-        ({"decoder": {"type": "ByteLevel"}, "post_processor": {"type": "Nonsense"}}, "library `tokenizers` reads"),
+        (
+            {"decoder": {"type": "ByteLevel"}, "post_processor": {"type": "Nonsense"}},
+            "library `tokenizers` reads",
+        ),
     ],
 )
 def test_what_cannot_be_read_is_refused(changes, why, tmp_path):
