@@ -37,10 +37,10 @@ class Tokenizer(Protocol):
 
     name: str
     vocab_size: int
-    bos_id: int | None
-    eos_id: int | None
-    pad_id: int | None
     special_tokens: Mapping[str, int]
+    bos_id: int | None = None
+    eos_id: int | None = None
+    pad_id: int | None = None
     chat_template: str | None = None
     add_bos: bool = False
     extra_end_ids: Set[int] = frozenset()
@@ -49,7 +49,7 @@ class Tokenizer(Protocol):
     @property
     def end_ids(self) -> frozenset[int]:
         """Every id that ends a generated text: `eos_id` and `extra_end_ids`."""
-        return frozenset({self.eos_id, *self.extra_end_ids} - {None})
+        return frozenset(i for i in (self.eos_id, *self.extra_end_ids) if i is not None)
 
     @abstractmethod
     def encode_text(self, text: str, *, continued: bool = False) -> list[int]:

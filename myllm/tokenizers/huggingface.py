@@ -154,7 +154,7 @@ def build_library(content: Fields, added: Iterable[Fields]) -> "Library":
     from tokenizers import AddedToken
     from tokenizers import Tokenizer as Library
 
-    fixed = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": []}
+    fixed: Fields = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": []}
     model = {**content["model"], "dropout": None}
     library = Library.from_str(json.dumps({**content, **fixed, "model": model}))
     tokens: list[AddedToken] = []
@@ -188,15 +188,16 @@ def hide(content: Fields, hidden: Set[str]) -> dict[str, Any]:
     """
     model: dict[str, Any] = dict(content["model"])
     vocabulary: Any = model["vocab"]
-    scores: dict[str, float] = {} if isinstance(vocabulary, dict) else dict(vocabulary)  # of Unigram
-    known: Set[str] = (scores or vocabulary).keys()
-    words = {t for t in hidden & known if not BRACKETED.fullmatch(t) and scores.get(t, -1) < 0}
+    is_unigram = model["type"] == "Unigram"
+    entries: list[tuple[str, float]] = [*(vocabulary if is_unigram else vocabulary.items())]
+    known = dict(entries)
+    words = {
+        t for t in hidden & known.keys() if not BRACKETED.fullmatch(t) and (known[t] < 0 or not is_unigram)
+    }
     secret = secrets.token_hex(16)
     names = {token: f"{secret}{n}" for n, token in enumerate(hidden - words)}
-    if scores:
-        model["vocab"] = [[names.get(token, token), score] for token, score in vocabulary]
-    else:
-        model["vocab"] = {names.get(token, token): i for token, i in vocabulary.items()}
+    renamed = [(names.get(token, token), value) for token, value in entries]
+    model["vocab"] = renamed if is_unigram else dict(renamed)
     if "merges" in model:
         pairs: list[list[str]] = model["merges"]
         model["merges"] = [pair for pair in pairs if names.keys().isdisjoint([*pair, "".join(pair)])]

@@ -7,7 +7,7 @@ tokens come from ``tokenizer_config.json``, else from the older ``special_tokens
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
+from types import MappingProxyType, NoneType
 from typing import Any, NamedTuple
 
 from myllm.files import UserError, read_bytes, read_json, read_text
@@ -35,7 +35,9 @@ class Settings(NamedTuple):
     def named(self) -> dict[str, Fields]:
         """The tokens with a role, by key, such as "eos_token"."""
         found = {key: value for key, value in self.config.items() if key.endswith("_token")}
-        return {key: _fields(token) for key, token in found.items() if isinstance(token, (str, dict))}
+        return {
+            key: _fields(token) for key, token in found.items() if not isinstance(token, (bool, NoneType))
+        }
 
     def apply(self, tokenizer: Tokenizer, ids: Mapping[str, int]) -> None:
         """Set the roles, end ids, chat template and files of a tokenizer; by usual names without settings.
@@ -65,11 +67,12 @@ class Settings(NamedTuple):
         special = [*self.named().values()]
         for key in ("additional_special_tokens", "extra_special_tokens"):
             more: Any = self.config.get(key) or []
-            names = more.values() if isinstance(more, dict) else more  # by names such as image_token
+            names: Iterable[str | Fields] = more.values() if hasattr(more, "values") else more
             special += [_fields(token) for token in names]
         added: dict[str, Fields] = {}
-        for token in [*listed, *self.added, *({**token, "special": True} for token in special)]:
-            added[token["content"]] = {**added.get(token["content"], {}), **token}
+        for token in [*listed, *self.added, *(dict(token, special=True) for token in special)]:
+            content: str = token["content"]
+            added[content] = {**added.get(content, {}), **token}
         return added
 
 
@@ -81,14 +84,14 @@ def read_settings(folder: Path) -> Settings:
     """
     try:
         config = _read(folder / CONFIG)
-        listed = config.get("added_tokens_decoder")
-        if not isinstance(listed, dict):
+        listed: Any = config.get("added_tokens_decoder")
+        if listed is None:
             config |= _read(folder / SPECIAL)
             listed = {i: token for token, i in _read(folder / ADDED).items()}
         by_id: dict[int, Fields] = {int(i): _fields(token) for i, token in listed.items()}
         added = [{**by_id[i], "id": i} for i in sorted(by_id)]
         template: Any = config.get("chat_template")
-        if isinstance(template, list):
+        if not isinstance(template, (str, NoneType)):
             template = {one["name"]: one["template"] for one in template}.get("default")
         Settings(config, added).added_tokens()  # which fails where a token has no content
     except (AttributeError, KeyError, TypeError, ValueError) as error:
