@@ -55,7 +55,7 @@ class HuggingFaceTokenizer(Tokenizer):
         self.name, self.source = name, source
         with reading(source):
             added_tokens = settings.added_tokens(content.get("added_tokens") or [])
-            library = build_library(content, added_tokens.values())
+            library = _build_library(content, added_tokens.values())
         self.content: Fields = json.loads(library.to_str())
         ids = library.get_vocab()
         self._tokens = {i: token for token, i in ids.items()}
@@ -77,10 +77,10 @@ class HuggingFaceTokenizer(Tokenizer):
         """The library's tokenizer that recognizes the special tokens `allowed` and no others."""
         key = allowed, continued
         if key not in self._libraries:
-            content = hide(self.content, self.special_tokens.keys() - allowed)
+            content = _hide(self.content, self.special_tokens.keys() - allowed)
             if continued:
                 content = without_prefix(content, ("normalizer", "pre_tokenizer"))
-            self._libraries[key] = build_library(content, content["added_tokens"])
+            self._libraries[key] = _build_library(content, content["added_tokens"])
         return self._libraries[key]
 
     def encode_special(
@@ -95,7 +95,7 @@ class HuggingFaceTokenizer(Tokenizer):
         try:
             return library.encode(well_formed(text), add_special_tokens=False).ids
         except Exception as error:
-            raise UserError(f"{self.source} cannot encode this text: {one_line(error)}.") from error
+            raise UserError(f"{self.source} cannot encode this text: {_one_line(error)}.") from error
 
     def encode_text(self, text: str, *, continued: bool = False) -> list[int]:
         """Encode text in which special tokens are ordinary text; `continued` text gets no space in front."""
@@ -132,17 +132,17 @@ def reading(source: str) -> Generator[None]:
         raise
     except BaseException as error:  # a panic of the library is no Exception
         raise UserError(
-            f"{source} is damaged, or no tokenizer that the library `tokenizers` reads ({one_line(error)}); "
+            f"{source} is damaged, or no tokenizer that the library `tokenizers` reads ({_one_line(error)}); "
             "fetch it again."
         ) from error
 
 
-def one_line(error: BaseException) -> str:
+def _one_line(error: BaseException) -> str:
     """The message of an exception on one line, without a full stop."""
     return " ".join(str(error).split())[:200].rstrip(".")
 
 
-def build_library(content: Fields, added: Iterable[Fields]) -> "Library":
+def _build_library(content: Fields, added: Iterable[Fields]) -> "Library":
     """The library's tokenizer, with added tokens that it numbers itself.
 
     What is random or shortens texts (dropout, truncation, padding) is switched off.
@@ -176,7 +176,7 @@ def without_prefix(content: Fields, parts: Iterable[str]) -> dict[str, Any]:
     return {**content, **changed}
 
 
-def hide(content: Fields, hidden: Set[str]) -> dict[str, Any]:
+def _hide(content: Fields, hidden: Set[str]) -> dict[str, Any]:
     """The fields of a ``tokenizer.json`` in which no text contains the special tokens `hidden`.
 
     Among the added tokens and in the model they are renamed to something that nobody can guess, so that all

@@ -95,7 +95,7 @@ def _from_json(path: Path) -> Tokenizer:
     if path.name == VOCABULARY:
         files = {VOCABULARY: files[WHOLE], MERGES: read_bytes(path.with_name(MERGES))}
         content = _byte_level(content, files[MERGES], settings, path)
-    elif "model" not in (content if isinstance(content, dict) else ()):
+    elif not hasattr(content, "items") or "model" not in content:
         return BPE.load(path)
     settings = settings._replace(files={**settings.files, **files})
     name = path.parent.resolve().name if path.name in (WHOLE, VOCABULARY) else path.stem
