@@ -1,6 +1,7 @@
 """Chat templates in Jinja, the language in which they are published with models, rendered in a sandbox."""
 
 import json
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -24,7 +25,7 @@ Span = tuple[int, int]
 PRIVATE = range(0xF0000, 0xFFFFE)  # code points that Unicode assigns to nothing
 GENERATION = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
 VISIBLE = re.compile(r"(</?think>)|\S")
-LONGEST = 1 << 20  # characters of a product in a template
+LONGEST = 1 << 20  # characters or bits of what a template multiplies
 
 
 class Conversation:
@@ -180,13 +181,18 @@ class _Generation(Extension):
 
 
 class _Sandbox(ImmutableSandboxedEnvironment):
-    """Jinja's sandbox without products that fill the memory."""
+    """Jinja's sandbox without products and powers that fill the memory."""
 
     intercepted_binops = frozenset({"*", "**"})
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        sizes = [len(value) if hasattr(value, "__len__") else abs(value) for value in (left, right)]
-        if operator == "**" or sizes[0] * sizes[1] > LONGEST:
+        lengths = [len(value) if hasattr(value, "__len__") else abs(value) for value in (left, right)]
+        size = lengths[0] * lengths[1]
+        if operator == "**":
+            size = math.log2(lengths[0] + 1) * lengths[1]  # bits of the result
+        elif not (hasattr(left, "__len__") or hasattr(right, "__len__")):
+            size = 0  # a product of two numbers
+        if size > LONGEST:
             raise TemplateError("it has a power or a product that is too large")
         return super().call_binop(context, operator, left, right)
 

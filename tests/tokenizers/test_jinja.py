@@ -561,7 +561,7 @@ def test_private_characters_in_messages_are_ordinary(pair: tuple[Any, Any]):
         ("{{ 'x' * 10**10 }}", r"a power or a product that is too large\)"),
         ("{{ 'xy' * 1000000000 }}", "too large"),
         ("{{ 1000000000 * [messages] }}", "too large"),
-        ("{{ 9 ** 9 ** 9 }}", "too large"),
+        ("{{ 9 ** 999999999 }}", "too large"),
     ],
 )
 def test_a_template_that_fails_gives_one_sentence(source: str, why: str, pair: tuple[Any, Any]):
@@ -575,7 +575,7 @@ def test_what_templates_can_use(pair: tuple[Any, Any]):
         "{{ {'b': 'é<', 'a': [1]} | tojson }}{{ [1] | tojson(indent=1) }}{{ strftime_now('%Y') }}"
         "{% for i in range(9) %}{% if i == 1 %}{% continue %}{% elif i == 3 %}{% break %}{% endif %}{{ i }}{% endfor %}"
         "\n  {% set ns = namespace(x=1) %}\n{% set ns.x = 2 %}{{ ns.x }}{{ pad_token is defined }}{{ bos_token }}"
-        "{{ tools is none }}{{ documents is none }}{{ messages[0].name }}{{ '-' * 3 }}{{ 6 * 7.5 }}"
+        "{{ tools is none }}{{ documents is none }}{{ messages[0].name }}{{ '-' * 3 }}{{ 6 * 7.5 }}{{ 86400 * 365 * 10**9 }}"
     )
     messages = [{"role": "tool", "content": "", "name": "Eve"}]
     ids, _ = render(messages, pair[0], source)
