@@ -1,6 +1,5 @@
 """Corpora: the four texts that come with the package, cleaning, and a split that never cuts a document."""
 
-import builtins
 import hashlib
 import json
 import lzma
@@ -11,8 +10,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from myllm.files import UserError
-
-__all__ = ["CORPORA", "Document", "clean", "list", "load", "path", "split", "text"]
 
 
 class Document(NamedTuple):
@@ -27,7 +24,7 @@ class Document(NamedTuple):
     text: str
 
 
-Documents = builtins.list[Document]
+Documents = list[Document]
 
 
 class Corpus(NamedTuple):
@@ -38,17 +35,13 @@ class Corpus(NamedTuple):
     licence: str
 
 
+#: The corpora that come with the package, by name.
 CORPORA = {
     "kjv": Corpus("kjv.txt.xz", "King James Bible, 66 books", "public domain"),
     "moby-dick": Corpus("moby-dick.txt.xz", "Moby-Dick, 135 chapters", "CC0-1.0"),
     "shakespeare": Corpus("shakespeare_works.jsonl.xz", "Shakespeare, 42 works", "public domain"),
     "sotu": Corpus("sotu.jsonl.xz", "State of the Union speeches", "CC0-1.0"),
 }
-
-
-def list() -> builtins.list[str]:
-    """The names of the corpora that come with the package."""
-    return [*CORPORA]
 
 
 def path(name: str) -> Path:
@@ -68,7 +61,7 @@ def load(name: str) -> Documents:
     raw = lzma.decompress(file.read_bytes()).decode()
     if ".jsonl" in file.suffixes:
         return [Document(**json.loads(line)) for line in raw.splitlines()]
-    # In the two plain texts, a chapter begins with its heading, a book with its first verse, such as "Ge1:1".
+    # In the two plain texts, a chapter begins with its heading and a book with its first verse ("Ge1:1 ").
     heading = r"^CHAPTER (\d+)\." if name == "moby-dick" else r"^([1-3]?[A-Za-z]+)1:1 "
     starts = [*re.finditer(heading, raw, re.MULTILINE)]
     ends = [*(match.start() for match in starts[1:]), len(raw)]
@@ -76,7 +69,7 @@ def load(name: str) -> Documents:
 
 
 def text(name: str) -> str:
-    """The whole text of a corpus: its documents with a line end between them; raises as `load`."""
+    """The whole text of a corpus: its documents, joined by line ends; raises as `load`."""
     return "\n".join(document.text for document in load(name))
 
 
@@ -107,14 +100,14 @@ def _without_notices(text: str) -> str:
 def split(
     documents: Iterable[Document], *, validation: float = 0.1, seed: int = 0
 ) -> tuple[Documents, Documents]:
-    """Split documents into a training and a validation part; each document is wholly in one.
+    """Split documents into a training and a validation part, without cutting any.
 
-    Documents are held out in an order that depends on the seed and the ids alone, so adding a document moves
-    few others, and the order of ``documents`` does not matter.
+    Documents are held out in an order that depends on the seed and the ids alone. So the order of
+    ``documents`` does not matter, and a new document moves few others.
 
     Args:
         documents: At least two, with different ids.
-        validation: The share of all characters to hold out; the result is as near to it as the order allows.
+        validation: The share of all characters to hold out, met as closely as the order allows.
         seed: Any integer; another one gives another order.
 
     Returns:
@@ -133,10 +126,11 @@ def split(
     target = validation * sum(len(document.text) for document in documents)
     held_out, size = set[str](), 0
     for document in sorted(documents, key=lambda document: _rank(seed, document.id))[:-1]:
-        if held_out and abs(size + len(document.text) - target) > abs(size - target):
+        larger = size + len(document.text)
+        if held_out and abs(larger - target) > abs(size - target):
             break
         held_out.add(document.id)
-        size += len(document.text)
+        size = larger
     train = [document for document in documents if document.id not in held_out]
     return train, [document for document in documents if document.id in held_out]
 
