@@ -13,6 +13,7 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 from .exercises import card, specification
+from .numbers import link_map, map_row
 
 
 def raw(text: str) -> nodes.raw:
@@ -36,7 +37,7 @@ class BookDirective(SphinxDirective):
         return box.children
 
 
-def inline_svg(source: str, alt: str, lit: list[str], ids: str) -> str:
+def inline_svg(source: str, alt: str, lit: list[str], ids: str, role: str = "img") -> str:
     """An SVG file as part of the page: with a text for those who cannot see it, unique ids, lit parts."""
     source = re.sub(r"<\?xml.*?\?>|<!--.*?-->|<!DOCTYPE.*?>", "", source, flags=re.DOTALL).strip()
     for name in lit:
@@ -53,7 +54,7 @@ def inline_svg(source: str, alt: str, lit: list[str], ids: str) -> str:
     for name in re.findall(r'\sid="([^"]+)"', source):
         source = source.replace(f'id="{name}"', f'id="{ids}-{name}"').replace(f"#{name})", f"#{ids}-{name})")
         source = source.replace(f'href="#{name}"', f'href="#{ids}-{name}"')
-    return source.replace("<svg", f'<svg role="img" aria-label="{html.escape(alt)}"', 1)
+    return source.replace("<svg", f'<svg role="{role}" aria-label="{html.escape(alt)}"', 1)
 
 
 class Svg(BookDirective):
@@ -85,9 +86,13 @@ class Svg(BookDirective):
         lit = re.split(r"[\s,]+", self.options["lit"].strip()) if self.options.get("lit") else []
         unique = f"svg{self.env.new_serialno('svg')}"
         try:
-            drawing = inline_svg(Path(name).read_text("utf-8"), self.options["alt"], lit, unique)
+            source, role = Path(name).read_text("utf-8"), "img"
+            if is_map := Path(name).name == "map.svg":
+                source, role = link_map(source, lit), "group"
+            drawing = inline_svg(source, self.options["alt"], lit, unique, role)
         except (OSError, ValueError) as error:
             raise self.error(f"svg {self.arguments[0]}: {error}") from error
+        drawing += map_row(lit[0]) if is_map and lit else ""
         figure = nodes.figure("", raw(drawing), classes=["drawing", *self.options.get("class", [])])
         if self.content:
             figure += nodes.caption("", "", *self.markdown("\n".join(self.content), inline=True))
