@@ -49,6 +49,7 @@ def visit(chromium, base):
         contexts.append(context)
         context.add_init_script(WATCH)
         page = context.new_page()
+        page.set_default_timeout(120_000)
         page.on("console", lambda message: messages.append((address, message.text)))
         page.on("pageerror", lambda error: messages.append((address, error.message)))
         page.responses = []

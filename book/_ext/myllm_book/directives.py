@@ -22,6 +22,11 @@ def raw(text: str) -> nodes.raw:
     return nodes.raw("", text, format="html")
 
 
+def code(text: str) -> str:
+    """A line of text as HTML, what stands between backticks as code."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(text))
+
+
 class BookDirective(SphinxDirective):
     """What the three directives share."""
 
@@ -152,10 +157,8 @@ class ExerciseCard(BookDirective):
         standard, label = self.env.domains["std"], f"exercise-{number}"
         standard.anonlabels[label] = self.env.docname, box["ids"][0]
         standard.labels[label] = self.env.docname, box["ids"][0], f"Exercise {number}, {exercise.title}"
-        box += raw(
-            f'<p class="exercise-title"><span>Exercise {number}</span> {html.escape(exercise.title)}</p>'
-        )
-        box += raw(f'<p class="exercise-facts">{html.escape(exercise.facts)}</p>')
+        box += raw(f'<p class="exercise-title"><span>Exercise {number}</span> {code(exercise.title)}</p>')
+        box += raw(f'<p class="exercise-facts">{code(exercise.facts)}</p>')
         text = specification(exercise.docstring)
         box += self.markdown(f"```python\n{exercise.signature}\n```\n\n````{{eval-rst}}\n{text}\n````")
         box += self.markdown(f"In a terminal:\n```bash\nmyllm exercises check {number}\n```")

@@ -23,6 +23,7 @@ def describe(app: Sphinx, page: str, template: str, context: dict[str, Any], doc
     context["myllm_description"] = (
         config.myllm_description if is_root else description(doctree, config.myllm_description)
     )
+    context["myllm_title"] = f"{config.html_title}: build a large language model from nothing"
     context["myllm_address"] = config.html_baseurl
     if repository := config.myllm_repository:
         address = f"https://github.com/{repository}"
