@@ -166,7 +166,7 @@ class LLM:
     def _stream(self, ids: list[int], sampling: dict[str, Any]) -> Iterator[str]:
         room = self.config.block_size - len(ids)
         cache = GrowingCache(self.config.n_layer, device=self.model.embed_tokens.weight.device)
-        options = {"max_new_tokens": max(1, min(256, room)), "cache": cache, **sampling}
+        options: dict[str, Any] = {"max_new_tokens": max(1, min(256, room)), "cache": cache, **sampling}
         return stream(self.model, self._need_tokenizer(), ids, stop_ids=self.stop_ids, **options)
 
     def _need_tokenizer(self) -> Tokenizer:
