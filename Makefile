@@ -16,6 +16,8 @@ PY := $(BIN)/python
 export OMP_NUM_THREADS ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
+# Hundreds of processes import the package: none of them shall compile it anew.
+unexport PYTHONDONTWRITEBYTECODE
 step = @printf '\n== %s\n' "$(1)"
 
 .PHONY: help book html lab test install weights execute site serve lint types layers unit compare gate browser constraints clean
