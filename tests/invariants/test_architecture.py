@@ -1,6 +1,7 @@
 """The rules of the house: sizes, who imports whom, what an import costs, what the public names are."""
 
 import ast
+import functools
 import importlib
 import io
 import json
@@ -98,6 +99,7 @@ ROOMS = {
 }
 
 
+@functools.cache
 def lines_by_room():
     """The code lines of each room that the budget counts; files beside the rooms are the rest."""
     rooms = dict.fromkeys(ROOMS, 0)

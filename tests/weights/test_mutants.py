@@ -479,6 +479,7 @@ def test_the_right_source_is_sound(expected, tmp_path):
         assert sound(my, check, expected, tmp_path / check), check
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MUTANTS)
 def test_a_mutant_dies(name, expected, tmp_path):
     *change, check = MUTANTS[name]
