@@ -37,7 +37,8 @@ def load_tokenizer(name_or_path: StrPath | bytes) -> Tokenizer:
 
     Args:
         name_or_path: "gpt2", "llama3", "mistral" or "smollm2", or "shakespeare", which chapter 3 trains;
-            or a file: a `tokenizer.json`, a SentencePiece `.model`, LLaMA-3's `tokenizer.model`, what `BPE.save` wrote; or a folder that holds a
+            or a file: a `tokenizer.json`, a SentencePiece `.model`, LLaMA-3's `tokenizer.model`, what
+            `BPE.save` wrote; or a folder that holds a
             `tokenizer.json`, a `tokenizer.model`, or GPT-2's `vocab.json` and `merges.txt`. The settings that
             stand beside a file (`tokenizer_config.json` and others) are read, too.
 
