@@ -169,7 +169,7 @@ const asBytes = (data) => typeof data === "string" ? Uint8Array.from(atob(data),
 
 function render({ model, el }) {
   const { bytes, encode, decoder } = tokenizer(model.get("merges"));
-  const layout = model.get("layout");
+  const layout = model.get("tensors");
   const size = layout.reduce((sum, [, rows, columns]) => sum + rows * (columns || 1), 0);
   const temperatures = [...new Set([...TEMPERATURES, model.get("temperature")])].sort((a, b) => a - b);
   let net, cache, logits, loading;

@@ -50,7 +50,7 @@ class Writer(Widget):
     _esm = source("layout.mjs", "text.mjs", "random.mjs", "fetch.mjs", "byte_pairs.mjs", "writer.mjs")
 
     weights = traitlets.Unicode().tag(sync=True)  # the name under which the page fetches them
-    layout = traitlets.List(traitlets.Any()).tag(
+    tensors = traitlets.List(traitlets.Any()).tag(
         sync=True
     )  # [name, rows, columns or 0 for a vector], in the packed order
     heads = traitlets.Int().tag(sync=True)
@@ -92,7 +92,7 @@ class Writer(Widget):
             )
         super().__init__(
             weights=hashlib.sha256(self.packed).hexdigest()[:16],
-            layout=[[name, *array.shape, 0][:3] for name, array in arrays.items()],
+            tensors=[[name, *array.shape, 0][:3] for name, array in arrays.items()],
             heads=n_head,
             merges=merge_table(pairs, 256),
             prompt=prompt,

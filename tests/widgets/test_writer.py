@@ -43,7 +43,7 @@ def gpt() -> Transformer:
 def values(widget: Writer) -> dict:
     return {
         "data": b64encode(widget.packed).decode(),
-        "layout": widget.layout,
+        "layout": widget.tensors,
         "heads": widget.heads,
         "merges": widget.merges,
     }
