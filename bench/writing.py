@@ -1,4 +1,4 @@
-"""A text that the book's GPT writes, for the landing page: book/_results/writing.json.
+"""Lines that the book's GPT writes, shown on the landing page at first: book/_results/writing.json.
 
     python -m bench.writing
 
@@ -13,19 +13,23 @@ from bench.scoreboard import CONFIGS, RESULTS, origin
 from myllm import LLM, Transformer, load_tokenizer
 from myllm.files import atomic_write
 
-OPTIONS = {"max_new_tokens": 60, "temperature": 0.7, "seed": 1}
 PROMPT = "To be, or not to be"
+OPTIONS = {"max_new_tokens": 60, "temperature": 0.7, "seed": 1}
 
 
-def main() -> None:
-    """Sample one text and write it with its origin."""
+def write() -> str:
+    """What the model writes after the prompt."""
     model = Transformer(CONFIGS["gpt"])
     state = {name: tensor.float() for name, tensor in load_file(RESULTS / "gpt.safetensors").items()}
     model.load_state_dict(state, strict=False)
-    text = LLM(model, load_tokenizer("shakespeare")).generate(PROMPT, **OPTIONS)
-    run = {"command": "python -m bench.writing", **origin(), **OPTIONS, "prompt": PROMPT, "text": text}
+    return LLM(model, load_tokenizer("shakespeare")).generate(PROMPT, **OPTIONS)
+
+
+def main() -> None:
+    """Write the file."""
+    run = {"command": "python -m bench.writing", **origin(), **OPTIONS, "prompt": PROMPT, "text": write()}
     atomic_write(RESULTS / "writing.json", json.dumps(run, indent=1) + "\n")
-    print(PROMPT + text)
+    print(run["prompt"] + run["text"])
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ def writer() -> Writer:
 
 
 def publish_weights(app: Sphinx, exception: Exception | None) -> None:
-    """Write the weights of the GPT, which widgets fetch when they begin to write: a script works from a disk too."""
+    """Write the weights of the GPT, which widgets fetch on demand, as a script: it works from a disk too."""
     if exception or app.builder.format != "html":
         return
     folder = Path(app.outdir) / "_static" / "weights"
@@ -67,7 +67,8 @@ class Stage(BookDirective):
         run = json.loads((RESULTS / "writing.json").read_text("utf-8"))
         lines = f"<p><b>{html.escape(run['prompt'])}</b>{html.escape(run['text'])}</p>"
         before = f"""<div class="stage"><div class="before">{lines}
-            <noscript><p>With JavaScript the model goes on writing here; these lines it wrote earlier.</p></noscript></div>
+            <noscript><p>The model wrote these lines earlier; with JavaScript it writes more of them here.</p>
+            </noscript></div>
             <script type="{WIDGET}view+json">{{"model_id": "writer"}}</script>
             <script type="{WIDGET}state+json">{models}</script>
             <script defer src="../_static/widgets.js"></script>"""
@@ -105,13 +106,13 @@ def plain(number: str) -> str:
 class Measured(BookDirective):
     """What the directives of measured facts share: a list in YAML, each with `from` and `find`.
 
-    `from` is a chapter, whose outputs are searched, or ``scoreboard``; `find` is a pattern with one group (for
-    the scoreboard, of a model's name); `pick` takes the least of several numbers; `says` is the text, with {}
-    for the number.
+    `from` is a chapter, whose outputs are searched, or ``scoreboard``. `find` is a pattern with one group or,
+    for the scoreboard, one that a model's name matches. With ``pick: least`` the least of several numbers is
+    taken. `says` is the text, with {} for the number.
     """
 
     def facts(self) -> Iterator[tuple[dict[str, str], str]]:
-        """Each entry with its number; an entry that finds none is left out, with a warning if it was executed."""
+        """Each entry with its number, which is empty and warned of where an executed chapter has none."""
         for fact in yaml.safe_load("\n".join(self.content)):
             self.env.note_dependency(str(sources.BOOK / f"{fact['from']}.md"))
             found = values(fact["from"], fact["find"])
@@ -153,7 +154,8 @@ class ChapterCards(Measured):
             n = int(fact["page"][:2])
             cards.append(
                 f'<li><a class="card" href="{fact["page"]}.html" data-chapter="{fact["page"]}">{thumbnail(n)}'
-                f'<span class="number">{n}</span> <span class="name">{html.escape(title[1] if title else "")}</span>'
+                f'<span class="number">{n}</span> '
+                f'<span class="name">{html.escape(title[1] if title else "")}</span>'
                 f'<span class="result">{says}</span></a></li>'
             )
         table = (sources.BOOK / "chapters.md").read_text("utf-8")
@@ -167,10 +169,10 @@ class ChapterCards(Measured):
 
 
 class Written(BookDirective):
-    """The line above the headline, with how many chapters are written; on a wide page the sidebar waits for its button."""
+    """The line above the headline, in which ``{written}`` is how many chapters are written."""
 
     def run(self) -> list[nodes.Node]:
-        """One paragraph."""
+        """One paragraph; and on a wide page the sidebar is closed at first, so that the model has room."""
         written = len([path for path in sources.chapters() if path.name[0].isdigit()])
         text = html.escape("\n".join(self.content).replace("{written}", str(written)))
         hide = "document.getElementById('pst-primary-sidebar')?.classList.add('pst-sidebar-hidden')"

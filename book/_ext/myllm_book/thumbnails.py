@@ -1,5 +1,6 @@
-"""One small drawing a chapter for the cards of the landing page; classes take their colours from landing.css."""
+"""A small drawing for each chapter's card on the landing page; landing.css colours its classes."""
 
+import itertools
 import math
 
 WIDTH, HEIGHT = 120, 64
@@ -25,7 +26,7 @@ def counts() -> str:
     """Chapter 1: how often one letter follows another in a line of Hamlet, darker for more."""
     text = "to be, or not to be, that is the question".replace(",", "")
     letters = sorted(set(text))
-    pairs = list(zip(text, text[1:], strict=False))
+    pairs = list(itertools.pairwise(text))
     top = max(pairs.count(pair) for pair in pairs)
     cells = [
         square(i * 8, j * 8, 7, "token", 0.08 + 0.92 * (pairs.count((b, a)) / top) ** 0.5)
