@@ -153,7 +153,7 @@ class ChapterCards(Measured):
             says = html.escape(fact["says"].format(number)) if number else ""
             n = int(fact["page"][:2])
             cards.append(
-                f'<li><a class="card" href="{fact["page"]}.html" data-chapter="{fact["page"]}">{thumbnail(n)}'
+                f'<li><a href="{fact["page"]}.html" data-chapter="{fact["page"]}">{thumbnail(n)}'
                 f'<span class="number">{n}</span> '
                 f'<span class="name">{html.escape(title[1] if title else "")}</span>'
                 f'<span class="result">{says}</span></a></li>'
@@ -183,7 +183,7 @@ def dress(app: Sphinx, page: str, template: str, context: dict[str, Any], doctre
     """The landing page has styles of its own, no list of its sections, and leads to chapter 1."""
     if page != PAGE:
         return
-    app.add_css_file("landing.css")
+    app.add_css_file("landing.css", priority=900)  # after the book's own
     first = sources.chapters()[0]
     title = app.env.titles[f"book/{first.stem}"].astext()
     context["next"] = {"link": f"{first.stem}.html", "title": html.escape(title)}
