@@ -55,8 +55,8 @@
     for (const link of document.querySelectorAll("a[data-chapter]")) {
       const read = Boolean(all[link.dataset.chapter]?.read);
       link.classList.toggle("read", read);
-      const label = link.getAttribute("aria-label").replace(", read", "");
-      link.setAttribute("aria-label", label + (read ? ", read" : ""));
+      const label = link.getAttribute("aria-label")?.replace(", read", "");
+      if (label) link.setAttribute("aria-label", label + (read ? ", read" : ""));
     }
     if (!Object.values(all).some(begun)) return;
     const note = document.createElement("p");

@@ -65,8 +65,9 @@ def visit(chromium, base):
 
 
 def weight(page) -> int:
-    """The bytes of all that a page loaded, uncompressed."""
-    return sum(int(response.headers.get("content-length", 0)) for response in page.responses)
+    """The bytes of all that a page needs to be read, uncompressed; a model's weights come after it."""
+    needed = [response for response in page.responses if "/_static/weights/" not in response.url]
+    return sum(int(response.headers.get("content-length", 0)) for response in needed)
 
 
 def chapters(addresses: list[str]) -> list[str]:
