@@ -24,9 +24,15 @@
       paint();
     });
 
-  // A dialog closes when its backdrop is pressed.
-  for (const dialog of all("dialog"))
+  // A dialog closes when its backdrop is pressed, and by Escape, which Sphinx's highlighting would swallow.
+  for (const dialog of all("dialog")) {
     dialog.addEventListener("click", ({ target }) => target === dialog && dialog.close());
+    dialog.addEventListener("keydown", (event) => {
+      if (event.key !== "Escape") return;
+      event.stopPropagation();
+      dialog.close();
+    });
+  }
 
   // A side panel: on a narrow page its content moves into a dialog while it is open; on a wide one it is hidden or shown.
   function panel(name, wide) {

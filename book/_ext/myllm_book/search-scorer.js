@@ -11,8 +11,8 @@ var Scorer = {
       return own ? 1000 - title.length : score >= 15 ? 400 + score : 100 + score;
     }
     if (chapter) return has(title.split(" > ").at(-1)) ? 600 - title.length : 150 + score;
-    if (page.endsWith("glossary")) return 250 + Math.min(score, 50);
-    return Math.min(score, 99);
+    if (page.endsWith("glossary")) return 90; // after the chapters that use the word, the earliest of them first
+    return Math.min(score, 80);
   },
   objNameMatch: 11,
   objPartialMatch: 6,
