@@ -26,28 +26,19 @@ COLOURS = {  # one role, one colour; mid-tones of book/_static/colours.css that 
 class Source:
     """The source of some definitions; a notebook and the book show it as highlighted code."""
 
-    def __init__(self, objects: tuple[Any, ...], fold: bool):
+    def __init__(self, *objects: Any):
         self.objects = objects
-        self.fold = fold
 
     def __repr__(self) -> str:
         return "\n\n\n".join(f"# {_place(o)}\n{_source(o)}" for o in self.objects)
 
     def _repr_markdown_(self) -> str:
-        blocks = [f"*{_place(o)}*\n\n```python\n{_source(o)}\n```" for o in self.objects]
-        text = "\n\n".join(blocks)
-        names = ", ".join(f"<code>{o.__name__}</code>" for o in self.objects)
-        return f"<details><summary>Source of {names}</summary>\n\n{text}\n\n</details>" if self.fold else text
+        return "\n\n".join(f"*{_place(o)}*\n\n```python\n{_source(o)}\n```" for o in self.objects)
 
 
-def show(*objects: Any, fold: bool = False) -> Source:
-    """Show the source of functions, classes, methods or modules as it is installed.
-
-    Args:
-        objects: What to show, in order.
-        fold: Fold the source away behind its names; for plumbing.
-    """
-    return Source(objects, fold)
+def show(*objects: Any) -> Source:
+    """Show the source of functions, classes, methods or modules, in this order, as it is installed."""
+    return Source(*objects)
 
 
 def style() -> dict[str, str]:

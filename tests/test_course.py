@@ -60,12 +60,10 @@ def test_several_objects_keep_their_order():
     assert both == f"{course.show(nll)!r}\n\n\n{course.show(train)!r}"
 
 
-def test_markdown_highlights_and_folds():
+def test_markdown_highlights():
     source = repr(course.show(train)).partition("\n")[2]
-    open_, folded = (course.show(train, fold=fold)._repr_markdown_() for fold in (False, True))
-    assert open_ == f"*myllm/tokenizers/merges.py: train*\n\n```python\n{source}\n```"
-    assert folded.startswith("<details><summary>Source of <code>train</code></summary>\n\n")
-    assert open_ in folded and folded.endswith("</details>")
+    shown = course.show(train)._repr_markdown_()
+    assert shown == f"*myllm/tokenizers/merges.py: train*\n\n```python\n{source}\n```"
 
 
 def test_style_gives_every_role_a_colour_of_its_own():

@@ -1,4 +1,4 @@
-"""Progressive imports, the ledger of definitions, the display rule: read from the syntax of book and package.
+"""Progressive imports, the source map, the display rule: read from the syntax of book and package.
 
 book/progression.toml says which modules each chapter introduces, and which definitions apart from them.
 Nothing is executed and nothing imported.
@@ -7,7 +7,6 @@ Nothing is executed and nothing imported.
 import ast
 import re
 import tomllib
-from collections import defaultdict
 from functools import cache
 from pathlib import Path
 
@@ -111,11 +110,13 @@ class Chapter:
         self.number, self.names = number, imports(tree)
         self.uses = {locate(dotted) for dotted in self.names.values()} | used(tree, self.names)
         self.shows: set[tuple[str, str]] = set()
+        self.folds = False
         self.builds = {n.name for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.ClassDef)}
         for call in ast.walk(tree):
             if not isinstance(call, ast.Call):
                 continue
             function = ast.unparse(call.func)
+            self.folds |= any(keyword.arg == "fold" for keyword in call.keywords)
             if self.names.get(function) == "course.show" or self.dotted(function) == "course.show":
                 self.shows |= {locate(self.dotted(ast.unparse(argument))) for argument in call.args}
 
@@ -170,23 +171,36 @@ def needs(module: str, name: str) -> int:
     return max(home(*one) for body in bodies for one in {(module, name)} | used(here[body], names))
 
 
-def ledger() -> dict[tuple[str, str], set[int]]:
-    """Every public definition of the introduced modules → the chapters that show it or, if none, build it."""
-    shown: dict[tuple[str, str], set[int]] = defaultdict(set)
-    for chapter in CHAPTERS:
-        for module, name in chapter.shows:
-            for one in [name.split(".")[0]] if name else definitions(module):
-                shown[module, one].add(chapter.number)
-    out = {}
-    for module in (m for m in MODULES if not is_exempt(m)):
-        for name in (n for n in definitions(module) if not n.startswith("_")):
-            if needs(module, name) in WRITTEN:
-                built = {chapter.number for chapter in CHAPTERS if name in chapter.builds}
-                out[module, name] = shown.get((module, name)) or built
-    return out
+def ledger() -> dict[str, int]:
+    """Every public definition of the package that a written chapter introduces, and that chapter."""
+    return {
+        f"{module}.{name}": chapter
+        for module in (m for m in MODULES if not is_exempt(m))
+        for name in (n for n in definitions(module) if not n.startswith("_"))
+        if (chapter := needs(module, name)) in WRITTEN
+    }
 
 
 LEDGER = ledger()
+PLACES = [
+    (name, int(chapter), kind, where)
+    for chapter, kinds in tomllib.loads((ROOT / "book" / "source-map.toml").read_text("utf-8")).items()
+    for kind, places in kinds.items()
+    for name, where in places.items()
+]
+SOURCE_LINES = 60
+"""How much installed source a chapter may show."""
+
+
+def lines_of(module: str, name: str) -> int:
+    """How many lines `show` prints of a definition, docstring included."""
+    node, *rest = parse(module), *filter(None, name.split("."))
+    for part in rest:
+        node = next(child for child in node.body if getattr(child, "name", None) == part)
+    if isinstance(node, ast.Module):
+        return len(module_path(module).read_text("utf-8").splitlines())
+    first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+    return node.end_lineno - first + 1
 
 
 def test_every_module_is_introduced_by_one_chapter():
@@ -210,13 +224,29 @@ def test_a_chapter_builds_on_earlier_ones_only(chapter):
     assert import_faults(chapter) == []
 
 
-@pytest.mark.parametrize(("module", "name"), list(LEDGER), ids=lambda part: part)
-def test_every_public_definition_is_shown_in_its_chapter(module, name):
-    shown = LEDGER[module, name]
-    assert len(shown) == 1, (
-        f"myllm.{module}.{name} is shown or built in {sorted(shown) or 'no chapter'}, not in one"
-    )
-    assert shown == {needs(module, name)}
+def test_the_source_map_holds_every_public_definition_once():
+    names = [name for name, *_ in PLACES]
+    assert len(names) == len(set(names))
+    assert {name: chapter for name, chapter, *_ in PLACES} == LEDGER
+
+
+@pytest.mark.parametrize(("name", "chapter", "kind", "where"), PLACES, ids=lambda part: str(part)[:40])
+def test_a_line_of_the_source_map_is_true(name, chapter, kind, where):
+    """A built or used definition is named in its section's chapter; plumbing has its reason."""
+    page = next((ROOT / "book").glob(f"{chapter:02}-*.md")).read_text("utf-8")
+    assert kind in ("built", "used", "plumbing")
+    if kind == "plumbing":
+        assert where.endswith(".") and len(where.split()) >= 4
+    else:
+        assert re.search(rf"^\({re.escape(where)}\)=$", page, re.MULTILINE), f"no label {where}"
+        assert re.search(rf"\b{name.rpartition('.')[2]}\b", page), f"the chapter does not name {name}"
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda c: f"{c.number:02}")
+def test_a_chapter_shows_little_source_and_folds_none(chapter):
+    shown = {one: lines_of(*one) for one in chapter.shows}
+    assert sum(shown.values()) <= SOURCE_LINES, shown
+    assert not chapter.folds
 
 
 # The rules themselves, on chapters made up for the purpose.
@@ -261,7 +291,7 @@ def test_show_is_read_however_it_is_imported():
     want = {("evaluation.perplexity", "nll"), ("tokenizers.bpe", "BPE.train")}
     for code in (
         "from myllm.course import show\nfrom myllm.evaluation.perplexity import nll\nfrom myllm import BPE\n"
-        "show(nll, BPE.train, fold=True)",
+        "show(nll, BPE.train)",
         "import myllm.course, myllm.evaluation.perplexity as p\nmyllm.course.show(p.nll, myllm.BPE.train)",
         "from myllm import course\nfrom myllm.tokenizers import bpe\nimport myllm.evaluation.perplexity\n"
         "course.show(myllm.evaluation.perplexity.nll, bpe.BPE.train)",

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 from pybtex.database import Entry, parse_file
 
+from . import thread
 from .exercises import card
 from .sources import BOOK
 
@@ -231,6 +232,16 @@ class Plain:
             return self.quiz(yaml.safe_load("\n".join(body)))
         if name == "exercise-card":
             return exercise(argument)
+        if name == "gained":
+            return self.blocks(thread.gained(int(argument)).splitlines())
+        if name == "scoreboard":
+            return scoreboard(int(argument))
+        if name == "predict":
+            return [
+                "> " + line if line else ">" for line in ["**Before you run it.**", "", *self.blocks(body)]
+            ]
+        if name == "found":
+            return fold("What we found", self.blocks(body))
         if name in ("card", "grid-item-card"):
             title = [f"**{self.convert_inline(argument)}**", ""] if argument else []
             return [*title, *self.blocks([line for line in body if line not in ("^^^", "+++")])]
@@ -308,6 +319,14 @@ def exercise(number: str) -> list[str]:
             *fold(f"Hint {level} of {len(one.hints)}", ["```", hint, "```"] if level == 3 else [hint]),
             "",
         ]
+    return out
+
+
+def scoreboard(chapter: int) -> list[str]:
+    """The scoreboard up to a chapter, as a table."""
+    out = ["| chapter | model | parameters | bits per byte |", "|---|---|---|---|"]
+    for row in thread.rows(chapter):
+        out.append(f"| {row['chapter']} | {row['model']} | {row['parameters']:,} | {row['bits']:.2f} |")
     return out
 
 
