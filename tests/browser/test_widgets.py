@@ -1,5 +1,6 @@
 """Every widget of the built book moves and says what is now seen, read from a file, the network cut off."""
 
+import functools
 import json
 import math
 import os
@@ -53,13 +54,22 @@ def visit(request, chromium):
     assert not errors
 
 
+@functools.cache
+def states() -> list[tuple[Path, dict]]:
+    """Each page and the state of each widget in it."""
+    return [
+        (path, model["state"])
+        for path in sorted(SITE.glob("book/*.html"))
+        for found in STATE.findall(path.read_text(encoding="utf-8"))
+        for model in json.loads(found)["state"].values()
+    ]
+
+
 def find(name: str) -> tuple[Path, dict]:
     """The first page with the widget `name`, and the widget's state in it."""
-    for path in sorted(SITE.glob("book/*.html")):
-        for found in STATE.findall(path.read_text(encoding="utf-8")):
-            for model in json.loads(found)["state"].values():
-                if model["state"].get("_anywidget_id", "").endswith(f".{name}"):
-                    return path, model["state"]
+    for path, state in states():
+        if state.get("_anywidget_id", "").endswith(f".{name}"):
+            return path, state
     absent(f"No page of the built site holds a {name}; run `make html` first.")
     raise AssertionError
 
