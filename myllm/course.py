@@ -55,9 +55,21 @@ def result(name: str) -> Any:
     Args:
         name: The file's name in ``book/_results``, without the ending.
     """
+    return json.loads((_results() / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def weights(name: str) -> Path:
+    """The file with the weights of a model of the book that takes too long to train on a page.
+
+    Args:
+        name: The file's name in ``book/_results``, without the ending.
+    """
+    return _results() / f"{name}.safetensors"
+
+
+def _results() -> Path:
     folder = Path(__file__).parent / "_results"  # in an installed wheel
-    folder = folder if folder.is_dir() else Path(__file__).parents[1] / "book" / "_results"
-    return json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+    return folder if folder.is_dir() else Path(__file__).parents[1] / "book" / "_results"
 
 
 def check(exercise: str, function: Callable[..., Any], *, seed: int | None = None) -> "Card":

@@ -10,7 +10,6 @@ from myllm.data import downloads
 from myllm.files import UserError
 from myllm.tokenizers.chat import TEMPLATES, prompt_ids
 from myllm.tokenizers.gguf import from_gguf
-from myllm.tokenizers.jinja import to_jinja
 from myllm.tokenizers.ranks import byte_symbols
 
 CHATML = (
@@ -125,7 +124,7 @@ def test_chat_asks_in_the_format_and_ends_with_the_answer():
 def test_attention_maps_have_the_tokens_as_text(llm):
     tokens, maps = llm.attention_maps("abc")
     assert tokens == ["a", "b", "c"] and maps.shape == (2, 4, 3, 3)
-    with pytest.raises(UserError, match="no token to look at"):
+    with pytest.raises(UserError, match="The text is empty"):
         llm.attention_maps("")
 
 
@@ -152,7 +151,7 @@ def test_saved_and_loaded_it_is_the_same(llm, tmp_path, add_bos):
     for name, weight in llm.model.state_dict().items():
         assert torch.equal(back.model.state_dict()[name], weight)
     assert back.tokenizer.vocab_size == 259 and back.tokenizer.special_tokens == SPECIAL
-    assert back.tokenizer.add_bos == add_bos and back.tokenizer.chat_template == to_jinja(TEMPLATES["chatml"])
+    assert back.tokenizer.add_bos == add_bos and back.tokenizer.chat_template == TEMPLATES["chatml"]
     text = "Grüße, 世界! <|im_end|>"
     assert back.tokenizer.encode(text) == tokenizer().encode(text)
 

@@ -1,6 +1,5 @@
 """Corpora: the four texts that come with the package, cleaning, and a split that never cuts a document."""
 
-import builtins
 import hashlib
 import json
 import lzma
@@ -11,8 +10,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from myllm.files import UserError
-
-__all__ = ["CORPORA", "HELD_OUT", "Document", "clean", "list", "load", "path", "split", "text"]
 
 
 class Document(NamedTuple):
@@ -27,7 +24,7 @@ class Document(NamedTuple):
     text: str
 
 
-Documents = builtins.list[Document]
+Documents = list[Document]
 
 
 class Corpus(NamedTuple):
@@ -38,6 +35,7 @@ class Corpus(NamedTuple):
     licence: str
 
 
+#: The corpora that come with the package, by name.
 CORPORA = {
     "kjv": Corpus("kjv.txt.xz", "King James Bible, 66 books", "public domain"),
     "moby-dick": Corpus("moby-dick.txt.xz", "Moby-Dick, 135 chapters", "CC0-1.0"),
@@ -47,11 +45,6 @@ CORPORA = {
 
 HELD_OUT = ("hamlet", "sonnets", "tempest")
 """The works of Shakespeare that no model of this course is trained on; its scores are computed on them."""
-
-
-def list() -> builtins.list[str]:
-    """The names of the corpora that come with the package."""
-    return [*CORPORA]
 
 
 def path(name: str) -> Path:
@@ -71,7 +64,7 @@ def load(name: str) -> Documents:
     raw = lzma.decompress(file.read_bytes()).decode()
     if ".jsonl" in file.suffixes:
         return [Document(**json.loads(line)) for line in raw.splitlines()]
-    # In the two plain texts, a chapter begins with its heading, a book with its first verse, such as "Ge1:1".
+    # In the two plain texts, a chapter begins with its heading and a book with its first verse ("Ge1:1 ").
     heading = r"^CHAPTER (\d+)\." if name == "moby-dick" else r"^([1-3]?[A-Za-z]+)1:1 "
     starts = [*re.finditer(heading, raw, re.MULTILINE)]
     ends = [*(match.start() for match in starts[1:]), len(raw)]
@@ -79,7 +72,7 @@ def load(name: str) -> Documents:
 
 
 def text(name: str) -> str:
-    """The whole text of a corpus: its documents with a line end between them; raises as `load`."""
+    """The whole text of a corpus: its documents, joined by line ends; raises as `load`."""
     return "\n".join(document.text for document in load(name))
 
 
@@ -110,15 +103,15 @@ def _without_notices(text: str) -> str:
 def split(
     documents: Iterable[Document], *, validation: float | Collection[str] = 0.1, seed: int = 0
 ) -> tuple[Documents, Documents]:
-    """Split documents into a training and a validation part; each document is wholly in one.
+    """Split documents into a training and a validation part, without cutting any.
 
-    Documents are held out in an order that depends on the seed and the ids alone, so adding a document moves
-    few others, and the order of ``documents`` does not matter.
+    Documents are held out in an order that depends on the seed and the ids alone. So the order of
+    ``documents`` does not matter, and a new document moves few others.
 
     Args:
         documents: At least two, with different ids.
-        validation: The share of all characters to hold out; the result is as near to it as the order allows.
-            Or the ids of the documents to hold out, such as `HELD_OUT`.
+        validation: The share of all characters to hold out, met as closely as the order allows; or the ids of
+            the documents to hold out, such as `HELD_OUT`.
         seed: Any integer; another one gives another order.
 
     Returns:
@@ -140,10 +133,11 @@ def split(
     target = validation * sum(len(document.text) for document in documents)
     held_out, size = set[str](), 0
     for document in sorted(documents, key=lambda document: _rank(seed, document.id))[:-1]:
-        if held_out and abs(size + len(document.text) - target) > abs(size - target):
+        larger = size + len(document.text)
+        if held_out and abs(larger - target) > abs(size - target):
             break
         held_out.add(document.id)
-        size += len(document.text)
+        size = larger
     return _split_by_id(documents, held_out)
 
 

@@ -1,9 +1,9 @@
 """Loaders: batches for training in a seeded order that can be resumed at any batch.
 
 The items of a corpus, windows or packed rows, form one endless sequence: all of them in a random order, then
-all in another, and so on, epoch after epoch. A batch is the next few items of that sequence. So every item
-comes once an epoch, every batch is full (the last of an epoch is filled up with the first items of the next),
-and the state is one number: how many items have been returned.
+all in another order, and so on, epoch after epoch. A batch is the next few items of that sequence. So every
+item occurs once an epoch, every batch is full (the last of an epoch is completed with the first items of the
+next), and the state is one number: how many items have been returned.
 """
 
 from abc import abstractmethod
@@ -42,7 +42,7 @@ def shuffled(n: int, seed: int, epoch: int) -> NDArray[np.int64]:
     """The numbers 0 … n - 1 in the order of an epoch, (n,) int64, the same on every machine.
 
     NumPy guarantees the raw stream of a generator for all versions, but not the result of `permutation`; so
-    we sort by n random numbers.
+    the items are sorted by n random numbers.
     """
     return np.random.PCG64([seed, epoch]).random_raw(n).argsort(kind="stable")
 
@@ -54,9 +54,9 @@ class Loader(Iterator[tuple[Tensor, ...]]):
         n: The number of items.
         batch_size: B, items in a batch of this rank.
         seed: At least 0; another number gives another order.
-        shuffle: False goes through each epoch from first to last.
-        rank, world: The number of this process, and how many there are. Together they return what one process
-            with ``world * batch_size`` would, each its own part of every batch.
+        shuffle: False returns the items of each epoch from first to last.
+        rank, world: The number of this process, and how many there are. Each returns its own part of the
+            batches that one process with ``world * batch_size`` would return.
 
     Raises:
         UserError: There are no items, or a number is out of range.
@@ -69,7 +69,8 @@ class Loader(Iterator[tuple[Tensor, ...]]):
             raise UserError("There are no items to load; give more text or a smaller block_size.")
         if batch_size < 1 or seed < 0 or not 0 <= rank < world:
             raise UserError("A loader needs batch_size ≥ 1, seed ≥ 0 and 0 ≤ rank < world.")
-        self.n, self.batch_size, self.seed, self.shuffle = n, batch_size, seed, shuffle
+        self.n, self.batch_size = n, batch_size
+        self.seed, self.shuffle = seed, shuffle
         self.rank, self.world = rank, world
         self.position = 0  # items returned by all ranks together
         self._epoch, self._order = -1, np.empty(0, np.int64)
@@ -94,28 +95,30 @@ class Loader(Iterator[tuple[Tensor, ...]]):
         return int(self._order[i])
 
     def state_dict(self) -> dict[str, int]:
-        """The position of this loader, in plain numbers, the same on all ranks."""
+        """The position in the sequence, as plain numbers, the same on all ranks."""
         return {"position": self.position, **self._identity()}
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
-        """Resume where another loader stopped: the next batch is the one it would have returned.
+        """Resume where another loader stopped: the next batch is the one that it would have returned.
 
-        Batch size, rank and world may differ; the same items follow, in other batches.
+        Batch size, rank and world may differ: the same items follow, in other batches.
 
         Raises:
             UserError: The state belongs to other items or another order.
         """
-        for name, here in self._identity().items():
-            if state.get(name) != here:
-                there = f"{name} {state.get(name)}, not {here}"
-                raise UserError(f"This state belongs to a loader with {there}; make the loader as it was.")
+        for name, value in self._identity().items():
+            if state.get(name) != value:
+                difference = f"{name} {state.get(name)}, not {value}"
+                raise UserError(
+                    f"This state belongs to a loader with {difference}; make the loader as it was."
+                )
         position = state.get("position")
         if not isinstance(position, int) or position < 0:
-            raise UserError("This state does not hold a loader's position; take another checkpoint.")
+            raise UserError("This state has no valid position; load another checkpoint.")
         self.position = position
 
     def _identity(self) -> dict[str, int]:
-        """What the order depends on."""
+        """The numbers that the order of the items depends on."""
         return {"n": self.n, "seed": self.seed, "shuffle": int(self.shuffle)}
 
 
@@ -123,7 +126,7 @@ class WindowLoader(Loader):
     """Batches ``(x, y)`` of windows of a long sequence of tokens, both (B, T) int64; y is x one token later.
 
     Args:
-        tokens: The ids; a batch copies its own, the others stay where they are.
+        tokens: The ids; only those of a batch are copied.
         block_size: T, tokens in a window.
         stride: Tokens from the beginning of a window to that of the next, by default `block_size`.
         options: Those of `Loader`: `batch_size`, `seed`, `shuffle`, `rank` and `world`.
@@ -136,15 +139,15 @@ class WindowLoader(Loader):
         self.tokens, self.block_size = tokens, block_size
         self.stride = block_size if stride is None else stride
         super().__init__(windows(len(tokens), block_size, stride), **options)
-        one = np.asarray(tokens[:1])
-        if one.ndim != 1 or one.dtype.kind not in "iu":
-            raise UserError(f"The tokens must be one sequence of integers, not {one.dtype} {one.shape[1:]}.")
+        first = np.asarray(tokens[:1])
+        if first.ndim != 1 or first.dtype.kind not in "iu":
+            raise UserError("The tokens must be one sequence of integers; encode the text first.")
 
     def batch(self, items: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """The windows with these numbers, as x and y."""
         starts = [int(i) * self.stride for i in items]
-        rows = np.stack([self.tokens[start : start + self.block_size + 1] for start in starts])  # (B, T + 1)
-        ids = torch.from_numpy(rows.astype(np.int64))
+        rows = [self.tokens[start : start + self.block_size + 1] for start in starts]
+        ids = torch.from_numpy(np.stack(rows).astype(np.int64))  # (B, T + 1)
         return ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
 
     def _identity(self) -> dict[str, int]:
@@ -163,8 +166,8 @@ class PackedLoader(Loader):
         self.rows = rows
         super().__init__(len(rows.ids), **options)
 
-    def batch(self, items: NDArray[np.int64]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def batch(self, items: NDArray[np.int64]) -> tuple[Tensor, ...]:
         """The rows with these numbers: ids, targets, document numbers, positions."""
         rows = Packed(*(part[items] for part in self.rows))
-        ids, y, document, position = (torch.from_numpy(part) for part in (rows.ids, targets(rows), *rows[1:]))
-        return ids, y, document, position
+        parts = rows.ids, targets(rows), rows.document, rows.position
+        return tuple(torch.from_numpy(part) for part in parts)

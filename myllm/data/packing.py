@@ -1,7 +1,7 @@
 """Packing: several documents share a row of a batch, so that little of it is padding.
 
-Best-fit decreasing (Johnson 1973; for language models Ding et al. 2024): the longest document first, each
-into the fullest row that still has room for it.
+Best-fit decreasing (Johnson 1973; for language models Ding et al. 2024): from the longest document to the
+shortest, each is put into the fullest row that still has room for it.
 """
 
 from bisect import bisect_left, insort
@@ -21,8 +21,8 @@ class Packed(NamedTuple):
 
     Attributes:
         ids: The tokens; the padding id where a row ends early.
-        document: The document of each token; -1 on padding. Attention stays within equal numbers.
-        position: Each token's place in its piece, from 0 wherever in the row that lies; 0 on padding.
+        document: The number of each token's document, -1 on padding: attention stays within a document.
+        position: Each token's position in its piece, which begins at 0 anywhere in the row; 0 on padding.
     """
 
     ids: NDArray[np.int64]
@@ -34,7 +34,7 @@ def pack(documents: Sequence[Sequence[int]], block_size: int, *, pad_id: int = 0
     """Put documents into rows of `block_size` tokens; every token occurs exactly once.
 
     A document longer than a row is cut into pieces of `block_size`. The pieces keep its number, but positions
-    restart at 0 in each: a model reads one row at a time, so no position reaches `block_size`.
+    restart at 0 in each, since a model reads one row at a time.
 
     Args:
         documents: The ids of each, or its bytes; an empty one takes no room.
@@ -54,14 +54,15 @@ def pack(documents: Sequence[Sequence[int]], block_size: int, *, pad_id: int = 0
         pieces += [(d, ids[i : i + block_size]) for i in range(0, len(ids), block_size)]
     rows = best_fit([len(ids) for _, ids in pieces], block_size)
     shape = len(rows), block_size  # (R, T)
-    packed = Packed(*(np.full(shape, empty, np.int64) for empty in (pad_id, -1, 0)))
+    packed = Packed(np.full(shape, pad_id), np.full(shape, -1), np.zeros(shape, np.int64))
     for r, row in enumerate(rows):
         start = 0
         for d, ids in (pieces[i] for i in row):
-            span = slice(start, start + len(ids))
-            for part, values in zip(packed, (ids, d, np.arange(len(ids))), strict=True):
-                part[r, span] = values
-            start = span.stop
+            end = start + len(ids)
+            packed.ids[r, start:end] = ids
+            packed.document[r, start:end] = d
+            packed.position[r, start:end] = np.arange(len(ids))
+            start = end
     return packed
 
 
@@ -79,9 +80,11 @@ def best_fit(lengths: Sequence[int], block_size: int) -> list[list[int]]:
     open_rows: list[tuple[int, int]] = []  # (room left, row), the fullest first
     for i in sorted(range(len(lengths)), key=lambda i: lengths[i], reverse=True):
         k = bisect_left(open_rows, (lengths[i], 0))  # the fullest row with room enough
-        if k == len(open_rows):
+        if k < len(open_rows):
+            room, r = open_rows.pop(k)
+        else:
+            room, r = block_size, len(rows)
             rows.append([])
-        room, r = open_rows.pop(k) if k < len(open_rows) else (block_size, len(rows) - 1)
         rows[r].append(i)
         if room > lengths[i]:
             insort(open_rows, (room - lengths[i], r))
@@ -89,8 +92,9 @@ def best_fit(lengths: Sequence[int], block_size: int) -> list[list[int]]:
 
 
 def targets(packed: Packed) -> NDArray[np.int64]:
-    """The token after each, (R, T) int64; `IGNORE` where that is padding or of another document."""
-    ids, document, _ = packed
-    known = (document[:, 1:] == document[:, :-1]) & (document[:, 1:] >= 0)  # (R, T - 1)
-    end = np.full((len(ids), 1), IGNORE, np.int64)
-    return np.concatenate([np.where(known, ids[:, 1:], IGNORE), end], axis=1)
+    """The token that follows each, (R, T) int64; `IGNORE` if it is padding or of another document."""
+    now, following = packed.document[:, :-1], packed.document[:, 1:]
+    known = (now == following) & (following >= 0)  # (R, T - 1)
+    y = np.full_like(packed.ids, IGNORE)
+    y[:, :-1][known] = packed.ids[:, 1:][known]
+    return y

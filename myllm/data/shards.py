@@ -1,9 +1,9 @@
 """Shards: token ids on disk, read through memory maps, so that a corpus may be larger than memory.
 
 A folder of shards holds NumPy's own files and one index. ``shard-00000.npy``, ``shard-00001.npy`` … are the
-ids of whole documents one after the other, two bytes each where the vocabulary has at most 65,536 of them,
-else four. ``documents.npy`` says where each document begins. ``index.json`` names the vocabulary and the
-SHA-256 of each file, so that a file that is torn, missing, renamed or from another corpus is noticed when the
+ids of whole documents one after the other, two bytes each for a vocabulary of at most 65,536, else four.
+``documents.npy`` contains where each document begins. ``index.json`` contains the SHA-256 of the vocabulary
+and of each file, so that a file that is torn, missing, renamed or from another corpus is noticed when the
 folder is opened.
 """
 
@@ -19,7 +19,7 @@ from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Literal, Protocol, overload
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.lib.format import write_array_header_1_0
@@ -61,11 +61,11 @@ def write_shards(
 ) -> list[Path]:
     """Write documents into a new folder, which appears whole or not at all.
 
-    One block of ids is held at a time: neither the corpus nor a document needs to fit in memory.
+    Only one block of ids is in memory at a time, so neither the corpus nor a document needs to fit in it.
 
     Args:
         documents: The ids of each document, in any iterable: a list, an array, the bytes of a text.
-        folder: A name that is free, or an empty folder.
+        folder: A name that does not exist yet, or an empty folder.
         vocab_size: Every id must be less.
         vocab_hash: The hash of the tokenizer's vocabulary, from `hash_vocabulary`.
         shard_tokens: A shard ends with the document that brings it to this many ids or more.
@@ -139,7 +139,7 @@ def _checksum(facts: dict[str, Any]) -> str:
 
 @contextmanager
 def _new_folder(folder: StrPath) -> Generator[Path]:
-    """A folder to fill, which takes its name when the block ends and is removed when the block fails."""
+    """A temporary folder that gets its name when the block ends, and is removed if the block fails."""
     target = Path(os.path.realpath(expand(folder)))
     temporary = target.parent / f".{target.name[:40]}.{secrets.token_hex(4)}.tmp"
     try:
@@ -154,7 +154,7 @@ def _new_folder(folder: StrPath) -> Generator[Path]:
         temporary.replace(target)
     except OSError as error:
         own = str(error.filename).startswith((str(target), str(temporary)))
-        if not own and error.errno not in DISK_ERRORS:  # an error of the caller's own work
+        if not own and error.errno not in DISK_ERRORS:  # raised by the code inside the block
             raise
         raise UserError(f"Cannot write {folder}: {error.strerror}; choose another place.") from error
     finally:
@@ -177,8 +177,8 @@ class Shards:
     Args:
         folder: What `write_shards` made.
         tokenizer: The tokenizer that the ids will be used with, to be compared with the one that made them.
-        verify: Compare the checksums, which reads every byte once; without it only files that are cut off,
-            missing or too many are refused.
+        verify: Compare the checksums, which reads every byte once. Otherwise only files that are cut off,
+            missing or unknown are refused.
 
     Raises:
         UserError: The folder holds no shards; they are torn, changed, incomplete or mixed; or another
@@ -191,7 +191,7 @@ class Shards:
         if {path.name for path in folder.glob("*.npy")} != index["files"].keys():
             raise UserError(f"The files in {folder} are not those of its {INDEX}; copy or build it again.")
         files = index["files"].items()
-        *self.parts, self.documents = [_open(folder / name, verify and right) for name, right in files]
+        *self.parts, self.documents = [_open(folder / name, hash if verify else None) for name, hash in files]
         self._starts = [0, *np.cumsum([len(part) for part in self.parts]).tolist()]
         if self._starts[-1] != index["n_tokens"]:
             raise UserError(f"{folder} does not hold {index['n_tokens']:,} tokens; build the shards again.")
@@ -203,16 +203,12 @@ class Shards:
     def __len__(self) -> int:
         return self._starts[-1]
 
-    @overload
-    def __getitem__(self, key: int) -> int: ...
-    @overload
-    def __getitem__(self, key: slice) -> NDArray[Any]: ...
-    def __getitem__(self, key: int | slice) -> int | NDArray[Any]:
+    def __getitem__(self, key: int | slice) -> Any:
         where = range(len(self))[key]
         if isinstance(where, int):
             return int(self._read(where, where + 1)[0])
         if where.step != 1:
-            raise UserError("Shards are read forwards and without gaps; take a slice of the slice.")
+            raise UserError("Shards are read forwards and without gaps; take every nth id of a plain slice.")
         return self._read(where.start, max(where.start, where.stop))
 
     def _read(self, start: int, stop: int) -> NDArray[Any]:
@@ -237,8 +233,8 @@ def _read_index(folder: Path) -> dict[str, Any]:
     return index
 
 
-def _open(path: Path, checksum: str | Literal[False]) -> NDArray[Any]:
-    """The array of a file, memory-mapped; with a checksum, once that is found right."""
+def _open(path: Path, checksum: str | None) -> NDArray[Any]:
+    """The array of a file, memory-mapped; its checksum is compared first, if given."""
     if checksum and sha256(path) != checksum:
         raise UserError(f"{path} is torn, damaged or from another build; build the shards again.")
     try:

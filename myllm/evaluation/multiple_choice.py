@@ -1,14 +1,14 @@
-"""Multiple choice without generating: the answer to which the model gives the highest probability."""
+"""Multiple choice without generating: the answer to which the model assigns the highest probability."""
 
 from collections.abc import Callable, Sequence
-from itertools import takewhile
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from myllm.files import UserError
-from myllm.inference.generate import device_of
+from myllm.model.basics import block_size_of, device_of, upcast
 from myllm.tokenizers.base import Tokenizer
 
 
@@ -19,7 +19,7 @@ class Question(NamedTuple):
         context: The text before the choices, such as "The capital of France is".
         choices: The possible continuations, each with the space in front that belongs there, such as
             " Paris" and " Rome". A space at the end of the context counts as part of each choice.
-        answer: The index of the right one.
+        answer: The index of the right choice.
     """
 
     context: str
@@ -32,8 +32,8 @@ class Result(NamedTuple):
 
     Attributes:
         accuracy: The share of the questions answered correctly.
-        chosen: For each question the index of its choice; the first of equals.
-        scores: For each question the score of each choice, in nats (a token or byte, where asked).
+        chosen: For each question the index of the choice with the highest score; the first of equals.
+        scores: For each question the score of each choice, in nats (per token or byte, if `per` says so).
     """
 
     accuracy: float
@@ -49,7 +49,7 @@ def multiple_choice(
     per: Literal["choice", "token", "byte"] = "choice",
     batch_size: int = 16,
 ) -> Result:
-    """Let a model answer questions by log-probability.
+    """Answer questions with the most probable choices.
 
     Args:
         model: Maps ids (B, T) int64 to logits (B, T, V); it must be causal.
@@ -57,7 +57,7 @@ def multiple_choice(
         questions: The questions.
         per: "choice" compares the probabilities of the whole choices, which favours short ones; "token" and
             "byte" divide their logarithms by the length.
-        batch_size: Choices a forward pass; it changes no score.
+        batch_size: Choices in a forward pass; it changes no score.
 
     Raises:
         UserError: A question without choices, an empty choice, an answer that is no choice, nothing before
@@ -67,18 +67,16 @@ def multiple_choice(
         raise UserError(f"per must be choice, token or byte, not {per!r}.")
     if not questions:
         raise UserError("There is no question; give at least one.")
-    rows = [_row(tokenizer, question, choice) for question in questions for choice in _choices(question)]
-    sums = log_probabilities(model, rows, batch_size=batch_size)
-    scores: list[list[float]] = []
-    at = 0
+    rows: list[tuple[list[int], int]] = []
+    lengths: list[int] = []
     for question in questions:
-        of_question: list[float] = []
-        for choice in question.choices:
-            ids, start = rows[at]
-            length = {"choice": 1, "token": len(ids) - start, "byte": len(choice.encode())}[per]
-            of_question.append(sums[at] / length)
-            at += 1
-        scores.append(of_question)
+        for choice in _choices(question):
+            ids, start = _row(tokenizer, question, choice)
+            rows.append((ids, start))
+            lengths.append({"choice": 1, "token": len(ids) - start, "byte": len(choice.encode())}[per])
+    sums = log_probabilities(model, rows, batch_size=batch_size)
+    each = iter([total / length for total, length in zip(sums, lengths, strict=True)])
+    scores = [[next(each) for _ in question.choices] for question in questions]
     chosen = [one.index(max(one)) for one in scores]
     right = sum(i == question.answer for i, question in zip(chosen, questions, strict=True))
     return Result(right / len(questions), chosen, scores)
@@ -90,35 +88,34 @@ def log_probabilities(
 ) -> list[float]:
     """The log-probability of the end of each row, given its beginning.
 
-    Rows are padded on the right, to which no token of a causal model attends.
+    Rows are padded on the right; no token of a causal model attends to that padding.
 
     Args:
         model: Maps ids (B, T) int64 to logits (B, T, V).
-        rows: Ids, and the index from which on they are scored, 1 or more.
-        batch_size: Rows a forward pass.
+        rows: Ids, and the index of the first that is scored, 1 or more.
+        batch_size: Rows in a forward pass.
 
     Returns:
         The sums, in nats.
     """
     if batch_size < 1:
         raise UserError(f"batch_size must be at least 1, not {batch_size}.")
-    limit = getattr(getattr(model, "config", None), "block_size", None)
+    limit = block_size_of(model)
     longest = max((len(ids) for ids, _ in rows), default=0)
     if limit is not None and longest - 1 > limit:
         raise UserError(f"A question of {longest} tokens does not fit into a context of {limit}; shorten it.")
     device = device_of(model)
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]))  # little padding
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]))  # similar lengths need little padding
     sums = [0.0] * len(rows)
-    for batch in (order[i : i + batch_size] for i in range(0, len(order), batch_size)):
-        width = max(len(rows[i][0]) for i in batch) - 1  # what follows the last token is not needed
-        padded = [rows[i][0][:-1] + [0] * (width + 1 - len(rows[i][0])) for i in batch]
-        logits = model(torch.tensor(padded, device=device))  # (B, T, V)
+    for first in range(0, len(order), batch_size):
+        batch = order[first : first + batch_size]
+        inputs = [torch.tensor(rows[i][0][:-1], device=device) for i in batch]  # nothing follows the last
+        logits = model(pad_sequence(inputs, batch_first=True))  # (B, T, V)
         for i, row in zip(batch, logits, strict=True):
             ids, start = rows[i]
-            wanted = row[start - 1 : len(ids) - 1]
-            scores = torch.log_softmax(wanted.to(torch.promote_types(wanted.dtype, torch.float32)), dim=-1)
+            log_probs = torch.log_softmax(upcast(row[start - 1 : len(ids) - 1]), dim=-1)
             target = torch.tensor(ids[start:], device=device)
-            sums[i] = scores.gather(1, target[:, None]).sum().item()
+            sums[i] = log_probs.gather(1, target[:, None]).sum().item()
     return sums
 
 
@@ -133,14 +130,16 @@ def _choices(question: Question) -> Sequence[str]:
 def _row(tokenizer: Tokenizer, question: Question, choice: str) -> tuple[list[int], int]:
     """The ids of context and choice, and where the choice begins: where its ids differ from the context's.
 
-    White space at the end of the context belongs to the choice, for tokenizers join it to the next word: all
-    choices are then scored over the same text.
+    White space at the end of the context belongs to the choice, because tokenizers join it to the next word.
+    All choices are then scored over the same text.
     """
     context = question.context.rstrip()
     bos = tokenizer.add_bos or (not context and tokenizer.bos_id is not None)
     before = tokenizer.encode(context, bos=bos)
     ids = tokenizer.encode(question.context + choice, bos=bos)
-    start = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(before, ids, strict=False)))
+    start = 0
+    while start < min(len(before), len(ids)) and before[start] == ids[start]:
+        start += 1
     if start == 0:
         raise UserError(f"Nothing stands before the choice {choice!r:.40}; give the question a context.")
     return ids, start

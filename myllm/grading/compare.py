@@ -2,8 +2,10 @@
 
 import math
 import reprlib
+from itertools import islice
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -45,6 +47,16 @@ class Shown(reprlib.Repr):
             return getattr(x, "__name__", "a function")
         return super().repr1(x, level)
 
+    def repr_dict(self, x: dict[Any, Any], level: int) -> str:
+        """In the dictionary's own order, so that a pasted case is the same case."""
+        if level <= 0:
+            return "{...}"
+        parts = [
+            f"{self.repr1(key, level - 1)}: {self.repr1(x[key], level - 1)}"
+            for key in islice(x, self.maxdict)
+        ]
+        return "{" + ", ".join([*parts, *["..."] * (len(x) > self.maxdict)]) + "}"
+
     def repr_float(self, x: float, level: int) -> str:
         """Six digits, as in a table of results."""
         return repr(float(f"{x:.6g}"))
@@ -57,7 +69,14 @@ def kind(x: object) -> str:
     """A value's type in words, with shape and dtype for a tensor."""
     if isinstance(x, Tensor):
         return f"a tensor of shape {tuple(x.shape)} and dtype {str(x.dtype).removeprefix('torch.')}"
+    if is_numpy(x):
+        return f"a numpy.{type(x).__name__}"
     return {"NoneType": "None", "int": "an int"}.get(type(x).__name__, f"a {type(x).__name__}")
+
+
+def is_numpy(x: object) -> bool:
+    """Whether this is a number or an array of NumPy's."""
+    return isinstance(x, np.generic | np.ndarray)
 
 
 def plain(value: Any) -> Any:
@@ -70,6 +89,8 @@ def plain(value: Any) -> Any:
     """
     if type(value) in SCALARS or type(value) is Tensor:
         return value
+    if type(value).__module__ == "numpy" and is_numpy(value):
+        return value  # a wrong type, whose value may be right
     if type(value) is torch.nn.Parameter:
         return value.as_subclass(Tensor)
     if isinstance(value, dict):
@@ -79,23 +100,22 @@ def plain(value: Any) -> Any:
         if isinstance(value, base):
             return base(plain(item) for item in base.__iter__(value))
     name = f"{type(value).__module__}.{type(value).__qualname__}"
-    hint = "; convert it with .item() or .tolist()" if name.startswith("numpy.") else ""
-    raise Failure(
-        f"expected tensors, numbers, text, lists, tuples or dicts, got a value of type {name}{hint}"
-    )
+    raise Failure(f"expected tensors, numbers, text, lists, tuples or dicts, got a value of type {name}")
 
 
 def as_expected(got: Any, expected: Any) -> Any:
-    """``got`` with each number in the type that is expected there, where that keeps its value.
+    """``got`` with each value in the type that is expected there, where that keeps the value.
 
-    A 0-d tensor becomes a number and back, a whole float an int, a tensor takes the other dtype. Booleans
-    are no numbers.
+    A 0-d tensor becomes a number and back, a whole float an int, a list a tuple and back, a NumPy value what
+    it stands for; a tensor takes the other dtype, integers 0 and 1 become booleans.
     """
-    form = cast("Any", type(got))
-    if form in (list, tuple) and form is type(expected) and len(got) == len(expected):
+    if is_numpy(got):
+        got = torch.tensor(got) if isinstance(expected, Tensor) else got.tolist()
+    form, wanted = cast("Any", type(got)), cast("Any", type(expected))
+    if form in (list, tuple) and wanted in (list, tuple) and len(got) == len(expected):
         values = [as_expected(*pair) for pair in zip(got, expected, strict=True)]
-        return values if form is list else tuple(values)
-    if form is dict and type(expected) is dict:
+        return values if wanted is list else tuple(values)
+    if form is dict and wanted is dict:
         return {key: as_expected(item, cast("Any", expected).get(key)) for key, item in got.items()}
     if isinstance(got, Tensor) and got.dim() == 0 and type(expected) in (int, float):
         got = got.item()
@@ -105,7 +125,7 @@ def as_expected(got: Any, expected: Any) -> Any:
         return int(got)
     if not isinstance(expected, Tensor) or not isinstance(got, Tensor) or got.shape != expected.shape:
         return got
-    if torch.bool in (got.dtype, expected.dtype) or got.is_complex():
+    if got.is_complex():
         return got
     moved = got.to(expected.dtype)
     return moved if expected.is_floating_point() or bool((moved == got).all()) else got
@@ -136,7 +156,10 @@ def difference(got: Any, expected: Any, tolerance: float | None = None, where: s
             if problem := difference(one, other, tolerance, f"{where}[{index}]"):
                 return problem
         if len(got) != len(expected):  # pyright: ignore[reportUnknownArgumentType]
-            return f"{at}expected length {len(expected)}, got {len(got)}: {show(got)}"  # pyright: ignore[reportUnknownArgumentType]
+            longer = cast("list[Any]", expected if len(expected) > len(got) else got)  # pyright: ignore[reportUnknownArgumentType]
+            shorter = min(len(expected), len(got))  # pyright: ignore[reportUnknownArgumentType]
+            what = "the first missing one is" if longer is expected else "the first too many is"
+            return f"{at}expected {len(expected)} elements, got {len(got)}; {what} {show(longer[shorter])}"  # pyright: ignore[reportUnknownArgumentType]
         return None
     if callable(expected):
         return None

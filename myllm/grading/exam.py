@@ -125,6 +125,34 @@ class Exam(Generic[P]):
         test.__doc__ = f"The number of tensor operations does not grow with the number of {what}."
         self.cost(weight)(test)
 
+    def differentiable(self, weight: float, case: Callable[[Rng], tuple[Any, ...]]) -> None:
+        """Add a check that gradients flow: those of all float64 tensors of a case, against differences.
+
+        Args:
+            weight: points.
+            case: small arguments; their float64 tensors get gradients.
+        """
+
+        def test(f: Function, rng: Rng) -> None:
+            args = [*case(rng)]
+            floats = [i for i, x in enumerate(args) if isinstance(x, Tensor) and x.dtype == torch.float64]
+
+            def call(*tensors: Tensor) -> Any:
+                return f(*[dict(zip(floats, tensors, strict=True)).get(i, x) for i, x in enumerate(args)])
+
+            inputs = [args[i].requires_grad_() for i in floats]
+            found = call(*inputs)
+            one = found[0] if isinstance(found, list | tuple) else found
+            expect(
+                getattr(one, "requires_grad", False),
+                "the result does not depend on the arguments for autograd",
+            )
+            right = torch.autograd.gradcheck(call, inputs, raise_exception=False)
+            expect(right, "autograd's gradient is not that of the function")
+
+        test.__doc__ = "Gradients flow through the function, so that it can be trained through."
+        self.property(weight)(test)
+
     def conduct(self, weight: float, *names: str) -> None:
         """Forbid names, functions or ``module.*``: they raise in every check; earned as :meth:`cost`."""
         self.forbidden.extend(names)
@@ -178,7 +206,9 @@ class Exam(Generic[P]):
         first = next((index for index, problem in enumerate(problems) if problem), None)
         if first is None:
             return _types(f, cases, got, expected, self.tolerance)
-        told = f"{f.__name__}({', '.join(show(value) for value in cases[first])}): {problems[first]}"
+        told = f"{problems[first]}\nThe call was {_call(f, cases[first])}"
+        if not self._differ(_fresh(f, cases[first]), expected[first]):
+            told += "\nMade alone, this call gives the right value: your code keeps something between calls."
         for label, (wrong, hint) in mistakes.items():
             if not any(
                 self._differ(g, _outcome(wrong, copy.deepcopy(a))) for g, a in zip(got, cases, strict=True)
@@ -191,7 +221,7 @@ class Exam(Generic[P]):
 
     def _differ(self, got: Any, expected: Any) -> str | None:
         if isinstance(got, Raised) and isinstance(expected, Raised):
-            same = type(got.error) is type(expected.error)
+            same = isinstance(got.error, type(expected.error))
             return None if same else f"expected {type(expected.error).__name__}, the function {got.text}"
         if isinstance(got, Raised):
             return f"expected {show(expected)}, the function {got.text}"
@@ -206,10 +236,23 @@ def _types(
     """Refuse right values of a wrong type."""
     for args, one, other in zip(cases, got, expected, strict=True):
         if not isinstance(other, Raised) and (problem := difference(one, other, tolerance)):
-            told = f"{f.__name__}({', '.join(map(show, args))}): {problem}"
+            told = f"{problem}\nThe call was {_call(f, args)}"
             raise WrongType(
                 f"{told}\nThe values are right; only their type costs you the points of this check."
             )
+
+
+def _call(f: Function, args: tuple[Any, ...]) -> str:
+    return f"{f.__name__}({', '.join(map(show, args))})"
+
+
+def _fresh(f: Function, args: tuple[Any, ...]) -> Any:
+    """What the answer gives when it is loaded anew and called with these arguments first."""
+    try:
+        load = cast("Callable[[], Function]", f.fresh)  # pyright: ignore[reportFunctionMemberAccess]
+        return _outcome(load(), copy.deepcopy(args))
+    except Exception as error:  # no way to load it anew
+        return Raised(error, "")
 
 
 def _outcome(f: Function, args: tuple[Any, ...]) -> Any:
@@ -237,7 +280,7 @@ def same(got: Any, expected: Any, what: str, tolerance: float | None = None) -> 
 
 def two_tensors(found: Any, *shape: int) -> tuple[Tensor, Tensor]:
     """A result of two tensors of one shape; the check fails where it is anything else."""
-    parts = cast("list[Any]", [*found] if isinstance(found, tuple) else [found])
+    parts = cast("list[Any]", [*found] if isinstance(found, tuple | list) else [found])
     right = [getattr(one, "shape", None) for one in parts] == [shape, shape]
     expect(right, f"expected two tensors of shape {shape}, got {' and '.join(map(kind, parts))}")
     return cast("tuple[Tensor, Tensor]", found)

@@ -111,19 +111,16 @@ class WatchedDict(dict[tuple[int, int], int]):
         return super().__iter__()
 
     def keys(self) -> KeysView[tuple[int, int]]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Iterate over the keys."""
-        self.read += len(self)
-        return super().keys()
+        """A view that counts where it is iterated over."""
+        return KeysView(self)
 
     def values(self) -> ValuesView[int]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Iterate over the values."""
-        self.read += len(self)
-        return super().values()
+        """A view that counts where it is iterated over."""
+        return ValuesView(self)
 
     def items(self) -> ItemsView[tuple[int, int], int]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Iterate over both."""
-        self.read += len(self)
-        return super().items()
+        """A view that counts where it is iterated over."""
+        return ItemsView(self)
 
     def __deepcopy__(self, memo: object) -> "WatchedDict":
         """Copy without counting."""

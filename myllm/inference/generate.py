@@ -1,13 +1,15 @@
-"""Generating text: a model predicts the next token again and again."""
+"""Generating text: the model predicts the next token again and again."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import takewhile
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from myllm.files import UserError
+from myllm.model.basics import block_size_of, device_of, upcast
 from myllm.model.cache import Cache
 from myllm.model.masks import Mask, causal
 from myllm.model.transformer import Transformer
@@ -19,12 +21,12 @@ Model = Callable[..., Tensor]
 
 
 class GrowingCache:
-    """The simplest cache: the keys and values of each layer, appended to those that were there.
+    """The simplest cache: new keys and values of a layer are appended to the earlier ones.
 
     Args:
         n_layer: Layers of the model.
         pads: (B,) int64, by how many tokens each row is padded on the left; these slots count as empty.
-        device: Where positions are made, the device of the model.
+        device: The device of positions, that of the model.
     """
 
     def __init__(
@@ -35,18 +37,19 @@ class GrowingCache:
 
     @property
     def length(self) -> int:
-        """How many slots the last layer holds."""
+        """How many tokens the last layer holds."""
         return 0 if self._held[-1] is None else self._held[-1][0].shape[2]
 
     def positions(self, T: int) -> Tensor:
-        """The positions of all keys after T new ones: (S,), or (B, S) where rows are padded; see `Cache`."""
+        """The positions of all keys, T new ones included: (S,), or (B, S) with padding; see `Cache`."""
         slots = torch.arange(self.length + T, device=self._device)
         return slots if self._pads is None else (slots - self._pads[:, None]).clamp(min=-1)
 
     def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Store a layer's new keys and values, (B, K, T, D); return all there are, (B, K, S, D)."""
+        """Store a layer's new keys and values, (B, K, T, D); return all of its own, (B, K, S, D)."""
         if (old := self._held[layer]) is not None:
-            k, v = torch.cat([old[0], k], dim=2), torch.cat([old[1], v], dim=2)
+            k = torch.cat([old[0], k], dim=2)
+            v = torch.cat([old[1], v], dim=2)
         self._held[layer] = k, v
         return k, v
 
@@ -64,7 +67,7 @@ def decode(
 ) -> Iterator[Tensor]:
     """Continue the rows of a batch, one token a step for all of them.
 
-    Nothing ends a row: who reads the ids decides when to stop asking for more.
+    No token ends a row: the caller decides when to stop iterating.
 
     Args:
         model: Any function from ids (B, T) to logits (B, T, V).
@@ -72,9 +75,9 @@ def decode(
         steps: How many tokens are generated for each row.
         temperature: See `generate`.
         generator: The source of randomness; by default PyTorch's own.
-        pads: (B,) int64, by how many tokens each row is padded on the left, where the rows differ and there
-            is no cache; a cache counts them itself, as `GrowingCache` does.
-        cache: An empty cache. Without one the whole text is computed anew at each step.
+        pads: (B,) int64, by how many tokens each row is padded on the left, without a cache; a cache is told
+            itself, as `GrowingCache` is.
+        cache: An empty cache. Without one the whole text is computed again at each step.
 
     Returns:
         The new ids of each step, (B,) int64.
@@ -88,16 +91,16 @@ def decode(
     for _ in range(steps):
         if cache is not None:
             logits = last_logits(model, new, cache=cache)
-            if not _holds(cache, unknown=True):
+            if _length(cache) == 0:
                 raise UserError("This model does not use the cache; generate without one.")
-        elif pads is None:
-            logits = last_logits(model, text)
-        else:
+        elif pads is not None:
             logits = last_logits(model, text, **_padded(text, pads))
+        else:
+            logits = last_logits(model, text)
         if not logits.amax(-1).isfinite().all():
             raise UserError(
-                "The model's logits are not finite: its weights hold NaN or infinite numbers, or overflow in "
-                "this dtype; load it again, or in float32."
+                "The model's logits are not finite: its weights contain NaN or infinite numbers, or overflow "
+                "in this dtype; load it again, or in float32."
             )
         chosen = sample(logits, temperature, generator)
         yield chosen
@@ -106,13 +109,14 @@ def decode(
             text = torch.cat([text, new], dim=1)
 
 
-def _holds(cache: Cache | None, *, unknown: bool = False) -> bool:
-    """Whether a cache holds anything, where it says so by a ``length``, a number or one for each row."""
-    return bool(torch.as_tensor(getattr(cache, "length", unknown)).any())
+def _length(cache: Cache | None) -> int | None:
+    """The tokens in the longest row of a cache, if it has a ``length`` (one number or one for each row)."""
+    length = getattr(cache, "length", None)
+    return None if length is None else int(torch.as_tensor(length).max())
 
 
 def _padded(ids: Tensor, pads: Tensor) -> dict[str, Any]:
-    """What `Transformer.forward` needs to know of rows that are padded on the left."""
+    """The arguments of `Transformer.forward` for rows that are padded on the left."""
     positions = torch.arange(ids.shape[1], device=ids.device) - pads[:, None]
     return {"positions": positions, "mask": causal & Mask(lambda b, h, q, k: k >= pads[b])}
 
@@ -133,12 +137,12 @@ def generate(
         model: Any function from ids (B, T) to logits (B, T, V).
         ids: The prompt, at least one id: a sequence, or a tensor (T,).
         max_new_tokens: The most that is generated.
-        temperature: 0 takes the most likely token each time; otherwise the logits are divided by it and a
-            token is sampled, from the model's own distribution at 1.
+        temperature: 0 takes the most likely token each time; otherwise a token is sampled, after the logits
+            have been divided by it. 1 is the model's own distribution.
         stop_ids: Ids that end the text; they are not yielded.
         seed: Makes sampling repeatable; by default PyTorch's own generator is used.
-        cache: An empty cache of keys and values, so that only the new token is computed each time.
-            Without one the whole text is computed anew for each token.
+        cache: An empty cache of keys and values, so that only the new token is computed each time. Without
+            one the whole text is computed again for each token.
 
     Returns:
         The new ids, each as soon as it is known.
@@ -148,42 +152,30 @@ def generate(
             are not finite.
     """
     row = [int(i) for i in ids]
-    limit = getattr(getattr(model, "config", None), "block_size", None)
+    limit = block_size_of(model)
     if not row:
         raise UserError("There is nothing to continue; give at least one id, such as the begin token.")
     if max_new_tokens < 0:
         raise UserError(f"max_new_tokens must be 0 or more, not {max_new_tokens}.")
     if not 0 <= temperature < math.inf:
         raise UserError(f"temperature must be 0 or a positive number, not {temperature}.")
-    if _holds(cache):
+    if _length(cache):
         raise UserError("The cache already holds keys and values; give an empty one.")
     if limit is not None and len(row) + max_new_tokens > limit:
-        raise UserError(
-            f"{len(row)} tokens and {max_new_tokens} new ones do not fit into a context of {limit}; "
-            + (f"ask for at most {limit - len(row)}." if len(row) < limit else "shorten the text.")
-        )
+        room = limit - len(row)
+        advice = f"ask for at most {room}" if room > 0 else "shorten the text"
+        text = f"{len(row)} tokens and {max_new_tokens} new ones"
+        raise UserError(f"{text} do not fit into a context of {limit}; {advice}.")
     device = device_of(model)
-    generator = (
-        None if seed is None else torch.Generator(device).manual_seed(seed % (1 << 64))
-    )  # all that PyTorch takes
+    generator = None
+    if seed is not None:
+        generator = torch.Generator(device).manual_seed(seed % (1 << 64))  # PyTorch takes 64 bits
     prompt = torch.tensor([row], device=device)
     new = decode(
         model, prompt, steps=max_new_tokens, temperature=temperature, generator=generator, cache=cache
     )
-    return _until_stop((int(i) for i in new), frozenset(stop_ids))
-
-
-def _until_stop(ids: Iterator[int], stop_ids: frozenset[int]) -> Iterator[int]:
-    for i in ids:
-        if i in stop_ids:
-            return
-        yield i
-
-
-def device_of(model: Model) -> torch.device:
-    """Where a model's parameters are; the CPU for a plain function."""
-    first = next(model.parameters(), None) if isinstance(model, nn.Module) else None
-    return torch.device("cpu") if first is None else first.device
+    stops = frozenset(stop_ids)
+    return takewhile(lambda i: i not in stops, (int(i) for i in new))
 
 
 def last_logits(model: Model, ids: Tensor, **options: Any) -> Tensor:
@@ -206,7 +198,7 @@ def sample(logits: Tensor, temperature: float, generator: torch.Generator | None
     """
     if temperature == 0:
         return logits.argmax(-1)
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    logits = upcast(logits)
     temperature = max(temperature, torch.finfo(logits.dtype).tiny)  # not 0 in this dtype
     logits = (logits - logits.amax(-1, keepdim=True)) / temperature  # the largest is 0: nothing overflows
     return torch.multinomial(torch.softmax(logits, dim=-1), 1, generator=generator).squeeze(-1)
@@ -220,17 +212,17 @@ def stream(
     stop: str | Sequence[str] = (),
     **options: Any,
 ) -> Iterator[str]:
-    """Continue a text, piece by piece.
+    """Continue a text and return it piece by piece.
 
     Args:
         model: Any function from ids (B, T) to logits (B, T, V).
         tokenizer: Its tokenizer.
         prompt: A text, or ids. Nothing is put in front of it.
-        stop: Strings that end the text, even where they begin or end inside a token; they are not yielded.
+        stop: Strings that end the text, even if they begin or end inside a token; they are not yielded.
         options: Those of `generate`.
 
     Returns:
-        Pieces of the new text, never half a character; joined they are the whole.
+        Pieces of the new text, of whole characters; joined they are the new text.
 
     Raises:
         UserError: As `generate`, or an empty stop string.
@@ -246,8 +238,8 @@ def stream(
 def cut_at_stop(pieces: Iterable[str], stops: Sequence[str]) -> Iterator[str]:
     """A text up to the first complete stop string, without it.
 
-    What may be the beginning of a stop string is held back until the text goes on. Of several that end at the
-    same place the longest is cut.
+    What may be the beginning of a stop string is held back until more text follows. Of several that end at
+    the same place the longest is removed.
 
     Args:
         pieces: The text in any pieces.
@@ -256,13 +248,15 @@ def cut_at_stop(pieces: Iterable[str], stops: Sequence[str]) -> Iterator[str]:
     held = ""
     for piece in pieces:
         held += piece
-        if found := [(start + len(stop), start) for stop in stops if (start := held.find(stop)) >= 0]:
-            if text := held[: min(found)[1]]:
-                yield text
-            return
-        keep = max((n for stop in stops for n in range(len(stop)) if held.endswith(stop[:n])), default=0)
-        if text := held[: len(held) - keep]:
-            yield text
-        held = held[len(held) - keep :]
+        found = [(held.find(stop) + len(stop), held.find(stop)) for stop in stops if stop in held]
+        if found:
+            _, start = min(found)
+            held = held[:start]
+            break
+        beginnings = (stop[:n] for stop in stops for n in range(1, len(stop)))
+        keep = max((len(part) for part in beginnings if held.endswith(part)), default=0)
+        ready, held = held[: len(held) - keep], held[len(held) - keep :]
+        if ready:
+            yield ready
     if held:
         yield held

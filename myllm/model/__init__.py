@@ -7,7 +7,7 @@ Shapes are written with the same letters everywhere:
     S  key length       positions that are attended to
     H  heads            of the queries
     K  kv heads         of keys and values; K divides H
-    D  head dimension   numbers a head works with
-    C  width            width of the residual stream
-    V  vocabulary       tokens the model chooses from
+    D  head dimension   size of a query, key or value
+    C  width            of the residual stream
+    V  vocabulary       number of tokens
 """

@@ -1,9 +1,11 @@
-"""Attention: each position attends to those it may, and takes a weighted mean of their values.
+"""Attention: each position takes a weighted mean of the values at the positions that it may attend to.
 
-`naive_attention` is the definition, `attend` the one door that models go through, `prepare` what turns a mask
-into the form that kernels take, and `Attention` the layer with its projections (Vaswani et al., 2017).
+`naive_attention` is the definition, and `attend`, which models call, computes the same by the fastest kernel.
+`prepare` converts a mask to the form that kernels take. `Attention` is the layer with its projections
+(Vaswani et al., 2017).
 """
 
+import math
 from collections.abc import Callable
 from functools import cache as remember
 from typing import Any, NamedTuple
@@ -13,29 +15,33 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from myllm.model import masks
+from myllm.model.basics import upcast
 from myllm.model.cache import Cache, newest
-from myllm.model.masks import MaskFunction, build, causal
+from myllm.model.masks import Mask, MaskFunction, build, causal, full
 
+#: A position embedding, applied to queries and keys: ``(q, k) -> (q, k)``.
 Position = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-"""Puts positions into queries and keys: ``(q, k) -> (q, k)``."""
 
+#: FlexAttention works on blocks of this many tokens; shorter texts gain nothing from it.
 FLEX_TOKENS = 128
-"""FlexAttention works on blocks of so many tokens; shorter texts gain nothing from it."""
 
 
 class Prepared(NamedTuple):
-    """A mask in the form that kernels take, made by `prepare`; `allowed_pairs` gives it as a bool tensor."""
+    """A mask in the form that kernels take, made by `prepare`; `allowed_pairs` converts it to a bool tensor.
+
+    Attributes:
+        queries: (T,) or (B, T) int64, the positions of the queries.
+        keys: (S,) or (B, S) int64, the positions of the keys, -1 for an empty slot.
+        pairs: Bool, (B or 1, H or 1, T, S): true where a query may attend to a key; None allows all pairs.
+        blocks: FlexAttention's ``BlockMask``, used on a GPU instead of `pairs`.
+        is_causal: Whether it is the plain causal mask, which every kernel implements: nothing is built.
+    """
 
     queries: Tensor
-    """(T,) or (B, T) int64: the positions of the queries."""
     keys: Tensor
-    """(S,) or (B, S) int64: the positions of the keys, -1 for an empty slot."""
     pairs: Tensor | None = None
-    """Bool, (B or 1, H or 1, T, S): true where a query may attend to a key. None: to all."""
     blocks: Any = None
-    """FlexAttention's ``BlockMask``, on a GPU, instead of `pairs`."""
     is_causal: bool = False
-    """The plain causal mask, which every kernel knows: nothing is built."""
 
 
 AnyMask = MaskFunction | Tensor | Prepared
@@ -50,7 +56,7 @@ def prepare(
     batch: int = 1,
     heads: int = 1,
 ) -> Prepared:
-    """Turn a mask into the form that the kernels take: once a forward pass, for all layers that share it.
+    """Convert a mask to the form that the kernels take: once a forward pass, for all layers that share it.
 
     On a GPU the mask of a long text becomes FlexAttention's blocks. Inside a compiled model it becomes a bool
     tensor; to have blocks there, prepare the mask outside and pass the result to the model.
@@ -59,63 +65,54 @@ def prepare(
         mask: A mask function, or a bool tensor that broadcasts to (B, H, T, S).
         queries: (T,) or (B, T) int64, the positions of the queries.
         keys: (S,) or (B, S) int64, the positions of the keys, -1 for an empty slot. By default there is no
-            cache, and the keys are those of the queries.
-        window: Also forbid keys further back than this; see `myllm.model.masks.window`.
+            cache, and the keys are at the positions of the queries.
+        window: Also exclude keys that lie further back; see `myllm.model.masks.window`.
         batch: B.
         heads: H, of the queries.
 
     Raises:
-        ValueError: A window for a mask that is prepared already.
+        ValueError: A window for a mask that is already prepared.
     """
     if isinstance(mask, Prepared):
         if window is not None:
-            raise ValueError(
-                "A mask prepared for all layers cannot take the window of some; give the function."
-            )
+            raise ValueError("A window cannot be added to a prepared mask; pass the mask function instead.")
         return mask
-    fixed = torch.compiler.is_compiling()  # then no number may be looked up, and no length compared
-    same = keys is None or (not fixed and _same(queries, keys))
-    if window is not None and same and not fixed and queries.shape[-1] <= window:
-        window = None  # reaches past the beginning
+    T = queries.shape[-1]
+    tracing = torch.compiler.is_compiling()  # then no value is known, and comparing lengths would fix them
+    same = keys is None or (not tracing and queries.shape == keys.shape and torch.equal(queries, keys))
+    if window is not None and same and not tracing and window >= T:
+        window = None  # it reaches past the beginning
     if mask is causal and same and window is None:
         return Prepared(queries, queries if keys is None else keys, is_causal=True)
-    long = queries.is_cuda and queries.shape[-1] >= FLEX_TOKENS
-    if long and keys is None and not fixed and not isinstance(mask, Tensor):
-        return Prepared(queries, queries, blocks=_blocks(mask, len(queries), window, batch, heads))
-    held = queries if keys is None else keys
-    pairs = mask if isinstance(mask, Tensor) else build(mask, batch, heads, queries, held)
+    rule = full
     if window is not None:
-        pairs = pairs & build(masks.window(window), batch, heads, queries, held)
-    if keys is not None:
-        pairs = pairs & build(_is_held, batch, heads, queries, keys)
-    if not fixed and pairs.shape[-2] == 1 and pairs.device.type == "cpu" and pairs.all():
-        pairs = None  # the next token of a text attends to all there is
-    return Prepared(queries, held, pairs)
+        rule = rule & masks.window(window)
+    if not isinstance(mask, Tensor):
+        rule = rule & mask
+        if keys is None and not tracing and queries.is_cuda and T >= FLEX_TOKENS:
+            return Prepared(queries, queries, blocks=_blocks(rule, T, batch, heads))
+    if keys is None:
+        keys = queries
+    pairs = build(rule, batch, heads, queries, keys)
+    if isinstance(mask, Tensor):
+        pairs = pairs & mask
+    if not tracing and T == 1 and pairs.device.type == "cpu" and pairs.all():
+        pairs = None  # the next token of a text attends to everything before it
+    return Prepared(queries, keys, pairs)
 
 
-def _same(queries: Tensor, keys: Tensor) -> bool:
-    """Whether the keys are just those of the queries, as when a prompt meets an empty cache."""
-    return queries.shape == keys.shape and queries.shape[-1] > 1 and torch.equal(queries, keys)
-
-
-def _is_held(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
-    return k >= 0
-
-
-def _blocks(mask: MaskFunction, T: int, window: int | None, batch: int, heads: int) -> Any:
-    """The mask as FlexAttention takes it, which skips blocks without an allowed pair (Dong et al., 2024)."""
+def _blocks(rule: Mask, T: int, batch: int, heads: int) -> Any:
+    """The block mask of FlexAttention, which skips blocks without an allowed pair (Dong et al., 2024)."""
     from torch.nn.attention.flex_attention import create_block_mask
 
-    if window is not None:
-        mask = masks.Mask(mask) & masks.window(window)
     zero = torch.zeros(1, dtype=torch.int64, device="cuda")
-    rows, of_head, _, _ = build(mask, batch, heads, zero, zero).shape  # 1 where all are alike
-    return create_block_mask(mask, rows if rows > 1 else None, of_head if of_head > 1 else None, T, T, "cuda")
+    B, H, _, _ = build(rule, batch, heads, zero, zero).shape  # 1 where all rows or heads have the same mask
+    return create_block_mask(rule, B, H, T, T, "cuda")
 
 
 @remember
 def _flex_attention() -> Callable[..., Tensor]:
-    """FlexAttention, compiled: without that it would write all T x S scores."""
+    """FlexAttention, compiled: uncompiled, it would hold all T x S scores in memory."""
     from torch.nn.attention.flex_attention import flex_attention
 
     return torch.compile(flex_attention)
@@ -125,20 +122,31 @@ def allowed_pairs(mask: AnyMask, q: Tensor, k: Tensor, q_offset: int = 0) -> Ten
     """Any mask as a bool tensor that broadcasts to (B, H, T, S).
 
     Args:
-        mask: A mask function, a bool tensor, or what `prepare` made.
+        mask: A mask function, a bool tensor, or the result of `prepare`.
         q: Queries, (B, H, T, D).
         k: Keys, (B, K, S, D).
         q_offset: For a mask function, the position of the first query among the keys.
     """
     if isinstance(mask, Tensor):
         return mask
-    if not isinstance(mask, Prepared):
-        queries = torch.arange(q.shape[2], device=q.device) + q_offset
-        return build(mask, q.shape[0], q.shape[1], queries, torch.arange(k.shape[2], device=q.device))
+    mask = _prepared(mask, q, k, q_offset)
     if mask.pairs is not None:
         return mask.pairs
-    rule = causal if mask.is_causal else mask.blocks.mask_mod if mask.blocks else masks.full
+    rule = causal if mask.is_causal else full
+    if mask.blocks is not None:
+        rule = mask.blocks.mask_mod
     return build(rule, q.shape[0], q.shape[1], mask.queries, mask.keys)
+
+
+def _prepared(mask: AnyMask, q: Tensor, k: Tensor, q_offset: int) -> Prepared:
+    """The mask as `prepare` makes it, for keys from position 0 on and queries from `q_offset` on."""
+    if isinstance(mask, Prepared):
+        return mask
+    B, H, T, _ = q.shape
+    S = k.shape[2]
+    queries = torch.arange(T, device=q.device) + q_offset
+    keys = torch.arange(S, device=q.device) if q_offset or S != T else None
+    return prepare(mask, queries, keys, batch=B, heads=H)
 
 
 def naive_attention(
@@ -155,25 +163,28 @@ def naive_attention(
 
     Args:
         q: Queries, (B, H, T, D).
-        k: Keys, (B, K, S, D); K divides H, and H / K neighbouring heads share one.
+        k: Keys, (B, K, S, D); K divides H, and H / K neighbouring query heads share a key head.
         v: Values, (B, K, S, D).
-        mask: Which pairs count; a mask function, a bool tensor that broadcasts to (B, H, T, S), or what
-            `prepare` made.
+        mask: Which pairs are allowed: a mask function, a bool tensor that broadcasts to (B, H, T, S), or the
+            result of `prepare`.
         q_offset: For a mask function, the position of the first query among the keys.
         scale: Factor on the scores, by default 1 / sqrt(D).
         softcap: Limits the scores smoothly to (-softcap, softcap) by a tanh (Gemma 2).
 
     Returns:
-        The means (B, H, T, D) and the weights (B, H, T, S). A query that may attend to nothing gets
-        weights and means of 0.
+        The means (B, H, T, D) and the weights (B, H, T, S). Both are 0 for a query that may attend to
+        nothing.
     """
+    if scale is None:
+        scale = 1 / math.sqrt(q.shape[-1])
     groups = q.shape[1] // k.shape[1]
-    k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)  # (B, H, S, D)
-    scores = q @ k.transpose(-2, -1) * (q.shape[-1] ** -0.5 if scale is None else scale)  # (B, H, T, S)
+    k = k.repeat_interleave(groups, dim=1)  # (B, H, S, D)
+    v = v.repeat_interleave(groups, dim=1)  # (B, H, S, D)
+    scores = q @ k.transpose(-2, -1) * scale  # (B, H, T, S)
     if softcap is not None:
         scores = softcap * torch.tanh(scores / softcap)
     allowed = allowed_pairs(mask, q, k, q_offset)
-    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+    scores = upcast(scores)
     scores = scores.masked_fill(~allowed, torch.finfo(scores.dtype).min)
     weights = torch.softmax(scores, dim=-1).masked_fill(~allowed, 0).to(v.dtype)
     return weights @ v, weights
@@ -189,16 +200,16 @@ def attend(
     scale: float | None = None,
     softcap: float | None = None,
 ) -> Tensor:
-    """The one door to attention: what `naive_attention` defines, by the fastest kernel there is.
+    """Attention as `naive_attention` defines it, computed by the fastest kernel; all models call it.
 
-    PyTorch's fused kernels know no soft cap, so with one the weights are computed as defined.
+    PyTorch's fused kernels have no soft cap, so with one the weights are computed as defined.
 
     Args:
         q: Queries, (B, H, T, D).
         k: Keys, (B, K, S, D); K divides H.
         v: Values, (B, K, S, D).
-        mask: Which pairs count; a mask function, a bool tensor that broadcasts to (B, H, T, S), or what
-            `prepare` made. The plain causal mask is never built.
+        mask: Which pairs are allowed: a mask function, a bool tensor that broadcasts to (B, H, T, S), or the
+            result of `prepare`. The plain causal mask is never built.
         q_offset: For a mask function, the position of the first query among the keys.
         scale: Factor on the scores, by default 1 / sqrt(D).
         softcap: Limits the scores smoothly to (-softcap, softcap).
@@ -209,21 +220,16 @@ def attend(
     Raises:
         ValueError: The number of key heads does not divide that of the query heads.
     """
-    B, H, T, _ = q.shape
-    if H % k.shape[1]:
-        raise ValueError(f"{k.shape[1]} key heads cannot be shared evenly by {H} query heads.")
-    if not isinstance(mask, Prepared):
-        queries, keys = torch.arange(T, device=q.device) + q_offset, None
-        if q_offset or k.shape[2] != T:
-            keys = torch.arange(k.shape[2], device=q.device)
-        mask = prepare(mask, queries, keys, batch=B, heads=H)
+    H, K = q.shape[1], k.shape[1]
+    if H % K:
+        raise ValueError(f"{K} key heads cannot be shared evenly by {H} query heads.")
+    mask = _prepared(mask, q, k, q_offset)
     if softcap is not None:
         return naive_attention(q, k, v, mask=mask, scale=scale, softcap=softcap)[0]
-    shared = k.shape[1] != H
     if mask.blocks is not None:
-        return _flex_attention()(q, k, v, block_mask=mask.blocks, scale=scale, enable_gqa=shared)
+        return _flex_attention()(q, k, v, block_mask=mask.blocks, scale=scale, enable_gqa=K != H)
     return F.scaled_dot_product_attention(
-        q, k, v, mask.pairs, is_causal=mask.is_causal, scale=scale, enable_gqa=shared
+        q, k, v, mask.pairs, is_causal=mask.is_causal, scale=scale, enable_gqa=K != H
     )
 
 
@@ -234,7 +240,7 @@ class Attention(nn.Module):
     multi-query attention (Shazeer, 2019).
 
     Args:
-        n_embd: Width C of what comes in and goes out.
+        n_embd: C, the width of input and output.
         n_head: Query heads H.
         n_kv_head: Key and value heads K, by default H; must divide it.
         head_dim: D, by default C / H.
@@ -242,10 +248,10 @@ class Attention(nn.Module):
         out_bias: Whether the output projection has one.
         scale: Factor on the scores, by default 1 / sqrt(D).
         softcap: See `attend`.
-        qk_norm: Makes a normalization of D numbers; where given, queries and keys are normalized.
+        qk_norm: Called with D, makes the normalizations of queries and keys; by default there are none.
 
     Raises:
-        ValueError: The numbers do not fit together.
+        ValueError: A number of heads does not divide what is split into them.
     """
 
     def __init__(
@@ -268,8 +274,7 @@ class Attention(nn.Module):
         if head_dim is None and n_embd % n_head:
             raise ValueError(f"n_head {n_head} must divide n_embd {n_embd}; or give head_dim.")
         self.head_dim = head_dim or n_embd // n_head
-        self.scale = self.head_dim**-0.5 if scale is None else scale
-        self.softcap = softcap
+        self.scale, self.softcap = scale, softcap
         self.q_proj = nn.Linear(n_embd, n_head * self.head_dim, bias=bias)
         self.k_proj = nn.Linear(n_embd, n_kv_head * self.head_dim, bias=bias)
         self.v_proj = nn.Linear(n_embd, n_kv_head * self.head_dim, bias=bias)
@@ -286,23 +291,20 @@ class Attention(nn.Module):
         cache: Cache | None = None,
         layer: int = 0,
     ) -> Tensor:
-        """Let each position of `x`, (B, T, C), attend to others; returns (B, T, C).
+        """Self-attention of the positions of `x`.
 
         Args:
-            x: The input of the layer.
-            mask: Which pairs count, by position; a `Transformer` prepares it once for all layers.
-            position: Puts positions into queries and keys, as RoPE does.
+            x: (B, T, C).
+            mask: Which pairs are allowed, by position; a `Transformer` prepares it once for all layers.
+            position: Applies a position embedding, such as RoPE, to queries and keys.
             cache: Keys and values of earlier tokens.
             layer: The number of this layer in the cache.
+
+        Returns:
+            (B, T, C).
         """
         B, T, _ = x.shape
-        q = self.q_proj(x).view(B, T, -1, self.head_dim).transpose(1, 2)  # (B, H, T, D)
-        k = self.k_proj(x).view(B, T, -1, self.head_dim).transpose(1, 2)  # (B, K, T, D)
-        v = self.v_proj(x).view(B, T, -1, self.head_dim).transpose(1, 2)  # (B, K, T, D)
-        if self.q_norm is not None and self.k_norm is not None:
-            q, k = self.q_norm(q), self.k_norm(k)
-        if position is not None:
-            q, k = position(q, k)
+        q, k, v = self.project(x, position)
         if cache is not None:
             if not isinstance(mask, Prepared):
                 keys = cache.positions(T)
@@ -310,3 +312,15 @@ class Attention(nn.Module):
             k, v = cache.update(layer, k, v)  # (B, K, S, D)
         y = attend(q, k, v, mask=mask, scale=self.scale, softcap=self.softcap)
         return self.o_proj(y.transpose(1, 2).reshape(B, T, -1))
+
+    def project(self, x: Tensor, position: Position | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (B, H, T, D), keys and values (B, K, T, D) of `x`, with the position embedding applied."""
+        split = *x.shape[:2], -1, self.head_dim
+        q = self.q_proj(x).view(split).transpose(1, 2)
+        k = self.k_proj(x).view(split).transpose(1, 2)
+        v = self.v_proj(x).view(split).transpose(1, 2)
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
+        if position is not None:
+            q, k = position(q, k)
+        return q, k, v

@@ -1,4 +1,4 @@
-"""What a cache of keys and values has to offer to a `Transformer`."""
+"""The interface of a cache of keys and values, as a `Transformer` uses it."""
 
 from typing import Protocol
 
@@ -9,8 +9,8 @@ from torch import Tensor
 class Cache(Protocol):
     """Holds the keys and values of earlier tokens, so that each is computed once.
 
-    A cache may keep them in any order and any number of slots (growing, a fixed buffer, a ring, pages), as
-    long as it says which position stands where.
+    A cache may keep them in any order and in any number of slots (growing, a fixed buffer, a ring, pages), as
+    long as it says which position is in which slot.
     """
 
     def positions(self, T: int) -> Tensor:
@@ -19,17 +19,17 @@ class Cache(Protocol):
         Called once a pass, before any `update`.
 
         Returns:
-            (S,) int64, or (B, S) where rows differ; the new tokens are included, -1 marks an empty slot.
+            (S,) int64, or (B, S) where rows differ; it includes the new tokens; -1 marks an empty slot.
         """
         ...
 
     def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Store a layer's new keys and values, (B, K, T, D); return all there are, (B, K, S, D)."""
+        """Store a layer's new keys and values, (B, K, T, D); return all of its own, (B, K, S, D)."""
         ...
 
 
 def newest(keys: Tensor, T: int) -> Tensor:
-    """The positions of the T newest tokens, given those of all keys: the last one and those before it.
+    """The positions of the T newest tokens, given the positions of all keys: the last one and those before.
 
     Args:
         keys: (S,) or (B, S) int64, as `Cache.positions` returns them.

@@ -1,4 +1,7 @@
-"""The layers between the attentions: normalization and the feed-forward network."""
+"""What stands between two attentions: normalization and the feed-forward network.
+
+LayerNorm is PyTorch's own, `torch.nn.LayerNorm`.
+"""
 
 from collections.abc import Callable
 from functools import partial
@@ -6,6 +9,8 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from myllm.model.basics import upcast
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
@@ -15,45 +20,15 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-class LayerNorm(nn.Module):
-    """Normalize each position to mean 0 and variance 1, then scale and shift by learned numbers.
-
-    ``(x - mean(x)) / sqrt(var(x) + eps) * weight + bias`` over the last dimension, with the biased
-    variance (Ba et al., 2016).
-
-    Args:
-        n_embd: C.
-        eps: Keeps the division safe where all numbers are equal.
-        bias: Whether a learned shift is added.
-    """
-
-    def __init__(self, n_embd: int, *, eps: float = 1e-5, bias: bool = True) -> None:
-        super().__init__()
-        self.eps = eps
-        self.weight = nn.Parameter(torch.empty(n_embd))
-        self.bias = nn.Parameter(torch.empty(n_embd)) if bias else None
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Start as the plain normalization: weights 1, bias 0."""
-        nn.init.ones_(self.weight)
-        if self.bias is not None:
-            nn.init.zeros_(self.bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(…, C) to (…, C)."""
-        return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
-
-
 class RMSNorm(nn.Module):
-    """Scale each position to a mean square of 1, then by learned numbers.
+    """Scale each position to a mean square of 1, then by learned weights.
 
     ``x / sqrt(mean(x²) + eps) * weight`` over the last dimension (Zhang and Sennrich, 2019).
 
     Args:
         n_embd: C.
-        eps: Keeps the division safe where all numbers are 0.
-        offset: Whether the factor is ``1 + weight``, as Gemma stores it.
+        eps: Avoids a division by 0.
+        offset: Multiply by ``1 + weight`` instead, as in Gemma.
     """
 
     def __init__(self, n_embd: int, *, eps: float = 1e-5, offset: bool = False) -> None:
@@ -63,13 +38,12 @@ class RMSNorm(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Start as the plain normalization, a factor of 1."""
+        """Start with a factor of 1."""
         nn.init.constant_(self.weight, 1 - self.offset)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(…, C) to (…, C); the mean is taken in float32 at least."""
-        y = x.to(torch.promote_types(x.dtype, torch.float32))
-        y = F.rms_norm(y, self.weight.shape, eps=self.eps)
+        """(…, C) to (…, C), computed in float32 at least."""
+        y = F.rms_norm(upcast(x), self.weight.shape, eps=self.eps)
         return (y * (self.offset + self.weight)).to(x.dtype)
 
 
@@ -80,7 +54,7 @@ class MLP(nn.Module):
         n_embd: C.
         intermediate_size: The width of the expansion.
         activation: A name in `ACTIVATIONS`; GPT-2's is ``gelu_tanh``.
-        bias: Whether the two projections have one.
+        bias: Whether the two projections have a bias.
     """
 
     def __init__(
@@ -97,7 +71,7 @@ class MLP(nn.Module):
 
 
 class GatedMLP(nn.Module):
-    """A gated feed-forward network: one projection, through the activation, multiplies the other.
+    """A gated feed-forward network: a second projection, after the activation, multiplies the first.
 
     With SiLU it is SwiGLU, with GELU GeGLU (Shazeer, 2020).
 
@@ -105,7 +79,7 @@ class GatedMLP(nn.Module):
         n_embd: C.
         intermediate_size: The width of the expansion.
         activation: A name in `ACTIVATIONS`.
-        bias: Whether the three projections have one.
+        bias: Whether the three projections have a bias.
     """
 
     def __init__(

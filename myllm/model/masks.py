@@ -1,8 +1,8 @@
 """Masks: which positions each position may attend to.
 
-A mask is a function ``(b, h, q, k) -> bool`` on index tensors: row of the batch, head, position of the query,
-position of the key. Masks are combined with ``&``, ``|`` and ``~``. The form is that of PyTorch's
-FlexAttention; nothing of size T x S exists until `build` is called.
+A mask is a function ``(b, h, q, k) -> bool`` of index tensors: the row of the batch, the head, and the
+positions of the query and the key. Masks are combined with ``&``, ``|`` and ``~``. The form is that of
+PyTorch's FlexAttention; no tensor of size T x S exists until `build` is called.
 """
 
 from collections.abc import Callable
@@ -14,13 +14,13 @@ from torch import Tensor
 MaskFunction = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
-@dataclass(eq=False)  # compared by identity, as the compiler needs it for masks made inside a graph
+@dataclass(eq=False)  # compared by identity, which the compiler needs for masks that are made inside a graph
 class Mask:
     """A mask function that can be combined with others by ``&``, ``|`` and ``~``.
 
     Args:
-        allows: Maps index tensors b, h, q, k, which broadcast against each other, to a bool
-            tensor: true where query q may attend to key k.
+        allows: Maps index tensors b, h, q and k, which broadcast against each other, to a bool tensor: true
+            where query q may attend to key k.
     """
 
     allows: MaskFunction
@@ -39,36 +39,32 @@ class Mask:
         return Mask(lambda b, h, q, k: ~self(b, h, q, k))
 
 
+#: No position attends to a later one.
 causal = Mask(lambda b, h, q, k: k <= q)
-"""No position attends to a later one."""
 
-full = Mask(lambda b, h, q, k: k == k)
-"""Every position attends to every other."""
+#: Every position attends to every other, but not to -1: that is an empty slot of a cache.
+full = Mask(lambda b, h, q, k: k >= 0)
 
 
 def window(size: int) -> Mask:
-    """No position attends further back than `size` positions, itself included.
+    """Each position attends to at most the last `size` positions, itself included.
 
-    Combine it with `causal`; alone it leaves the future open.
-
-    Args:
-        size: 1 or more.
+    Combine it with `causal`; alone it also allows later positions.
 
     Raises:
         ValueError: `size` is less than 1.
     """
     if size < 1:
-        raise ValueError(f"A window holds at least the position itself: size must be 1 or more, not {size}.")
+        raise ValueError(
+            f"A window contains at least the position itself: give a size of 1 or more, not {size}."
+        )
     return Mask(lambda b, h, q, k: q - k < size)
 
 
 def prefix(length: int | Tensor) -> Mask:
-    """Every position attends to the beginning.
+    """Every position attends to the first `length` positions: one number, or one for each row, (B,) int64.
 
-    Combined with `causal` by ``|`` this is the mask of T5's prefix language model.
-
-    Args:
-        length: How many positions, one number or one for each row, (B,) int64.
+    ``causal | prefix(length)`` is the mask of T5's prefix language model.
     """
     if isinstance(length, int):
         return Mask(lambda b, h, q, k: k < length)
@@ -79,8 +75,7 @@ def padding(keep: Tensor) -> Mask:
     """No position attends to padding.
 
     Args:
-        keep: (B, S) bool or integers, true on real tokens, as a tokenizer's `encode_batch`
-            returns it.
+        keep: (B, S) bool or integers, true for real tokens, as a tokenizer's `encode_batch` returns it.
     """
     real = keep.bool()
     return Mask(lambda b, h, q, k: real[b, k])
@@ -96,7 +91,7 @@ def document(ids: Tensor) -> Mask:
 
 
 def build(mask: MaskFunction, batch: int, heads: int, queries: Tensor, keys: Tensor) -> Tensor:
-    """Evaluate a mask for given positions.
+    """Evaluate a mask at given positions.
 
     Args:
         mask: Any function ``(b, h, q, k) -> bool``.
@@ -106,38 +101,30 @@ def build(mask: MaskFunction, batch: int, heads: int, queries: Tensor, keys: Ten
         keys: (S,) or (B, S) int64, the positions of the keys.
 
     Returns:
-        Bool, (B or 1, H or 1, T, S): 1 where the mask does not depend on the row or head.
+        Bool, (B or 1, H or 1, T, S): 1 where the mask does not depend on the row or the head.
 
     Raises:
-        ValueError: The function returns something else than a fitting bool tensor.
+        ValueError: The function does not return a bool tensor.
+        RuntimeError: Its shape does not broadcast to (B, H, T, S).
     """
     T, S = queries.shape[-1], keys.shape[-1]
     b = torch.arange(batch, device=keys.device).view(-1, 1, 1, 1)
     h = torch.arange(heads, device=keys.device).view(-1, 1, 1)
-    q = queries if queries.ndim == 1 else queries[:, None]  # (T,) or (B, 1, T)
-    allowed = mask(b, h, q[..., None], keys if keys.ndim == 1 else keys[:, None, None])
+    allowed = mask(b, h, queries.view(-1, 1, T, 1), keys.view(-1, 1, 1, S))
     if not isinstance(allowed, Tensor) or allowed.dtype != torch.bool:  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ValueError("A mask must return a bool tensor: true where query q may attend to key k.")
-    while allowed.ndim < 4:
-        allowed = allowed[None]
-    shape = (batch, heads, T, S)
-    if allowed.ndim > 4 or any(a not in (1, n) for a, n in zip(allowed.shape, shape, strict=True)):
-        raise ValueError(f"A mask's shape must broadcast to {shape}; this one returns {(*allowed.shape,)}.")
+    allowed.expand(batch, heads, T, S)  # raises where the shape does not fit
     return allowed.expand(-1, -1, T, S)
 
 
-def draw(mask: MaskFunction, queries: int, keys: int | None = None, *, row: int = 0, head: int = 0) -> str:
-    """Draw any mask as text: a line for each query, ``■`` where it may attend to the key, ``·`` elsewhere.
+def draw(mask: MaskFunction, queries: int, keys: int | None = None) -> str:
+    """A mask as text: a line for each query, ``■`` where it may attend to the key, ``·`` elsewhere.
 
     Args:
-        mask: Any function ``(b, h, q, k) -> bool``.
+        mask: Any function ``(b, h, q, k) -> bool``; the first row and head are drawn.
         queries: T.
         keys: S, by default T. The queries are the last T of these positions.
-        row: Which row of the batch is drawn.
-        head: Which head.
     """
-    keys = queries if keys is None else keys
-    looking = torch.arange(keys - queries, keys)
-    allowed = build(mask, row + 1, head + 1, looking, torch.arange(keys))
-    lines = allowed.expand(row + 1, head + 1, -1, -1)[row, head]
-    return "\n".join(" ".join("■" if one else "·" for one in line) for line in lines)
+    at = torch.arange(keys or queries)
+    allowed = build(mask, 1, 1, at[-queries:], at)[0, 0]
+    return "\n".join(" ".join("■" if pair else "·" for pair in line) for line in allowed)

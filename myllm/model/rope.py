@@ -1,8 +1,7 @@
 """Rotary position embedding: rotate queries and keys by their position (Su et al., 2021).
 
-Each pair of numbers (i, i + half) of a head rotates with a frequency of its own, so a score depends only on
-the distance between two positions. The four scalings change the frequencies for texts longer than those of
-the training.
+Each pair of numbers (i, i + half) of a head rotates at its own frequency, so a score depends only on the
+distance between two positions. Four scalings change the frequencies for texts longer than those of training.
 """
 
 import math
@@ -36,47 +35,47 @@ def linear(freq: Tensor, scaling: RopeScaling) -> Tensor:
 def llama3(freq: Tensor, scaling: RopeScaling) -> Tensor:
     """LLaMA 3.1: divide the low frequencies, keep the high ones, and interpolate in between.
 
-    What counts is how many full rotations a pair makes in the original context.
+    A frequency is low or high by the number of full rotations that its pair makes in the original context.
     """
-    turns = scaling.original_context * freq / (2 * math.pi)
+    rotations = scaling.original_context * freq / (2 * math.pi)
     low, high = scaling.low_freq_factor, scaling.high_freq_factor
-    keep = ((turns - low) / (high - low)).clamp(0, 1)
+    keep = ((rotations - low) / (high - low)).clamp(0, 1)
     return keep * freq + (1 - keep) * freq / scaling.factor
 
 
 def yarn(freq: Tensor, scaling: RopeScaling, theta: float) -> Tensor:
-    """YaRN: like `llama3`, with a ramp that is linear in the index of the pair (Peng et al., 2023)."""
+    """YaRN: like `llama3`, but the interpolation is linear in the index of the pair (Peng et al., 2023)."""
+    half = len(freq)
 
-    def pair(turns: float) -> float:  # the (fractional) pair that makes so many rotations in the context
-        return len(freq) * math.log(scaling.original_context / (turns * 2 * math.pi)) / math.log(theta)
+    def pair(rotations: float) -> float:
+        """The (fractional) index of the pair that makes so many rotations in the original context."""
+        return half * math.log(scaling.original_context / (rotations * 2 * math.pi)) / math.log(theta)
 
     low = max(math.floor(pair(scaling.beta_fast)), 0)
-    high = min(math.ceil(pair(scaling.beta_slow)), 2 * len(freq) - 1)
-    ramp = (torch.arange(len(freq), dtype=freq.dtype) - low) / max(high - low, 0.001)
+    high = min(math.ceil(pair(scaling.beta_slow)), 2 * half - 1)
+    ramp = (torch.arange(half, dtype=freq.dtype) - low) / max(high - low, 0.001)
     divide = ramp.clamp(0, 1)
     return (1 - divide) * freq + divide * freq / scaling.factor
 
 
-def dynamic(dim: int, theta: float, scaling: RopeScaling, length: Tensor) -> Tensor:
-    """Dynamic NTK: the base grows with the text, once that is longer than the original context.
+def dynamic(freq: Tensor, scaling: RopeScaling, length: Tensor) -> Tensor:
+    """Dynamic NTK: a larger base, once the text is longer than the original context.
 
-    With ``stretch = factor * length / original_context - (factor - 1)`` the slowest pair is divided by the
-    stretch, and the fastest stays as it is.
+    The slowest pair is divided by ``factor * length / original_context - (factor - 1)``, the fastest stays as
+    it is, and those in between follow a geometric sequence.
 
     Args:
-        dim: How many numbers of a head are rotated.
-        theta: The base.
+        freq: The frequencies at the original base, (half,).
         scaling: Its factor and original context.
-        length: Tokens in the text, a scalar float64 tensor, so that it may be known on the device only.
+        length: The number of tokens, a scalar tensor, so that it need not leave the device.
     """
-    stretch = (length / scaling.original_context).clamp(min=1)
-    stretch = scaling.factor * stretch - (scaling.factor - 1)
-    exponents = torch.arange(0, dim, 2, dtype=length.dtype, device=length.device) / dim
-    return (theta * stretch ** (dim / (dim - 2))) ** -exponents
+    stretch = scaling.factor * length.to(freq.dtype) / scaling.original_context - (scaling.factor - 1)
+    exponents = torch.linspace(0, 1, len(freq), dtype=freq.dtype, device=freq.device)
+    return freq / stretch.clamp(min=1) ** exponents
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate the pairs (i, i + half) of the first numbers of each head; the rest stays as it is.
+    """Rotate the pairs (i, i + half) of the first numbers of each head; the others are unchanged.
 
     Args:
         x: Queries or keys, (B, H, T, D).
@@ -87,19 +86,19 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         (B, H, T, D).
     """
     half = cos.shape[-1]
-    a, b, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
+    a, b, rest = x.tensor_split((half, 2 * half), dim=-1)
     return torch.cat([a * cos - b * sin, b * cos + a * sin, rest], dim=-1)
 
 
 class Rope(nn.Module):
     """Rotary position embedding with its scalings.
 
-    The frequencies are a buffer on the model's device, in float64 whatever dtype the model has: angles at far
+    The frequencies are a buffer on the model's device, in float64 whatever the model's dtype: angles at far
     positions need it (float32 where a device has no float64).
 
-    With dynamic NTK the frequencies depend on how long the text is *now*, so keys that a cache holds were
-    rotated by those of an earlier moment: as in `transformers`, they stay so. Up to the original context a
-    cache changes nothing; beyond it, decoding with a cache differs from computing the whole text anew.
+    With dynamic NTK the frequencies depend on the length of the text so far. Keys in a cache keep the
+    rotation that they had when they were stored, as in `transformers`: up to the original context a cache
+    changes nothing; beyond it, decoding with a cache differs from computing the whole text again.
 
     Args:
         head_dim: D.
@@ -119,29 +118,31 @@ class Rope(nn.Module):
         fraction: float = 1.0,
     ) -> None:
         super().__init__()
-        self.dim, self.theta, self.scaling = int(head_dim * fraction), theta, scaling
-        self.scale = 1.0  # YaRN sharpens the weights a little
-        if scaling is not None and scaling.kind == "yarn":
+        self.dim = int(head_dim * fraction)
+        self.theta, self.scaling = theta, scaling
+        self.scale = 1.0
+        if scaling is not None and scaling.kind == "yarn":  # larger queries and keys: sharper weights
             self.scale = scaling.attention_factor or 0.1 * math.log(scaling.factor) + 1
         self.register_buffer("freq", torch.empty(0), persistent=False)
-        self.to(self.freq.device)  # fills it, by `_apply`
+        self.to(self.freq.device)  # computes them, see `_apply`
 
     def frequencies(self, length: int = 0) -> Tensor:
-        """The frequencies, (half,) float64; with dynamic NTK those of a text of `length` tokens."""
+        """The frequencies, (half,) float64; with dynamic NTK those for a text of `length` tokens."""
         freq, scaling = frequencies(self.dim, self.theta), self.scaling
         if scaling is None:
             return freq
         if scaling.kind == "dynamic":
-            tokens = torch.full((), length, dtype=freq.dtype, device=freq.device)
-            return dynamic(self.dim, self.theta, scaling, tokens)
+            return dynamic(freq, scaling, torch.tensor(length))
         if scaling.kind == "yarn":
             return yarn(freq, scaling, self.theta)
-        return (linear if scaling.kind == "linear" else llama3)(freq, scaling)
+        return linear(freq, scaling) if scaling.kind == "linear" else llama3(freq, scaling)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Follow the model to another device; a change of dtype must not round the frequencies."""
+        """Follow the model to another device; a change of its dtype must not round the frequencies."""
         device = fn(self.freq).device
-        with torch.device("cpu"):  # on the meta device, sums would import the compiler: seconds
+        with torch.device(
+            "cpu"
+        ):  # arithmetic on the meta device would import the compiler, which takes seconds
             freq = self.frequencies()
         exact = torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64
         self.freq = freq.to(device, exact)
@@ -151,10 +152,10 @@ class Rope(nn.Module):
         """The rotation of queries (B, H, T, D) and keys (B, K, T, D) at `positions`, (T,) or (B, T)."""
         freq = self.freq
         if self.scaling is not None and self.scaling.kind == "dynamic":
-            freq = dynamic(self.dim, self.theta, self.scaling, positions.max().to(freq.dtype) + 1)
-        angles = positions.to(freq.dtype)[..., None] * freq  # (T, half) or (B, T, half)
-        angles = angles[:, None] if positions.ndim == 2 else angles  # broadcasts over the heads
-        cos, sin = angles.cos() * self.scale, angles.sin() * self.scale
+            freq = dynamic(freq, self.scaling, positions.max() + 1)
+        angles = (positions[..., None] * freq).unsqueeze(-3)  # (B or 1, 1, T, half)
+        cos = angles.cos() * self.scale
+        sin = angles.sin() * self.scale
 
         def apply_rope(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
             c, s = cos.to(q.dtype), sin.to(q.dtype)

@@ -1,31 +1,37 @@
 """Attention tile by tile, with a running softmax: how fast kernels compute it."""
 
+import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from myllm.model.basics import upcast
 from myllm.model.masks import MaskFunction, build, causal
 
 
 class Partial(NamedTuple):
-    """Attention to some of the keys, in a form that can be merged with attention to others."""
+    """Attention to some of the keys, in a form that can be merged with attention to others.
+
+    Attributes:
+        values: (…, T, D), the sum of exp(score - maximum) times value.
+        total: (…, T, 1), the sum of exp(score - maximum).
+        maximum: (…, T, 1), the largest score.
+    """
 
     values: Tensor
-    """(…, T, D): the sum of exp(score - maximum) times value."""
     total: Tensor
-    """(…, T, 1): the sum of exp(score - maximum)."""
     maximum: Tensor
-    """(…, T, 1): the largest score."""
 
 
 def merge(a: Partial, b: Partial) -> Partial:
     """Merge the attention to two sets of keys: the online softmax (Milakov and Gimelshein, 2018).
 
-    Both sums are rescaled to the common maximum; then they add up.
+    Both sums are rescaled to the common maximum; then they can be added.
     """
     maximum = torch.maximum(a.maximum, b.maximum)
-    old, new = torch.exp(a.maximum - maximum), torch.exp(b.maximum - maximum)
+    old = torch.exp(a.maximum - maximum)
+    new = torch.exp(b.maximum - maximum)
     return Partial(old * a.values + new * b.values, old * a.total + new * b.total, maximum)
 
 
@@ -41,14 +47,14 @@ def tiled_attention(
 ) -> Tensor:
     """Attention without the T x S weights: tile by tile, with a running softmax (Dao et al., 2022).
 
-    The arithmetic of FlashAttention as a readable loop; tiles of the mask are built where they are needed,
-    and tiles without an allowed pair are skipped.
+    The arithmetic of FlashAttention as a readable loop. Each tile of the mask is built when it is needed;
+    tiles without an allowed pair are skipped.
 
     Args:
         q: Queries, (B, H, T, D).
         k: Keys, (B, K, S, D); K divides H.
         v: Values, (B, K, S, D).
-        mask: Which pairs count.
+        mask: Which pairs are allowed.
         q_offset: The position of the first query among the keys.
         scale: Factor on the scores, by default 1 / sqrt(D).
         tile: Queries and keys in a tile.
@@ -57,21 +63,23 @@ def tiled_attention(
         (B, H, T, D).
     """
     B, H, T, D = q.shape
-    dtype = q.dtype
-    # Sums over many tiles lose small terms in 16 bits.
-    q, k, v = (x.to(torch.promote_types(dtype, torch.float32)) for x in (q, k, v))
-    k, v = (x.repeat_interleave(H // x.shape[1], dim=1) for x in (k, v))  # (B, H, S, D)
-    q = q * (D**-0.5 if scale is None else scale)
-    keys = torch.arange(k.shape[2], device=q.device)
+    S, dtype = k.shape[2], q.dtype
+    if scale is None:
+        scale = 1 / math.sqrt(D)
+    q = upcast(q) * scale  # sums over many tiles lose small terms in 16 bits
+    groups = H // k.shape[1]
+    k = upcast(k).repeat_interleave(groups, dim=1)  # (B, H, S, D)
+    v = upcast(v).repeat_interleave(groups, dim=1)  # (B, H, S, D)
     lowest = torch.finfo(q.dtype).min
+    queries = torch.arange(T, device=q.device) + q_offset
+    keys = torch.arange(S, device=q.device)
     rows: list[Tensor] = []
     for t in range(0, T, tile):
-        q_tile = q[:, :, t : t + tile]
-        queries = torch.arange(t, t + q_tile.shape[2], device=q.device) + q_offset
-        empty = q_tile.new_zeros(B, H, len(queries), 1)
+        q_tile, at = q[:, :, t : t + tile], queries[t : t + tile]
+        empty = q_tile.new_zeros(B, H, len(at), 1)
         running = Partial(torch.zeros_like(q_tile), empty, empty + lowest)
-        for s in range(0, k.shape[2], tile):
-            allowed = build(mask, B, H, queries, keys[s : s + tile])
+        for s in range(0, S, tile):
+            allowed = build(mask, B, H, at, keys[s : s + tile])
             if not allowed.any():
                 continue
             scores = q_tile @ k[:, :, s : s + tile].transpose(-2, -1)  # (B, H, tile, tile)
@@ -80,5 +88,6 @@ def tiled_attention(
             weights = torch.exp(scores - maximum).masked_fill(~allowed, 0)
             new = Partial(weights @ v[:, :, s : s + tile], weights.sum(-1, keepdim=True), maximum)
             running = merge(running, new)
-        rows.append(running.values / running.total.where(running.total > 0, 1))
+        total = running.total.where(running.total > 0, 1)  # a query that may attend to nothing gets 0
+        rows.append(running.values / total)
     return torch.cat(rows, dim=2).to(dtype)

@@ -1,4 +1,4 @@
-"""One Transformer: GPT-2, LLaMA, Mistral, Gemma, Phi and Qwen are settings of it."""
+"""One Transformer: GPT-2, LLaMA, Mistral, Gemma, Phi and Qwen are configurations of it."""
 
 import math
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from myllm.config import ModelConfig
 from myllm.model.attention import AnyMask, Attention, Prepared, prepare
 from myllm.model.cache import Cache, newest
-from myllm.model.layers import MLP, GatedMLP, LayerNorm, RMSNorm
+from myllm.model.layers import MLP, GatedMLP, RMSNorm
 from myllm.model.masks import causal
 from myllm.model.rope import Rope
 
@@ -19,7 +19,7 @@ Make = Callable[..., nn.Module]
 
 
 class Parts(NamedTuple):
-    """The makers of a model's parts; `Transformer` says what each is called with."""
+    """Callables that make the parts of a model; `Transformer` documents their arguments."""
 
     attention: Make
     mlp: Make
@@ -28,11 +28,10 @@ class Parts(NamedTuple):
 
 
 def parts(config: ModelConfig) -> Parts:
-    """The parts that a configuration names."""
+    """The parts that a configuration asks for."""
+    norm = partial(RMSNorm, eps=config.norm_eps, offset=config.norm_offset)
     if config.norm == "layernorm":
-        norm = partial(LayerNorm, eps=config.norm_eps, bias=config.bias)
-    else:
-        norm = partial(RMSNorm, eps=config.norm_eps, offset=config.norm_offset)
+        norm = partial(nn.LayerNorm, eps=config.norm_eps, bias=config.bias)
     attention = partial(
         Attention,
         bias=bool(config.qkv_bias),
@@ -53,20 +52,18 @@ class Block(nn.Module):
 
     Args:
         config: The model.
-        attention: Makes the attention, called with (n_embd, n_head, n_kv_head, head_dim).
-        mlp: Makes the feed-forward network, called with (n_embd, intermediate_size).
-        norm: Makes a normalization, called with (n_embd).
+        make: What makes its parts.
     """
 
-    def __init__(self, config: ModelConfig, *, attention: Make, mlp: Make, norm: Make) -> None:
+    def __init__(self, config: ModelConfig, make: Parts) -> None:
         super().__init__()
         C = config.n_embd
-        self.input_layernorm = norm(C)
-        self.self_attn = attention(C, config.n_head, config.n_kv_head, config.head_dim)
-        self.post_attention_layernorm = None if config.parallel_residual else norm(C)
-        self.mlp = mlp(C, config.intermediate_size)
-        self.attention_output_norm = norm(C) if config.post_norms else nn.Identity()
-        self.mlp_output_norm = norm(C) if config.post_norms else nn.Identity()
+        self.input_layernorm = make.norm(C)
+        self.self_attn = make.attention(C, config.n_head, config.n_kv_head, config.head_dim)
+        self.post_attention_layernorm = None if config.parallel_residual else make.norm(C)
+        self.mlp = make.mlp(C, config.intermediate_size)
+        self.attention_output_norm = make.norm(C) if config.post_norms else nn.Identity()
+        self.mlp_output_norm = make.norm(C) if config.post_norms else nn.Identity()
 
     def forward(self, x: Tensor, **context: Any) -> Tensor:
         """(B, T, C) to (B, T, C); `context` is passed to the attention."""
@@ -79,7 +76,7 @@ class Block(nn.Module):
 
 
 def embedding(n: int, width: int) -> nn.Embedding:
-    """A table that `Transformer.init_weights` fills; ``nn.Embedding(n, width)`` would fill it once more."""
+    """An embedding without initial values; ``nn.Embedding(n, width)`` would spend time on random ones."""
     return nn.Embedding.from_pretrained(torch.empty(n, width), freeze=False)
 
 
@@ -88,63 +85,56 @@ class Transformer(nn.Module):
 
     Every part can be replaced from outside by a class or a callable of the same form.
 
-    Weights start as in GPT-2: matrices and embeddings are normal with standard deviation ``init_std``;
-    those that write into the residual stream (``o_proj``, ``down_proj``) are divided by
+    Weights are initialized as in GPT-2: matrices and embeddings are normal with standard deviation
+    ``init_std``; those that write into the residual stream (``o_proj``, ``down_proj``) are divided by
     ``sqrt(2 * n_layer)``, so that the sum of all layers' contributions does not grow with depth; biases are
-    0, norms scale by 1. The logits then are near 0 and the first loss near ln V.
+    0, norms scale by 1. The logits are then near 0 and the first loss near ln V.
 
-    On PyTorch's meta device a model is made without drawing or storing anything; `torch.nn.Module.to_empty`
-    followed by `init_weights` defines every parameter and buffer.
+    On PyTorch's meta device a model takes no memory and no random numbers; `torch.nn.Module.to_empty`,
+    followed by `init_weights`, then defines every parameter and buffer.
 
     Args:
         config: The model.
-        attention: Called with (n_embd, n_head, n_kv_head, head_dim); its module is called with x (B, T, C)
-            and the keywords ``mask`` (a `Prepared`), ``position``, ``cache``, ``layer`` of
-            `Attention.forward`.
-        mlp: Called with (n_embd, intermediate_size); maps (…, C) to (…, C).
-        norm: Called with (n_embd); maps (…, C) to (…, C).
-        position: Called with (head_dim); its module maps positions (1, T) or (B, T) to a function
-            ``(q, k) -> (q, k)`` that all layers share. It takes the place of learned positions.
+        replaced: Parts by name, each a class or a callable, that replace those of the configuration:
+
+            - ``attention``: called with (n_embd, n_head, n_kv_head, head_dim); its module is called with x
+              (B, T, C) and the keywords ``mask`` (a `Prepared`), ``position``, ``cache`` and ``layer`` of
+              `Attention.forward`.
+            - ``mlp``: called with (n_embd, intermediate_size); maps (…, C) to (…, C).
+            - ``norm``: called with (n_embd); maps (…, C) to (…, C).
+            - ``position``: called with (head_dim); its module maps positions (1, T) or (B, T) to a function
+              ``(q, k) -> (q, k)`` that all layers share. It replaces learned positions.
     """
 
-    def __init__(
-        self,
-        config: ModelConfig,
-        *,
-        attention: Make | None = None,
-        mlp: Make | None = None,
-        norm: Make | None = None,
-        position: Make | None = None,
-    ) -> None:
+    def __init__(self, config: ModelConfig, **replaced: Make) -> None:
         super().__init__()
         self.config = config
-        default = parts(config)
-        attention, mlp = attention or default.attention, mlp or default.mlp
-        norm, position = norm or default.norm, position or default.position
-        self.embed_tokens = embedding(config.vocab_size, config.n_embd)
-        learned = config.position == "learned" and position is None
-        self.embed_positions = embedding(config.block_size, config.n_embd) if learned else None
-        self.position = position(config.head_dim) if position else None
-        blocks = (Block(config, attention=attention, mlp=mlp, norm=norm) for _ in range(config.n_layer))
-        self.layers = nn.ModuleList(blocks)
-        self.norm = norm(config.n_embd)
-        self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=config.head_bias)
+        make = parts(config)._replace(**replaced)
+        C = config.n_embd
+        self.embed_tokens = embedding(config.vocab_size, C)
+        self.position = make.position(config.head_dim) if make.position else None
+        learned = config.position == "learned" and self.position is None
+        self.embed_positions = embedding(config.block_size, C) if learned else None
+        self.layers = nn.ModuleList(Block(config, make) for _ in range(config.n_layer))
+        self.norm = make.norm(C)
+        self.lm_head = nn.Linear(C, config.vocab_size, bias=config.head_bias)
         self.init_weights()
 
     def tie_weights(self) -> None:
         """Make the head share the embedding table, where the configuration ties them.
 
-        To be called whenever parameters were replaced, as by `load_state_dict` with ``assign=True``;
-        `init_weights` does it itself.
+        Call it whenever parameters have been replaced, as `load_state_dict` does with ``assign=True``;
+        `init_weights` calls it.
         """
         if self.config.tie_embeddings:
             self.lm_head.weight = self.embed_tokens.weight
 
     @torch.no_grad()
     def init_weights(self) -> None:
-        """Initialize every parameter, as the class describes; on the meta device only tie them.
+        """Initialize every parameter, as the class describes; on the meta device, only tie them.
 
-        A part from outside is initialized by its own ``reset_parameters``, where it has one.
+        Norms and parts passed to the constructor are initialized by their own ``reset_parameters``, if they
+        have one.
         """
         self.tie_weights()
         if self.embed_tokens.weight.is_meta:
@@ -152,8 +142,9 @@ class Transformer(nn.Module):
         modules: list[tuple[str, nn.Module]] = [*self.named_modules()]
         for path, module in modules:
             if isinstance(module, nn.Linear | nn.Embedding):
-                writes = path.endswith(("o_proj", "down_proj"))
-                std = self.config.init_std / (math.sqrt(2 * self.config.n_layer) if writes else 1)
+                std = self.config.init_std
+                if path.endswith(("o_proj", "down_proj")):
+                    std /= math.sqrt(2 * self.config.n_layer)
                 nn.init.normal_(module.weight, std=std)
                 if isinstance(module, nn.Linear) and module.bias is not None:  # pyright: ignore[reportUnnecessaryComparison]
                     nn.init.zeros_(module.bias)
@@ -174,42 +165,47 @@ class Transformer(nn.Module):
 
         Args:
             ids: (B, T) int64.
-            positions: (T,) or (B, T) int64, what the position embedding gets: by default 0, 1, … , with a
-                cache those that follow the newest key. Packed rows restart them. With a cache whose rows
-                differ they also place the queries in the mask. A negative one, of padding, counts as 0.
-            mask: Which pairs count, ``(b, h, q, k) -> bool`` or in any form that
-                `myllm.model.attention.prepare` takes, by default `causal`; a window of the config is added.
+            positions: (T,) or (B, T) int64, the input of the position embedding: by default 0, 1, …, or
+                with a cache those after the newest key. Packed rows restart them. With a cache whose rows
+                differ they are also the positions of the queries in the mask. A negative one, of padding,
+                counts as 0.
+            mask: Which pairs are allowed, ``(b, h, q, k) -> bool`` or any form that
+                `myllm.model.attention.prepare` takes, by default `causal`; the window of the config is added.
                 Without a cache, q and k count the tokens of a row from 0.
-            cache: Keys and values of earlier tokens; it knows their positions.
+            cache: Keys and values of earlier tokens, and their positions.
             keep: Where logits are wanted, so that no others are computed: an index into T, such as -1, or a
                 tensor of them, (N,) or (B, N) int64.
-            head: What is computed of the last hidden states (B, T or N, C), by default the logits: a loss in
-                chunks, a classifier, or ``torch.nn.Identity()``. It runs inside `forward`, so that it also
-                works in a model wrapped for distributed training.
+            head: Applied to the last hidden states (B, T or N, C); by default it computes the logits. Pass a
+                loss in chunks, a classifier, or ``torch.nn.Identity()``. It runs inside `forward`, so that it
+                also works in a model wrapped for distributed training.
 
         Returns:
             (B, T, V), or (B, N, V) with `keep` (N is 1 for an int).
 
         Raises:
-            ValueError: More tokens than ``block_size``, those in the cache included; on a GPU what is in the
-                cache is not looked up, since that would wait for the device.
+            ValueError: More tokens than ``block_size``, those in the cache included. (On a GPU the cache is
+                not counted, since that would wait for the device.)
         """
         B, T = ids.shape
-        steps = torch.arange(T, device=ids.device)
-        keys = None if cache is None else cache.positions(T).to(ids.device)
-        queries = steps if keys is None else newest(keys, T)
-        if keys is not None and keys.ndim == 2 and positions is not None:
-            queries = positions.expand(B, T)
+        if cache is None:
+            queries, keys = torch.arange(T, device=ids.device), None
+        else:
+            keys = cache.positions(T).to(ids.device)
+            queries = newest(keys, T)
+            if keys.ndim == 2 and positions is not None:
+                queries = positions.expand(B, T)
         self._check_length(T, queries)
-        positions = (queries if positions is None else positions).clamp(min=0)
-        positions = positions if positions.ndim == 2 else positions[None]  # (1, T) or (B, T)
+        if positions is None:
+            positions = queries
+        positions = positions.clamp(min=0).view(-1, T)  # (1, T) or (B, T)
         x = self.embed_tokens(ids)  # (B, T, C)
         if self.config.scale_embeddings:
             x = x * torch.full((), self.config.n_embd**0.5, dtype=x.dtype, device=x.device)
         if self.embed_positions is not None:
             x = x + self.embed_positions(positions)
-        mask = causal if mask is None else mask
         rotation = None if self.position is None else self.position(positions)
+        if mask is None:
+            mask = causal
         prepared: dict[int | None, Prepared] = {}  # one mask for each kind of layer
         for layer, block in enumerate(self.layers):
             size = self.config.layer_window(layer)
@@ -218,9 +214,8 @@ class Transformer(nn.Module):
                 prepared[size] = prepare(mask, queries, keys, window=size, batch=B, heads=heads)
             x = block(x, mask=prepared[size], position=rotation, cache=cache, layer=layer)
         x = self.norm(_kept(x, keep))
-        return self._logits(x) if head is None else head(x)
-
-    def _logits(self, x: Tensor) -> Tensor:
+        if head is not None:
+            return head(x)
         logits, cap = self.lm_head(x), self.config.logit_softcap
         return logits if cap is None else cap * torch.tanh(logits / cap)
 
@@ -233,7 +228,7 @@ class Transformer(nn.Module):
 
 
 def _kept(x: Tensor, keep: int | Tensor | None) -> Tensor:
-    """The hidden states (B, T, C) at the positions that `Transformer.forward` is to keep."""
+    """The hidden states (B, T, C) at those indices; see `Transformer.forward`."""
     if keep is None:
         return x
     if isinstance(keep, int):

@@ -1,9 +1,9 @@
-"""What every tokenizer of the course can do: the protocol, and the parts that are the same for all."""
+"""The tokenizer protocol, and what all tokenizers of the package share."""
 
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import regex
@@ -11,32 +11,37 @@ from numpy.typing import NDArray
 
 from myllm.files import UserError
 
-if TYPE_CHECKING:
-    from myllm.tokenizers.chat import Template
+Fields = Mapping[str, Any]  # of a JSON object
+
+USUAL_NAMES = {
+    "bos": ("<|bos|>", "<s>", "<|begin_of_text|>", "<|endoftext|>"),
+    "eos": ("<|eos|>", "</s>", "<|end_of_text|>", "<|endoftext|>"),
+    "pad": ("<|pad|>", "<pad>"),
+}
+"""For each role, the special tokens that usually have it; the first one present takes it."""
 
 
 class Tokenizer(Protocol):
-    """Text to ids and back.
+    """Converts text to ids and back.
 
     Attributes:
-        name: A name for people.
+        name: A display name.
         vocab_size: One more than the highest id, special tokens included.
-        bos_id, eos_id, pad_id: The begin, end and padding ids, or None where there is no such token.
-        extra_end_ids: Ids that end a generated text besides `eos_id`, where the tokenizer's files name any.
+        bos_id, eos_id, pad_id: The ids of the begin, end and padding tokens; None where there is none.
+        extra_end_ids: Ids that end a generated text besides `eos_id`.
         special_tokens: The id of each special token.
-        chat_template: The chat format that the model was trained on: the source of a Jinja template, a
-            `Template` of the course, or None; see `render`.
-        add_bos: Whether the model expects the begin token in front of a text; `encode` adds it when asked to.
+        chat_template: The Jinja source of the chat format of the model, or None; see `render`.
+        add_bos: Whether the model expects a begin token; `encode` adds one only with ``bos=True``.
         files: The files that the tokenizer was read from, by name; see `save_tokenizer`.
     """
 
     name: str
     vocab_size: int
-    bos_id: int | None
-    eos_id: int | None
-    pad_id: int | None
     special_tokens: Mapping[str, int]
-    chat_template: "str | Template | None" = None
+    bos_id: int | None = None
+    eos_id: int | None = None
+    pad_id: int | None = None
+    chat_template: str | None = None
     add_bos: bool = False
     extra_end_ids: Set[int] = frozenset()
     files: Mapping[str, bytes] = MappingProxyType({})
@@ -44,11 +49,11 @@ class Tokenizer(Protocol):
     @property
     def end_ids(self) -> frozenset[int]:
         """Every id that ends a generated text: `eos_id` and `extra_end_ids`."""
-        return frozenset(self.extra_end_ids if self.eos_id is None else {self.eos_id, *self.extra_end_ids})
+        return frozenset(i for i in (self.eos_id, *self.extra_end_ids) if i is not None)
 
     @abstractmethod
     def encode_text(self, text: str, *, continued: bool = False) -> list[int]:
-        """Encode text in which special tokens are ordinary text; `continued` says that text precedes it."""
+        """Encode text in which special tokens are ordinary text; `continued` means that text precedes it."""
         ...
 
     def encode(
@@ -63,15 +68,15 @@ class Tokenizer(Protocol):
 
         Args:
             text: Any string; lone surrogates, which UTF-8 cannot express, become U+FFFD.
-            bos: Put the begin token in front.
-            eos: Put the end token at the end.
-            allowed_special: Special tokens to recognize in the text: one, several, or "all"; other text that
-                looks like one is ordinary text.
+            bos: Whether to prepend the begin token.
+            eos: Whether to append the end token.
+            allowed_special: The special tokens to recognize in the text: one, several, or "all". Any other
+                text that looks like a special token is ordinary text.
 
         Raises:
-            UserError: A token asked for does not exist.
+            UserError: A requested token does not exist.
         """
-        ids = [self._need("bos")] if bos else []
+        ids = [self._id_of("bos")] if bos else []
         if isinstance(allowed_special, str):
             allowed_special = self.special_tokens if allowed_special == "all" else [allowed_special]
         allowed = frozenset(allowed_special)
@@ -79,17 +84,16 @@ class Tokenizer(Protocol):
             known = ", ".join(self.special_tokens) or "none"
             raise UserError(f"{sorted(unknown)[0]!r} is no special token of {self.name}; it has: {known}.")
         ids += self.encode_special(text, allowed) if allowed else self.encode_text(text)
-        return [*ids, self._need("eos")] if eos else ids
+        return [*ids, self._id_of("eos")] if eos else ids
 
     def encode_special(self, text: str, allowed: frozenset[str]) -> list[int]:
         """Encode text in which the special tokens `allowed` are recognized, the longest first."""
-        longest_first = sorted(allowed, key=len, reverse=True)
         ids: list[int] = []
-        for part in regex.split("(" + "|".join(map(regex.escape, longest_first)) + ")", text):
+        for part in split_at(text, {token: {} for token in allowed}):
             ids += [self.special_tokens[part]] if part in allowed else self.encode_text(part)
         return ids
 
-    def _need(self, role: str) -> int:
+    def _id_of(self, role: str) -> int:
         found = getattr(self, f"{role}_id")
         if found is None:
             raise UserError(
@@ -99,11 +103,11 @@ class Tokenizer(Protocol):
 
     @abstractmethod
     def id_bytes(self, i: int, *, start: bool) -> bytes:
-        """The bytes that an id of the vocabulary adds to a text; `start` says that it is the first one."""
+        """The bytes that an id below `vocab_size` adds to a text; `start` means that it comes first."""
         ...
 
     def starts_anew(self, i: int) -> bool:
-        """Whether the token behind `i` is decoded as the first one of a text."""
+        """Whether the token after `i` is decoded as the first one of a text."""
         return False
 
     def token_bytes(self, ids: Iterable[int], *, after: Sequence[int] = ()) -> Iterator[bytes]:
@@ -113,8 +117,8 @@ class Tokenizer(Protocol):
 
         Args:
             ids: The ids.
-            after: The ids that precede them, such as a prompt. They are not decoded, but after them a space
-                is kept that some tokenizers drop at the start of a text.
+            after: The ids that precede them, such as a prompt. They are not decoded, but some tokenizers drop
+                a space at the start of a text, and keep it after other ids.
 
         Raises:
             UserError: An id is negative.
@@ -134,13 +138,13 @@ class Tokenizer(Protocol):
         return b"".join(self.token_bytes(ids))
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Decode ids to text; bytes that are no valid UTF-8, such as half a character, become U+FFFD."""
+        """Decode ids to text; invalid UTF-8, such as half a character, becomes U+FFFD."""
         return self.decode_bytes(ids).decode("utf-8", errors="replace")
 
     def encode_batch(
         self, texts: Sequence[str], *, pad: Literal["left", "right"] = "right"
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Encode several texts as one rectangle.
+        """Encode several texts and pad them to one length.
 
         Args:
             texts: B texts.
@@ -165,6 +169,34 @@ class Tokenizer(Protocol):
         ids = np.full((len(rows), width), fill or 0, dtype=np.int64)
         mask = np.zeros((len(rows), width), dtype=np.int64)
         for b, row in enumerate(rows):
-            where = slice(width - len(row), width) if pad == "left" else slice(0, len(row))
-            ids[b, where], mask[b, where] = row, 1
+            start = width - len(row) if pad == "left" else 0
+            where = slice(start, start + len(row))
+            ids[b, where] = row
+            mask[b, where] = 1
         return ids, mask
+
+
+def any_of(words: Iterable[str], single_words: Set[str] = frozenset()) -> regex.Pattern[str]:
+    """A pattern that finds any of the words, the longest first, `single_words` only as whole words."""
+    longest_first = sorted(words, key=len, reverse=True)
+    escaped = {word: regex.escape(word) for word in longest_first}
+    escaped |= {word: rf"(?<!\w){escaped[word]}(?!\w)" for word in single_words}
+    return regex.compile("(" + ("|".join(escaped.values()) or "(?!)") + ")")
+
+
+def split_at(text: str, tokens: Mapping[str, Fields]) -> list[str]:
+    """Split a text at tokens; every second part is a token.
+
+    Args:
+        text: The text.
+        tokens: The flags of each token: ``lstrip`` and ``rstrip`` remove the white space before and after it,
+            ``single_word`` finds it only as a whole word.
+    """
+    parts = any_of(tokens, {t for t, flags in tokens.items() if flags.get("single_word")}).split(text)
+    for i in range(1, len(parts), 2):
+        flags = tokens[parts[i]]
+        if flags.get("lstrip"):
+            parts[i - 1] = parts[i - 1].rstrip()
+        if flags.get("rstrip"):
+            parts[i + 1] = parts[i + 1].lstrip()
+    return parts

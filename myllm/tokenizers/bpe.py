@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast
 
 from myllm.files import UserError, atomic_write, read_json
-from myllm.tokenizers.base import Tokenizer
+from myllm.tokenizers.base import USUAL_NAMES, Tokenizer
 from myllm.tokenizers.merges import Pair, count_chunks, encode_chunk, train
 from myllm.tokenizers.patterns import GPT2, PATTERNS, compile_pattern, pieces, well_formed
 
@@ -19,11 +19,6 @@ FORMAT = "myllm-bpe-1"
 CACHE_SIZE = 1 << 16  # chunks remembered by an encoder; some 10 MB
 CACHE_CHUNK = 64  # characters of the longest chunk remembered; longer ones seldom come twice
 MAX_TOKENS = 1 << 28  # bytes of all tokens together; a merge can double the longest
-USUAL_NAMES = {  # of the special token that has each role; the first that there is
-    "bos": ("<|bos|>", "<s>", "<|begin_of_text|>", "<|endoftext|>"),
-    "eos": ("<|eos|>", "</s>", "<|end_of_text|>", "<|endoftext|>"),
-    "pad": ("<|pad|>", "<pad>"),
-}
 
 
 class BPE(Tokenizer):

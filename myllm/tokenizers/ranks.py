@@ -6,6 +6,7 @@ import tiktoken
 
 from myllm.tokenizers.base import Tokenizer
 from myllm.tokenizers.patterns import compile_pattern, well_formed
+from myllm.tokenizers.settings import Settings
 
 
 def byte_symbols() -> list[str]:
@@ -31,9 +32,16 @@ class RankedBPE(Tokenizer):
     It has no list of merges: of two neighbours whose joined bytes are a token, those of the lowest rank merge
     first, and the rank is the id.
 
+    Args:
+        name: A display name.
+        ranks: The rank of each token's bytes.
+        pattern: The split pattern.
+        special_tokens: The id of each special token.
+        settings: The roles of special tokens and the chat template.
+
     Attributes:
         encoding: The `tiktoken.Encoding`.
-        tokens: The bytes of each id; a special token has those of its name.
+        tokens: The bytes of each id; those of a special token spell its name.
     """
 
     def __init__(
@@ -43,26 +51,23 @@ class RankedBPE(Tokenizer):
         *,
         pattern: str,
         special_tokens: Mapping[str, int],
-        bos: str | None = None,
-        eos: str | None = None,
-        pad: str | None = None,
+        settings: Settings,
     ):
-        self.name = name
-        self.pattern = pattern
-        self.special_tokens = dict(special_tokens)
+        self.name, self.pattern, self.special_tokens = name, pattern, dict(special_tokens)
         self.encoding = tiktoken.Encoding(
             name, pat_str=pattern, mergeable_ranks=dict(ranks), special_tokens=self.special_tokens
         )
         self.vocab_size = self.encoding.n_vocab
         self.tokens = [b""] * self.vocab_size
-        for token, i in [*ranks.items(), *((name.encode(), i) for name, i in special_tokens.items())]:
+        for token, i in ranks.items():
             self.tokens[i] = token
-        self.bos_id, self.eos_id, self.pad_id = (
-            None if token is None else self.special_tokens[token] for token in (bos, eos, pad)
-        )
+        for token, i in special_tokens.items():
+            self.tokens[i] = token.encode()
+        settings.apply(self, special_tokens)
+        self.add_bos = settings.config.get("add_bos_token", False)
 
     def encode_text(self, text: str, *, continued: bool = False) -> list[int]:
-        """Encode text in which special tokens are ordinary text; what precedes it makes no difference."""
+        """Encode text in which special tokens are ordinary text; preceding text makes no difference."""
         text = well_formed(text)
         try:
             return self.encoding.encode(text, disallowed_special=())
@@ -72,7 +77,7 @@ class RankedBPE(Tokenizer):
             return [i for chunk in chunks for i in encode(chunk)]
 
     def id_bytes(self, i: int, *, start: bool) -> bytes:
-        """The bytes of a token, wherever it stands."""
+        """The bytes of a token, the same at any place."""
         return self.tokens[i]
 
     def __repr__(self) -> str:

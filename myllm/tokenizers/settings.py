@@ -1,19 +1,17 @@
-"""The settings that stand beside a tokenizer's file: roles, added tokens and the chat template.
+"""The settings beside a tokenizer's file: roles, added tokens and the chat template.
 
-They are read as `transformers` reads them (``tokenization_utils_base.py``, ``_from_pretrained``): the added
-tokens of ``tokenizer_config.json``, else those of the older ``special_tokens_map.json`` and
+They are read as `transformers` reads them (``tokenization_utils_base.py``, ``_from_pretrained``): added
+tokens come from ``tokenizer_config.json``, else from the older ``special_tokens_map.json`` and
 ``added_tokens.json``.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, NamedTuple, cast
+from types import MappingProxyType, NoneType
+from typing import Any, NamedTuple
 
 from myllm.files import UserError, read_bytes, read_json, read_text
-from myllm.tokenizers.bpe import USUAL_NAMES
-
-Fields = Mapping[str, Any]
+from myllm.tokenizers.base import USUAL_NAMES, Fields, Tokenizer
 
 CONFIG, TEMPLATE = "tokenizer_config.json", "chat_template.jinja"
 SPECIAL, ADDED = "special_tokens_map.json", "added_tokens.json"
@@ -23,41 +21,59 @@ class Settings(NamedTuple):
     """The settings of a tokenizer.
 
     Attributes:
-        config: ``tokenizer_config.json``, with the older files joined to it.
-        added: The added tokens by id, each with its "content" and flags.
-        chat_template: The source of the Jinja template, or None.
+        config: The fields of ``tokenizer_config.json`` and of ``special_tokens_map.json``.
+        added: The added tokens, each with "id", "content" and flags, in the order of their ids.
+        chat_template: The Jinja source of the chat template, or None.
         files: The bytes of the files, by name.
     """
 
     config: Fields = MappingProxyType({})
-    added: Mapping[int, Fields] = MappingProxyType({})
+    added: Sequence[Fields] = ()
     chat_template: str | None = None
     files: Mapping[str, bytes] = MappingProxyType({})
 
-    def roles(self, ids: Mapping[str, int]) -> tuple[int | None, int | None, int | None]:
-        """The ids of the begin, end and padding tokens; without settings, by the names in common use."""
-        named = {key: token["content"] for key, token in _named(self.config)}
+    def named(self) -> dict[str, Fields]:
+        """The tokens with a role, by key, such as "eos_token"."""
+        found = {key: value for key, value in self.config.items() if key.endswith("_token")}
+        return {
+            key: _fields(token) for key, token in found.items() if not isinstance(token, (bool, NoneType))
+        }
+
+    def apply(self, tokenizer: Tokenizer, ids: Mapping[str, int]) -> None:
+        """Set the roles, end ids, chat template and files of a tokenizer; by usual names without settings.
+
+        Args:
+            tokenizer: The tokenizer.
+            ids: The ids of its tokens.
+        """
+        tokens = {key: token["content"] for key, token in self.named().items()}
         if not self.config:
-            named = {
-                f"{r}_token": next((t for t in usual if t in ids), "") for r, usual in USUAL_NAMES.items()
+            tokens = {
+                f"{role}_token": next((name for name in names if name in ids), "")
+                for role, names in USUAL_NAMES.items()
             }
-        bos, eos, pad = (ids.get(named.get(f"{role}_token", "")) for role in USUAL_NAMES)
-        return bos, eos, pad
+        tokenizer.bos_id = ids.get(tokens.get("bos_token", ""))
+        tokenizer.eos_id = ids.get(tokens.get("eos_token", ""))
+        tokenizer.pad_id = ids.get(tokens.get("pad_token", ""))
+        tokenizer.extra_end_ids = {ids[tokens[key]] for key in ("eot_token", "eom_token") if key in tokens}
+        tokenizer.chat_template, tokenizer.files = self.chat_template, self.files
 
-    def extra_ends(self, ids: Mapping[str, int]) -> set[int]:
-        """The ids that end a turn or a message, where the settings name them, besides the end token."""
-        named = dict(_named(self.config))
-        return {ids[named[key]["content"]] for key in ("eot_token", "eom_token") if key in named}
+    def added_tokens(self, listed: Iterable[Fields] = ()) -> dict[str, Fields]:
+        """All added tokens by content, each with its flags; those with a role are special.
 
-    def special(self) -> list[Fields]:
-        """The special tokens that the settings name: those with a role, and others."""
-        tokens = [token for _, token in _named(self.config)]
+        Args:
+            listed: The added tokens of the tokenizer's own file.
+        """
+        special = [*self.named().values()]
         for key in ("additional_special_tokens", "extra_special_tokens"):
-            listed: Any = self.config.get(key) or []
-            if isinstance(listed, dict):  # with the names of roles, such as image_token
-                listed = cast("Fields", listed).values()
-            tokens += [_token(one, True) for one in cast("Iterable[str | Fields]", listed)]
-        return tokens
+            more: Any = self.config.get(key) or []
+            names: Iterable[str | Fields] = more.values() if hasattr(more, "values") else more
+            special += [_fields(token) for token in names]
+        added: dict[str, Fields] = {}
+        for token in [*listed, *self.added, *(dict(token, special=True) for token in special)]:
+            content: str = token["content"]
+            added[content] = {**added.get(content, {}), **token}
+        return added
 
 
 def read_settings(folder: Path) -> Settings:
@@ -66,44 +82,31 @@ def read_settings(folder: Path) -> Settings:
     Raises:
         UserError: A file is damaged.
     """
-    names = (CONFIG, SPECIAL, ADDED, TEMPLATE)
-    files = {name: read_bytes(folder / name) for name in names if (folder / name).is_file()}
-    config = dict(_read(folder, CONFIG, files))
     try:
-        if isinstance(listed := config.get("added_tokens_decoder"), dict):
-            added = {int(i): _token(token, False) for i, token in cast("dict[str, Any]", listed).items()}
-        else:
-            config |= _read(folder, SPECIAL, files)
-            special = {token["content"] for token in Settings(config).special()}
-            added = {
-                int(i): _token(token, token in special) for token, i in _read(folder, ADDED, files).items()
-            }
+        config = _read(folder / CONFIG)
+        listed: Any = config.get("added_tokens_decoder")
+        if listed is None:
+            config |= _read(folder / SPECIAL)
+            listed = {i: token for token, i in _read(folder / ADDED).items()}
+        by_id: dict[int, Fields] = {int(i): _fields(token) for i, token in listed.items()}
+        added = [{**by_id[i], "id": i} for i in sorted(by_id)]
         template: Any = config.get("chat_template")
-        if isinstance(template, list):
-            named = cast("list[Fields]", template)
-            template = {one["name"]: one["template"] for one in named}.get("default")
+        if not isinstance(template, (str, NoneType)):
+            template = {one["name"]: one["template"] for one in template}.get("default")
+        Settings(config, added).added_tokens()  # which fails where a token has no content
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{folder / CONFIG} is not a tokenizer's settings; copy it again.") from error
-    if TEMPLATE in files:
+        raise UserError(f"{folder / CONFIG} is damaged, or a file beside it; copy both again.") from error
+    if (folder / TEMPLATE).is_file():
         template = read_text(folder / TEMPLATE)
+    paths = [folder / name for name in (CONFIG, SPECIAL, ADDED, TEMPLATE)]
+    files = {path.name: read_bytes(path) for path in paths if path.is_file()}
     return Settings(config, added, template if isinstance(template, str) else None, files)
 
 
-def _read(folder: Path, name: str, files: Mapping[str, bytes]) -> Fields:
-    found: Any = read_json(folder / name, "a tokenizer's settings") if name in files else {}
-    if not isinstance(found, dict):
-        raise UserError(f"{folder / name} is not a tokenizer's settings; copy it again.")
-    return cast("Fields", found)
+def _read(path: Path) -> dict[str, Any]:
+    return {**read_json(path, "a tokenizer's settings")} if path.is_file() else {}
 
 
-def _token(token: str | Fields, special: bool) -> dict[str, Any]:
-    """An added token given by its text alone, as in the older files, or with its flags."""
-    fields: dict[str, Any] = {"content": token} if isinstance(token, str) else dict(token)
-    special = bool(fields.setdefault("special", special))
-    return {"normalized": not special} | fields
-
-
-def _named(config: Fields) -> Iterator[tuple[str, Fields]]:
-    for key, token in config.items():
-        if key.endswith("_token") and isinstance(token, (str, dict)):
-            yield key, _token(cast("str | Fields", token), True)
+def _fields(token: str | Fields) -> Fields:
+    """An added token that is given by its content alone or with its flags."""
+    return {"content": token} if isinstance(token, str) else token

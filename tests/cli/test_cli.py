@@ -125,7 +125,7 @@ def test_what_there_is_to_download(tmp_path):
     env = {**os.environ, "MYLLM_CACHE": str(tmp_path)}
     table = say("download", env=env)
     rows = {row["name"]: row for row in json.loads(say("download", "--json", env=env))}
-    assert {*corpus.list(), "smollm2"} == {*rows}
+    assert {*corpus.CORPORA, "smollm2"} == {*rows}
     for name, row in rows.items():
         [line] = [line for line in table.splitlines() if line.split()[0] == name]
         assert row["licence"] in line and f"{row['bytes'] / 1e6:.1f} MB" in line

@@ -126,10 +126,10 @@ def test_perplexity_is_the_exponential_of_the_mean():
         ([], {}, r"at least two ids, not the shape \(0,\)"),
         ([1], {}, r"at least two ids, not the shape \(1,\)"),
         ([[1, 2]], {}, r"a row .* shape \(1, 2\)"),
-        ([1, 2], {"stride": 0}, "between 1 and 4, not be 0"),
-        ([1, 2], {"stride": 5}, "between 1 and 4, not be 5"),
-        ([1, 2], {"block_size": 0}, "block_size"),
-        ([1, 2], {"batch_size": 0}, "batch_size must be at least 1, not 0"),
+        ([1, 2], {"stride": 0}, "block_size ≥ stride ≥ 1 .* not 4, 0"),
+        ([1, 2], {"stride": 5}, "block_size ≥ stride ≥ 1 .* not 4, 5"),
+        ([1, 2], {"block_size": 0}, "block_size ≥ stride ≥ 1 .* not 0, 0 and 4096"),
+        ([1, 2], {"batch_size": 0}, "batch_size ≥ 1, not 4, 4 and 0"),
     ],
 )
 def test_bad_input_is_named(ids: list[int], options: dict[str, int], message: str):
@@ -138,7 +138,7 @@ def test_bad_input_is_named(ids: list[int], options: dict[str, int], message: st
 
 
 def test_nothing_scored_is_named():
-    with pytest.raises(UserError, match="no score to average"):
+    with pytest.raises(UserError, match="needs at least one score"):
         perplexity(torch.tensor([]))
     with pytest.raises(UserError, match=r"n_bytes .* not 0"):
         bits_per_byte(torch.ones(3), 0)

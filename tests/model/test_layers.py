@@ -1,11 +1,11 @@
-"""Normalization, feed-forward networks and rotary positions against their formulas."""
+"""RMSNorm, feed-forward networks and rotary positions against their formulas."""
 
 import pytest
 import reference
 import torch
 from torch.testing import assert_close
 
-from myllm.model.layers import ACTIVATIONS, MLP, GatedMLP, LayerNorm, RMSNorm
+from myllm.model.layers import ACTIVATIONS, MLP, GatedMLP, RMSNorm
 from myllm.model.rope import Rope
 
 EXACT = {"atol": 1e-12, "rtol": 1e-12}
@@ -36,18 +36,6 @@ def agree(module, formula, x):
         )
 
 
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("eps", [1e-5, 0.3])
-def test_layer_norm(bias, eps):
-    norm, weights = filled(LayerNorm(7, eps=eps, bias=bias))
-    assert [*weights] == ["weight", "bias"][: 1 + bias]
-    agree(
-        norm,
-        lambda x: reference.layer_norm(x, weights["weight"], weights.get("bias"), eps),
-        random(2, 3, 7) * 3 + 1,
-    )
-
-
 @pytest.mark.parametrize("offset", [True, False])
 @pytest.mark.parametrize("eps", [1e-5, 0.3])
 def test_rms_norm(offset, eps):
@@ -55,24 +43,20 @@ def test_rms_norm(offset, eps):
     agree(norm, lambda x: reference.rms_norm(x, offset + weights["weight"], eps), random(2, 3, 7) * 3 + 1)
 
 
-@pytest.mark.parametrize(
-    "norm", [LayerNorm(5), LayerNorm(5, bias=False), RMSNorm(5), RMSNorm(5, offset=True)]
-)
+@pytest.mark.parametrize("norm", [RMSNorm(5), RMSNorm(5, offset=True)])
 def test_a_new_norm_only_normalizes(norm):
     x = random(4, 5, dtype=torch.float32) * 10
-    middle = x - x.mean(-1, keepdim=True) if isinstance(norm, LayerNorm) else x
-    assert_close(norm(x), middle / (middle**2).mean(-1, keepdim=True).sqrt(), atol=1e-5, rtol=1e-5)
+    assert_close(norm(x), x / (x**2).mean(-1, keepdim=True).sqrt(), atol=1e-5, rtol=1e-5)
     assert not norm(torch.zeros(2, 5)).any()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("make", [LayerNorm, RMSNorm])
-def test_norms_are_computed_in_float32_at_least(make, dtype):
+def test_norms_are_computed_in_float32_at_least(dtype):
     # The squares of these numbers do not fit into float16, and eight bits are too few for their mean.
     x = (random(64, 96) * 300 + 40).to(dtype)
-    out = make(96).to(dtype)(x)
+    out = RMSNorm(96).to(dtype)(x)
     assert out.dtype == dtype
-    assert_close(out, make(96).double()(x.double()).to(dtype), atol=0, rtol=torch.finfo(dtype).eps)
+    assert_close(out, RMSNorm(96).double()(x.double()).to(dtype), atol=0, rtol=torch.finfo(dtype).eps)
 
 
 @pytest.mark.parametrize("name", reference.ACTIVATIONS)

@@ -16,7 +16,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 from myllm import BPE, load_tokenizer, render
 from myllm.files import UserError
 from myllm.tokenizers.base import Tokenizer
-from myllm.tokenizers.chat import TEMPLATES, Template
+from myllm.tokenizers.chat import TEMPLATES
 from myllm.tokenizers.pretrained import ASSETS
 
 GOLDENS = json.loads(Path(__file__).with_name("token_goldens.json").read_text("utf-8"))
@@ -397,7 +397,7 @@ def test_which_orders_a_format_takes(name: str, order: str, pair: tuple[Tokenize
         ids, mask = render(messages, pair[0], name)
         assert len(ids) == len(mask) and bool(sum(mask)) == ("a" in order)
     else:
-        with pytest.raises(UserError, match="wants one system message at most, at the start, then user and"):
+        with pytest.raises(UserError, match="takes one system message at most, first, then user and"):
             render(messages, pair[0], name)
 
 
@@ -406,9 +406,7 @@ def test_asking_after_an_answer(name: str, pair: tuple[Tokenizer, Any]):
     if name in ANY_ORDER:
         render(say("x", "y"), pair[0], name, add_generation_prompt=True)
     else:
-        with pytest.raises(
-            UserError, match=r"in turn, the user last; these messages are (system, )?user, assistant"
-        ):
+        with pytest.raises(UserError, match=r"in turn; the user is last\)"):
             render(say("x", "y"), pair[0], name, add_generation_prompt=True)
 
 
@@ -420,18 +418,16 @@ def test_asking_after_an_answer(name: str, pair: tuple[Tokenizer, Any]):
     [
         ("chatml", r"<\|im_start\|>"),
         ("smollm2", r"<\|im_start\|>"),
-        ("llama3", r"<\|start_header_id\|>"),
+        ("llama3", r"<\|begin_of_text\|>"),
         ("gemma", "<start_of_turn>"),
-        ("llama2", "<bos>"),
-        ("mistral", "<eos>"),
-        ("alpaca", "<eos>"),
+        ("llama2", "bos_token"),
+        ("mistral", "bos_token"),
+        ("alpaca", "eos_token"),
     ],
 )
 def test_a_tokenizer_without_the_tokens_is_refused(name: str, lacking: str, mistral: Any):
-    bare = mistral if "_" in lacking or "|" in lacking else BPE([], name="bare")
-    with pytest.raises(
-        UserError, match=rf"^{bare.name} has no {lacking} token, which this chat format needs\.$"
-    ):
+    bare = mistral if "<" in lacking else BPE([], name="bare")
+    with pytest.raises(UserError, match=rf"^{bare.name} has no {lacking}, which this chat format needs\.$"):
         render(say("x", "y"), bare, name)
 
 
@@ -449,9 +445,11 @@ def test_the_tokenizers_own_format(smollm2: Tokenizer, mistral: Any):
 
 
 def test_a_template_of_your_own(smollm2: Tokenizer):
-    mine = Template(
-        user="Q: {}\n", prompt="A:", answer=" {}<eos>", after="\n", begin="<bos>", strip="message"
-    )
+    mine = """{{- bos_token -}}{%- for m in messages -%}{%- if m.role == 'assistant' -%}
+        {{- 'A:' -}}{%- generation -%}{{- ' ' + m.content | trim + eos_token -}}
+        {%- endgeneration -%}{{- '\\n' -}}
+        {%- else -%}{{- 'Q: ' + m.content | trim + '\\n' -}}{%- endif -%}{%- endfor -%}
+        {%- if add_generation_prompt -%}{{- 'A:' -}}{%- endif -%}"""
     ids, mask = render(say(" Why? ", "Because.", "Oh."), smollm2, mine, add_generation_prompt=True)
     assert smollm2.decode(ids) == "<|im_start|>Q: Why?\nA: Because.<|im_end|>\nQ: Oh.\nA:"
     assert smollm2.decode([i for i, m in zip(ids, mask, strict=True) if m]) == " Because.<|im_end|>"

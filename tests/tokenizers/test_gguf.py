@@ -11,7 +11,7 @@ import sentencepiece
 import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import models, normalizers, pre_tokenizers
+from tokenizers import models, pre_tokenizers
 from transformers import AutoTokenizer
 
 from myllm import load_tokenizer
@@ -122,7 +122,7 @@ def test_sentencepiece(mistral: dict[str, Any], tmp_path):
     plain = gguf(**mistral | {"add_space_prefix": False, "add_bos_token": False})
     assert not plain.add_bos
 
-    @settings(max_examples=200, derandomize=True, deadline=None)
+    @settings(max_examples=60, derandomize=True, deadline=None)
     @given(st.lists(FUZZ, min_size=10, max_size=10))
     def equal(texts: list[str]):
         for text in [*TEXTS, *texts]:
@@ -157,37 +157,6 @@ def test_small_sentencepiece_models(prefix: bool, fallback: bool, corpora: dict[
     found = gguf(**described(theirs) | {"add_space_prefix": prefix})
     for text in [*TEXTS, corpora["kjv"][:3_000], "the 東京京東 sea"]:
         assert found.encode(text) == theirs.encode(text)
-
-
-def test_word_piece():
-    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "▁the", "▁sea", "s", "▁a", "▁!", "▁s", "ea", "▁,"]
-    original = [t if t[0] == "[" else t[1:] if t[0] == "▁" else "##" + t for t in tokens]
-    vocabulary = {token: i for i, token in enumerate(original)}
-    theirs = tokenizers.Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
-    theirs.normalizer, theirs.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
-    found = gguf(
-        model="bert", tokens=tokens, token_type=[3] * 4 + [1] * 8, unknown_token_id=1, padding_token_id=0
-    )
-    for text in ("The seas, a sea!", "séas x", "thethe [CLS]"):
-        assert found.encode(text) == theirs.encode(text).ids
-    assert found.decode(found.encode("the seas, a sea!")) == "the seas, a sea!" and found.pad_id == 0
-
-
-def test_unigram(corpora: dict[str, str]):
-    made = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(corpora["sotu"][:40_000].split(". ")),
-        model_writer=made,
-        minloglevel=2,
-        vocab_size=600,
-        model_type="unigram",
-        normalization_rule_name="identity",
-    )
-    theirs = sentencepiece.SentencePieceProcessor(model_proto=made.getvalue())
-    found = gguf(**described(theirs) | {"model": "t5"})
-    for text in ("The people of the United States", "1999, and 東京!", "</s> <s>"):
-        assert found.encode(text) == theirs.encode(text)
-        assert {1, 2}.isdisjoint(found.encode(text))
 
 
 @pytest.mark.parametrize(
@@ -278,27 +247,25 @@ def test_no_tokenizer():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model": "rwkv"}, "kind 'rwkv'; known are gpt2, llama, bert, t5"),
+        ({"model": "rwkv"}, "kind 'rwkv'; known are gpt2, llama"),
         ({"model": 7}, "kind '7'"),
         ({"model": [7]}, "kind"),
         ({"pre": "tekken"}, "as 'tekken', which is not known; known are gpt-2"),
-        ({"merges": ["nonsense"]}, "reads: "),
-        ({"merges": ["Ġ t t"]}, "reads: "),
+        ({"merges": ["nonsense"]}, "library `tokenizers` reads"),
+        ({"merges": ["Ġ t t"]}, "library `tokenizers` reads"),
         ({"merges": 7}, "damaged"),
         ({"token_type": [1]}, "damaged"),
         ({"token_type": None}, "damaged"),
         ({"tokens": None}, "damaged"),
         ({"tokens": [1, 2]}, "damaged"),
-        ({"tokens": ["a", "a"], "token_type": [1, 1]}, "lists the token 'a' twice"),
+        ({"tokens": ["a", "a"], "token_type": [1, 1]}, "the token 'a' is listed twice"),
         ({"eos_token_id": 10**9}, "damaged"),
         ({"eos_token_id": -2}, "damaged"),
         ({"eos_token_id": "x"}, "damaged"),
         ({"eot_token_id": 10**9}, "damaged"),
         ({"model": "llama"}, "damaged"),
+        ({"model": "bert"}, "kind 'bert'; known are"),
         ({"model": "llama", "scores": [0.0]}, "damaged"),
-        ({"model": "t5", "scores": [0.0]}, "damaged"),
-        ({"model": "t5", "scores": [0.0] * 300, "precompiled_charsmap": b"AAAA"}, "damaged"),
-        ({"model": "bert", "unknown_token_id": 10**9}, "damaged"),
     ],
 )
 def test_damaged_values_are_one_sentence(smollm2: dict[str, Any], changes: dict[str, Any], message: str):

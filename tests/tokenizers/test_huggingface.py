@@ -266,17 +266,23 @@ def nested(depth):
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
-        ({"model": {"type": "Nonsense", "vocab": {}}}, "reads: "),
+        ({"model": {"type": "Nonsense", "vocab": {}}}, "library `tokenizers` reads"),
         ({"model": 7}, "damaged"),
-        ({"model": {"type": "BPE", "vocab": {"a": 0}, "merges": ["a b"]}}, "reads: "),
+        ({"model": {"type": "BPE", "vocab": {"a": 0}, "merges": ["a b"]}}, "library `tokenizers` reads"),
         ({"model": {"type": "BPE", "vocab": {"a": "b"}, "merges": []}}, ""),
-        ({"model": {"type": "Unigram", "vocab": [["a", 0.0]], "unk_id": 9}}, "reads: "),
-        ({"pre_tokenizer": {"type": "Nonsense"}}, "reads: "),
-        ({"pre_tokenizer": nested(100_000)}, "reads: "),
-        ({"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"}}, "reads: "),
+        ({"model": {"type": "Unigram", "vocab": [["a", 0.0]], "unk_id": 9}}, "library `tokenizers` reads"),
+        ({"pre_tokenizer": {"type": "Nonsense"}}, "library `tokenizers` reads"),
+        ({"pre_tokenizer": nested(100_000)}, "library `tokenizers` reads"),
+        (
+            {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"}},
+            "library `tokenizers` reads",
+        ),
         ({"added_tokens": [{}]}, "damaged"),
         ({"added_tokens": 7}, "damaged"),
-        ({"decoder": {"type": "ByteLevel"}, "post_processor": {"type": "Nonsense"}}, "reads: "),
+        (
+            {"decoder": {"type": "ByteLevel"}, "post_processor": {"type": "Nonsense"}},
+            "library `tokenizers` reads",
+        ),
     ],
 )
 def test_what_cannot_be_read_is_refused(changes, why, tmp_path):

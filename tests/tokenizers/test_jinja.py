@@ -14,7 +14,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 from myllm import load_tokenizer, render
 from myllm.files import UserError
 from myllm.tokenizers.chat import TEMPLATES, end_tokens, prompt_ids
-from myllm.tokenizers.jinja import Conversation, to_jinja
+from myllm.tokenizers.jinja import Conversation
 
 
 class Style(NamedTuple):
@@ -372,8 +372,8 @@ def test_a_prompt_is_the_beginning_of_the_conversation(name: str, pair: tuple[An
     begins()
 
 
-def test_the_taught_formats_are_the_same_in_jinja(corpora: dict[str, str], tmp_path: Any):
-    """What `to_jinja` writes, the library renders to the ids and masks that `render` gives."""
+def test_transformers_renders_the_taught_formats_alike(corpora: dict[str, str], tmp_path: Any):
+    """Of the taught formats, `transformers` makes the ids and masks that `render` gives."""
     from transformers import PreTrainedTokenizerFast
 
     special = ["<s>", "</s>", "<|im_start|>", "<|im_end|>", "<start_of_turn>", "<end_of_turn>", "<|eot_id|>"]
@@ -388,11 +388,11 @@ def test_the_taught_formats_are_the_same_in_jinja(corpora: dict[str, str], tmp_p
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(ENDS))
     ours, theirs = load_tokenizer(tmp_path), PreTrainedTokenizerFast(tokenizer_object=library, **ENDS)
     messages = say('  Hi "you" ', " Hello\\ ", "東京? {}", "🙂\n", "Bye", system=" Be 'good'\n")
-    for name, template in TEMPLATES.items():
+    for name, source in TEMPLATES.items():
         for talk in (messages, messages[1:], messages[:-1], messages[1:-1]):
             prompt = talk[-1]["role"] == "user"
             options = {"return_dict": True, "return_assistant_tokens_mask": True}
-            options |= {"chat_template": to_jinja(template), "add_generation_prompt": prompt}
+            options |= {"chat_template": source, "add_generation_prompt": prompt}
             want = theirs.apply_chat_template(talk, **options)
             assert render(talk, ours, name, add_generation_prompt=prompt) == (
                 want["input_ids"],
@@ -558,6 +558,10 @@ def test_private_characters_in_messages_are_ordinary(pair: tuple[Any, Any]):
         ("{{ cycler.__init__.__globals__.os }}", "unsafe"),
         ("{{ ''.format.__self__.x }}", "has no attribute"),
         ("{% include 'a' %}", "does not render these messages"),
+        ("{{ 'x' * 10**10 }}", r"a power or a product that is too large\)"),
+        ("{{ 'xy' * 1000000000 }}", "too large"),
+        ("{{ 1000000000 * [messages] }}", "too large"),
+        ("{{ 9 ** 999999999 }}", "too large"),
     ],
 )
 def test_a_template_that_fails_gives_one_sentence(source: str, why: str, pair: tuple[Any, Any]):
@@ -571,7 +575,7 @@ def test_what_templates_can_use(pair: tuple[Any, Any]):
         "{{ {'b': 'é<', 'a': [1]} | tojson }}{{ [1] | tojson(indent=1) }}{{ strftime_now('%Y') }}"
         "{% for i in range(9) %}{% if i == 1 %}{% continue %}{% elif i == 3 %}{% break %}{% endif %}{{ i }}{% endfor %}"
         "\n  {% set ns = namespace(x=1) %}\n{% set ns.x = 2 %}{{ ns.x }}{{ pad_token is defined }}{{ bos_token }}"
-        "{{ tools is none }}{{ documents is none }}{{ messages[0].name }}"
+        "{{ tools is none }}{{ documents is none }}{{ messages[0].name }}{{ '-' * 3 }}{{ 6 * 7.5 }}{{ 86400 * 365 * 10**9 }}"
     )
     messages = [{"role": "tool", "content": "", "name": "Eve"}]
     ids, _ = render(messages, pair[0], source)

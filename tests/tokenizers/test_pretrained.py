@@ -432,9 +432,8 @@ def test_llama3_is_found_without_importing_its_package(tmp_path: Path, monkeypat
     monkeypatch.delitem(sys.modules, "llama_models", raising=False)
     with pytest.raises(UserError, match=r"is not LLaMA-3's tokenizer\.model, or damaged"):
         load_tokenizer("llama3")
-    monkeypatch.setattr(
-        pretrained, "LLAMA3_SHA256", pretrained.sha256(package / "llama3" / "tokenizer.model")
-    )
+    digest = pretrained.sha256(package / "llama3" / "tokenizer.model")
+    monkeypatch.setitem(pretrained.PUBLISHED["llama3"], "sha256", digest)
     one = load_tokenizer("llama3")
     assert one.encode('!"a') == [0, 1, 2] and one.vocab_size == 3 + 256
     assert (

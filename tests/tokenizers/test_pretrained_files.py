@@ -211,7 +211,8 @@ def test_smollm2_is_saved_for_others(tmp_path: Path):
     theirs = AutoTokenizer.from_pretrained(tmp_path / "a")
     same(back, theirs)
     written = theirs.apply_chat_template([{"role": "user", "content": "Hi"}], tokenize=False)
-    assert written.startswith(f"<|im_start|>system\n{TEMPLATES['smollm2'].default}<|im_end|>")
+    assert written.startswith("<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by ")
+    assert back.chat_template == TEMPLATES["smollm2"]
 
 
 def test_mistral_is_saved_as_its_file(tmp_path: Path):

@@ -120,7 +120,7 @@ def test_a_pickle_under_the_name_of_safetensors_is_not_executed(folder, tmp_path
 def test_a_pickle_is_refused_unread(folder, tmp_path, name):
     (folder / "model.safetensors").unlink()
     torch.save(Trap(tmp_path / "sprung"), folder / name)
-    refused(folder, f"{name} is a pickle, which can run any code")
+    refused(folder, f"{name} is a pickle, which can run arbitrary code")
     with pytest.raises(UserError, match="is a pickle"):
         hub.resolve(folder / name)
     assert not (tmp_path / "sprung").exists()
@@ -285,7 +285,7 @@ def test_an_index_that_points_outside_the_folder_is_refused(sharded, outside):
     folder, places = sharded
     (folder.parent / "other.safetensors").write_bytes((folder / places[NORM]).read_bytes())
     reindex(folder, {**places, NORM: outside})
-    refused(folder, "no safetensors of this folder")
+    refused(folder, "not a safetensors file of this folder")
 
 
 def test_tensors_that_the_index_does_not_list_are_left_out(sharded):

@@ -16,7 +16,7 @@ from sphinx.errors import ExtensionError
 
 from myllm.widgets import vocabularies
 
-from . import directives, sources, thread
+from . import directives, landing, sources, thread
 from .notebooks import clean_notebook
 
 
@@ -116,6 +116,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_config_value("myllm_fingerprint", "", "env", str)
     directives.setup(app)
     thread.setup(app)
+    landing.setup(app)
     app.connect("config-inited", prepare, priority=100)
     app.connect("builder-inited", forget_source_pages)
     app.connect("env-get-updated", number_figures, priority=900)
