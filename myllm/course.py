@@ -42,10 +42,19 @@ def show(*objects: Any) -> Source:
 
 
 def style() -> dict[str, str]:
-    """Draw matplotlib figures in the book's style from here on, and return the colour of each role."""
+    """Draw matplotlib figures in the book's style from here on, and return the colour of each role.
+
+    In a notebook figures become SVG, so that a page can give them its own face and its light or dark colours.
+    """
     import matplotlib.pyplot as plt
+    from IPython.core.getipython import get_ipython
 
     plt.style.use(Path(__file__).with_suffix(".mplstyle"))
+    if (shell := get_ipython()) and "inline" in plt.get_backend():
+        # Without date and program, equal figures give equal files.
+        plain = "dict(metadata=dict(Date=None, Creator=None), bbox_inches='tight')"
+        shell.run_line_magic("config", f"InlineBackend.print_figure_kwargs = {plain}")
+        shell.run_line_magic("config", "InlineBackend.figure_formats = set(['svg'])")
     return COLOURS
 
 

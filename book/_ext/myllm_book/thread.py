@@ -103,7 +103,7 @@ class SourceMap(BookDirective):
             standard = self.env.domains["std"]
             standard.anonlabels[label] = self.env.docname, label
             standard.labels[label] = self.env.docname, label, f"chapter {chapter} in the source map"
-            section += self.markdown(f"**Chapter {chapter}: {{doc}}`{page}`**")
+            section += self.markdown(f"**Chapter {{doc}}`{page}`**")
             lines = ["| definition | file | what it is | where |", "|---|---|---|---|"]
             for place in (place for place in places if place.chapter == chapter):
                 module, _, name = place.name.rpartition(".")
