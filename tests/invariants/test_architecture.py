@@ -86,10 +86,10 @@ def test_checks_import_the_grader_alone(path):
 
 # Code lines a room may have: its budget at the end of the course, or what it has now where that is more.
 ROOMS = {
-    "tokenizers": 1285,
+    "tokenizers": 1286,
     "weights": 450,
-    "data": 560,
-    "model": 580,
+    "data": 565,
+    "model": 566,
     "inference": 650,
     "quantization": 480,
     "training": 800,

@@ -165,8 +165,14 @@ def test_missing_unexpected_and_misshapen_weights_are_named(folder):
         ({"vocab_size": 10**15}, "vocab_size must be a whole number from 1 to 2,147,483,647, not 1000"),
         ({"vocab_size": 2**31 - 1}, "describes 34,359,739,064 parameters"),
         ({"num_hidden_layers": 10_000}, r"describes 3,5[\d,]+ parameters"),
-        ({"num_hidden_layers": 10_001}, "n_layer must be a whole number from 1 to 10,000, not 10001"),
-        ({"num_hidden_layers": 10**12}, "num_hidden_layers must be a whole number from 1 to 2,147,483,647"),
+        (
+            {"num_hidden_layers": 10_001},
+            "num_hidden_layers must be a whole number from 1 to 10,000, not 10001",
+        ),
+        (
+            {"num_hidden_layers": 10**12},
+            "num_hidden_layers must be a whole number from 1 to 10,000, not 1000000000000",
+        ),
         ({"hidden_size": 2**40}, "hidden_size must be a whole number from 1 to 2,147,483,647, not 1099"),
         ({"hidden_size": 2**31 - 1}, r"describes [\d,]+ parameters"),
         ({"intermediate_size": 10**18}, "intermediate_size must be a whole number from 1 to 2,147,483,647"),

@@ -147,8 +147,8 @@ class Scoreboard(BookDirective):
             )
         names = ("chapter", "model", "parameters", "bits per byte")
         head = "".join(f'<th scope="col">{name}</th>' for name in names)
-        caption = f"""The scoreboard: {content["bytes"]:,} bytes of Shakespeare that no model of this book was
-        trained on. Shorter is better."""
+        caption = f"""The scoreboard: {content["bytes"]:,} bytes of Shakespeare that no model trained in
+        this book has seen. Shorter is better."""
         table = f"""<div class="scoreboard"><table><caption>{caption}</caption>
         <thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>"""
         return [raw(table)]
