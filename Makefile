@@ -16,9 +16,11 @@ PY := $(BIN)/python
 export OMP_NUM_THREADS ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
+# Hundreds of processes import the package: none of them shall compile it anew.
+unexport PYTHONDONTWRITEBYTECODE
 step = @printf '\n== %s\n' "$(1)"
 
-.PHONY: help book html lab test install weights execute site serve lint types layers unit compare gate browser constraints clean
+.PHONY: help book html lab test install weights execute site serve lint types layers unit proofs compare gate browser constraints clean
 
 help: ## List what can be made
 	@echo "MyLLM: build a large language model from nothing, chapter by chapter."
@@ -38,7 +40,7 @@ lab: install weights ## Open the chapters as notebooks in JupyterLab (in noteboo
 	@$(PY) tools/make_notebooks.py notebooks
 	@$(PY) -m jupyterlab notebooks
 
-test: install weights lint types layers unit execute site compare gate browser ## Everything that must hold: lint, types, layers, unit tests, book, notebooks, exercises, browser
+test: install weights lint types layers unit proofs execute site compare gate browser ## Everything that must hold: lint, types, layers, unit tests, proofs, book, notebooks, exercises, browser
 	@printf '\nAll tests passed.\n'
 
 install: $(VENV)/.installed ## Make .venv and install the package with all that the book and the tests need
@@ -75,9 +77,13 @@ layers: install ## Who may import whom (import-linter)
 	$(call step,Layers: who may import whom)
 	@$(BIN)/lint-imports
 
-unit: install ## Unit tests
+unit: install ## Unit tests, without the long proofs
 	$(call step,Unit tests)
-	@$(PY) -m pytest -n 2 --ignore tests/browser --ignore tests/book --ignore tests/exercises
+	@$(PY) -m pytest -n 2 --dist loadfile -m "not slow" --ignore tests/browser --ignore tests/book --ignore tests/exercises
+
+proofs: install ## Long proofs: mutants, compiled graphs, two processes, a published model
+	$(call step,Long proofs)
+	@$(PY) -m pytest -n 2 --dist loadfile -m slow tests/model tests/training tests/weights
 
 compare: install ## Run every chapter a second time and compare its outputs, strictly; the canaries must fail
 	$(call step,Second run of every chapter: strict comparison)

@@ -1,92 +1,116 @@
 """Chapter 6, Fast attention: the exercises. Replace each ``raise NotImplementedError`` with your answer."""
 
+from collections.abc import Callable
+from itertools import product
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from myllm.grading import exercise
 
 
-@exercise("06.1", "Repeat key heads", points=4, minutes=10, difficulty=1, section="grouped")
-def repeat_kv(x: Tensor, groups: int) -> Tensor:
-    """Give every query head its own copy of the key head that its group shares.
+@exercise("06.1", "Share keys without copying them", points=6, minutes=15, difficulty=2, section="grouped")
+def grouped_attention(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor) -> Tensor:
+    """Compute grouped-query attention without repeating a key or a value.
 
-    ``repeat_interleave`` and ``repeat`` may not be used: build it from views, indices or stacks.
+    Query head h uses key head ``h // (H / K)``. A score is a dot product divided by the square root of D; the
+    softmax goes over the allowed keys of a query; the result is the mean of their values with its weights.
 
     Args:
-        x: (B, K, S, D), the keys or values of K heads; any dtype, any memory layout.
-        groups: how many neighbouring query heads share a key head, 1 or more.
+        q: Queries, (B, H, T, D), float32 or float64, in any memory layout.
+        k: Keys, (B, K, S, D); K divides H.
+        v: Values, (B, K, S, D).
+        allowed: (T, S) bool, true where a query may attend to a key, the same for all rows and heads.
 
     Returns:
-        (B, K * groups, S, D). Head h is head ``h // groups`` of ``x``. For full points the number of tensor
-        operations does not grow with the number of heads, and no tensor is larger than the result.
+        (B, H, T, D), of the dtype of ``q``. A query that may attend to nothing gets zeros. Scores may be of
+        any finite size. For full points no tensor is larger than the scores, B * H * T * S numbers, or than
+        the largest of the arguments; and gradients flow back to q, k and v.
+
+    ``F.scaled_dot_product_attention`` and the functions of `myllm.model` may not be used.
 
     Example:
-        >>> repeat_kv(torch.tensor([10, 20]).view(1, 2, 1, 1), 2).flatten()
-        tensor([10, 10, 20, 20])
+        Two query heads share one key head. The query may attend to the first key only.
+
+        >>> q, k = torch.ones(1, 2, 1, 1), torch.zeros(1, 1, 2, 1)
+        >>> v = torch.tensor([3.0, 5.0]).view(1, 1, 2, 1)
+        >>> grouped_attention(q, k, v, torch.tensor([[True, False]])).flatten()
+        tensor([3., 3.])
     """
     raise NotImplementedError
 
 
-@exercise("06.2", "Merge two softmaxes", points=7, minutes=20, difficulty=3, section="online-softmax")
-def merge_softmax(
-    a: tuple[Tensor, Tensor, Tensor], b: tuple[Tensor, Tensor, Tensor]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Join what is known of the softmax over two sets of keys.
+@exercise(
+    "06.2", "Fix the merge of two results", points=7, minutes=20, difficulty=3, section="online-softmax"
+)
+def merge_results(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Merge attention to two sets of keys, each given as kernels return it.
 
-    What is known of a set is a triple ``(maximum, total, values)``: the largest score; the sum of
-    exp(score - maximum); and the sum of exp(score - maximum) times value. A set may be empty, or hold only
-    scores of ``-inf``, which must not be seen. Its triple is then ``(-inf, 0, zeros)``.
+    A kernel returns, for each query, the finished result (the values averaged with the softmax of the scores)
+    and the logarithm of the sum of exp(score) over the set. If a set has no keys that the query may attend
+    to, its result is zeros and its logarithm is ``-inf``. This version was meant to merge two such pairs. It
+    has three faults; find and fix them::
+
+        def merge_results(a, b):
+            (x, log_a), (y, log_b) = a, b
+            top = torch.maximum(log_a, log_b)
+            weight_a, weight_b = torch.exp(log_a - top), torch.exp(log_b - top)
+            total = weight_a + weight_b
+            return (weight_a * x + weight_b * y) / total, torch.log(total)
 
     Args:
-        a: the triple of the first set: maximum (…), total (…) and values (…, D), floating point. Each place
-            of the leading dimensions, if there are any, is a query of its own.
-        b: the triple of the second set, of the same shapes and dtype.
+        a: The pair of the first set: result (…, D) and logarithm (…), both float32 or both float64. Each
+            index of the leading dimensions is a query; there may be no leading dimension.
+        b: The pair of the second set, of the same shapes and dtype.
 
     Returns:
-        The triple of both sets together, by the same definition, also where both are empty. Scores may be of
-        any finite size: nothing overflows, and nothing is NaN.
+        The pair of both sets together, by the same definition, also where both sets are empty: exactly zeros
+        and ``-inf``. Logarithms may be of any finite size: nothing overflows, and nothing is NaN. For full
+        points the number of tensor operations does not grow with the number of queries.
+
+    The functions of `myllm.model` may not be used.
 
     Example:
-        The first query has a score of 2 and one of 0 in different sets. Nothing has been seen of the second.
+        Two queries. The first has one key with score 0 in each set; the second has none in either.
 
-        >>> nothing = float("-inf")
-        >>> a = torch.tensor([2.0, nothing]), torch.tensor([1.0, 0.0]), torch.tensor([[3.0], [0.0]])
-        >>> b = torch.tensor([0.0, nothing]), torch.tensor([1.0, 0.0]), torch.tensor([[5.0], [0.0]])
-        >>> for part in merge_softmax(a, b):
+        >>> empty = float("-inf")
+        >>> a = torch.tensor([[3.0], [0.0]]), torch.tensor([0.0, empty])
+        >>> b = torch.tensor([[5.0], [0.0]]), torch.tensor([0.0, empty])
+        >>> for part in merge_results(a, b):
         ...     print(part)
-        tensor([2., -inf])
-        tensor([1.1353, 0.0000])
-        tensor([[3.6767],
-                [0.0000]])
+        tensor([[4.],
+                [0.]])
+        tensor([0.6931,   -inf])
     """
     raise NotImplementedError
 
 
-@exercise("06.3", "Window with a sink", points=5, minutes=15, difficulty=2, section="window")
-def window_mask(queries: int, keys: int, offset: int, size: int, first: int) -> Tensor:
-    """Say which keys each query may see: its neighbours, and the beginning of the text.
+@exercise("06.3", "Write the test of a window", points=6, minutes=20, difficulty=2, section="window")
+def is_window(make_mask: Callable[[int, int, int, int], Any]) -> bool:
+    """Decide whether a function that makes sliding-window masks is right.
 
-    Key j is the token at position j. Query i is the token at position ``offset + i``. A token sees the last
-    ``size`` positions up to and including its own. It also sees the first ``first`` positions of the text,
-    however far back they are. It never sees anything that comes after it.
+    ``make_mask(queries, keys, offset, size)`` should return a bool tensor of shape (queries, keys). Query i
+    is the token at position ``offset + i``, key j the token at position j. The entry is true where the query
+    may attend to the key: to the last ``size`` positions up to and including its own, and to nothing later.
+
+    Your function is tried on right implementations and on wrong ones. Every wrong one shows its fault for
+    some arguments with queries from 1 to 3, keys from 1 to 8, offset from 0 to 5 and size from 1 to 4.
 
     Args:
-        queries: T, 0 or more.
-        keys: S, 0 or more.
-        offset: the position of the first query, 0 or more.
-        size: how many positions the window holds, the token's own among them, 1 or more.
-        first: how many positions at the beginning stay visible, 0 or more.
+        make_mask: The function to test.
 
     Returns:
-        (T, S) bool, true where the query may see the key. For full points the number of tensor operations
-        does not grow with T.
+        True if it is right. False if it is wrong: if for some arguments in these ranges it returns other
+        values, another shape, another dtype or no tensor, or raises an exception.
+
+    The functions of `myllm.model` may not be used.
 
     Example:
-        The queries are the tokens at 3 and 4. Each sees itself, the one before it, and token 0.
-
-        >>> window_mask(2, 5, 3, 2, 1)
-        tensor([[ True, False,  True,  True, False],
-                [ True, False, False,  True,  True]])
+        >>> def narrow(queries, keys, offset, size):  # true for a token's own position only
+        ...     return torch.arange(offset, offset + queries)[:, None] == torch.arange(keys)
+        >>> is_window(narrow)
+        False
     """
     raise NotImplementedError
 
@@ -101,23 +125,69 @@ def kv_bytes(
     only, as many as the window holds. It takes memory only for positions that exist.
 
     Args:
-        context: how many tokens the text has, 0 or more.
-        windows: for each layer the size of its window, 1 or more, or None for a layer that sees everything.
+        context: The number of tokens in the text, 0 or more.
+        windows: For each layer, of which there is at least one, the size of its window, 1 or more, or None
+            for a layer that attends to everything.
         n_kv_head: K, the heads that have keys and values of their own; the query heads do not matter.
-        head_dim: D, how many numbers a key has; a value has as many.
-        number: the bytes of one number, such as 2.
-        budget: bytes of memory, 0 or more.
+        head_dim: D, the numbers of a key; a value has as many.
+        number: Bytes of one number, such as 2.
+        budget: Bytes of memory, 0 or more.
 
     Returns:
         The bytes of the cache for ``context`` tokens, and the largest number of tokens whose cache takes no
         more than ``budget`` bytes; None if any number of tokens fits. For full points, find the second
         number without trying one length after the other.
 
+    The functions of `myllm.config` and `myllm.model` may not be used.
+
     Example:
-        One layer sees everything and one has a window of 4. With one head of 8 numbers of 2 bytes, a layer
-        keeps 32 bytes a token. Ten tokens take 10 * 32 + 4 * 32 bytes; 28 tokens would take 1,024.
+        One layer attends to everything and one has a window of 4. With one head of 8 numbers of 2 bytes, a
+        layer keeps 32 bytes a token. Ten tokens take 10 * 32 + 4 * 32 bytes; 28 tokens would take 1,024.
 
         >>> kv_bytes(10, [None, 4], 1, 8, 2, 1000)
         (448, 27)
+    """
+    raise NotImplementedError
+
+
+@exercise("06.5", "Choose a model to serve", points=7, minutes=25, difficulty=3, section="cost")
+def choose_model(
+    candidates: list[dict[str, Any]], context: int, users: int, budget: int
+) -> tuple[str | None, dict[str, str]]:
+    """Choose the model that serves all users from one memory, and say why each other one was not chosen.
+
+    The rules, in this order:
+
+    1. ``"memory"``: drop a model if its weights and the caches of all users, each with a text of ``context``
+       tokens and two bytes a number, take more than ``budget`` bytes.
+    2. ``"reach"``: drop a model if the first of ``context`` tokens cannot influence the last one through its
+       layers.
+    3. ``"loss"``: of what is left, the best model has the lowest mean loss. Drop a model if all its losses
+       are higher than all losses of the best. Other differences are not larger than those between seeds.
+    4. ``"bytes"``: of what is left, choose the model with the smallest cache; if several have the smallest,
+       the first in the table. Drop the others.
+
+    Args:
+        candidates: A table, in which each row is a dict: ``name``; ``windows``, for each layer the size of
+            its window or None for a layer that attends to everything; ``n_kv_head``; ``head_dim``;
+            ``weights``, their bytes; and ``losses``, one for each of several seeds.
+        context: Tokens of each text, 1 or more.
+        users: Texts that are kept at the same time, 1 or more.
+        budget: Bytes of memory.
+
+    Returns:
+        The name of the chosen model, or None if rules 1 and 2 drop all, and a dict that gives for the name of
+        each other model the rule that dropped it.
+
+    The functions of `myllm.config` and `myllm.model` may not be used; your own ``kv_bytes`` may.
+
+    Example:
+        The first cache takes 10 * 32 bytes. A window of 4 in each of two layers reaches 7 positions, not 10.
+
+        >>> wide = {"name": "wide", "windows": [None], "n_kv_head": 1, "head_dim": 8}
+        >>> near = {"name": "near", "windows": [4, 4], "n_kv_head": 1, "head_dim": 8}
+        >>> rest = {"weights": 100, "losses": [2.0, 2.1]}
+        >>> choose_model([wide | rest, near | rest], 10, 1, 420)
+        ('wide', {'near': 'reach'})
     """
     raise NotImplementedError

@@ -1,23 +1,24 @@
-"""MyLLM: a large language model built in front of you, and the package the chapters build.
+"""MyLLM: a large language model built step by step, and the package that the chapters build.
 
-Names are loaded on first use (PEP 562), so ``import myllm`` costs nothing: torch is imported only when a
-name that needs it is asked for.
+Names are loaded on first use (PEP 562), so ``import myllm`` is fast: torch is imported only when a name that
+needs it is used.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from myllm.config import ModelConfig
-    from myllm.course import check
-    from myllm.evaluation.perplexity import perplexity
-    from myllm.inference.generate import generate, stream
-    from myllm.llm import LLM
-    from myllm.model.attention import attend
-    from myllm.model.transformer import Transformer
-    from myllm.tokenizers.bpe import BPE
-    from myllm.tokenizers.chat import render
-    from myllm.tokenizers.pretrained import load_tokenizer
+    from myllm.config import ModelConfig as ModelConfig
+    from myllm.course import check as check
+    from myllm.evaluation.perplexity import perplexity as perplexity
+    from myllm.inference.generate import generate as generate
+    from myllm.inference.generate import stream as stream
+    from myllm.llm import LLM as LLM
+    from myllm.model.attention import attend as attend
+    from myllm.model.transformer import Transformer as Transformer
+    from myllm.tokenizers.bpe import BPE as BPE
+    from myllm.tokenizers.chat import render as render
+    from myllm.tokenizers.pretrained import load_tokenizer as load_tokenizer
 
 __version__ = "0.1.0"
 
@@ -35,20 +36,7 @@ _HOME = {
     "stream": "myllm.inference.generate",
 }
 
-__all__ = [
-    "BPE",
-    "LLM",
-    "ModelConfig",
-    "Transformer",
-    "__version__",
-    "attend",
-    "check",
-    "generate",
-    "load_tokenizer",
-    "perplexity",
-    "render",
-    "stream",
-]
+__all__ = [*_HOME, "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,42 +1,22 @@
-"""Checks of values that came out of a file or from a caller: types, ranges, fields without an effect."""
+"""Checks of values that come from a file or a caller: types, ranges, fields without an effect."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import MISSING, fields
-from typing import Any, cast, get_args
+from typing import Any, get_args
 
 from myllm.files import UserError
 
-LARGEST = 2**31 - 1
-"""The largest whole number of a configuration, where a field sets no other limit."""
-
-Idle = Mapping[str, tuple[Callable[[Any], bool], str]]
-"""Field to the condition under which it has no effect, and why that is so."""
-
-
-def fits(value: Any, kind: Any, *, least: int = 1, largest: int = LARGEST) -> bool:
-    """Whether a value is of a type or equals a word; a number must lie within what `wanted` describes.
-
-    A whole number may stand for a float; True and False stand for no number.
-    """
-    if kind is int:
-        return type(value) is int and least <= value <= largest
-    if kind is float:
-        return type(value) in (int, float) and 1e-30 <= value <= 1e30
-    return type(value) is kind or value == kind
-
-
-def wanted(*kinds: Any, least: int = 1, largest: int = LARGEST) -> str:
-    """What `fits` accepts, in words."""
-    words: dict[Any, str] = {
-        int: f"a whole number from {least} to {largest:,}",
-        float: "a number from 1e-30 to 1e+30",
-        bool: "true or false",
-        str: "a string",
-        list: "a list",
-        dict: "an object",
-        type(None): "None",
-    }
-    return " or ".join(words.get(kind, getattr(kind, "__name__", str(kind))) for kind in kinds)
+LARGEST = 2**31 - 1  # of whole numbers
+USUAL = {int: (1, LARGEST), float: (1e-30, 1e30)}
+# The ranges of fields of `ModelConfig` and `RopeScaling` where they differ from the usual ones.
+RANGES = {
+    "n_layer": (1, 10_000),
+    "head_dim": (1, 65_536),
+    "full_attention_every": (2, LARGEST),
+    "rotary_fraction": (1e-30, 1),
+    "factor": (1, 1e30),
+}
+_WORDS = {bool: "true or false", str: "a string", list: "a list", dict: "an object", type(None): "None"}
 
 
 def shown(value: Any) -> str:
@@ -47,62 +27,87 @@ def shown(value: Any) -> str:
     return text if len(text) <= 40 else text[:39] + "…"
 
 
-def setting(hf: Mapping[str, Any], key: str, default: Any, *, kind: Any = None, least: int = 1) -> Any:
+def check(name: str, value: Any, *kinds: Any, bounds: tuple[float, float] | None = None) -> None:
+    """Refuse a value that is of none of the given types and equals none of the given words.
+
+    A whole number may stand for a float; True and False stand for no number.
+
+    Args:
+        name: The name of the value, for the message.
+        value: The value.
+        kinds: Types, or words that it may equal.
+        bounds: The smallest and the largest number; by default those of `USUAL`.
+
+    Raises:
+        UserError: The value is of another type or out of range.
+    """
+    wanted: list[str] = []
+    for kind in kinds:
+        if kind in USUAL:
+            least, largest = bounds or USUAL[kind]
+            allowed = type(value) in (int, kind) and least <= value <= largest
+            what = "a whole number" if kind is int else "a number"
+            wanted.append(f"{what} from {least:,} to {largest:,}")
+        else:
+            allowed = type(value) is kind or value == kind
+            wanted.append(_WORDS.get(kind) or getattr(kind, "__name__", str(kind)))
+        if allowed:
+            return
+    raise UserError(f"{name} must be {' or '.join(wanted)}, not {shown(value)}.")
+
+
+def setting(
+    hf: Mapping[str, Any], key: str, default: Any = ..., bounds: tuple[float, float] | None = None
+) -> Any:
     """One setting of a ``config.json``; null counts as missing.
 
     Args:
         hf: The parsed file, or an object in it.
         key: The name of the setting.
-        default: What counts where it is missing; ``...`` where it must be there.
-        kind: Its type; by default that of `default`, or int where that has none.
-        least: The smallest whole number.
+        default: The value where it is missing; the setting must be of the same type. Without a default it is
+            required, and must be a whole number.
+        bounds: The smallest and the largest number.
 
     Raises:
-        UserError: The setting is missing, or of another type or out of range.
+        UserError: The setting is missing, of another type or out of range.
     """
-    value = default if hf.get(key) is None else hf[key]
-    if value is ...:
+    value = hf.get(key)
+    if value is not None:
+        check(key, value, int if default is ... else type(default), bounds=bounds)
+        return value
+    if default is ...:
         raise UserError(f"The configuration lacks {key!r}; take the config.json that came with the weights.")
-    if kind is None:
-        kind = int if default in (None, ...) else cast(Any, type(default))
-    if value is not None and not fits(value, kind, least=least):
-        raise UserError(f"{key} must be {wanted(kind, least=least)}, not {shown(value)}; fix config.json.")
-    return value
+    return default
 
 
-def check_fields(made: Any, idle: Idle, prefix: str = "") -> None:
-    """Check the fields of a dataclass instance against their annotations and against each other.
+def check_fields(made: Any, prefix: str = "") -> None:
+    """Check the fields of a dataclass instance against their annotations, `RANGES` and each other.
 
-    A field may set its own limit by ``field(metadata={"largest": …})``.
+    A field with ``metadata={"needs": (other, value)}`` must keep its default where the field `other` has
+    another value.
 
     Raises:
-        UserError: A value that the annotation does not allow, or a field that would have no effect.
+        UserError: A value that is not allowed, or a field that would have no effect.
     """
     for one in fields(made):
-        value = getattr(made, one.name)
-        kinds = get_args(one.type) or (one.type,)
-        largest = one.metadata.get("largest", LARGEST)
-        if value is not one.default and not any(fits(value, kind, largest=largest) for kind in kinds):
-            words = wanted(*kinds, largest=largest)
-            raise UserError(f"{prefix}{one.name} must be {words}, not {shown(value)}.")
-    for one in fields(made):
-        if one.name in idle and getattr(made, one.name) != one.default:
-            has_no_effect, why = idle[one.name]
-            if has_no_effect(made):
-                raise UserError(f"{prefix}{one.name} would have no effect: {why}.")
+        name, value = prefix + one.name, getattr(made, one.name)
+        if value is one.default:
+            continue
+        check(name, value, *get_args(one.type) or (one.type,), bounds=RANGES.get(one.name))
+        other, needed = one.metadata.get("needs", (one.name, value))
+        if getattr(made, other) != needed and value != one.default:
+            raise UserError(f'{name} would have no effect: {other} is not "{needed}".')
 
 
 def make(cls: type[Any], values: Mapping[str, Any]) -> Any:
     """An instance of a dataclass from named values.
 
     Raises:
-        UserError: A name that the class does not have, or a field missing that has no default.
+        UserError: A name that the class does not have, or a missing field that has no default.
     """
     required = {one.name: one.default is MISSING for one in fields(cls)}
-    for name in values:
-        if name not in required:
-            raise UserError(f"{cls.__name__} has no field {name!r}; it has {', '.join(required)}.")
-    missing = [name for name in required if required[name] and name not in values]
-    if missing:
+    if unknown := [name for name in values if name not in required]:
+        raise UserError(f"{cls.__name__} has no field {unknown[0]!r}; it has {', '.join(required)}.")
+    if missing := [name for name in required if required[name] and name not in values]:
         raise UserError(f"{cls.__name__} needs {', '.join(missing)}.")
     return cls(**values)

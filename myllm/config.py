@@ -1,45 +1,31 @@
-"""What a model is: one frozen set of numbers, checked when it is made."""
+"""The configuration of a model: a frozen set of numbers, checked when it is created."""
 
 import json
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, Self, cast
 
 from myllm import families
 from myllm.accounting import Accounting
-from myllm.checks import Idle, check_fields, make
+from myllm.checks import check_fields, make
 from myllm.files import UserError, atomic_write, read_json
 from myllm.presets import PRESETS
 
-_Condition = Callable[[Any], bool]
-_NO_ROPE: tuple[_Condition, str] = (lambda config: config.position != "rope", 'position is not "rope"')
-_NOT_LLAMA3: tuple[_Condition, str] = (lambda scaling: scaling.kind != "llama3", 'kind is not "llama3"')
-_NOT_YARN: tuple[_Condition, str] = (lambda scaling: scaling.kind != "yarn", 'kind is not "yarn"')
-_IDLE: Idle = {
-    "norm_offset": (lambda config: config.norm != "rmsnorm", 'norm is not "rmsnorm"'),
-    "rope_theta": _NO_ROPE,
-    "rope_scaling": _NO_ROPE,
-    "rotary_fraction": _NO_ROPE,
-    "full_attention_every": (lambda config: config.window is None, "there is no window"),
-    "window": (lambda config: config.full_attention_every == 1, "full_attention_every is 1"),
-    "low_freq_factor": _NOT_LLAMA3,
-    "high_freq_factor": _NOT_LLAMA3,
-    "beta_fast": _NOT_YARN,
-    "beta_slow": _NOT_YARN,
-    "attention_factor": _NOT_YARN,
-}
+_IF_RMSNORM = {"needs": ("norm", "rmsnorm")}
+_IF_ROPE = {"needs": ("position", "rope")}
+_IF_LLAMA3 = {"needs": ("kind", "llama3")}
+_IF_YARN = {"needs": ("kind", "yarn")}
 
 
 @dataclass(frozen=True)
 class RopeScaling:
-    """How rotary frequencies are changed for texts longer than those of the training.
+    """How rotary frequencies are scaled for texts longer than those of the training.
 
     Attributes:
         kind: ``linear``, ``dynamic``, ``llama3`` or ``yarn``.
-        factor: How many times longer, at least 1.
-        original_context: The longest text of the training, in tokens. With ``linear`` it changes nothing but
-            what `ModelConfig.to_hf` writes.
+        factor: How many times longer the texts may be, at least 1.
+        original_context: The longest text of the training, in tokens. With ``linear`` it matters to
+            `ModelConfig.to_hf` only.
         low_freq_factor: ``llama3``: frequencies that complete fewer rotations than this in the original
             context are divided by `factor`.
         high_freq_factor: ``llama3``: frequencies that complete more rotations stay as they are.
@@ -54,16 +40,14 @@ class RopeScaling:
     kind: Literal["linear", "dynamic", "llama3", "yarn"]
     factor: float
     original_context: int
-    low_freq_factor: float = 1.0
-    high_freq_factor: float = 4.0
-    beta_fast: float = 32.0
-    beta_slow: float = 1.0
-    attention_factor: float | None = None
+    low_freq_factor: float = field(default=1.0, metadata=_IF_LLAMA3)
+    high_freq_factor: float = field(default=4.0, metadata=_IF_LLAMA3)
+    beta_fast: float = field(default=32.0, metadata=_IF_YARN)
+    beta_slow: float = field(default=1.0, metadata=_IF_YARN)
+    attention_factor: float | None = field(default=None, metadata=_IF_YARN)
 
     def __post_init__(self) -> None:
-        check_fields(self, _IDLE, "rope_scaling.")
-        if self.factor < 1:
-            raise UserError(f"rope_scaling.factor must be at least 1, not {self.factor}.")
+        check_fields(self, "rope_scaling.")
         if self.low_freq_factor >= self.high_freq_factor:
             raise UserError("rope_scaling needs low_freq_factor < high_freq_factor.")
         if self.beta_slow >= self.beta_fast:
@@ -74,8 +58,8 @@ class RopeScaling:
 class ModelConfig(Accounting):
     """The settings of one `myllm.model.transformer.Transformer`.
 
-    `replace` and `copy.replace` derive anew what was derived from other fields. `dataclasses.replace` cannot
-    tell such a field from one that was given; it raises where the old value no longer fits.
+    `replace` and `copy.replace` recompute the fields that were derived from others. `dataclasses.replace`
+    cannot tell such a field from one that was given, and raises if the old value no longer fits.
 
     Attributes:
         vocab_size: V, tokens in the vocabulary.
@@ -96,8 +80,8 @@ class ModelConfig(Accounting):
         head_bias: Whether the head has a bias (Phi).
         position: ``learned`` (added to the embedding), ``rope`` (rotates queries and keys) or ``none``.
         rope_theta: The base of the rotary frequencies, more than 1.
-        rope_scaling: Changes the frequencies for longer texts.
-        rotary_fraction: The part of each head that is rotated.
+        rope_scaling: How the frequencies are scaled for longer texts.
+        rotary_fraction: The fraction of each head that is rotated.
         qk_norm: Whether queries and keys are normalized (Qwen3).
         attention_scale: Factor on the scores; by default ``1 / sqrt(head_dim)``.
         attention_softcap: Soft cap of the scores, ``cap * tanh(score / cap)`` (Gemma 2).
@@ -105,13 +89,13 @@ class ModelConfig(Accounting):
         window: How many positions, its own included, each position attends to; by default all before it.
         full_attention_every: With a window, every n-th layer still attends to all positions (Gemma 2: 2).
         parallel_residual: Whether attention and feed-forward network read the same input (Phi).
-        post_norms: Whether the outputs of both are normalized, too (Gemma 2).
+        post_norms: Whether the outputs of both are normalized as well (Gemma 2).
         scale_embeddings: Whether embeddings are multiplied by ``sqrt(n_embd)`` (Gemma).
         tie_embeddings: Whether the head is the embedding table.
         init_std: Standard deviation of the initial weights.
-        family: The ``model_type`` that `to_hf` writes, set by `from_hf` and presets. It becomes None where
-            that family cannot express the model, and does not count when two models are compared.
-        derived: Names of the fields that were left out, separated by blanks; never given by the caller.
+        family: The ``model_type`` that `to_hf` writes, set by `from_hf` and presets. It becomes None if that
+            family cannot express the model, and is ignored in comparisons.
+        derived: Names of the fields that were left out, separated by spaces; not to be given by the caller.
 
     Raises:
         UserError: Numbers that are out of range or do not fit together, or a field without an effect.
@@ -119,24 +103,24 @@ class ModelConfig(Accounting):
 
     vocab_size: int
     block_size: int
-    n_layer: int = field(metadata={"largest": 10_000})
+    n_layer: int
     n_head: int
     n_embd: int
     n_kv_head: int = 0
-    head_dim: int = field(default=0, metadata={"largest": 65_536})
+    head_dim: int = 0
     intermediate_size: int = 0
     norm: Literal["layernorm", "rmsnorm"] = "rmsnorm"
     norm_eps: float = 1e-5
-    norm_offset: bool = False
+    norm_offset: bool = field(default=False, metadata=_IF_RMSNORM)
     mlp: Literal["plain", "gated"] = "gated"
     activation: Literal["gelu", "gelu_tanh", "relu", "silu"] = "silu"
     bias: bool = False
     qkv_bias: bool | None = None
     head_bias: bool = False
     position: Literal["learned", "rope", "none"] = "rope"
-    rope_theta: float = 10_000.0
-    rope_scaling: RopeScaling | None = None
-    rotary_fraction: float = 1.0
+    rope_theta: float = field(default=10_000.0, metadata=_IF_ROPE)
+    rope_scaling: RopeScaling | None = field(default=None, metadata=_IF_ROPE)
+    rotary_fraction: float = field(default=1.0, metadata=_IF_ROPE)
     qk_norm: bool = False
     attention_scale: float | None = None
     attention_softcap: float | None = None
@@ -152,34 +136,33 @@ class ModelConfig(Accounting):
     derived: str = field(default="", compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        """Derive what was left out, then check that all fits together."""
-        check_fields(self, _IDLE)
+        """Derive the fields that were left out, then check that everything fits together."""
+        check_fields(self)
         if not self.head_dim and self.n_embd % self.n_head:
             raise UserError(f"n_head {self.n_head} must divide n_embd {self.n_embd}; or give head_dim.")
         self._derive()
-        check_fields(self, _IDLE)
+        check_fields(self)
         self._check_sizes()
-        if self.family is not None and families.lacking(vars(self), self._usual(), self.family):
+        if self.family is not None and self._lacking(self.family):
             object.__setattr__(self, "family", None)
 
     def _derive(self) -> None:
         derived: list[str] = []
         for name, value in self._derivable().items():
             given = getattr(self, name)
-            if given not in (None, 0) or given is False:
-                if name not in self.derived.split():
-                    continue
-                if given != value:  # a copy by dataclasses.replace
-                    raise UserError(
-                        f"It is not clear whether {name} should stay {given} or follow the other fields; "
-                        "use config.replace(…), which derives it anew."
-                    )
-            object.__setattr__(self, name, value)
-            derived.append(name)
+            left_out = not given and given is not False
+            if name in self.derived.split() and not left_out and given != value:  # by dataclasses.replace
+                raise UserError(
+                    f"It is not clear whether {name} should stay {given} or follow the other fields; "
+                    "use config.replace(…), which recomputes it."
+                )
+            if left_out or name in self.derived.split():
+                object.__setattr__(self, name, value)
+                derived.append(name)
         object.__setattr__(self, "derived", " ".join(derived))
 
     def _derivable(self) -> dict[str, Any]:
-        """The fields that may be left out, with what they are then."""
+        """The fields that may be left out, with the values they then have."""
         return {
             "n_kv_head": self.n_head,
             "head_dim": 0 if self.n_embd % self.n_head else self.n_embd // self.n_head,
@@ -187,16 +170,11 @@ class ModelConfig(Accounting):
             "qkv_bias": self.bias,
         }
 
-    def _usual(self) -> dict[str, Any]:
-        """The fields of the model as if only the five sizes had been given."""
-        defaults = {one.name: one.default for one in fields(self) if one.compare}
-        return defaults | self._derivable()
-
     def _check_sizes(self) -> None:
         if self.n_head % self.n_kv_head:
             raise UserError(f"n_kv_head {self.n_kv_head} must divide n_head {self.n_head}.")
-        if self.rotary_fraction > 1:
-            raise UserError(f"rotary_fraction must be at most 1, not {self.rotary_fraction}.")
+        if self.full_attention_every and self.window is None:
+            raise UserError("full_attention_every would have no effect: there is no window.")
         if self.position != "rope":
             return
         if self.rotary_dim % 2 or not self.rotary_dim:
@@ -210,7 +188,7 @@ class ModelConfig(Accounting):
 
     @property
     def rotary_dim(self) -> int:
-        """How many numbers of each head RoPE rotates."""
+        """The number of dimensions of each head that RoPE rotates."""
         return int(self.head_dim * self.rotary_fraction)
 
     def layer_window(self, layer: int) -> int | None:
@@ -233,7 +211,7 @@ class ModelConfig(Accounting):
     def from_hf(cls, hf: dict[str, Any]) -> Self:
         """The configuration that describes the same model as a Hugging Face ``config.json``.
 
-        A setting that no known model has brings a `myllm.families.UnknownSettingWarning`.
+        A setting that no known model has causes a `myllm.families.UnknownSettingWarning`.
 
         Raises:
             UserError: An unknown family, or a setting that `Transformer` does not have.
@@ -241,14 +219,34 @@ class ModelConfig(Accounting):
         return cls._from_dict(families.from_hf(hf))
 
     def to_hf(self) -> dict[str, Any]:
-        """A Hugging Face ``config.json`` that describes the same model when read again.
+        """A Hugging Face ``config.json`` that describes the same model.
 
-        It is one of `family`, or of the first family that can express the model where there is none.
+        It has the form of `family` or, without one, of the first family that can express the model.
 
         Raises:
-            UserError: No family can; the message names what the nearest one lacks.
+            UserError: No family can; the message names what the closest one lacks.
         """
-        return families.to_hf(asdict(self), self._usual())
+        names = [self.family] if self.family else [*families.FAMILIES]
+        lacks = {name: self._lacking(name) for name in names}
+        closest = min(names, key=lambda name: len(lacks[name]))
+        if lacks[closest]:
+            raise UserError(
+                f"No family of Hugging Face describes this model; {closest} cannot express its "
+                f"{', '.join(lacks[closest])}."
+            )
+        return families.to_hf(vars(self), closest)
+
+    def _lacking(self, name: str) -> list[str]:
+        """The fields that a family's ``config.json`` cannot express: they differ when it is read back."""
+        values, usual = vars(self), {one.name: one.default for one in fields(self) if one.compare}
+        read = families.from_hf(families.to_hf(values, name))
+        if read.get("rope_scaling"):
+            read["rope_scaling"] = RopeScaling(**read["rope_scaling"])
+        read = usual | self._derivable() | {one: value for one, value in read.items() if value}
+        lacks = [one for one in usual if read[one] != values[one]]
+        if families.find(name).whole_heads and self.n_embd % self.n_head:
+            lacks.append("n_head")
+        return lacks
 
     @classmethod
     def _from_dict(cls, values: dict[str, Any]) -> Self:
@@ -258,7 +256,7 @@ class ModelConfig(Accounting):
         return make(cls, values)
 
     def replace(self, **changes: Any) -> Self:
-        """A copy with some fields changed; None makes a field what it is when left out.
+        """A copy with some fields changed; None resets a field to what it is when left out.
 
         Raises:
             UserError: An unknown field, or values that do not fit together.
@@ -270,15 +268,15 @@ class ModelConfig(Accounting):
     __replace__ = replace  # copy.replace, from Python 3.13 on
 
     def save(self, path: str | Path) -> None:
-        """Write the configuration as JSON."""
+        """Write the configuration as JSON; `load` reads it."""
         atomic_write(path, json.dumps(asdict(self), indent=2) + "\n")
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Read what `save` wrote.
+        """Read a configuration that `save` wrote.
 
         Raises:
-            UserError: A missing or torn file, or one with unknown fields.
+            UserError: A missing or incomplete file, or one with unknown fields.
         """
         values = read_json(path, "a model configuration")
         if not isinstance(values, dict):

@@ -42,10 +42,19 @@ def show(*objects: Any) -> Source:
 
 
 def style() -> dict[str, str]:
-    """Draw matplotlib figures in the book's style from here on, and return the colour of each role."""
+    """Draw matplotlib figures in the book's style from here on, and return the colour of each role.
+
+    In a notebook figures become SVG, so that a page can give them its own face and its light or dark colours.
+    """
     import matplotlib.pyplot as plt
+    from IPython.core.getipython import get_ipython
 
     plt.style.use(Path(__file__).with_suffix(".mplstyle"))
+    if (shell := get_ipython()) and "inline" in plt.get_backend():
+        # Without date and program, equal figures give equal files.
+        plain = "dict(metadata=dict(Date=None, Creator=None), bbox_inches='tight')"
+        shell.run_line_magic("config", f"InlineBackend.print_figure_kwargs = {plain}")
+        shell.run_line_magic("config", "InlineBackend.figure_formats = set(['svg'])")
     return COLOURS
 
 
@@ -55,9 +64,21 @@ def result(name: str) -> Any:
     Args:
         name: The file's name in ``book/_results``, without the ending.
     """
+    return json.loads((_results() / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def weights(name: str) -> Path:
+    """The file with the weights of a model of the book that takes too long to train on a page.
+
+    Args:
+        name: The file's name in ``book/_results``, without the ending.
+    """
+    return _results() / f"{name}.safetensors"
+
+
+def _results() -> Path:
     folder = Path(__file__).parent / "_results"  # in an installed wheel
-    folder = folder if folder.is_dir() else Path(__file__).parents[1] / "book" / "_results"
-    return json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+    return folder if folder.is_dir() else Path(__file__).parents[1] / "book" / "_results"
 
 
 def check(exercise: str, function: Callable[..., Any], *, seed: int | None = None) -> "Card":

@@ -1,31 +1,73 @@
-"""Between the configuration files of Hugging Face and the fields of `myllm.config.ModelConfig`.
+"""Conversion between Hugging Face's ``config.json`` and the fields of `myllm.config.ModelConfig`.
 
-A family is a table (`myllm.family_tables`): which setting of ``config.json`` holds which field, and what all
-its models have in common. A setting that changes the model is honoured or refused; an unknown one brings a
+A family is a table of ``families.toml``: which setting of ``config.json`` holds which field, and what all its
+models have in common. A setting that changes the model is honoured or refused. An unknown setting causes a
 warning if it is a plain value, and is refused if it is an object or a list.
 """
 
+import tomllib
 import warnings
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
-from myllm import family_rope
-from myllm.checks import LARGEST, setting, shown
-from myllm.family_tables import FAMILIES, INERT, INERT_BEGINNINGS, NEUTRAL, Family, Values
+from myllm.checks import LARGEST, RANGES, check, setting, shown
 from myllm.files import UserError
 
+Values = dict[str, Any]
+
+_TABLES: Values = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
+_SETTINGS: dict[str, list[str]] = _TABLES["settings"]
+_INERT, _INERT_BEGINNINGS = {*_SETTINGS["inert"]}, tuple(_SETTINGS["inert_beginnings"])
+_ORIGINAL, _LONGEST = "original_max_position_embeddings", "max_sequence_length"
 _FULL, _SLIDING = "full_attention", "sliding_attention"
-_NULLABLE = ("attn_logit_softcapping", "final_logit_softcapping", "sliding_window")
-_ACTIVATIONS = {
-    "gelu_new": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "gelu": "gelu",
-    "relu": "relu",
-    "silu": "silu",
-}
+
+#: Settings that change a model, with the one value that a family that does not read them can honour.
+NEUTRAL: Values = _TABLES["neutral"] | dict.fromkeys(_SETTINGS["absent"])
 
 
 class UnknownSettingWarning(UserWarning):
-    """A ``config.json`` has a setting that no known model has; it was not used."""
+    """A ``config.json`` has a setting that no known model has; it was ignored."""
+
+
+class Family(NamedTuple):
+    """How one family writes its configuration and names its tensors.
+
+    Attributes:
+        architecture: The class of the library transformers that reads it.
+        fixed: Fields that have the same value in all its models.
+        keys: Field to the setting that holds it and, unless the file must have it, its default.
+        only: Settings of its own that have one value only.
+        names: Parts of tensor names: ours, and the one in its files where that differs.
+        same: Settings that must equal another one: a setting to the other.
+        activations: Names of activation functions that have an unusual meaning in its files.
+        windows: Which layers have a window: none, all, every other one, or all after the first few.
+        whole_heads: Whether transformers refuses a width that is no multiple of the number of heads.
+    """
+
+    architecture: str
+    fixed: Values
+    keys: dict[str, list[Any]]
+    only: Values
+    names: dict[str, str]
+    same: dict[str, str]
+    activations: dict[str, str]
+    windows: Literal["none", "all", "alternating", "late"] = "none"
+    whole_heads: bool = False
+
+
+#: The families by their ``model_type``.
+FAMILIES = {name: Family(**table) for name, table in _TABLES["families"].items()}
+
+
+def find(name: Any) -> Family:
+    """The family of a ``model_type``.
+
+    Raises:
+        UserError: It is not known.
+    """
+    if str(name) not in FAMILIES:
+        raise UserError(f"The family {shown(name)} is not known; known are {', '.join(FAMILIES)}.")
+    return FAMILIES[name]
 
 
 def from_hf(hf: Values) -> Values:
@@ -39,116 +81,71 @@ def from_hf(hf: Values) -> Values:
     """
     if not isinstance(hf, dict):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise UserError("This config.json holds no object, {…}; take the one that came with the weights.")
-    name = hf.get("model_type")
-    if not isinstance(name, str) or name not in FAMILIES:
-        raise UserError(f"The family {shown(name)} is not known; known are {', '.join(FAMILIES)}.")
+    family = find(hf.get("model_type"))
     if hf.get("quantization_config"):
         raise UserError("The weights are quantized (quantization_config); take the files of the full model.")
-    family = FAMILIES[name]
-    hf = family_rope.flatten(hf)
-    _refuse_unread(hf, name, family)
+    hf = _flatten_rope(hf)
+    _refuse_unread(hf, family)
 
-    values: Values = family.fixed | {"family": name}
-    for field, (settings, *default) in family.keys.items():
-        missing = None if field in family.optional else ...
-        values[field] = _read(hf, settings, default[0] if default else missing)
-    values["activation"] = _activation(values["activation"], family)
-    if "rope_scaling" in values:
-        values |= family_rope.read(values["rope_scaling"], hf, values["block_size"])
+    values: Values = {**family.fixed, "family": hf["model_type"]}
+    for field, (key, *default) in family.keys.items():
+        if key in _SETTINGS["nullable"] and hf.get(key, default) is None:
+            values[field] = None
+        else:
+            values[field] = setting(hf, key, *default, bounds=RANGES.get(field))
+    for other, key in family.same.items():
+        if setting(hf, other, False) != setting(hf, key, False):
+            raise UserError(f"{key} and {other} differ in this model; only equal ones are supported.")
+    words = _activations(family)
+    check(family.keys["activation"][0], values["activation"], *words)
+    values["activation"] = words[values["activation"]]
     if scalar := values.get("attention_scale"):
         values["attention_scale"] = None if scalar == values["head_dim"] else scalar**-0.5
+    if "rope_scaling" in values:
+        values |= _read_rope(values["rope_scaling"], hf, values["block_size"])
     if "window" in values:
         values |= _read_window(hf, family, values["window"], values["n_layer"])
     return values
 
 
-def to_hf(values: Values, usual: Values) -> Values:
-    """The ``config.json`` of the model's family, or of the first that can express it where it has none.
-
-    Args:
-        values: All fields of a `ModelConfig`, as ``asdict`` gives them.
-        usual: What they would be if only the sizes had been given.
-
-    Raises:
-        UserError: No family can; the message names what the nearest one lacks.
-    """
-    names = [values["family"]] if values["family"] else [*FAMILIES]
-    lacks = {name: lacking(values, usual, name) for name in names}
-    nearest = min(names, key=lambda name: len(lacks[name]))
-    if lacks[nearest]:
-        raise UserError(
-            f"No family of Hugging Face describes this model; {nearest} cannot express its "
-            f"{', '.join(lacks[nearest])}."
-        )
-    return _write(values, nearest)
-
-
-def lacking(values: Values, usual: Values, name: str) -> list[str]:
-    """The fields of a model that the ``config.json`` of a family cannot express.
+def to_hf(values: Values, name: str) -> Values:
+    """The ``config.json`` of a model in a family's form; what the family cannot express is missing.
 
     Args:
         values: All fields of a `ModelConfig`.
-        usual: What they would be if only the sizes had been given.
         name: The family.
-
-    Raises:
-        UserError: An unknown family.
     """
-    if name not in FAMILIES:
-        raise UserError(f"The family {name!r} is not known; known are {', '.join(FAMILIES)}.")
-    family = FAMILIES[name]
-    implied = usual | family.fixed
-    lacks = [field for field in implied if field not in family.keys and values[field] != implied[field]]
-    every = values["full_attention_every"]
-    if every and every <= values["n_layer"] and family.windows in ("alternating", "late"):
-        lacks.remove("full_attention_every")  # by layer_types
-    if family.whole_heads and values["n_embd"] % values["n_head"]:
-        lacks.append("n_head")
-    if values["activation"] == "gelu" and family.gelu != "gelu":
-        lacks.append("activation")
-    scale = values["attention_scale"]
-    if "attention_scale" in family.keys and scale is not None:
-        scalar = _scalar(scale)
-        if scalar == values["head_dim"] or scalar > LARGEST or scalar**-0.5 != scale:
-            lacks.append("attention_scale")
-    return lacks
+    family, scale, every = find(name), values["attention_scale"], values["full_attention_every"]
+    words = {ours: word for word, ours in _activations(family).items()}
+    scalar = values["head_dim"] if scale is None else min(max(1, round(scale**-2)), LARGEST)
+    values = {**values, "activation": words.get(values["activation"]), "attention_scale": scalar}
+
+    hf: Values = {"architectures": [family.architecture], "model_type": name, **family.only}
+    hf["pad_token_id"] = None  # the default of phi3 lies beyond a small vocabulary
+    hf |= {key: values[field] for field, (key, *_) in family.keys.items()}
+    hf |= {other: hf[key] for other, key in family.same.items()}
+    if values["rope_scaling"] and "rope_scaling" in family.keys:
+        hf |= _write_rope(values["rope_scaling"], values["block_size"])
+    if family.windows == "late":
+        hf["use_sliding_window"] = bool(values["window"])
+    if family.windows in ("alternating", "late"):
+        hf["layer_types"] = _layer_types(values["n_layer"], (every or 0) if values["window"] else 1)
+    return hf
 
 
-def _scalar(scale: float) -> int:
-    """Gemma 2 writes ``1 / scale ** 2``."""
-    return max(1, round(scale**-2))
+def _activations(family: Family) -> dict[str, str]:
+    return _TABLES["activations"] | family.activations
 
 
-def _activation(word: str, family: Family) -> str:
-    word = family.gelu if word == "gelu" else word
-    if word not in _ACTIVATIONS:
-        known = ", ".join(_ACTIVATIONS)
-        raise UserError(f"The activation {shown(word)} is not known; known are {known}.")
-    return _ACTIVATIONS[word]
-
-
-def _read(hf: Values, names: str, default: Any) -> Any:
-    """The value of a setting, or of several that must agree."""
-    first, *others = names.split()
-    if first in _NULLABLE and hf.get(first, default) is None:
-        return None
-    value = setting(hf, first, default)
-    for other in others:
-        if setting(hf, other, default) != value:
-            raise UserError(f"{first} and {other} differ in this model; only equal ones are supported.")
-    return value
-
-
-def _refuse_unread(hf: Values, name: str, family: Family) -> None:
-    """Nothing that could change the model may go unread."""
-    neutral = NEUTRAL | family.only
-    read = {key for settings, *_ in family.keys.values() for key in settings.split()}
+def _refuse_unread(hf: Values, family: Family) -> None:
+    """Refuse settings that could change the model and are not read; warn about unknown ones."""
+    read = {key for key, *_ in family.keys.values()} | {*family.same}
     if family.windows in ("alternating", "late"):
         read.add("layer_types")
+    neutral, model = NEUTRAL | family.only, f"the {hf['model_type']} model"
     for key, value in hf.items():
-        if key in read or key in INERT or key.startswith(INERT_BEGINNINGS) or value is None:
+        if key in read or key in _INERT or key.startswith(_INERT_BEGINNINGS) or value is None:
             continue
-        model = f"the {name} model"
         if key in neutral:
             only = neutral[key]
             if value != only or isinstance(value, bool) != isinstance(only, bool):
@@ -165,48 +162,91 @@ def _refuse_unread(hf: Values, name: str, family: Family) -> None:
 
 
 def _layer_types(n_layer: int, every: int) -> list[str]:
-    """All layers with a window, but every n-th, or but none for 0."""
+    """The types of all layers: every n-th has no window; with 0 all have one."""
     return [_FULL if every and (i + 1) % every == 0 else _SLIDING for i in range(n_layer)]
 
 
 def _read_window(hf: Values, family: Family, size: int | None, n_layer: int) -> Values:
-    """The window, and every how many layers there is none."""
+    """The fields `window` and `full_attention_every`."""
     late = family.windows == "late"
-    if size is None or (late and not setting(hf, "use_sliding_window", False)):
+    if not size or (late and not setting(hf, "use_sliding_window", False)):
         return {"window": None}
-    kinds: list[Any] = [] if family.windows == "all" else setting(hf, "layer_types", [])
-    first = setting(hf, "max_window_layers", 28, least=0) if late else 0
-    if kinds:
-        every = kinds.index(_FULL) + 1 if _FULL in kinds else 0
-        regular = len(kinds) == n_layer and kinds == _layer_types(n_layer, every)
-    else:
-        every = 1 if first else 2 if family.windows == "alternating" else 0
-        regular = first == 0 or first >= n_layer
-    if not regular:
+    first = setting(hf, "max_window_layers", 28, bounds=(0, LARGEST)) if late else 0
+    usual = _layer_types(n_layer, 2 if family.windows == "alternating" else 0)
+    usual[:first] = [_FULL] * min(first, n_layer)
+    kinds = usual if family.windows == "all" else setting(hf, "layer_types", []) or usual
+    every = kinds.index(_FULL) + 1 if _FULL in kinds else 0
+    if kinds != _layer_types(n_layer, every):
         raise UserError("Only a window in all layers, or in all but every n-th, is supported.")
-    if every == 1:
-        return {"window": None}
-    return {"window": size, "full_attention_every": every if 0 < every <= n_layer else None}
+    return {"window": None} if every == 1 else {"window": size, "full_attention_every": every or None}
 
 
-def _write(values: Values, name: str) -> Values:
-    """The file of a family that can express the model."""
-    family = FAMILIES[name]
-    words = {ours: word for word, ours in _ACTIVATIONS.items()}
-    values = {**values, "activation": words[values["activation"]]}
-    scale = values["attention_scale"]
-    values["attention_scale"] = values["head_dim"] if scale is None else _scalar(scale)
+def _flatten_rope(hf: Values) -> Values:
+    """Move ``rope_theta``, ``partial_rotary_factor`` and ``rope_scaling`` to the top level.
 
-    hf: Values = {"architectures": [family.architecture], "model_type": name, **family.only}
-    hf["pad_token_id"] = None  # the default of phi3 lies beyond a small vocabulary
-    for field, (settings, *_) in family.keys.items():
-        hf |= dict.fromkeys(settings.split(), values[field])
-    if values["rope_scaling"]:
-        hf |= family_rope.write(values)
-    window = values["window"]
-    if family.windows == "late" and window:
-        hf["use_sliding_window"] = True
-    if family.windows == "alternating" or (family.windows == "late" and window):
-        every = values["full_attention_every"] or 0
-        hf["layer_types"] = _layer_types(values["n_layer"], every if window else 1)
+    As in transformers 5, a ``rope_scaling`` that is not empty replaces ``rope_parameters``, and a setting
+    inside takes precedence over the same one at the top level.
+
+    Raises:
+        UserError: A setting that must be an object is none, or the kind of scaling is unknown.
+    """
+    for key in ("rope_parameters", "rope_scaling"):
+        if not isinstance(hf.get(key), dict | None):
+            raise UserError(f"{key} must be an object or null, not {shown(hf[key])}; fix config.json.")
+    rope: Values = hf.get("rope_scaling") or hf.get("rope_parameters") or {}
+    rope = {key: value for key, value in rope.items() if value is not None}
+    older = rope.pop("type", "default")
+    kind = rope.pop("rope_type", older)
+    outside = {key: rope.pop(key) for key in ("rope_theta", "partial_rotary_factor") if key in rope}
+    if str(kind) not in _TABLES["scalings"] and (rope or kind != "default"):
+        known = ", ".join(_TABLES["scalings"])
+        raise UserError(f"The rope_scaling {shown(kind)} is not supported; supported are {known}.")
+    scaling = None if kind == "default" else {"kind": kind, **rope}
+    return {**hf, **outside, "rope_parameters": None, "rope_scaling": scaling}
+
+
+def _read_rope(rope: Values, hf: Values, context: int) -> Values:
+    """The fields `rope_scaling` and `block_size`. `RopeScaling` checks the settings that are not used here.
+
+    Args:
+        rope: What `_flatten_rope` left as ``rope_scaling``.
+        hf: The parsed file.
+        context: Its ``max_position_embeddings``.
+    """
+    if not rope:
+        return {"rope_scaling": None}
+    scaling = {key: value for key, value in rope.items() if key != _ORIGINAL}
+    check("factor", scaling.get("factor"), float, bounds=RANGES["factor"])
+    original = setting(hf, _ORIGINAL, setting(rope, _ORIGINAL, context))
+    if rope["kind"] == "dynamic":  # transformers takes max_position_embeddings, whatever else the file has
+        original = context
+    longest = _longest(context, original, rope["factor"])
+    scaling["original_context"] = original
+    return {"rope_scaling": scaling, "block_size": setting(hf, _LONGEST, longest)}
+
+
+def _longest(context: int, original: int, factor: float) -> int:
+    """The longest text of a scaled model whose file does not state it."""
+    return context if context > original else int(original * factor)
+
+
+def _write_rope(scaling: Any, longest: int) -> Values:
+    """The settings of scaled rotary frequencies.
+
+    For ``linear`` and ``dynamic``, ``max_position_embeddings`` is the original context, on which dynamic
+    frequencies depend. Where the longest text does not follow from it, ``max_sequence_length`` holds it.
+
+    Args:
+        scaling: A `RopeScaling`.
+        longest: The model's `block_size`.
+    """
+    kind, original = scaling.kind, scaling.original_context
+    settings = {key: getattr(scaling, key) for key in ("factor", *_TABLES["scalings"][kind])}
+    rope = {"rope_type": kind} | {key: value for key, value in settings.items() if value is not None}
+    context = original
+    if kind in ("llama3", "yarn"):
+        rope[_ORIGINAL], context = original, longest
+    hf = {"rope_scaling": rope, "max_position_embeddings": context}
+    if _longest(context, original, scaling.factor) != longest:
+        hf[_LONGEST] = longest
     return hf

@@ -1,4 +1,4 @@
-"""Files: atomic writes, checksums, downloads, bounded reading. The ground floor."""
+"""Files: atomic writes, checksums, downloads, bounded reading. All other modules may use this one."""
 
 import codecs
 import errno
@@ -18,7 +18,7 @@ StrPath = str | os.PathLike[str]
 Source = StrPath | BinaryIO  # a file by its name, or an open stream such as standard input
 
 BLOCK = 1 << 16  # bytes read or written at a time
-LIMIT = 1 << 30  # bytes a file may have that is read whole
+LIMIT = 1 << 30  # the largest file, in bytes, that is read whole
 
 REASONS = {
     errno.ENOENT: "there is no such file; check the name",
@@ -31,11 +31,11 @@ DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 
 
 class UserError(Exception):
-    """A mistake of the user's, in one sentence that says how to fix it; the command line exits with 1."""
+    """An error of the user's, in one sentence that says how to fix it; the command line exits with 1."""
 
 
 def reason(error: BaseException) -> str:
-    """Why reading or writing failed, and how to fix it where that is known: the end of a `UserError`."""
+    """Why reading or writing failed and, where known, how to fix it: the end of a `UserError`'s message."""
     cause = getattr(error, "reason", None)  # what a URLError wraps
     if isinstance(cause, OSError):
         error = cause
@@ -44,7 +44,7 @@ def reason(error: BaseException) -> str:
 
 
 def expand(path: StrPath) -> Path:
-    """A path with ``~`` and ``~user`` expanded, where there is such a home folder.
+    """Expand ``~`` and ``~user`` in a path, if there is such a home folder.
 
     Raises:
         UserError: The path is empty or contains a null byte.
@@ -56,7 +56,7 @@ def expand(path: StrPath) -> Path:
 
 
 def cache_dir() -> Path:
-    """The folder of downloads: ``MYLLM_CACHE`` where it is set, else ``~/.cache/myllm``.
+    """The folder for downloads: ``MYLLM_CACHE`` if it is set, else ``~/.cache/myllm``.
 
     Raises:
         UserError: The environment variable is not set and there is no home folder.
@@ -69,7 +69,7 @@ def cache_dir() -> Path:
 
 @contextmanager
 def atomic_writer(path: StrPath) -> Generator[BinaryIO]:
-    """Open a binary file that appears at ``path`` whole or not at all.
+    """Open a binary file that appears at ``path`` complete or not at all.
 
     The bytes go to a temporary file in the same folder. When the block ends, they are forced to the disk and
     the file takes its name in one step. Whatever ends the block early, Ctrl-C included, removes the temporary
@@ -119,7 +119,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def atomic_write(path: StrPath, data: bytes | str) -> None:
-    """Write ``data`` to ``path`` whole or not at all, text as UTF-8; raises as :func:`atomic_writer`."""
+    """Write ``data`` to ``path`` completely or not at all, text as UTF-8; raises as `atomic_writer`."""
     with atomic_writer(path) as file:
         file.write(data.encode() if isinstance(data, str) else data)
 
@@ -128,31 +128,25 @@ def _name(source: Source) -> str:
     return os.fspath(source) if isinstance(source, (str, os.PathLike)) else "standard input"
 
 
-@contextmanager
-def _opened(source: Source) -> Generator[BinaryIO]:
+def _blocks(source: Source, limit: float) -> Iterator[bytes]:
     is_path = isinstance(source, (str, os.PathLike))
+    size = 0  # counted while reading, since a pipe or a device does not tell its size
     try:
         with expand(source).open("rb") if is_path else nullcontext(source) as file:
-            yield file
+            while block := file.read(BLOCK):
+                size += len(block)
+                if size > limit:
+                    raise UserError(f"{_name(source)} is larger than {limit:,} bytes; take a smaller file.")
+                yield block
     except OSError as error:
         raise UserError(f"Cannot read {_name(source)}: {reason(error)}.") from error
-
-
-def _blocks(source: Source, limit: float) -> Iterator[bytes]:
-    size = 0  # counted while reading, since a pipe or a device does not tell its size
-    with _opened(source) as file:
-        while block := file.read(BLOCK):
-            size += len(block)
-            if size > limit:
-                raise UserError(f"{_name(source)} is larger than {limit:,} bytes; take a smaller file.")
-            yield block
 
 
 def read_bytes(source: Source, *, limit: int = LIMIT) -> bytes:
     """The bytes of a file or stream, at most ``limit``.
 
     Raises:
-        UserError: the file is missing, a folder, unreadable or larger.
+        UserError: The file is missing, a folder, unreadable or larger.
     """
     return b"".join(_blocks(source, limit))
 
@@ -161,7 +155,7 @@ def read_text_blocks(source: Source, *, limit: float = math.inf) -> Iterator[str
     """The text of a UTF-8 file or stream, 64 kB at a time, without a byte-order mark; line ends are kept.
 
     Raises:
-        UserError: it is missing, a folder, unreadable, longer than ``limit`` bytes, binary or not UTF-8.
+        UserError: It is missing, a folder, unreadable, longer than ``limit`` bytes, binary or not UTF-8.
     """
     decoder, position = codecs.getincrementaldecoder("utf-8-sig")(), 0
     for block in chain(_blocks(source, limit), [b""]):  # the empty block is the end
@@ -180,7 +174,7 @@ def read_text_blocks(source: Source, *, limit: float = math.inf) -> Iterator[str
 
 
 def read_text(source: Source, *, limit: int = LIMIT) -> str:
-    """The text of a UTF-8 file or stream; raises as :func:`read_text_blocks`."""
+    """The text of a UTF-8 file or stream; raises as `read_text_blocks`."""
     return "".join(read_text_blocks(source, limit=limit))
 
 
@@ -192,7 +186,7 @@ def read_json(source: Source, what: str) -> Any:
         what: What the file should be, for the message: ``"a tokenizer"``.
 
     Raises:
-        UserError: as :func:`read_text`, and where the file is empty or not whole JSON.
+        UserError: As `read_text`, and if the file is empty or not complete JSON.
     """
     text = read_text(source)
     if not text.strip():
@@ -214,9 +208,9 @@ def sha256(path: StrPath) -> str:
 
 
 def download(url: str, path: StrPath, *, sha256: str, progress: bool | None = None) -> Path:
-    """Fetch ``url`` into ``path``, unless it is there already.
+    """Download ``url`` to ``path``, unless it is there already.
 
-    The bytes are collected in ``path`` + ``.part``, from which a later call resumes. The file is renamed to
+    The bytes go to ``path`` + ``.part``, from which a later call resumes. The file is renamed to
     ``path`` only when its checksum is right, so whatever is at ``path`` can be trusted.
 
     Args:
@@ -226,7 +220,7 @@ def download(url: str, path: StrPath, *, sha256: str, progress: bool | None = No
         progress: Show a progress bar; None shows one only on a terminal.
 
     Raises:
-        UserError: no network, no such address, a wrong checksum (the part is then removed), a full disk.
+        UserError: No network, no such address, a wrong checksum (the part is then removed), a full disk.
     """
     path = expand(path)
     part = path.with_name(path.name + ".part")

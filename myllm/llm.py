@@ -1,4 +1,4 @@
-"""A language model with its tokenizer: text in, text out."""
+"""A language model together with its tokenizer: text in, text out."""
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,18 +25,18 @@ GENERATION_CONFIG = "generation_config.json"
 
 
 class LLM:
-    """A model and its tokenizer, ready to write.
+    """A model and its tokenizer, ready to generate text.
 
     Args:
         model: The model; it is put into eval mode.
-        tokenizer: Its tokenizer; without one only ids can be used.
-        stop_ids: Ids that end a text, besides those of `end_tokens`.
+        tokenizer: Its tokenizer; without one, only ids can be used.
+        stop_ids: Ids that end generation, besides those of `end_tokens`.
 
     Attributes:
         model: The `Transformer`.
         tokenizer: The tokenizer, or None.
         config: The model's `ModelConfig`.
-        stop_ids: All ids that end a text.
+        stop_ids: All ids that end generation.
     """
 
     def __init__(
@@ -63,18 +63,15 @@ class LLM:
         Args:
             name_or_path: "smollm2", which `myllm download smollm2` fetches; a GGUF file; a folder with
                 ``config.json`` and safetensors; or the name of such a repository on the Hugging Face hub.
-            dtype: What the weights become; by default what they are stored in, float32 for a GGUF file.
-            device: Where they go, by default the CPU.
+            dtype: The dtype of the weights; by default as stored, float32 for a GGUF file.
+            device: The device of the weights; by default the CPU.
 
         Raises:
             UserError: There is no such model, or its files cannot be read.
         """
-        path = expand(name_or_path)
-        if str(name_or_path) == "smollm2":
-            found = downloads.find("smollm2")
-            if found is None:
-                raise UserError("SmolLM2 is not here yet; run `myllm download smollm2` first.")
-            path = found
+        path = downloads.find("smollm2") if str(name_or_path) == "smollm2" else expand(name_or_path)
+        if path is None:
+            raise UserError("SmolLM2 is not here yet; run `myllm download smollm2` first.")
         if path.suffix == ".gguf":
             model, values = gguf.load(path, dtype=dtype, device=device)
             return cls(model, from_gguf(values, path.stem))
@@ -99,22 +96,21 @@ class LLM:
         atomic_write(Path(folder, GENERATION_CONFIG), json.dumps(ids, indent=2) + "\n")
 
     def stream(self, prompt: str, **sampling: Any) -> Iterator[str]:
-        """Continue a text, piece by piece; the pieces joined are what `generate` returns.
+        """Continue a text, piece by piece; the joined pieces are what `generate` returns.
 
         Args:
-            prompt: What stands before.
-            sampling: ``max_new_tokens`` (by default 256, or as many as the context holds), ``temperature``
-                (0, the default, takes the likeliest token each time), ``stop`` (strings that end the text)
-                and ``seed``.
+            prompt: The text to continue.
+            sampling: ``max_new_tokens`` (by default 256, or as many as fit into the context), ``temperature``
+                (0, the default, always takes the most likely token), ``stop`` (strings that end the text) and
+                ``seed``.
 
         Raises:
-            UserError: No tokenizer, an option outside its range, or a text that outgrows the context.
+            UserError: No tokenizer, an option out of range, or a text that exceeds the context.
         """
-        tokenizer = self._need_tokenizer()
-        return self._stream(tokenizer.encode(prompt, bos=tokenizer.add_bos), sampling)
+        return self._stream(self._encode(prompt), sampling)
 
     def generate(self, prompt: str, **sampling: Any) -> str:
-        """Continue a text and return what is new; see `stream`."""
+        """Continue a text and return the continuation; see `stream`."""
         return "".join(self.stream(prompt, **sampling))
 
     def stream_chat(self, messages: Iterable[Message], **sampling: Any) -> Iterator[str]:
@@ -134,11 +130,11 @@ class LLM:
         return "".join(self.stream_chat(messages, **sampling))
 
     def score(self, text: str | Sequence[int] | Tensor, **options: Any) -> Tensor:
-        """How hard each token of a text was to predict: its negative log-likelihood.
+        """The negative log-likelihood of each token of a text but the first.
 
         Args:
             text: A text, or its ids.
-            options: Those of `myllm.evaluation.perplexity.nll`; none is needed.
+            options: Those of `myllm.evaluation.perplexity.nll`, all of them optional.
 
         Returns:
             (N - 1,) float32, in nats: what `perplexity` and `bits_per_byte` take.
@@ -152,27 +148,26 @@ class LLM:
         """The attention weights of the model on a text.
 
         Returns:
-            The tokens as text, and the weights (L, H, T, T): layer, head, position of the query, position of
-            the key.
+            The tokens as text, and the weights (L, H, T, T): layer, head, query position, key position.
 
         Raises:
-            UserError: There is no tokenizer, or no token in the text.
+            UserError: There is no tokenizer, or the text is empty.
         """
-        tokenizer = self._need_tokenizer()
-        ids = tokenizer.encode(text, bos=tokenizer.add_bos)
+        ids = self._encode(text)
         if not ids:
-            raise UserError("There is no token to look at; give a text.")
+            raise UserError("The text is empty; give one with at least one token.")
         row = torch.tensor(ids, device=self.model.embed_tokens.weight.device)
-        return [tokenizer.decode([i]) for i in ids], attention_maps(self.model, row)
+        return [self._need_tokenizer().decode([i]) for i in ids], attention_maps(self.model, row)
+
+    def _encode(self, text: str) -> list[int]:
+        tokenizer = self._need_tokenizer()
+        return tokenizer.encode(text, bos=tokenizer.add_bos)
 
     def _stream(self, ids: list[int], sampling: dict[str, Any]) -> Iterator[str]:
-        tokenizer = self._need_tokenizer()
         room = self.config.block_size - len(ids)
-        options: dict[str, Any] = {
-            "max_new_tokens": max(1, min(256, room)),
-            "cache": GrowingCache(self.config.n_layer, device=self.model.embed_tokens.weight.device),
-        }
-        return stream(self.model, tokenizer, ids, stop_ids=self.stop_ids, **{**options, **sampling})
+        cache = GrowingCache(self.config.n_layer, device=self.model.embed_tokens.weight.device)
+        options: dict[str, Any] = {"max_new_tokens": max(1, min(256, room)), "cache": cache, **sampling}
+        return stream(self.model, self._need_tokenizer(), ids, stop_ids=self.stop_ids, **options)
 
     def _need_tokenizer(self) -> Tokenizer:
         if self.tokenizer is None:
@@ -185,7 +180,7 @@ class LLM:
 
 
 def _stop_ids(path: Path) -> set[int]:
-    """The end ids that a file of settings names as ``eos_token_id``: none, one or several."""
+    """The ids that a configuration file gives as ``eos_token_id``: none, one or several."""
     settings: Any = read_json(path, "the settings of a model") if path.is_file() else {}
     if isinstance(settings, dict):
         found: Any = cast("dict[str, Any]", settings).get("eos_token_id")

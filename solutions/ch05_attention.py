@@ -1,6 +1,6 @@
 """Chapter 5, Attention: the exercises. Replace each ``raise NotImplementedError`` with your answer."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -15,14 +15,14 @@ def softmax(x: Tensor) -> Tensor:
     A row is the last dimension. PyTorch's own softmax and its relatives may not be used.
 
     Args:
-        x: (…, S) floating point, S 1 or more. The scores may be of any size. ``-inf`` marks what must not
-            be seen; there is no ``+inf`` and no NaN.
+        x: (…, S) floating point, S 1 or more. The scores may be of any size that the dtype holds. A score of
+            ``-inf`` marks a hidden position; there is no ``+inf`` and no NaN.
 
     Returns:
-        (…, S), with the dtype of ``x``. Each row sums to 1, and where ``x`` is ``-inf`` the weight is 0. A
-        row that is ``-inf`` throughout has nothing to look at: all its weights are 0. Numbers of 16 bits are
-        computed in float32 and rounded once, at the end. For full points the number of tensor operations
-        does not grow with the number of rows, and no gradient is NaN, whatever ``x`` holds.
+        (…, S), with the dtype of ``x``. Each row sums to 1, and the weight of a hidden position is exactly 0.
+        In a row that is hidden throughout, all weights are 0. In float16 and bfloat16, the result is computed
+        in float32 and rounded once, at the end. For full points, the number of tensor operations does not
+        grow with the number of rows, and no gradient is NaN, whatever ``x`` holds.
 
     Example:
         >>> hidden = float("-inf")
@@ -32,7 +32,7 @@ def softmax(x: Tensor) -> Tensor:
     """
     # SOLUTION
     y = x.to(torch.promote_types(x.dtype, torch.float32))
-    # The lower bound is for rows without any score: -inf - -inf would be NaN.
+    # The lower bound is for rows that are hidden throughout: -inf - -inf would be NaN.
     top = y.amax(-1, keepdim=True).clamp(min=torch.finfo(y.dtype).min)
     weights = torch.exp(y - top)
     total = weights.sum(-1, keepdim=True)
@@ -40,86 +40,118 @@ def softmax(x: Tensor) -> Tensor:
     # END SOLUTION
 
 
-@exercise("05.2", "Causal mask with offset", points=4, minutes=10, difficulty=1, section="causal-mask")
-def causal_mask(queries: int, keys: int, offset: int) -> Tensor:
-    """Say which keys each query may see, where the queries are a piece out of the middle of the text.
+@exercise("05.2", "Find the leak", points=5, minutes=20, difficulty=2, section="causal-mask")
+def finds_leak(f: Callable[[Tensor], Tensor], shape: tuple[int, int, int]) -> bool:
+    """Test whether a function is causal, by calling it.
 
-    Key j is the token at position j. Query i is the token at position ``offset + i``. A token sees itself and
-    everything before it, and nothing after it.
+    Your answer is a test, and it is graded as one: it must pass functions that are causal and fail functions
+    that leak, however small or rare the leak is. ``f`` maps (B, T, C) to (B, T, D), and it is causal when the
+    output at position t of row b depends on positions 0 to t of row b and on nothing else.
 
     Args:
-        queries: T, 1 or more.
-        keys: S, 1 or more; fewer than ``offset + queries`` or more are both possible.
-        offset: the position of the first query, 0 or more.
+        f: The function under test. It is deterministic: equal inputs give equal outputs, bit for bit. Where
+            an output depends on an input position, replacing the C numbers at that position by other random
+            numbers changes this output. The change may be as small as 0.0001, and it need not show in the
+            gradient, for ``f`` may round or detach.
+        shape: (B, T, C), the shape of the float32 inputs that ``f`` takes; each number is 1 or more.
 
     Returns:
-        (T, S) bool, true where the query may see the key. For full points the number of tensor operations
-        does not grow with T, and no tensor is larger than T * S.
+        True if some output depends on a later position of its row or on another row of the batch, otherwise
+        False. For full points, ``f`` is called at most B * T + 1 times.
 
     Example:
-        >>> causal_mask(2, 4, 1)
-        tensor([[ True,  True, False, False],
-                [ True,  True,  True, False]])
+        >>> finds_leak(lambda x: x.flip(1), (1, 2, 3)), finds_leak(lambda x: x.cumsum(1), (1, 2, 3))
+        (True, False)
     """
     # SOLUTION
-    positions = torch.arange(offset, offset + queries)
-    return torch.arange(keys) <= positions[:, None]
+    B, T, C = shape
+    x = torch.randn(shape)
+    before = f(x)
+    for b in range(B):
+        for t in range(T):
+            changed = x.clone()
+            changed[b, t] = torch.randn(C)
+            differs = (f(changed) != before).any(dim=-1)  # (B, T)
+            differs[b, t:] = False  # these may depend on it
+            if differs.any():
+                return True
+    return False
     # END SOLUTION
 
 
-@exercise("05.3", "Split and join heads", points=5, minutes=15, difficulty=2, section="heads")
-def per_head(x: Tensor, n_head: int, work: Callable[[Tensor], Tensor]) -> Tensor:
-    """Split each position into heads, let a function work on all of them, and join what comes back.
+@exercise("05.3", "Fix the layer", points=6, minutes=20, difficulty=2, section="heads")
+def multi_head(
+    x: Tensor, past: Tensor, w_q: Tensor, w_k: Tensor, w_v: Tensor, w_o: Tensor, n_head: int
+) -> Tensor:
+    """Debug multi-head attention that continues a text: it runs, its shapes are right, its results are wrong.
 
-    Head h has the numbers ``h * D`` up to, not including, ``(h + 1) * D`` of each position, with D = C / H.
+    ``past`` holds the inputs of the positions before ``x``. They have keys and values, but their outputs are
+    not computed again. Each position of ``x`` attends to all of ``past``, to itself and to what stands before
+    it in ``x``. The scores of a head are divided by the square root of the numbers in its queries. This
+    version has six mistakes (``F.scaled_dot_product_attention`` may not be used to get around them)::
+
+        B, T, C = x.shape
+        whole = torch.cat([x, past], dim=1)
+        S = whole.shape[1]
+        q = (x @ w_q.T).view(B, n_head, T, -1)
+        k = (whole @ w_k.T).view(B, n_head, S, -1)
+        v = (whole @ w_v.T).view(B, n_head, S, -1)
+        weights = torch.softmax(q @ k.transpose(-2, -1) / C**0.5, dim=-1)
+        weights = weights * torch.ones(T, S).tril()
+        return (weights @ v).reshape(B, T, -1) @ w_o.T
 
     Args:
-        x: (B, T, C).
+        x: (B, T, C), B and T 1 or more.
+        past: (B, P, C), P 0 or more.
+        w_q: (H * D, C), as ``nn.Linear`` stores it. Head h has rows ``h * D`` to ``(h + 1) * D``.
+        w_k: (H * D, C), in the same order.
+        w_v: (H * E, C), in the same order; E may differ from D.
+        w_o: (any number, H * E), with columns in the same order.
         n_head: H.
-        work: takes (B, H, T, D) and returns (B, H, T, E); E may differ from D.
 
     Returns:
-        (B, T, H * E). In each position first all E numbers of head 0, then those of head 1, and so on. For
-        full points ``work`` is called once, for all heads together.
-
-    Raises:
-        ValueError: C is not a multiple of H.
+        (B, T, rows of ``w_o``), with the dtype of ``x``. For full points, the number of tensor operations
+        does not grow with B, T or H.
 
     Example:
-        Two positions, two heads of two numbers. Each head adds up its numbers from position to position.
-
-        >>> x = torch.tensor([[[1, 2, 3, 4], [10, 20, 30, 40]]])
-        >>> per_head(x, 2, lambda heads: heads.cumsum(dim=2))
-        tensor([[[ 1,  2,  3,  4],
-                 [11, 22, 33, 44]]])
+        >>> x, one = torch.tensor([[[3.0], [5.0]]]), torch.ones(1, 1)
+        >>> multi_head(x, torch.tensor([[[1.0]]]), 0 * one, one, one, one, 1)
+        tensor([[[2.],
+                 [3.]]])
     """
     # SOLUTION
-    B, T, C = x.shape
-    if C % n_head:
-        raise ValueError(f"{C} numbers cannot be shared evenly by {n_head} heads")
-    heads = work(x.reshape(B, T, n_head, C // n_head).transpose(1, 2))  # (B, H, T, E)
-    return heads.transpose(1, 2).reshape(B, T, n_head * heads.shape[-1])
+    B, T, _ = x.shape
+    whole = torch.cat([past, x], dim=1)
+    S = whole.shape[1]
+    q = (x @ w_q.T).view(B, T, n_head, -1).transpose(1, 2)
+    k = (whole @ w_k.T).view(B, S, n_head, -1).transpose(1, 2)
+    v = (whole @ w_v.T).view(B, S, n_head, -1).transpose(1, 2)
+    allowed = torch.ones(T, S, dtype=torch.bool).tril(S - T)
+    scores = q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5
+    weights = torch.softmax(scores.masked_fill(~allowed, -torch.inf), dim=-1)
+    return (weights @ v).transpose(1, 2).reshape(B, T, -1) @ w_o.T
     # END SOLUTION
 
 
 @exercise("05.4", "Scale the scores", points=3, minutes=10, difficulty=2, section="scale")
 def score_scale(head_dim: int, q_std: float, k_std: float) -> float:
-    """Find the factor that gives random scores a variance of 1.
+    """Compute the factor that gives random scores a variance of 1.
 
-    A score is the dot product of a query and a key. All their numbers are drawn independently of each other,
-    those of the queries with mean 0 and standard deviation ``q_std``, those of the keys with mean 0 and
-    standard deviation ``k_std``.
+    A score is the dot product of a query and a key. All their numbers are independent of each other, those of
+    the queries with mean 0 and standard deviation ``q_std``, those of the keys with mean 0 and standard
+    deviation ``k_std``.
 
     Args:
         head_dim: D, how many numbers a query and a key have, 1 or more.
-        q_std: 0 or more.
-        k_std: 0 or more.
+        q_std: 0, or anything from 1e-6 to 1e6.
+        k_std: The same.
 
     Returns:
-        The positive factor for which ``factor * (q @ k)`` has variance 1, exactly: do not estimate it.
+        The positive factor for which ``factor * (q @ k)`` has variance 1: computed, not estimated, and in the
+        double precision of Python's floats.
 
     Raises:
-        ValueError: there is none, since a standard deviation is 0.
+        ValueError: A standard deviation is 0, and no factor exists.
 
     Example:
         >>> score_scale(64, 1.0, 2.0)
@@ -127,7 +159,50 @@ def score_scale(head_dim: int, q_std: float, k_std: float) -> float:
     """
     # SOLUTION
     # A product of independent numbers of mean 0 has the product of their variances; D of them add up.
-    if not q_std * k_std:
-        raise ValueError("the scores are all 0, and no factor spreads them")
+    if q_std == 0 or k_std == 0:
+        raise ValueError("The scores are all 0, and no factor changes that.")
     return 1 / (head_dim**0.5 * q_std * k_std)
+    # END SOLUTION
+
+
+@exercise("05.5", "Load PyTorch's layer", points=5, minutes=20, difficulty=3, section="check")
+def packed_attention(x: Tensor, state: Mapping[str, Tensor], n_head: int) -> Tensor:
+    """Compute what a trained ``nn.MultiheadAttention`` computes under the causal mask, from its weights.
+
+    Neither that layer nor ``F.multi_head_attention_forward`` and ``F.scaled_dot_product_attention`` may be
+    used. You may call your own ``multi_head``. It takes no biases, but a bias is the weight of one more input
+    that is always 1.
+
+    Args:
+        x: (B, T, C); B and T are 1 or more.
+        state: The ``state_dict()`` of the layer: ``in_proj_weight`` (3C, C), which holds the matrices of
+            queries, keys and values one below the other, ``in_proj_bias`` (3C,) in the same order,
+            ``out_proj.weight`` (C, C) and ``out_proj.bias`` (C,). A layer that was made with ``bias=False``
+            has the two weights alone.
+        n_head: H, which divides C.
+
+    Returns:
+        (B, T, C): the output of the layer where each position attends to itself and to earlier ones.
+
+    Raises:
+        ValueError: The names in ``state`` are neither those four nor the two weights. Their order does not
+            matter.
+
+    Example:
+        >>> weights = torch.cat([torch.zeros(2, 1), torch.ones(1, 1)])
+        >>> state = {"in_proj_weight": weights, "out_proj.weight": torch.ones(1, 1)}
+        >>> packed_attention(torch.tensor([[[2.0], [4.0]]]), state, 1)
+        tensor([[[2.],
+                 [3.]]])
+    """
+    # SOLUTION
+    weights, biases = {"in_proj_weight", "out_proj.weight"}, {"in_proj_bias", "out_proj.bias"}
+    if {*state} not in (weights, weights | biases):
+        raise ValueError(f"expected the weights, with both biases or without, not {', '.join(state)}")
+    w_in, w_out, rows = state["in_proj_weight"], state["out_proj.weight"], x
+    if "in_proj_bias" in state:
+        w_in = torch.cat([w_in, state["in_proj_bias"][:, None]], dim=1)  # (3C, C + 1)
+        rows = torch.cat([x, torch.ones_like(x[..., :1])], dim=-1)  # (B, T, C + 1)
+    y = multi_head(rows, rows[:, :0], *w_in.chunk(3), w_out, n_head)
+    return y + state.get("out_proj.bias", 0)
     # END SOLUTION

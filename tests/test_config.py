@@ -464,7 +464,7 @@ NONSENSE = {
     "window must be a whole number .* or None, not 0": {"window": 0},
     "attention_softcap must be a number .* or None, not -1.0": {"attention_softcap": -1.0},
     "logit_softcap must be a number .*, not nan": {"logit_softcap": float("nan")},
-    "rotary_fraction must be at most 1, not 1.5": {"rotary_fraction": 1.5},
+    "rotary_fraction must be a number from 1e-30 to 1, not 1.5": {"rotary_fraction": 1.5},
     "RoPE rotates pairs: head_dim x rotary_fraction must be 2, 4, …, not 3": {"head_dim": 3},
     "RoPE rotates pairs: .*, not 0": {"rotary_fraction": 0.1},
     "norm must be layernorm or rmsnorm, not 'batchnorm'": {"norm": "batchnorm"},
@@ -486,7 +486,7 @@ NONSENSE = {
     "RopeScaling has no field 'type'; it has kind": {"rope_scaling": {"type": "yarn"}},
     "RopeScaling needs original_context": {"rope_scaling": {"kind": "yarn", "factor": 2}},
     "rope_scaling.kind must be linear or": scaling("x"),
-    "rope_scaling.factor must be at least 1, not 0.5": scaling("yarn", factor=0.5),
+    "rope_scaling.factor must be a number from 1 to .*, not 0.5": scaling("yarn", factor=0.5),
     "rope_scaling needs low_freq_factor < high_freq_factor": scaling("llama3", high_freq_factor=1.0),
     "rope_scaling needs beta_slow < beta_fast": scaling("yarn", beta_slow=40.0),
     'rope_scaling.beta_fast would have no effect: kind is not "yarn"': scaling("llama3", beta_fast=8.0),
@@ -501,7 +501,7 @@ NONSENSE = {
     "rope_theta must be more than 1, not 0.5": {"rope_theta": 0.5},
     "rope_theta must be a number .*, not a number of more": {"rope_theta": 10**400},
     'rope_scaling "dynamic" needs head_dim x rotary_fraction of at': {**scaling("dynamic"), "head_dim": 2},
-    "window would have no effect: full_attention_every is 1": {"window": 3, "full_attention_every": 1},
+    "full_attention_every must be a whole number from 2 to": {"window": 3, "full_attention_every": 1},
     "The family 'bert' is not known; known are gpt2, llama": {"family": "bert"},
 }  # fmt: skip
 

@@ -124,7 +124,7 @@ def test_chat_asks_in_the_format_and_ends_with_the_answer():
 def test_attention_maps_have_the_tokens_as_text(llm):
     tokens, maps = llm.attention_maps("abc")
     assert tokens == ["a", "b", "c"] and maps.shape == (2, 4, 3, 3)
-    with pytest.raises(UserError, match="no token to look at"):
+    with pytest.raises(UserError, match="The text is empty"):
         llm.attention_maps("")
 
 

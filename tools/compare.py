@@ -44,8 +44,9 @@ def compare(folder: Path) -> int:
     # Two processes, in each a notebook at a time; the root folder is what keeps their names apart.
     with tempfile.TemporaryDirectory() as scratch:
         report = Path(scratch) / "report.xml"
-        command = [sys.executable, "-m", "pytest", "--nbval", "--nbval-current-env", "--nbval-sanitize-with"]
+        command = [sys.executable, "-m", "pytest", "-p", "nbval", "--nbval", "--nbval-current-env"]
         command += [
+            "--nbval-sanitize-with",
             str(SANITIZE),
             "-n",
             str(min(2, len(notebooks))),

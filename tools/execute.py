@@ -17,7 +17,7 @@ from jupyter_cache.executors.utils import single_nb_execution
 from nbformat import NotebookNode
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "book" / "_ext"))
-from myllm_book.sources import BOOK, ROOT, chapters, open_cache, read
+from myllm_book.sources import BOOK, ROOT, chapters, join_streams, open_cache, read
 
 EXECUTED = ROOT / "build" / "executed"
 TIMEOUT = 600  # seconds a cell
@@ -28,7 +28,7 @@ def run(chapter: Path) -> tuple[Path, NotebookNode, float, str | None]:
     """Execute one chapter in a fresh kernel; last comes the traceback of the cell that failed, if any."""
     print(f"  {chapter.stem:<24} running …", flush=True)
     result = single_nb_execution(read(chapter), cwd=str(BOOK), timeout=TIMEOUT, allow_errors=False, **QUIET)
-    return chapter, result.nb, result.time, result.exc_string
+    return chapter, join_streams(result.nb), result.time, result.exc_string
 
 
 def main() -> int:

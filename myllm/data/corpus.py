@@ -110,8 +110,8 @@ def split(
 
     Args:
         documents: At least two, with different ids.
-        validation: The share of all characters to hold out, met as closely as the order allows.
-            Or the ids of the documents to hold out, such as `HELD_OUT`.
+        validation: The share of all characters to hold out, met as closely as the order allows; or the ids of
+            the documents to hold out, such as `HELD_OUT`.
         seed: Any integer; another one gives another order.
 
     Returns:

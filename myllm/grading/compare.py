@@ -117,7 +117,7 @@ def as_expected(got: Any, expected: Any) -> Any:
         return values if wanted is list else tuple(values)
     if form is dict and wanted is dict:
         return {key: as_expected(item, cast("Any", expected).get(key)) for key, item in got.items()}
-    if isinstance(got, Tensor) and got.dim() == 0 and type(expected) in (int, float):
+    if isinstance(got, Tensor) and got.dim() == 0 and type(expected) in (bool, int, float):
         got = got.item()
     if isinstance(expected, Tensor) and expected.dim() == 0 and type(got) in (int, float):
         got = torch.tensor(got)

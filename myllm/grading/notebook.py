@@ -1,6 +1,7 @@
 """Checking a function from a notebook cell; nothing here raises, so an unsolved chapter still runs."""
 
 import dis
+import re
 import secrets
 from collections.abc import Callable
 from functools import cache
@@ -32,7 +33,8 @@ class Card:
         return "\n".join(filter(None, [to_text(self.result), self.note]))
 
     def _repr_html_(self) -> str:
-        note = f"<p>{escape(self.note)}</p>" if self.note else ""
+        note = re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(self.note))
+        note = f"<p>{note}</p>" if note else ""
         return (to_html(self.result) if self.result else "") + note
 
 

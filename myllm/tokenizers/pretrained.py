@@ -30,11 +30,11 @@ def load_tokenizer(name_or_path: StrPath | bytes) -> Tokenizer:
     """Load a published tokenizer.
 
     Args:
-        name_or_path: "gpt2", "llama3", "mistral" or "smollm2"; or "shakespeare", which chapter 3 trains; or a
+        name_or_path: "gpt2", "llama3", "mistral" or "smollm2", or "shakespeare", which chapter 3 trains; or a
             file: a `tokenizer.json`, a SentencePiece `.model`, LLaMA-3's `tokenizer.model`, a file that
             `BPE.save` wrote; or a folder that holds a `tokenizer.json`, a `tokenizer.model`, or GPT-2's
-            `vocab.json` and `merges.txt`. The settings beside a file (`tokenizer_config.json` and others)
-            are read, too.
+            `vocab.json` and `merges.txt`. The settings beside a file (`tokenizer_config.json` and others) are
+            read, too.
 
     Raises:
         UserError: There is no such name or file, the file is no tokenizer that can be read, or what it needs

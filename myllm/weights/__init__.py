@@ -1,1 +1,1 @@
-"""Weights: published models read from their files, and written so that others read them."""
+"""Weights: reading the files of published models, and writing files that other programs read."""

@@ -1,7 +1,7 @@
-"""Between the tensors of published models and those of a `Transformer`: names, transposes, joined matrices.
+"""Conversion between published tensors and those of a `Transformer`: names, transposes, joined matrices.
 
-Our names are LLaMA's without the prefix ``model.``; a table for each family has the parts of names that
-differ. Where several modules of ours share one name, the file stores their tensors as one, concatenated
+Our names are LLaMA's without the prefix ``model.``; ``families.toml`` has the parts of names that differ for
+each family. Where several of our modules share one name, the file stores their tensors as one, concatenated
 along the rows.
 """
 
@@ -12,57 +12,16 @@ import torch
 from torch import Tensor
 
 from myllm.config import ModelConfig
+from myllm.families import FAMILIES
 from myllm.files import UserError
 from myllm.model import transformer
 from myllm.model.transformer import Transformer
 
-#: For each family, our parts of names and what they are called there where that differs from LLaMA.
-HF_NAMES: dict[str, dict[str, str]] = {
-    "gpt2": {
-        "model": "transformer",
-        "embed_tokens": "wte",
-        "embed_positions": "wpe",
-        "layers": "h",
-        "input_layernorm": "ln_1",
-        "self_attn": "attn",
-        "q_proj": "c_attn",
-        "k_proj": "c_attn",
-        "v_proj": "c_attn",
-        "o_proj": "c_proj",
-        "post_attention_layernorm": "ln_2",
-        "up_proj": "c_fc",
-        "down_proj": "c_proj",
-        "norm": "ln_f",
-    },
-    "llama": {},
-    "mistral": {},
-    "qwen2": {},
-    "qwen3": {},
-    "gemma": {},
-    "gemma2": {  # its post_attention_layernorm normalizes the output of attention, not the input of the MLP
-        "attention_output_norm": "post_attention_layernorm",
-        "post_attention_layernorm": "pre_feedforward_layernorm",
-        "mlp_output_norm": "post_feedforward_layernorm",
-    },
-    "phi": {
-        "q_norm": "q_layernorm",
-        "k_norm": "k_layernorm",
-        "o_proj": "dense",
-        "up_proj": "fc1",
-        "down_proj": "fc2",
-        "norm": "final_layernorm",
-    },
-    "phi3": {
-        "q_proj": "qkv_proj",
-        "k_proj": "qkv_proj",
-        "v_proj": "qkv_proj",
-        "gate_proj": "gate_up_proj",
-        "up_proj": "gate_up_proj",
-    },
-}
-#: GPT-2 stores these matrices as (in, out); all others, and `torch.nn.Linear`, as (out, in).
+#: For each family, parts of names: ours, and the one in its files where that differs.
+HF_NAMES = {name: family.names for name, family in FAMILIES.items()}
+#: GPT-2 stores these matrices as (in, out); all other families, and `torch.nn.Linear`, as (out, in).
 TRANSPOSED = re.compile(r"transformer\.h\.\d+\.(attn|mlp)\.c_\w+\.weight")
-#: What old files store besides parameters: masks, positions and rotary frequencies, computed anew here.
+#: What old files store besides parameters: masks, positions and rotary frequencies, which are computed here.
 BUFFERS = re.compile(
     r"(.*\.)?(attn\.(masked_)?bias|rotary_emb\.(inv_freq|cos_cached|sin_cached)|position_ids)"
 )
@@ -82,15 +41,15 @@ def hf_name(name: str, family: str) -> str:
 
 
 def layout(config: ModelConfig, family: str) -> dict[str, dict[str, torch.Size]]:
-    """For each tensor that a file of this model stores: the names and shapes of ours that it is made of.
+    """For each tensor in a file of this model: the names and shapes of our tensors that it consists of.
 
-    A tied head is no tensor of its own. Only shapes are computed; no memory is used.
+    A tied head is not a tensor of its own. Only shapes are computed; no memory is used.
 
     Raises:
-        UserError: The model is larger than any that could be stored.
+        UserError: The model is too large to be stored.
     """
     if config.n_params > 1 << 60:  # PyTorch cannot count the bytes of larger tensors
-        raise UserError(f"No model has {config.n_params:,} parameters.")
+        raise UserError(f"No model has {config.n_params:,} parameters; fix the configuration.")
     with torch.device("meta"):
         ours = Transformer(config.replace(n_layer=1)).state_dict()  # all layers have the same shapes
     if config.tie_embeddings:
@@ -107,17 +66,17 @@ def from_hf(state: Mapping[str, Tensor], config: ModelConfig, family: str) -> di
     """The weights of a Hugging Face model under our names.
 
     Args:
-        state: Tensors by their names in the files. Where the head is tied, the embedding may be stored
-            under either name or under both.
-        config: The model.
+        state: Tensors by their names in the files. If the head is tied, the embedding may be stored under
+            either name or under both.
+        config: The configuration of the model.
         family: Its ``model_type``.
 
     Returns:
-        What `Transformer.load_state_dict` expects, the head included even where it is tied. Tensors share
+        What `Transformer.load_state_dict` expects, including the head even if it is tied. Tensors share
         memory with those of `state` unless they are transposed.
 
     Raises:
-        UserError: One sentence that names the missing, unexpected and misshapen tensors.
+        UserError: Tensors are missing, unexpected or of another shape or dtype; the message names them.
     """
     held = sum(tensor.numel() for tensor in state.values())
     if config.n_params > 2 * held:  # before anything is built; where less is missing, it is named below
@@ -149,14 +108,14 @@ def to_hf(state: Mapping[str, Tensor], config: ModelConfig, family: str) -> dict
 
     Args:
         state: What `Transformer.state_dict` returns.
-        config: The model.
-        family: The ``model_type`` that `ModelConfig.to_hf` chose.
+        config: The configuration of the model.
+        family: The ``model_type`` that `ModelConfig.to_hf` wrote.
 
     Returns:
         Contiguous tensors that share no memory with each other, without a tied head.
 
     Raises:
-        UserError: The model's modules are not those of its configuration, because some were replaced.
+        UserError: The model has other modules than its configuration describes, because some were replaced.
     """
     wanted, result, addresses = layout(config, family), dict[str, Tensor](), set[int]()
     named = {name for parts in wanted.values() for name in parts} | {_HEAD}
@@ -178,16 +137,16 @@ def build(
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
 ) -> Transformer:
-    """A model around given weights, in eval mode; tensors that stay as they are, are not copied.
+    """A model around given weights, in eval mode; tensors that keep dtype and device are not copied.
 
     Args:
-        config: The model.
-        state: What `Transformer.state_dict` of that model would return; a tied head may be missing.
+        config: The configuration of the model.
+        state: What `Transformer.state_dict` of that model returns; a tied head may be missing.
         dtype: The dtype of all weights; by default that of the embedding.
         device: The device of all weights; by default that of the embedding.
 
     Raises:
-        UserError: The dtype is not one of floating-point numbers.
+        UserError: The dtype is not one of `DTYPES`.
     """
     table = state["embed_tokens.weight"]
     dtype, device = dtype or table.dtype, device or table.device
@@ -196,18 +155,18 @@ def build(
     tied = [_HEAD] if config.tie_embeddings else []
     ours = {name: tensor.to(device, dtype) for name, tensor in state.items() if name not in tied}
     ours |= dict.fromkeys(tied, ours["embed_tokens.weight"])
-    with torch.device("meta"):  # shapes without numbers: nothing is drawn or allocated
+    with torch.device("meta"):  # shapes only: no memory is allocated, nothing initialized
         model = Transformer(config)
     model.load_state_dict(ours, assign=True)
     model.tie_weights()
     if (position := transformer.parts(config).position) is not None:
         with torch.device(device):
-            model.position = position(config.head_dim)  # it has no weights, only buffers of its own
+            model.position = position(config.head_dim)  # it has no weights, only buffers
     return model.eval()
 
 
 def _with_prefix(state: dict[str, Tensor], family: str) -> dict[str, Tensor]:
-    """Some files, GPT-2's own among them, omit the prefix of all names but the head's."""
+    """Add the prefix that some files, GPT-2's own among them, omit from all names but the head's."""
     prefix = hf_name("embed_tokens.weight", family).partition(".")[0] + "."
     if any(name.startswith(prefix) for name in state):
         return state
@@ -215,7 +174,7 @@ def _with_prefix(state: dict[str, Tensor], family: str) -> dict[str, Tensor]:
 
 
 def _shape(name: str, parts: Mapping[str, torch.Size]) -> tuple[int, ...]:
-    """The shape of the concatenated parts, as the file stores it."""
+    """The shape in the file of a tensor that consists of these parts."""
     first, *_ = parts.values()
     shape = (sum(rows for rows, *_ in parts.values()), *first[1:])
     return shape[::-1] if TRANSPOSED.fullmatch(name) else shape
@@ -225,7 +184,7 @@ def check(wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, 
     """Compare the names and shapes of a file's tensors with those of a model.
 
     Raises:
-        UserError: One sentence that names what differs.
+        UserError: They differ; the message says where.
     """
     differing = [name for name in wanted if name in found and tuple(wanted[name]) != tuple(found[name])]
     problems = {

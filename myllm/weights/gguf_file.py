@@ -1,6 +1,6 @@
-"""The GGUF file format: a header of named values, then tensors, often with few bits a number.
+"""The GGUF file format: a header of named values, then tensors, often quantized to few bits.
 
-The header is read here, and no length in it is believed before it is compared with the size of the file. The
+The header is read here; every length in it is compared with the size of the file before it is used. The
 library `gguf` dequantizes. Layout: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
@@ -17,19 +17,19 @@ from myllm.files import StrPath, UserError, expand, reason
 if TYPE_CHECKING:
     from gguf import GGMLQuantizationType
 
-# The codes of numeric types, and what `struct` and NumPy call them.
+# The codes of the numeric types, and their names in `struct` and NumPy.
 SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 STRING, ARRAY = 8, 9
 
 
 class Entry(NamedTuple):
-    """Where a tensor is stored, and how.
+    """Where and how a tensor is stored.
 
     Attributes:
         kind: The quantization type.
-        shape: Outermost dimension first, as in PyTorch; the file stores them in the opposite order.
-        offset: Of its first byte, from that of the first tensor.
-        size: In bytes.
+        shape: Outermost dimension first, as in PyTorch; the file has the reverse order.
+        offset: Bytes from the start of the tensor data to its first byte.
+        size: Its size in bytes.
     """
 
     kind: "GGMLQuantizationType"
@@ -39,19 +39,19 @@ class Entry(NamedTuple):
 
 
 class GGUFFile:
-    """A GGUF file: the header in memory, the tensors read when asked for.
+    """A GGUF file: the header in memory, tensors read on request.
 
     Args:
         path: The file.
 
     Attributes:
-        path: The same.
+        path: The file.
         metadata: The header's values by name; arrays of numbers are NumPy arrays.
         tensors: Where each tensor is stored.
 
     Raises:
-        UserError: The file is missing, torn, not GGUF of version 2 or 3, or claims what it cannot hold; or
-            the library `gguf` is not installed.
+        UserError: The file is missing, incomplete, not GGUF of version 2 or 3, or claims more than it holds;
+            or the library `gguf` is not installed.
     """
 
     def __init__(self, path: StrPath) -> None:
@@ -68,16 +68,16 @@ class GGUFFile:
             raise UserError(f"Cannot read {path}: {reason(error)}.") from error
 
     def refuse(self, why: str) -> NoReturn:
-        """Raise the error that the file cannot be read."""
-        raise UserError(f"{self.path} is no GGUF file that can be read: {why}; fetch or convert it anew.")
+        """Raise an error that says why the file cannot be read."""
+        raise UserError(f"{self.path} is not a readable GGUF file: {why}; download or convert it again.")
 
     def _read_header(self) -> None:
         if (magic := self._take(4)) != b"GGUF":
-            raise UserError(f"{self.path} is no GGUF file: it begins with {magic!r}, not b'GGUF'.")
+            raise UserError(f"{self.path} is not a GGUF file: it begins with {magic!r}, not b'GGUF'.")
         version, n_tensors, n_values = self._number("I"), self._number("Q"), self._number("Q")
         if version not in (2, 3):
             raise UserError(f"{self.path} is GGUF of version {version}; only little-endian 2 and 3 are read.")
-        for _ in range(n_values):  # each takes bytes of the file, so a false count ends with the file
+        for _ in range(n_values):  # each takes bytes of the file, so a false count ends with it
             name = self._string()
             if name in self.metadata:
                 self.refuse(f"it has {name!r} twice")
@@ -137,10 +137,10 @@ class GGUFFile:
         return Entry(kind, shape, offset, math.prod(shape) // block * size)
 
     def tensor(self, name: str) -> torch.Tensor:
-        """One tensor as float32, in memory of its own.
+        """One tensor as float32, in its own memory.
 
         Raises:
-            UserError: Its quantization type is one that the library cannot undo.
+            UserError: The library cannot dequantize its type.
         """
         from gguf import dequantize
 

@@ -17,28 +17,28 @@ from myllm.model.transformer import Transformer
 from myllm.weights import convert
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
-_DANGER = "which can run any code when it is read; take a model with safetensors."
+_DANGER = "which can run arbitrary code when it is loaded; use a model in safetensors format."
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 WANTED = ["*.json", "*.safetensors", "*.model", "merges.txt", "*.jinja"]
-UNWANTED = ["*/*", "consolidated*"]  # other formats of the same weights
+UNWANTED = ["*/*", "consolidated*"]  # the same weights in other formats
 
 
 def load_folder(
     path: StrPath, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
 ) -> Transformer:
-    """The model of a folder, in eval mode.
+    """The model in a folder, in eval mode.
 
-    The weights stay in the file, mapped into memory, as long as neither dtype nor device changes; otherwise
-    they are converted one by one. There is never more than one copy.
+    The weights stay in the file, mapped into memory, if neither dtype nor device changes; otherwise they are
+    converted one by one. There is never more than one copy.
 
     Args:
         path: A folder with ``config.json`` and ``model.safetensors`` or its shards and their index, or one
             safetensors file that has a ``config.json`` beside it.
-        dtype: What the weights become; by default as stored.
-        device: Where they go; by default the CPU.
+        dtype: The dtype of the weights; by default as stored.
+        device: The device of the weights; by default the CPU.
 
     Raises:
-        UserError: A missing, damaged or hostile file, or weights that are not those of the configuration.
+        UserError: A missing, damaged or hostile file, or weights that do not match the configuration.
     """
     path = expand(path)
     folder = path.parent if path.is_file() else path
@@ -49,10 +49,10 @@ def load_folder(
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of one safetensors file or of a folder by their names in the files, mapped into memory.
+    """The tensors of a safetensors file or of a folder by their names in the files, mapped into memory.
 
-    A number is read from the disk when it is first used, and changing one does not change the file. Tensors
-    of a shard that the index does not list are left out.
+    Numbers are read from the disk on first use, and changing them does not change the file. Tensors that the
+    index does not list are left out.
 
     Raises:
         UserError: No safetensors, an index that points outside the folder, or a tensor that its shard lacks.
@@ -63,28 +63,30 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         pickles = sorted(file.name for file in path.glob("*") if file.suffix in PICKLES)
         if pickles:
             raise UserError(f"{path / pickles[0]} is a pickle, {_DANGER}")
-        raise UserError(f"There is no {WEIGHTS} in {path}; name a folder with a model.")
+        raise UserError(f"There is no {WEIGHTS} in {path}; name a folder that contains a model.")
     try:
         places: dict[str, Any] = {**read_json(path / INDEX, "an index of weights")["weight_map"]}
     except (KeyError, TypeError) as error:
-        raise UserError(f"{path / INDEX} is not an index of weights; fetch it again.") from error
+        raise UserError(f"{path / INDEX} is not an index of weights; download it again.") from error
     shards = sorted({str(shard) for shard in places.values()})
-    for shard in shards:  # all of them, before one is opened
+    for shard in shards:  # check all of them before one is opened
         if not re.fullmatch(r"[\w-][\w.-]*\.safetensors", shard):
             raise UserError(
-                f"{path / INDEX} names {shard!r}, no safetensors of this folder; do not trust it."
+                f"{path / INDEX} names {shard!r}, not a safetensors file of this folder; do not trust it."
             )
     state: dict[str, Tensor] = {}
     for shard in shards:
         tensors = _read_file(path / shard)
         state |= {name: tensor for name, tensor in tensors.items() if places.get(name) == shard}
     if lacking := places.keys() - state:
-        raise UserError(f"The shards in {path} lack {min(lacking)}, which the index names; fetch them again.")
+        raise UserError(
+            f"The shards in {path} lack {min(lacking)}, which the index names; download them again."
+        )
     return state
 
 
 def _read_file(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file, each under its name and those under which the metadata say that it is shared."""
+    """The tensors of a file, each under its name and the aliases that the metadata give it."""
     opened: Any = safe_open  # the library's types are unknown
     try:
         with path.open("rb"), opened(path, "pt") as file:
@@ -94,18 +96,18 @@ def _read_file(path: Path) -> dict[str, Tensor]:
         raise UserError(f"Cannot read {path}: {reason(error)}.") from error
     except (SafetensorError, RuntimeError, TypeError, ValueError) as error:
         why = str(error).partition("\n")[0]
-        raise UserError(f"{path} is not a whole safetensors file ({why:.200}); fetch it again.") from error
+        raise UserError(f"{path} is not a whole safetensors file ({why:.200}); download it again.") from error
     return {alias: state[name] for alias, name in shared.items() if name in state} | state
 
 
 def save(model: Transformer, folder: StrPath) -> None:
     """Write a folder that `load_folder` and the library transformers read.
 
-    The configuration comes last: a folder that was left half-written has none, and is refused.
+    The configuration is written last: an incomplete folder has none, and is refused.
 
     Args:
         model: The model.
-        folder: Where to; it is made if there is none.
+        folder: The folder to write; it is created if it does not exist.
 
     Raises:
         UserError: No family of Hugging Face describes the model, or a file cannot be written.
@@ -132,14 +134,14 @@ def save(model: Transformer, folder: StrPath) -> None:
 
 
 def resolve(name_or_path: StrPath, revision: str | None = None) -> Path:
-    """Where a model is on this machine: a folder or file of that name, or what the hub has under it.
+    """The path of a model on this machine: a folder or file of that name, or what the hub has under it.
 
-    From the hub come configuration, tokenizer and safetensors, and nothing else. What was fetched once is
+    Only configuration, tokenizer and safetensors are downloaded from the hub. What was downloaded once is
     found again without a network.
 
     Args:
         name_or_path: A folder, a file in it, or a name such as ``HuggingFaceTB/SmolLM2-135M``.
-        revision: A commit, tag or branch; by default the newest commit. A commit never changes.
+        revision: A commit, tag or branch; by default the newest commit. Only a commit never changes.
 
     Returns:
         The folder, or the file that was named.
@@ -157,12 +159,12 @@ def resolve(name_or_path: StrPath, revision: str | None = None) -> Path:
     try:
         from huggingface_hub import snapshot_download  # pyright: ignore[reportUnknownVariableType]
     except ImportError as error:
-        how = 'install the extra hub, pip install -e ".[hub]", or take myllm download smollm2'
+        how = 'install the extra hub, pip install -e ".[hub]", or use myllm download smollm2'
         raise UserError(f"To fetch {name}, {how}.") from error
     try:
         return Path(
             snapshot_download(name, revision=revision, allow_patterns=WANTED, ignore_patterns=UNWANTED)
         )
-    except (OSError, ValueError) as error:  # the library's errors are such
+    except (OSError, ValueError) as error:  # the library's errors are subclasses
         why = re.split(r"\.?\s*\n|\. |\.$", str(error).strip())[0]
         raise UserError(f"Cannot fetch {name}: {why}; check the name and the network.") from error

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .rope_dial import RopeDial
     from .token_comparer import TokenComparer
     from .window_slider import WindowSlider
+    from .writer import Writer
 
 __all__ = [
     "BlockDiagram",
@@ -29,6 +30,7 @@ __all__ = [
     "RopeDial",
     "TokenComparer",
     "WindowSlider",
+    "Writer",
 ]
 
 _HOMES = {
@@ -41,6 +43,7 @@ _HOMES = {
     "RopeDial": "rope_dial",
     "TokenComparer": "token_comparer",
     "WindowSlider": "window_slider",
+    "Writer": "writer",
 }
 
 

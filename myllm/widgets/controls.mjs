@@ -9,7 +9,8 @@ function slider(name, change, say = (value) => value.toLocaleString("en")) {
     values = list;
     input.max = list.length - 1;
     input.value = list.indexOf(value);
-    said.textContent = say(value);
+    input.disabled = list.length < 2;
+    said.textContent = say(value) + (input.disabled ? ", the only value here" : "");
     input.setAttribute("aria-valuetext", said.textContent);
   };
   return { label: field(name, input, said), show };

@@ -39,6 +39,7 @@ export function describe(config, B, T, each) {
 }
 
 const CONTEXTS = powers(128, 131072);
+const BATCHES = [...Array.from({ length: 16 }, (_, i) => i + 1), 24, ...powers(32, 256)];
 const MODELS = ["gpt2", "llama-2-7b", "llama-2-70b", "llama-3-8b", "mistral-7b", "smollm2-135m"];
 
 function render({ model, el }) {
@@ -77,7 +78,7 @@ function render({ model, el }) {
     preset.show(Object.keys(model.get("shape")).length ? "" : model.get("model"));
     heads.show(now.n_kv_head, divisors(now.n_head));
     context.show(T, steps(CONTEXTS, T));
-    batch.show(B, steps(powers(1, 256), B));
+    batch.show(B, steps(BATCHES, B));
     format.show(model.get("dtype"));
     window.show(now.window, [...steps(powers(256, 32768), now.window || 256), 0]);
     layers.show(now.n_layer, steps(Array.from({ length: 100 }, (_, i) => i + 1), now.n_layer));

@@ -11,17 +11,6 @@ export function probabilities(counts, alpha) {
 // Bits of one row; 0 · log 0 is 0.
 export const entropy = (row) => -row.reduce((sum, p) => sum + (p > 0 ? p * Math.log2(p) : 0), 0);
 
-// Mulberry32: a small seeded generator of numbers in [0, 1), the same in every browser.
-export function generator(seed) {
-  let state = seed >>> 0;
-  return () => {
-    state = (state + 0x6d2b79f5) >>> 0;
-    let mixed = Math.imul(state ^ (state >>> 15), state | 1);
-    mixed ^= mixed + Math.imul(mixed ^ (mixed >>> 7), mixed | 61);
-    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
-  };
-}
-
 // `length` row numbers after `start`, each drawn from the row of the one before.
 export function sample(table, start, length, seed) {
   const random = generator(seed);

@@ -25,7 +25,7 @@ class LetterHeatMap(Widget):
         ValueError: If the arguments do not fit each other, or the state would not fit the page.
     """
 
-    _esm = source("layout.mjs", "letter_heat_map.mjs")
+    _esm = source("layout.mjs", "random.mjs", "letter_heat_map.mjs")
 
     counts = traitlets.List(traitlets.List(traitlets.Int())).tag(sync=True)
     alphabet = traitlets.Unicode().tag(sync=True)

@@ -9,39 +9,6 @@ export const compile = (pattern) =>
 // Every digit alone, else as GPT-2.
 const SMOLLM2 = compile(String.raw`'(?:[sdmt]|ll|ve|re)| ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?![^\s\p{N}])|\s+`);
 
-const encoder = new TextEncoder();
-const toBytes = (text) => [...encoder.encode(text)];
-
-// Joins neighbours, always those of the lowest rank, of equals the leftmost, until no two have a rank.
-function joinAll(parts, rank, join) {
-  for (;;) {
-    let best = Infinity;
-    let at = -1;
-    for (let i = 0; i + 1 < parts.length; i++) {
-      const found = rank(parts[i], parts[i + 1]);
-      if (found < best) [best, at] = [found, i];
-    }
-    if (at < 0) return parts;
-    parts.splice(at, 2, join(parts[at], parts[at + 1]));
-  }
-}
-
-// Byte-level BPE: merges of ids, inside the chunks of the pattern. A byte without an id is left out.
-export function byteLevel({ bytes, first, pairs }, pattern) {
-  const packed = atob(pairs);
-  const merges = new Map();
-  const word = (i) => packed.charCodeAt(i) + 256 * packed.charCodeAt(i + 1);
-  const key = (left, right) => left * 2 ** 16 + right;
-  for (let i = 0; i < packed.length; i += 4) merges.set(key(word(i), word(i + 2)), first + i / 4);
-  const rank = (left, right) => merges.get(key(left.id, right.id));
-  const join = (left, right) => ({ id: rank(left, right), bytes: [...left.bytes, ...right.bytes] });
-  return (text) =>
-    (text.match(pattern) ?? []).flatMap((chunk) => {
-      const parts = toBytes(chunk).map((byte) => ({ id: bytes[byte], bytes: [byte] }));
-      return joinAll(parts.filter(({ id }) => id !== null), rank, join);
-    }).map(({ id, bytes: held }) => ({ id, shown: spell(held) }));
-}
-
 // SentencePiece: a space in front, ▁ for spaces, merges of characters across the whole text, bytes where a piece lacks.
 export function sentencePiece({ bytes, first, pieces, tied }) {
   const ids = new Map(pieces.split("\n").map((piece, i) => [piece, first + i]));
@@ -83,24 +50,8 @@ export function describe(counts, bytes, absent = []) {
   return `${needs}${winner}.${missing}`;
 }
 
-// A vocabulary: on a built page from a file beside it, by a script, which works from a disk too; else from the kernel.
-export function fetchVocabulary(model, name) {
-  const folder = model.get("_static");
-  const arrived = () => globalThis.myllmVocabularies?.[name];
-  return new Promise((resolve, reject) => {
-    if (!folder) {
-      const hear = (message) => {
-        if (message.vocabulary !== name) return;
-        model.off("msg:custom", hear);
-        resolve(message.data);
-      };
-      model.on("msg:custom", hear);
-      model.send({ vocabulary: name });
-    } else if (arrived()) resolve(arrived());
-    else document.head.append(
-      html("script", { src: `${folder}vocabularies/${name}.js`, onload: () => resolve(arrived()), onerror: reject }));
-  });
-}
+const VOCABULARIES = { key: "vocabulary", folder: "vocabularies", store: "myllmVocabularies" };
+export const fetchVocabulary = (model, name) => fetchData(model, VOCABULARIES, name);
 
 // The first sentence of the Universal Declaration of Human Rights, then two texts of another kind.
 const SAMPLES = [

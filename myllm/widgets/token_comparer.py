@@ -28,7 +28,7 @@ class TokenComparer(Widget):
         ValueError: If the text is out of bounds, `own` is no BPE that the page can run, or too large for it.
     """
 
-    _esm = source("layout.mjs", "text.mjs", "token_comparer.mjs")
+    _esm = source("layout.mjs", "text.mjs", "fetch.mjs", "byte_pairs.mjs", "token_comparer.mjs")
 
     text = traitlets.Unicode().tag(sync=True)
     own = traitlets.Dict().tag(sync=True)  # empty, or what `vocabulary` returns, with its pattern

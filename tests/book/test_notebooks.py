@@ -1,11 +1,12 @@
 """Clean notebooks: valid, stable, free of MyST; and the filter that makes them, construct by construct."""
 
+import base64
 import re
 
 import jupytext
 import nbformat
 import pytest
-from myllm_book import markdown, notebooks, sources
+from myllm_book import figures, markdown, notebooks, sources
 
 CHAPTERS = sources.chapters()
 LEFTOVER = re.compile(
@@ -54,6 +55,15 @@ def convert(monkeypatch):
     return lambda text, source=None: markdown.plain("99-page", source or text)(text)
 
 
+def drawn(name, lit):
+    source = figures.light((sources.BOOK / "figures" / name).read_text("utf-8"), lit)
+    data = base64.b64encode(re.sub(r"\n\s*", "\n", source).encode()).decode()
+    return f"data:image/svg+xml;base64,{data}"
+
+
+DRAWING = f'<img alt="A map." src="{drawn("map.svg", ["3"])}" width="700">\n\n*Figure.* You are *here*.'
+
+
 @pytest.mark.parametrize(
     ("myst", "plain"),
     [
@@ -87,7 +97,7 @@ def convert(monkeypatch):
         ("```{raw} html\n<b>\n```", ""),
         (
             "```{svg} figures/map.svg\n:alt: A map.\n:lit: 3\nYou are *here*.\n```",
-            "> **Figure** (drawn on the book's page). You are *here*.\n>\n> *A map.*",
+            DRAWING,
         ),
         (
             "```{quiz}\n- q: What?\n  options: [a, $b$]\n  answer: 1\n  why: So.\n```",
@@ -99,6 +109,16 @@ def convert(monkeypatch):
 )
 def test_each_construct_has_a_plain_form(convert, myst, plain):
     assert convert(myst) == plain
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda path: path.stem)
+def test_a_notebook_carries_its_drawings_and_its_number(chapter):
+    text = "\n".join(
+        cell.source for cell in notebooks.clean_notebook(chapter).cells if cell.cell_type == "markdown"
+    )
+    assert text.count("data:image/svg+xml;base64,") == chapter.read_text("utf-8").count("```{svg}")
+    assert "drawn on the book's page" not in text
+    assert re.match(rf"# {chapter.stem[:2].lstrip('0').upper().rstrip('-')} ", text)
 
 
 def test_a_figure_is_above_or_below(convert):

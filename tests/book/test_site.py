@@ -7,6 +7,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import nbformat
+import pytest
 import yaml
 from bs4 import BeautifulSoup
 
@@ -36,8 +37,9 @@ def test_every_picture_says_what_it_shows(pages):
         for picture in page.article.find_all("img"):
             if not picture.get("alt", "").strip() or re.search(r"/|\.\w{3}$", picture["alt"]):
                 silent.append((page.name, str(picture)[:120]))
-        for drawing in page.article.select("figure svg"):
-            if drawing.get("role") != "img" or not drawing.get("aria-label", "").strip():
+        for drawing in page.article.select("figure svg, svg.plot"):
+            role = "group" if "map" in drawing["class"] else "img"  # the map holds links
+            if drawing.get("role") != role or not drawing.get("aria-label", "").strip():
                 silent.append((page.name, str(drawing)[:120]))
     assert silent == []
 
@@ -143,6 +145,70 @@ def test_every_chapter_offers_its_clean_notebook(site, chapters):
         assert notebook == site / "notebooks" / f"{page.path.stem}.ipynb"
         nbformat.validate(nbformat.read(notebook, as_version=4))
         assert page.html.select(".btn-colab-button") == []  # no address is configured
+
+
+def test_every_chapter_is_numbered_wherever_it_is_named(pages, chapters):
+    for page in pages:
+        for link in page.html.select(".bd-docs-nav a, .prev-next-area a"):
+            if chapter := re.match(r"(?:.*/)?(\d\d)-[\w-]+\.html$", link["href"]):
+                title = link.select_one(".prev-next-title") or link
+                assert title.text.strip().startswith(f"{int(chapter[1])} "), (page.name, link.text)
+    for page in chapters:
+        number = str(int(page.name.split("/")[-1][:2]))
+        assert page.article.h1.text.startswith(f"{number} ")
+        assert page.html.title.text.startswith(f"{number} ")
+
+
+def test_the_theme_is_set_before_any_style_and_icons_and_formulas_need_no_script(pages):
+    for page in pages:
+        first = page.html.head.find(["script", "link"])
+        assert first.name == "script" and "prefers-color-scheme" in first.text, page.name
+        names = " ".join(tag.get("src", "") for tag in page.html.find_all("script"))
+        assert not re.search("fontawesome|mathjax|bootstrap|thebe|togglebutton", names, re.IGNORECASE)
+        formulas = bool(page.article.select(".katex"))
+        assert formulas == bool(page.html.select('link[href*="katex"]')), page.name
+        assert page.article.select(".math > merror") == []
+
+
+def test_every_page_says_what_it_is(pages):
+    said = {page.html.find("meta", attrs={"name": "description"})["content"] for page in pages}
+    assert len(said) == len(pages) and all(20 <= len(text) <= 210 for text in said)
+    for page in pages:
+        assert page.html.find("meta", property="og:title")["content"].strip()
+
+
+def test_no_dollar_sign_is_left_of_a_formula(pages):
+    bibliography = next(page for page in pages if page.name == "book/bibliography")
+    for entry in bibliography.article.select(".citation"):
+        assert "$" not in entry.text, entry.text
+
+
+def test_plots_are_part_of_the_page(chapters):
+    for page in chapters:
+        assert page.article.select(".cell_output img") == [], page.name
+        for plot in page.article.select("svg.plot"):
+            assert plot.find("style") is None and "#7b8088" not in str(plot)
+
+
+def luminance(colour: str) -> float:
+    """The relative luminance of WCAG 2."""
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize(
+    ("mode", "grounds"), [(":root", ["#ffffff", "#f3f4f5"]), ("dark", ["#14181e", "#29313d"])]
+)
+def test_code_is_legible(mode, grounds):
+    css = (ROOT / "book" / "_static" / "code.css").read_text("utf-8")
+    block = re.search(rf"{mode}[^{{]*{{(.*?)}}", css, re.DOTALL)[1]
+    colours = re.findall(r"--code-\w+: (#\w{6});", block)
+    assert len(colours) == 7
+    for colour in colours:
+        for ground in grounds:
+            high, low = sorted([luminance(colour), luminance(ground)], reverse=True)
+            assert (high + 0.05) / (low + 0.05) >= 4.5, (colour, ground)
 
 
 def test_a_page_weighs_little(pages):

@@ -63,7 +63,8 @@ def test_every_mention_of_a_chapter_is_a_link_with_its_number(path):
 def test_the_quiz_does_not_give_its_answers_away(path):
     [block] = re.findall(r"^```{quiz}\n(.*?)^```$", path.read_text("utf-8"), re.MULTILINE | re.DOTALL)
     questions = yaml.safe_load(block)
-    longest = [q for q in questions if len(str(q["options"][q["answer"]])) == max(len(str(o)) for o in q["options"])]
+    lengths = [[len(str(option)) for option in question["options"]] for question in questions]
+    longest = [n for n, q in zip(lengths, questions, strict=True) if n[q["answer"]] == max(n)]
     assert len(questions) >= 3
     assert len(longest) <= len(questions) / 2
     assert len({q["answer"] for q in questions}) >= min(3, len(questions))

@@ -26,9 +26,6 @@ def open_page(chromium, base):
     def opened(address: str, width: int = 1280):
         page.set_viewport_size({"width": width, "height": 900})
         page.goto(f"{base}/{address}", wait_until="load")
-        page.wait_for_function(
-            "!window.MathJax?.startup?.promise || MathJax.startup.promise.then(() => true)"
-        )
         page.wait_for_load_state("networkidle")
         return page
 
@@ -75,7 +72,7 @@ def test_pages_are_accessible_and_ask_no_other_host(open_page, addresses):
 
 def test_a_choice_of_dark_is_kept(open_page):
     page = open_page("book/index.html")
-    page.evaluate("localStorage.mode = localStorage.theme = 'dark'")
+    page.evaluate("localStorage.mode = 'dark'")
     assert theme(page) == "light"
     assert theme(open_page("book/index.html")) == "dark"
 

@@ -1,5 +1,6 @@
 """Every widget of the built book moves and says what is now seen, read from a file, the network cut off."""
 
+import functools
 import json
 import math
 import os
@@ -53,13 +54,22 @@ def visit(request, chromium):
     assert not errors
 
 
+@functools.cache
+def states() -> list[tuple[Path, dict]]:
+    """Each page and the state of each widget in it."""
+    return [
+        (path, model["state"])
+        for path in sorted(SITE.glob("book/*.html"))
+        for found in STATE.findall(path.read_text(encoding="utf-8"))
+        for model in json.loads(found)["state"].values()
+    ]
+
+
 def find(name: str) -> tuple[Path, dict]:
     """The first page with the widget `name`, and the widget's state in it."""
-    for path in sorted(SITE.glob("book/*.html")):
-        for found in STATE.findall(path.read_text(encoding="utf-8")):
-            for model in json.loads(found)["state"].values():
-                if model["state"].get("_anywidget_id", "").endswith(f".{name}"):
-                    return path, model["state"]
+    for path, state in states():
+        if state.get("_anywidget_id", "").endswith(f".{name}"):
+            return path, state
     absent(f"No page of the built site holds a {name}; run `make html` first.")
     raise AssertionError
 
@@ -579,6 +589,38 @@ def test_comparer_without_a_vocabulary_says_so_and_shows_the_others(visit, tmp_p
     assert {"GPT-2", "SmolLM2"} <= set(counts_said(widget))
 
 
+def press(button, name: str) -> None:
+    """Press a button that has, or gets, this name."""
+    button.filter(has_text=re.compile(f"^{name}$")).press("Enter")
+
+
+def test_writer_writes_stops_and_shows_what_it_expects_next(started):
+    widget, state = started("Writer", "Writer")
+    button, lines = widget.locator("button.write"), widget.locator(".writing")
+    widget.get_by_label("Temperature", exact=True).press("Home")  # always the most likely token
+    texts = []
+    for _ in range(2):
+        widget.get_by_label("Prompt", exact=True).fill("KING")
+        widget.get_by_label("Prompt", exact=True).fill("KING.")
+        widget.get_by_text(re.compile(r"^After your text, ")).wait_for()
+        assert lines.inner_text() == "KING."
+        press(button, "Write")
+        widget.page.wait_for_function("el => el.innerText.length > 40", arg=lines.element_handle())
+        assert sentence(widget).startswith("The model is writing, ")
+        press(button, "Stop")
+        assert re.match(r"After \d+ tokens of its own, the model holds ‘.+’ to be ", sentence(widget))
+        assert button.evaluate("button => button === document.activeElement")
+        texts.append(lines.inner_text())
+    assert texts[0][:40] == texts[1][:40]
+    bars = widget.locator(".likely li .value")
+    assert bars.all_text_contents() == ["100.0 %"] + ["0.0 %"] * 4
+    widget.get_by_label("Temperature", exact=True).press("End")
+    shares = [float(text.removesuffix(" %")) for text in bars.all_text_contents()]
+    assert shares == sorted(shares, reverse=True) and 0 < shares[4] < shares[0] < 100
+    assert "at a temperature of 1.5 the choice is as uncertain as one among " in sentence(widget)
+    assert state["weights"] and lines.get_attribute("tabindex") == "0"
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_vocabularies_of_the_site_are_small_and_say_what_the_package_holds(name):
     path = SITE / "_static/vocabularies" / f"{name}.js"
@@ -603,6 +645,7 @@ def test_vocabularies_of_the_site_are_small_and_say_what_the_package_holds(name)
         "RopeDial",
         "TokenComparer",
         "WindowSlider",
+        "Writer",
     ],
 )
 def test_colours_are_the_books_and_nothing_sticks_out(visit, name):

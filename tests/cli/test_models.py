@@ -79,7 +79,7 @@ def test_info_of_files(capsys, folder, tmp_path):
     assert "no model 'gpt5'" in fails(capsys, "info", "gpt5")
     assert "config.json" in fails(capsys, "info", str(tmp_path))
     (tmp_path / "a.gguf").write_bytes(b"GGUF")
-    assert "no GGUF file that can be read" in fails(capsys, "info", str(tmp_path / "a.gguf"))
+    assert "not a readable GGUF file" in fails(capsys, "info", str(tmp_path / "a.gguf"))
     assert "between 1 and 1024" in fails(capsys, "info", "gpt2", "--context", "1025")
     assert "--batch" in fails(capsys, "info", "gpt2", "--batch", "0")
 

@@ -61,7 +61,10 @@ def test_no_text_and_a_long_text(say):
 @pytest.mark.parametrize(
     ("args", "why"),
     [
-        (["x", "--tokenizer", "gpt5"], "There is no tokenizer 'gpt5'; take gpt2, llama3, mistral, smollm2"),
+        (
+            ["x", "--tokenizer", "gpt5"],
+            "There is no tokenizer 'gpt5'; take gpt2, llama3, mistral, shakespeare, smollm2",
+        ),
         (["x", "--file", "y"], "Give a text or --file, not both"),
         (["--file", "missing.txt"], "there is no such file"),
     ],

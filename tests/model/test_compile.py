@@ -52,6 +52,7 @@ MASKS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "mask"),
     [("gpt2", "documents"), ("wide window", "documents"), ("gemma2", "prefix"), ("dynamic NTK", "causal")],
@@ -70,6 +71,7 @@ def test_training_over_five_lengths_takes_two_graphs(graphs, kind, mask):
     assert len(graphs[0]) <= 2
 
 
+@pytest.mark.slow
 def test_documents_that_change_from_batch_to_batch_are_seen(graphs):
     model, ids = made(KINDS["llama"])
     compiled = torch.compile(model, **graphs[1])
@@ -79,6 +81,7 @@ def test_documents_that_change_from_batch_to_batch_are_seen(graphs):
     assert len(graphs[0]) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "name"), [("gpt2", "whole"), ("windows", "ring"), ("gemma2", "paged"), ("dynamic NTK", "whole")]
 )
@@ -96,6 +99,7 @@ def test_a_decode_step_is_one_graph(graphs, kind, name):
     assert len(graphs[0]) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["growing", "ring"])
 def test_compiled_blocks_with_a_cache_are_not_compiled_again(graphs, name):
     """Each block has graphs of its own, since a cache may treat each layer in another way."""
@@ -114,6 +118,7 @@ def test_compiled_blocks_with_a_cache_are_not_compiled_again(graphs, name):
         assert counts[0] == counts[-1] == 2 * 3  # the prompt and the step
 
 
+@pytest.mark.slow
 def test_compiled_blocks_train_over_five_lengths(graphs):
     model, ids = made(KINDS["windows"])
     whole = {T: model(ids[:, :T], mask=causal & documents(T)) for T in LENGTHS}

@@ -349,10 +349,12 @@ def killed():
     return json.loads(result.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MUTANTS)
 def test_a_mutant_dies(killed, name):
     assert killed[name]
 
 
+@pytest.mark.slow
 def test_the_right_source_lives(killed):
     assert [killed[file] for file in RIGHT] == [None] * len(RIGHT)

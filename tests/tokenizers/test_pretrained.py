@@ -410,7 +410,7 @@ def test_an_unknown_name_lists_the_known_ones(name: str):
         load_tokenizer(name)
     assert (
         str(error.value)
-        == f"There is no tokenizer {name!r}; take gpt2, llama3, mistral, smollm2, or name a file."
+        == f"There is no tokenizer {name!r}; take gpt2, llama3, mistral, shakespeare, smollm2, or name a file."
     )
 
 

@@ -1,7 +1,6 @@
 """The contract of objective, step and strategy: two processes equal one, whatever wraps the step."""
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +13,7 @@ from myllm.model.transformer import Transformer
 from myllm.training.step import Loss, Step
 
 HERE = Path(__file__).parent
+KINDS = "ddp", "fsdp"
 
 
 @pytest.fixture(scope="module")
@@ -21,31 +21,24 @@ def one():
     return sketches.run(sketches.Single())
 
 
-def two(kind, folder):
-    """The same run in two processes over gloo."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    out = folder / "result.pt"
-    common = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
-    common |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    command = [sys.executable, str(HERE / "sketches.py"), kind, str(out)]
-    ranks = [
-        subprocess.Popen(command, env={**common, "RANK": str(rank)}, stderr=subprocess.PIPE, text=True)
-        for rank in range(2)
-    ]
-    try:
-        errors = [rank.communicate(timeout=200)[1] for rank in ranks]
-    finally:
-        for rank in ranks:
-            rank.kill()
-    assert [rank.returncode for rank in ranks] == [0, 0], errors
-    return torch.load(out, weights_only=True)
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """The same run in two processes over gloo, for each way to wrap the step."""
+    folder = tmp_path_factory.mktemp("two")
+    path = os.pathsep.join(filter(None, sys.path))
+    subprocess.run(
+        [sys.executable, str(HERE / "sketches.py"), str(folder), *KINDS],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path},
+        timeout=280,
+        check=True,
+    )
+    return {kind: torch.load(folder / f"{kind}.pt", weights_only=True) for kind in KINDS}
 
 
-@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
-def test_two_processes_equal_one(kind, one, tmp_path):
-    found = two(kind, tmp_path)
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_processes_equal_one(kind, one, two):
+    found = two[kind]
     assert len({loss for loss, _ in one["log"]}) == sketches.STEPS
     torch.testing.assert_close(torch.tensor(found["log"]), torch.tensor(one["log"]), rtol=0, atol=1e-12)
     assert found["state"].keys() == one["state"].keys()

@@ -229,7 +229,10 @@ HOSTILE = {
         "overlaps",
     ),
     "no architecture": (raw(), "architecture None"),
-    "another architecture": (raw(value("general.architecture", "qwen2moe"), 1), "'qwen2moe'; known is llama"),
+    "another architecture": (
+        raw(value("general.architecture", "qwen2moe"), 1),
+        "'qwen2moe'; only llama is known",
+    ),
 }
 
 

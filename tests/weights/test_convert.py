@@ -181,7 +181,9 @@ def test_a_giant_is_refused_before_anything_is_built(size, monkeypatch):
     with pytest.raises(UserError, match=r"describes [\d,]+ parameters and the weights beside it are only 20"):
         convert.from_hf(state, config, "llama")
     if size is LARGEST:
-        with pytest.raises(UserError, match=r"^No model has 13[\d,]{20,} parameters\.$"):
+        with pytest.raises(
+            UserError, match=r"^No model has 13[\d,]{20,} parameters; fix the configuration\.$"
+        ):
             convert.layout(config, "llama")
 
 

@@ -11,8 +11,7 @@ import torch
 from weights_cases import CASES, LLAMA
 
 from myllm.config import ModelConfig, RopeScaling
-from myllm.families import UnknownSettingWarning
-from myllm.family_tables import FAMILIES, NEUTRAL
+from myllm.families import FAMILIES, NEUTRAL, UnknownSettingWarning
 from myllm.files import UserError
 from myllm.model.rope import Rope
 
@@ -98,7 +97,7 @@ REFUSED = {  # a change of the configuration, and what the sentence must name
     ),
     "setting of yarn": ({"rope_scaling": {"type": "yarn", "factor": 2.0, "truncate": False}}, "'truncate'"),
     "ropes by layer": ({"rope_parameters": {"full_attention": {"rope_theta": 1.0}}}, "not supported"),
-    "factor": ({"rope_scaling": {"type": "linear"}}, "lacks 'factor'"),
+    "factor": ({"rope_scaling": {"type": "linear"}}, "factor must be a number from 1"),
     "word for a factor": ({"rope_scaling": {"type": "linear", "factor": "2"}}, "number"),
     "endless factor": ({"rope_scaling": {"type": "linear", "factor": float("inf")}}, "number"),
     "ramp of no width": (
@@ -123,7 +122,7 @@ REFUSED = {  # a change of the configuration, and what the sentence must name
     "bias of qwen3": ({"model_type": "qwen3", "attention_bias": True}, "attention_bias"),
     "heads": ({"num_attention_heads": 5}, "n_head 5"),
     "groups": ({"num_key_value_heads": 3}, "n_kv_head 3"),
-    "layers": ({"num_hidden_layers": 10**9}, "n_layer must be a whole number from 1 to 10,000"),
+    "layers": ({"num_hidden_layers": 10**9}, "num_hidden_layers must be a whole number from 1 to 10,000"),
     "layer types a number": ({"model_type": "gemma2", "layer_types": 5}, "a list"),
 }
 

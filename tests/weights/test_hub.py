@@ -339,7 +339,7 @@ def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
     for name in ("~/m", Path("~/m"), "~/m/model.safetensors"):
         assert LLM.from_pretrained(name).config == llm.config
     (tmp_path / "m.gguf").write_bytes(b"GGUF")
-    with pytest.raises(UserError, match="is no GGUF file that can be read"):
+    with pytest.raises(UserError, match="is not a readable GGUF file"):
         LLM.from_pretrained("~/m.gguf")
 
 

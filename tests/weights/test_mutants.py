@@ -20,8 +20,6 @@ from myllm.files import UserError
 # In the order of their imports: after a wrong module, all that may import it are executed anew.
 MODULES = [
     "checks",
-    "family_tables",
-    "family_rope",
     "families",
     "accounting",
     "config",
@@ -79,48 +77,27 @@ TABLES = {
     "model.masks": [("window", "q - k < size", "q - k <= size", "mistral")],
     "model.attention": [("Attention.project", "(self.q_norm(q), self.k_norm(k))", "(q, k)", "qwen3")],
     "config": [("ModelConfig.layer_window", "(layer + 1) % every", "layer % every", "gemma2")],
-    "family_rope": [
-        ("flatten", "hf.get('rope_parameters') or ", "", "llama-3"),
-        ("flatten", "{**hf, **outside,", "{**hf,", "llama-3"),
-        ("read", "rope['kind'] == 'dynamic'", "False", "settings"),
-        ("read", "rope.keys() - {'kind', 'factor', _ORIGINAL, *keys}", "()", "settings"),
-        ("read", "setting(rope, 'factor', ..., kind=float)", "8.0", "llama-linear"),
-        ("read", "setting(rope, _ORIGINAL, context)", "context", "llama-3"),
-        ("read", "{key: setting(rope, key, ..., kind=float)", "{key: 2 * rope[key]", "llama-3"),
-        ("_longest", "int(original * factor)", "context", "settings"),
-    ],
+    "checks": [("check_fields", "getattr(made, other) != needed", "False", "settings")],
     "families": [
-        ("_ACTIVATIONS", "'gelu_new': 'gelu_tanh'", "'gelu_new': 'gelu'", "gpt2"),
+        ("_flatten_rope", "hf.get('rope_parameters') or ", "", "llama-3"),
+        ("_flatten_rope", "{**hf, **outside,", "{**hf,", "llama-3"),
+        ("_read_rope", "rope['kind'] == 'dynamic'", "False", "settings"),
+        ("_read_rope", "setting(rope, _ORIGINAL, context)", "context", "llama-3"),
+        ("_longest", "int(original * factor)", "context", "settings"),
         ("_refuse_unread", "if key in neutral", "if False", "settings"),
         ("_refuse_unread", "isinstance(value, dict | list)", "False", "settings"),
-        ("_read", "setting(hf, other, default) != value", "False", "settings"),
         ("_layer_types", "(i + 1) % every", "i % every", "qwen3-some-windows"),
         ("_read_window", "not setting(hf, 'use_sliding_window', False)", "False", "settings"),
-        ("_read_window", "first == 0 or first >= n_layer", "True", "settings"),
+        ("_read_window", "kinds != _layer_types(n_layer, every)", "False", "settings"),
+        ("from_hf", "setting(hf, other, False) != setting(hf, key, False)", "False", "settings"),
+        ("from_hf", "words[values['activation']]", "values['activation'].replace('_new', '')", "gpt2"),
         ("from_hf", "scalar ** (-0.5)", "scalar ** (-1.0)", "gemma2"),
     ],
     "weights.convert": [
         ("TRANSPOSED", "(attn|mlp)", "(attn)", "gpt2"),
         ("BUFFERS", "position_ids", "positions", "names"),
         ("BUFFERS", "(masked_)?", "", "names"),
-        (
-            "HF_NAMES",
-            "'q_proj': 'c_attn', 'k_proj': 'c_attn'",
-            "'q_proj': 'c_attn', 'k_proj': 'c_proj'",
-            "gpt2",
-        ),
-        (
-            "HF_NAMES",
-            "'attention_output_norm': 'post_attention_layernorm', 'post_attention_layernorm'",
-            "'post_attention_layernorm': 'post_attention_layernorm', 'attention_output_norm'",
-            "gemma2",
-        ),
-        (
-            "HF_NAMES",
-            "'q_norm': 'q_layernorm', 'k_norm': 'k",
-            "'k_norm': 'q_layernorm', 'q_norm': 'k",
-            "phi-norms",
-        ),
+        ("HF_NAMES", "family.names", "{**family.names, 'k_proj': 'q_proj'}", "phi3"),
         ("hf_name", "name.startswith('lm_head.')", "True", "llama"),
         ("layout", "config.n_layer if first.startswith('layers.0.') else 1", "1", "llama"),
         ("layout", "del ours[_HEAD]", "pass", "folder"),
@@ -138,7 +115,7 @@ TABLES = {
         ("to_hf", "addresses.add(tensor.data_ptr())", "pass", "names"),
         ("build", "dtype or table.dtype", "dtype or torch.float32", "folder"),
         ("build", "model.tie_weights()", "pass", "folder"),
-        ("build", "model.position.to_empty(device=device)", "pass", "folder"),
+        ("build", "model.position = position(config.head_dim)", "pass", "folder"),
         ("build", "dtype not in DTYPES", "False", "names"),
         ("_with_prefix", "name.startswith('lm_head.')", "False", "names"),
         ("check", "[name for name in found if name not in wanted]", "[]", "names"),
@@ -177,41 +154,30 @@ TABLES = {
     ],
     "weights.gguf": [
         ("unpermute", ".transpose(1, 2)", "", "gguf"),
-        (
-            "GGUF_NAMES",
-            "'ffn_gate': 'mlp.gate_proj', 'ffn_up': 'mlp.up_proj'",
-            "'ffn_up': 'mlp.gate_proj', 'ffn_gate': 'mlp.up_proj'",
-            "gguf",
-        ),
-        ("ONE", "'logit_scale', ", "", "gguf"),
+        ("GGUF_NAMES", "_TABLES['names']", "{**_TABLES['names'], 'ffn_up': 'mlp.gate_proj'}", "gguf"),
         ("config", "str(architecture) != 'llama'", "False", "gguf"),
-        ("config", "'attention.head_count_kv', n_head", "'head_count_kv', n_head", "gguf"),
-        ("config", "'rope.freq_base', 10000.0", "'rope.base', 10000.0", "gguf"),
+        ("config", "values.number(*key)", "values.number(key[0], 10000.0)", "gguf"),
         ("config", "'output.weight' not in file.tensors", "True", "gguf"),
         ("config", "found.n_layer > len(file.tensors)", "False", "giants"),
         ("config", "values.refuse_unread", "str", "gguf"),
         ("_Values.number", "or value > 0", "or True", "hostile"),
         ("_Values.number", "value:.7g", "value:.17g", "gguf"),
-        (
-            "_Values.refuse_unread",
-            "value == same.get(name, 0)",
-            "(not value or value == same.get(name, 0))",
-            "gguf",
-        ),
-        ("_Values.refuse_unread", "and name not in NO_EFFECT", "", "gguf"),
-        ("_scaling", "prefix + 'type', 'linear'", "prefix + 'type', 'none'", "gguf"),
-        ("_scaling", "values.number('rope.scale_linear', 1.0)", "1.0", "gguf"),
+        ("_Values.refuse_unread", "_TABLES['neutral'] | sizes", "sizes", "gguf"),
+        ("_Values.refuse_unread", "value == neutral.get(name, 0)", "not value", "gguf"),
+        ("_Values.refuse_unread", "and name not in _TABLES['inert']['names']", "", "gguf"),
+        ("_scaling", "'rope.scaling.type', 'linear'", "'rope.scaling.type', 'none'", "gguf"),
+        ("_scaling", "number('rope.scale_linear', 1.0)", "1.0", "gguf"),
         ("_scaling", "or 1.0", "or 2.0", "gguf"),
         ("_scaling", "kind == 'none' or", "False or", "gguf"),
         ("_scaling", "None if attention == 1 else", "None if True else", "gguf"),
         ("_scaling", "attention * (0.1 * math.log(factor) + 1)", "attention", "gguf"),
-        ("_scaling", "**betas, ", "", "gguf"),
+        ("_scaling", "'beta_fast': fast, 'beta_slow': slow, ", "", "gguf"),
         ("_scaling", "ramp in (-1, 1)", "True", "gguf"),
         ("_scaling", "ramp in (-1, 0)", "True", "gguf"),
         ("_scaling", "unscaled and attention == 1", "True", "gguf"),
         ("_scaling", "kind in ('none', 'linear') and attention == 1", "kind in ('none', 'linear')", "gguf"),
         ("_llama3_factor", "torch.allclose(plain / scaled, factors)", "True", "gguf"),
-        ("_llama3_factor", "file.tensors[FACTORS].shape != (head_dim // 2,)", "False", "giants"),
+        ("_llama3_factor", "file.tensors[_FACTORS].shape != (model.head_dim // 2,)", "False", "giants"),
         ("load", "settings.n_params > held", "False", "giants"),
         ("load", "settings.n_head if 'q_proj' in name else settings.n_kv_head", "settings.n_head", "gguf"),
         ("load", "dtype or torch.float32", "dtype or torch.float16", "gguf"),
@@ -507,12 +473,13 @@ CHECKS = {
 
 
 def test_the_right_source_is_sound(expected, tmp_path):
-    my = load("family_tables", "FAMILIES", "FAMILIES", "FAMILIES")
+    my = load("families", "FAMILIES", "FAMILIES", "FAMILIES")
     for check in [*(expected.keys() & CASES.keys()), *CHECKS]:
         (tmp_path / check).mkdir()
         assert sound(my, check, expected, tmp_path / check), check
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MUTANTS)
 def test_a_mutant_dies(name, expected, tmp_path):
     *change, check = MUTANTS[name]

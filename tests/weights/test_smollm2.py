@@ -14,9 +14,8 @@ from myllm.data import corpus, downloads
 from myllm.inference.generate import GrowingCache
 
 FILE = downloads.find("smollm2")
-pytestmark = pytest.mark.skipif(
-    FILE is None and os.environ.get("MYLLM_REAL") != "required", reason="run `myllm download smollm2` first"
-)
+ABSENT = FILE is None and os.environ.get("MYLLM_REAL") != "required"
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(ABSENT, reason="run `myllm download smollm2` first")]
 PROMPTS = [
     "The capital of France is",
     "Once upon a time, there was a",

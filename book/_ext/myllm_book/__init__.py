@@ -16,7 +16,7 @@ from sphinx.errors import ExtensionError
 
 from myllm.widgets import vocabularies
 
-from . import directives, sources, thread
+from . import directives, formulas, landing, listings, meta, numbers, plots, sources, thread, weight
 from .notebooks import clean_notebook
 
 
@@ -57,8 +57,6 @@ def is_chapter(page: str) -> bool:
 
 def add_buttons(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: object) -> None:
     """Offer the clean notebook and, where an address is configured, Colab."""
-    for files in ("script_files", "css_files"):  # Thebe's own, and the same once more in words
-        context[files] = [file for file in context[files] if "thebe" not in str(file).lower()]
     if "doc-biblioentry" in context.get("body", ""):  # a role that ARIA gave up and checkers refuse
         context["body"] = context["body"].replace('role="doc-biblioentry"', 'role="listitem"')
     buttons = context.get("header_buttons", [])
@@ -114,8 +112,8 @@ def setup(app: Sphinx) -> dict[str, Any]:
     """Register everything with Sphinx."""
     app.add_config_value("myllm_repository", "", "html", str)
     app.add_config_value("myllm_fingerprint", "", "env", str)
-    directives.setup(app)
-    thread.setup(app)
+    for part in (directives, formulas, landing, listings, meta, numbers, plots, thread, weight):
+        part.setup(app)
     app.connect("config-inited", prepare, priority=100)
     app.connect("builder-inited", forget_source_pages)
     app.connect("env-get-updated", number_figures, priority=900)

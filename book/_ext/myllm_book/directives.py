@@ -13,11 +13,18 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 from .exercises import card, specification
+from .figures import inline_svg
+from .numbers import link_map, map_row
 
 
 def raw(text: str) -> nodes.raw:
     """Literal HTML."""
     return nodes.raw("", text, format="html")
+
+
+def code(text: str) -> str:
+    """A line of text as HTML, what stands between backticks as code."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(text))
 
 
 class BookDirective(SphinxDirective):
@@ -34,26 +41,6 @@ class BookDirective(SphinxDirective):
         if inline and len(box.children) == 1 and isinstance(box.children[0], nodes.paragraph):
             return box.children[0].children
         return box.children
-
-
-def inline_svg(source: str, alt: str, lit: list[str], ids: str) -> str:
-    """An SVG file as part of the page: with a text for those who cannot see it, unique ids, lit parts."""
-    source = re.sub(r"<\?xml.*?\?>|<!--.*?-->|<!DOCTYPE.*?>", "", source, flags=re.DOTALL).strip()
-    for name in lit:
-        pattern = re.compile(rf'(<\w+)((?:\s[^>]*)?\sid="(?:ch)?{re.escape(name)}")([^>]*)>')
-        if not (match := pattern.search(source)):
-            raise ValueError(f'nothing in the figure has the id "{name}" or "ch{name}"')
-        tag = match[2] + match[3]
-        if 'class="' in tag:
-            tag = re.sub(r'class="', 'class="lit ', tag, count=1)
-        else:
-            end = " /" if tag.endswith("/") else ""
-            tag = f'{tag.removesuffix("/").rstrip()} class="lit"{end}'
-        source = source[: match.start()] + match[1] + tag + ">" + source[match.end() :]
-    for name in re.findall(r'\sid="([^"]+)"', source):
-        source = source.replace(f'id="{name}"', f'id="{ids}-{name}"').replace(f"#{name})", f"#{ids}-{name})")
-        source = source.replace(f'href="#{name}"', f'href="#{ids}-{name}"')
-    return source.replace("<svg", f'<svg role="img" aria-label="{html.escape(alt)}"', 1)
 
 
 class Svg(BookDirective):
@@ -85,9 +72,13 @@ class Svg(BookDirective):
         lit = re.split(r"[\s,]+", self.options["lit"].strip()) if self.options.get("lit") else []
         unique = f"svg{self.env.new_serialno('svg')}"
         try:
-            drawing = inline_svg(Path(name).read_text("utf-8"), self.options["alt"], lit, unique)
+            source, role = Path(name).read_text("utf-8"), "img"
+            if is_map := Path(name).name == "map.svg":
+                source, role = link_map(source, lit), "group"
+            drawing = inline_svg(source, self.options["alt"], lit, unique, role)
         except (OSError, ValueError) as error:
             raise self.error(f"svg {self.arguments[0]}: {error}") from error
+        drawing += map_row(lit[0]) if is_map and lit else ""
         figure = nodes.figure("", raw(drawing), classes=["drawing", *self.options.get("class", [])])
         if self.content:
             figure += nodes.caption("", "", *self.markdown("\n".join(self.content), inline=True))
@@ -166,10 +157,8 @@ class ExerciseCard(BookDirective):
         standard, label = self.env.domains["std"], f"exercise-{number}"
         standard.anonlabels[label] = self.env.docname, box["ids"][0]
         standard.labels[label] = self.env.docname, box["ids"][0], f"Exercise {number}, {exercise.title}"
-        box += raw(
-            f'<p class="exercise-title"><span>Exercise {number}</span> {html.escape(exercise.title)}</p>'
-        )
-        box += raw(f'<p class="exercise-facts">{html.escape(exercise.facts)}</p>')
+        box += raw(f'<p class="exercise-title"><span>Exercise {number}</span> {code(exercise.title)}</p>')
+        box += raw(f'<p class="exercise-facts">{code(exercise.facts)}</p>')
         text = specification(exercise.docstring)
         box += self.markdown(f"```python\n{exercise.signature}\n```\n\n````{{eval-rst}}\n{text}\n````")
         box += self.markdown(f"In a terminal:\n```bash\nmyllm exercises check {number}\n```")

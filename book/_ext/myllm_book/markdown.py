@@ -3,6 +3,8 @@
 Every role and directive that the book uses is named here; another one raises, so nothing is left over.
 """
 
+import base64
+import html
 import re
 from collections.abc import Callable
 from functools import cache
@@ -14,6 +16,8 @@ from pybtex.database import Entry, parse_file
 
 from . import thread
 from .exercises import card
+from .figures import light
+from .numbers import number as chapter_number
 from .sources import BOOK
 
 FENCE = re.compile(r"^(?P<indent> *)(?P<marks>`{3,}|~{3,}|:{3,})(?:\{(?P<name>[\w:-]+)\})?(?P<rest>.*)$")
@@ -56,11 +60,13 @@ def labels() -> dict[str, tuple[str, str]]:
 
 @cache
 def titles() -> dict[str, str]:
-    """The first heading of every page of the book."""
+    """The first heading of every page of the book, a chapter's with its number."""
     found = {}
     for page in BOOK.glob("*.md"):
         heading = re.search(r"^# +(.+)$", page.read_text("utf-8"), re.MULTILINE)
-        found[page.stem] = heading[1].strip() if heading else page.stem
+        title = heading[1].strip() if heading else page.stem
+        chapter = chapter_number(page.stem)
+        found[page.stem] = f"{chapter} {title}" if chapter and not title.startswith(f"{chapter} ") else title
     return found
 
 
@@ -260,11 +266,18 @@ class Plain:
         return " ".join(self.prose([text])) if text else ""
 
     def picture(self, name: str, argument: str, options: dict[str, Any], body: list[str]) -> list[str]:
-        """The caption and the text for those who cannot see the picture: a notebook travels without files."""
+        """The drawing itself and its caption: a notebook travels without files."""
         if name in ("table", "list-table", "csv-table"):
             return [*([f"*{self.convert_inline(argument)}*", ""] if argument else []), *self.blocks(body)]
         caption = " ".join(line.strip() for line in self.blocks(body) if line.strip())
         alt = " ".join(str(options.get("alt", "")).split())
+        drawing = BOOK / argument
+        if name == "svg" and drawing.is_file():
+            lit = re.split(r"[\s,]+", str(options["lit"]).strip()) if options.get("lit") else []
+            source = light(drawing.read_text("utf-8"), lit)
+            data = base64.b64encode(re.sub(r"\n\s*", "\n", source).encode()).decode()
+            picture = f'<img alt="{html.escape(alt)}" src="data:image/svg+xml;base64,{data}" width="700">'
+            return [picture, "", *([f"*Figure.* {caption}"] if caption else [])]
         told = f"**Figure** (drawn on the book's page). {caption}".rstrip()
         return ["> " + told, ">", f"> *{alt}*"] if alt else ["> " + told]
 

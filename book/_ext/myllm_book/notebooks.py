@@ -1,13 +1,14 @@
 """A clean notebook of a chapter: plain Markdown and code, for JupyterLab and Colab, without outputs."""
 
 import hashlib
+import re
 from pathlib import Path
 
 import jupytext
 import nbformat
 from nbformat import NotebookNode
 
-from .markdown import plain
+from .markdown import plain, titles
 
 INSTALL = """\
 # In Colab, install the course first{upload}; in your own Jupyter it is already there.
@@ -32,6 +33,8 @@ def clean_notebook(chapter: Path, repository: str = "") -> NotebookNode:
             cell.source = convert(cell.source)
         else:
             cell.metadata = cell_metadata(cell.metadata.get("tags", []))
+    title = titles()[chapter.stem]
+    notebook.cells[0].source = re.sub(r"^# .*", lambda match: f"# {title}", notebook.cells[0].source, count=1)
     notebook.cells = [cell for cell in notebook.cells if cell.source.strip()]
     install = FROM_REPOSITORY.format(repository=repository) if repository else FROM_WHEEL
     first = INSTALL.format(install=install, upload="" if repository else UPLOAD)

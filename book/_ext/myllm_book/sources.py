@@ -28,6 +28,25 @@ def read(chapter: Path) -> NotebookNode:
     return myst_nb_reader_plugin(str(chapter))
 
 
+def join_streams(notebook: NotebookNode) -> NotebookNode:
+    """Join what a cell printed into one output.
+
+    A kernel sends what is printed several times a second, wherever a line stands then. MyST-NB ends each
+    such piece with a line break, which would break a line in two.
+    """
+    for cell in notebook.cells:
+        joined: list[NotebookNode] = []
+        for output in cell.get("outputs", []):
+            last = joined[-1] if joined else None
+            if last and output.output_type == last.output_type == "stream" and output.name == last.name:
+                last.text += output.text
+            else:
+                joined.append(output)
+        if cell.cell_type == "code":
+            cell.outputs = joined
+    return notebook
+
+
 def fingerprint() -> str:
     """A hash of everything beside its own cells that a chapter's output depends on."""
     digest = hashlib.sha256(str(sys.version_info[:2]).encode())

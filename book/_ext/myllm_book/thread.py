@@ -103,7 +103,7 @@ class SourceMap(BookDirective):
             standard = self.env.domains["std"]
             standard.anonlabels[label] = self.env.docname, label
             standard.labels[label] = self.env.docname, label, f"chapter {chapter} in the source map"
-            section += self.markdown(f"**Chapter {chapter}: {{doc}}`{page}`**")
+            section += self.markdown(f"**Chapter {{doc}}`{page}`**")
             lines = ["| definition | file | what it is | where |", "|---|---|---|---|"]
             for place in (place for place in places if place.chapter == chapter):
                 module, _, name = place.name.rpartition(".")
@@ -147,8 +147,8 @@ class Scoreboard(BookDirective):
             )
         names = ("chapter", "model", "parameters", "bits per byte")
         head = "".join(f'<th scope="col">{name}</th>' for name in names)
-        caption = f"""The scoreboard: {content["bytes"]:,} bytes of Shakespeare that no model of this book was
-        trained on. Shorter is better."""
+        caption = f"""The scoreboard: {content["bytes"]:,} bytes of Shakespeare that no model trained in
+        this book has seen. Shorter is better."""
         table = f"""<div class="scoreboard"><table><caption>{caption}</caption>
         <thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>"""
         return [raw(table)]

@@ -1,0 +1,36 @@
+"""Lines that the book's GPT writes, shown on the landing page at first: book/_results/writing.json.
+
+    python -m bench.writing
+
+Needs book/_results/gpt.safetensors, which `python -m bench.scoreboard --train gpt` makes.
+"""
+
+import json
+
+from safetensors.torch import load_file
+
+from bench.scoreboard import CONFIGS, RESULTS, origin
+from myllm import LLM, Transformer, load_tokenizer
+from myllm.files import atomic_write
+
+PROMPT = "To be, or not to be"
+OPTIONS = {"max_new_tokens": 60, "temperature": 0.7, "seed": 1}
+
+
+def write() -> str:
+    """What the model writes after the prompt."""
+    model = Transformer(CONFIGS["gpt"])
+    state = {name: tensor.float() for name, tensor in load_file(RESULTS / "gpt.safetensors").items()}
+    model.load_state_dict(state, strict=False)
+    return LLM(model, load_tokenizer("shakespeare")).generate(PROMPT, **OPTIONS)
+
+
+def main() -> None:
+    """Write the file."""
+    run = {"command": "python -m bench.writing", **origin(), **OPTIONS, "prompt": PROMPT, "text": write()}
+    atomic_write(RESULTS / "writing.json", json.dumps(run, indent=1) + "\n")
+    print(run["prompt"] + run["text"])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""A small drawing for each chapter's card on the landing page; landing.css colours its classes."""
+
+import itertools
+import math
+
+WIDTH, HEIGHT = 120, 64
+
+
+def square(x: float, y: float, size: float, kind: str, opacity: float = 1) -> str:
+    """A cell of a grid."""
+    faint = f' fill-opacity="{opacity:.2f}"' if opacity < 1 else ""
+    return f'<rect class="{kind}" x="{x:g}" y="{y:g}" width="{size:g}" height="{size:g}" rx="1.5"{faint}/>'
+
+
+def box(x: float, y: float, width: float, height: float, kind: str) -> str:
+    """A box with round corners."""
+    return f'<rect class="{kind}" x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}" rx="3"/>'
+
+
+def line(path: str, kind: str = "line") -> str:
+    """A stroke."""
+    return f'<path class="{kind}" d="{path}"/>'
+
+
+def counts() -> str:
+    """Chapter 1: how often one letter follows another in a line of Hamlet, darker for more."""
+    text = "to be, or not to be, that is the question".replace(",", "")
+    letters = sorted(set(text))
+    pairs = list(itertools.pairwise(text))
+    top = max(pairs.count(pair) for pair in pairs)
+    cells = [
+        square(i * 8, j * 8, 7, "token", 0.08 + 0.92 * (pairs.count((b, a)) / top) ** 0.5)
+        for i, a in enumerate(letters)
+        for j, b in enumerate(letters[:8])
+    ]
+    return "".join(cells)
+
+
+def windows() -> str:
+    """Chapter 2: windows of five tokens over one text."""
+    strip = "".join(square(4 + 9.4 * i, 4, 8, "faint") for i in range(12))
+    return strip + "".join(box(4 + 9.4 * 3 * i, 22 + 13 * i, 45, 8, "token") for i in range(3))
+
+
+def merges() -> str:
+    """Chapter 3: three bytes become one token."""
+    leaves = "".join(box(6 + 22 * i, 44, 16, 14, "faint") for i in range(5))
+    pairs = box(28, 24, 38, 14, "soft") + box(28, 4, 60, 14, "token")
+    return leaves + pairs + line("M36 44v-6M58 44v-6M47 24v-6M80 44V18")
+
+
+def lengths() -> str:
+    """Chapter 4: one sentence in five languages, in tokens."""
+    return "".join(box(4, 4 + 12 * i, width, 8, "token") for i, width in enumerate((14, 26, 34, 62, 112)))
+
+
+def triangle() -> str:
+    """Chapter 5: the causal mask."""
+    return "".join(
+        square(28 + 9 * k, 1 + 9 * q, 8, "token" if k <= q else "faint", 0.35 + 0.65 * (k == q - 2 or q < 2))
+        for q in range(7)
+        for k in range(7)
+    )
+
+
+def tiles() -> str:
+    """Chapter 6: scores computed tile by tile."""
+    kinds = {(0, 0): "soft", (0, 1): "soft", (1, 0): "soft", (1, 1): "token"}
+    return "".join(
+        square(2 + 30 * k + 7 * i, 2 + 31 * q + 7 * j, 6, kinds.get((q, k), "faint"))
+        for q in range(2)
+        for k in range(4)
+        for i in range(4)
+        for j in range(4)
+    )
+
+
+def blocks() -> str:
+    """Chapter 7: layers on a residual stream."""
+    stream = line("M8 32h104m-5-4l5 4l-5 4")
+    pairs = "".join(
+        box(18 + 30 * i, 12, 10, 40, "query") + box(31 + 30 * i, 12, 10, 40, "token") for i in range(3)
+    )
+    return stream + pairs
+
+
+def rotation() -> str:
+    """Chapter 8: a query and a key, each rotated by its position."""
+    circles = "".join(f'<circle class="ring" cx="{x}" cy="32" r="27"/>' for x in (31, 89))
+
+    def hand(x: float, degrees: float, kind: str) -> str:
+        angle = math.radians(degrees)
+        return line(f"M{x} 32L{x + 27 * math.cos(angle):.1f} {32 - 27 * math.sin(angle):.1f}", kind)
+
+    return circles + hand(31, 75, "q") + hand(31, 30, "k") + hand(89, 150, "q") + hand(89, 105, "k")
+
+
+def names() -> str:
+    """Chapter 9: names of tensors, mapped."""
+    order = (1, 0, 3, 2)
+    lines = "".join(
+        line(f"M40 {10 + 15 * i}C62 {10 + 15 * i} 58 {10 + 15 * j} 80 {10 + 15 * j}", "k")
+        for i, j in enumerate(order)
+    )
+    ends = "".join(
+        box(4, 5 + 15 * i, 36, 10, "faint") + box(80, 5 + 15 * i, 36, 10, "token") for i in range(4)
+    )
+    return lines + ends
+
+
+DRAWINGS = (counts, windows, merges, lengths, triangle, tiles, blocks, rotation, names)
+
+
+def thumbnail(chapter: int) -> str:
+    """The drawing of a chapter, hidden from screen readers; empty where there is none."""
+    if not 1 <= chapter <= len(DRAWINGS):
+        return ""
+    return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" aria-hidden="true">{DRAWINGS[chapter - 1]()}</svg>'

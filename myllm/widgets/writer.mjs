@@ -1,0 +1,310 @@
+// A GPT-2 that writes in the page: pure functions first, then the picture.
+
+export const LIMIT = 200; // characters of a prompt
+const EPS = 1e-5;
+
+// The bytes of every token: single bytes, then each merge.
+export function tokenBytes({ first, pairs }) {
+  const packed = atob(pairs);
+  const bytes = Array.from({ length: first }, (_, byte) => [byte]);
+  const word = (i) => packed.charCodeAt(i) + 256 * packed.charCodeAt(i + 1);
+  for (let i = 0; i < packed.length; i += 4) bytes.push([...bytes[word(i)], ...bytes[word(i + 2)]]);
+  return bytes;
+}
+
+// Text to ids, and a decoder of single ids: bytes wait there until they make a character.
+export function tokenizer(merges) {
+  const encode = byteLevel({ bytes: [...Array(256).keys()], ...merges }, GPT2);
+  const bytes = tokenBytes(merges);
+  const decoder = () => {
+    const utf8 = new TextDecoder("utf-8", { ignoreBOM: true });
+    return (id) => utf8.decode(Uint8Array.from(bytes[id]), { stream: true });
+  };
+  return { bytes, encode: (text) => encode(text).map(({ id }) => id), decoder };
+}
+
+// The packed weights to float32 arrays by name. First all vectors and the scales of all rows, then the rows as int8.
+export function unpack(packed, layout, heads) {
+  const numbers = layout.reduce((sum, [, rows]) => sum + rows, 0);
+  const data = packed.slice().buffer; // a copy begins at an address that float32 can have
+  const [floats, integers] = [new Float32Array(data, 0, numbers), new Int8Array(data, 4 * numbers)];
+  const tensors = {};
+  let [i, j] = [0, 0];
+  for (const [name, rows, columns] of layout) {
+    const scales = floats.subarray(i, (i += rows));
+    const whole = integers.subarray(j, (j += rows * columns));
+    tensors[name] = columns ? Float32Array.from(whole, (n, at) => n * scales[Math.floor(at / columns)]) : scales;
+  }
+  const [, positions, width] = layout.find(([name]) => name === "embed_positions.weight");
+  const layers = layout.filter(([name]) => name.endsWith(".mlp.up_proj.weight")).length;
+  return { tensors, positions, width, layers, heads };
+}
+
+// Weights (rows, columns), a vector and, where there is one, a bias to a vector of the rows.
+function linear(x, weight, bias) {
+  return Float64Array.from({ length: weight.length / x.length }, (_, row) => {
+    let sum = bias ? bias[row] : 0;
+    for (let i = 0, at = row * x.length; i < x.length; i++, at++) sum += weight[at] * x[i];
+    return sum;
+  });
+}
+
+function layerNorm(x, weight, bias) {
+  const mean = x.reduce((sum, number) => sum + number, 0) / x.length;
+  const variance = x.reduce((sum, number) => sum + (number - mean) ** 2, 0) / x.length;
+  return x.map((number, i) => ((number - mean) / Math.sqrt(variance + EPS)) * weight[i] + bias[i]);
+}
+
+const gelu = (x) => 0.5 * x * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3)));
+
+// Weights that sum to 1, in place of scores.
+function softmax(scores) {
+  const highest = scores.reduce((a, b) => Math.max(a, b), -Infinity);
+  const powers = scores.map((score) => Math.exp(score - highest));
+  const total = powers.reduce((sum, power) => sum + power, 0);
+  return powers.map((power) => power / total);
+}
+
+export const emptyCache = ({ layers }) => ({ ids: [], keys: Array.from({ length: layers }, () => []), values: Array.from({ length: layers }, () => []) });
+
+// One head: a query with all cached keys and values, the part of the width from `from` to `to`.
+function attend(query, keys, values, from, to, out) {
+  const scores = keys.map((key) => {
+    let sum = 0;
+    for (let i = from; i < to; i++) sum += query[i] * key[i];
+    return sum / Math.sqrt(to - from);
+  });
+  softmax(scores).forEach((weight, at) => {
+    for (let i = from; i < to; i++) out[i] += weight * values[at][i];
+  });
+}
+
+// Reads one token behind those in the cache; returns the logits of the token that follows.
+export function step(net, cache, id) {
+  const { tensors, width, heads } = net;
+  const apply = (part, x) => linear(x, tensors[`${part}.weight`], tensors[`${part}.bias`]);
+  const norm = (part, x) => layerNorm(x, tensors[`${part}.weight`], tensors[`${part}.bias`]);
+  const row = (name, at) => tensors[`${name}.weight`].subarray(at * width, (at + 1) * width);
+  const position = row("embed_positions", cache.ids.length);
+  let x = Float64Array.from(row("embed_tokens", id), (number, i) => number + position[i]);
+  const add = (y) => (x = x.map((number, i) => number + y[i]));
+  cache.ids.push(id);
+  for (let layer = 0; layer < net.layers; layer++) {
+    const name = `layers.${layer}`;
+    const y = norm(`${name}.input_layernorm`, x);
+    const [query, key, value] = ["q", "k", "v"].map((letter) => apply(`${name}.self_attn.${letter}_proj`, y));
+    cache.keys[layer].push(key);
+    cache.values[layer].push(value);
+    const mixed = new Float64Array(width);
+    for (let h = 0; h < heads; h++)
+      attend(query, cache.keys[layer], cache.values[layer], (h * width) / heads, ((h + 1) * width) / heads, mixed);
+    add(apply(`${name}.self_attn.o_proj`, mixed));
+    const inner = apply(`${name}.mlp.up_proj`, norm(`${name}.post_attention_layernorm`, x)).map(gelu);
+    add(apply(`${name}.mlp.down_proj`, inner));
+  }
+  return linear(norm("norm", x), tensors["embed_tokens.weight"]);
+}
+
+// The same for any number of tokens: when all positions are used, the newest half is read again from position 0.
+export function read(net, cache, ids) {
+  let logits;
+  for (const id of ids) {
+    if (cache.ids.length === net.positions) {
+      const kept = cache.ids.slice(-Math.floor(net.positions / 2));
+      Object.assign(cache, emptyCache(net));
+      kept.forEach((old) => step(net, cache, old));
+    }
+    logits = step(net, cache, id);
+  }
+  return logits;
+}
+
+// Logits of n tokens to probabilities; a temperature of 0 leaves only the most likely one.
+export function probabilities(logits, temperature) {
+  if (temperature) return softmax(Array.from(logits, (logit) => logit / temperature));
+  const best = logits.indexOf(Math.max(...logits));
+  return Array.from(logits, (_, id) => Number(id === best));
+}
+
+export function choose(shares, random) {
+  let rest = random();
+  const found = shares.findIndex((share) => (rest -= share) < 0);
+  return found >= 0 ? found : shares.findLastIndex((share) => share > 0); // rounding may leave a trace of `rest`
+}
+
+// `length` ids after those of the prompt; `text` is the number of ids that are text, all others are special tokens.
+export function* write(net, cache, prompt, { text, temperature, seed, length }) {
+  const random = generator(seed);
+  let logits = read(net, cache, prompt);
+  for (let n = 0; n < length; n++) {
+    const id = choose(probabilities(logits.subarray(0, text), temperature()), random);
+    logits = read(net, cache, [id]);
+    yield { id, logits };
+  }
+}
+
+// The ids of the highest shares, of equals the smaller one first.
+export const likeliest = (shares, n) => [...shares.keys()].sort((a, b) => shares[b] - shares[a] || a - b).slice(0, n);
+
+// What is seen, in words.
+export function describe(shares, bytes, temperature, written) {
+  const [best] = likeliest(shares, 1);
+  const bits = shares.reduce((sum, p) => sum - (p > 0 ? p * Math.log2(p) : 0), 0);
+  const state = written ? `After ${many(written, "token")} of its own` : "After your text";
+  const unsure = temperature
+    ? `at a temperature of ${temperature} the choice is as uncertain as one among ${(2 ** bits).toFixed(1)} equally likely tokens`
+    : "at a temperature of 0 the model always takes it";
+  return `${state}, the model holds ‘${spell(bytes[best])}’ to be the most likely next token; ${unsure}.`;
+}
+
+const LENGTH = 160; // tokens of a text
+const PAUSE = 50; // milliseconds a token, so that one can read along
+const SHOWN = 5; // bars
+const TEMPERATURES = Array.from({ length: 16 }, (_, i) => i / 10);
+const WEIGHTS = { key: "weights", folder: "weights", store: "myllmWeights" };
+
+// What the page or the kernel sent, as bytes.
+const asBytes = (data) => typeof data === "string" ? Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0))
+  : new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
+
+function render({ model, el }) {
+  const { bytes, encode, decoder } = tokenizer(model.get("merges"));
+  const layout = model.get("tensors");
+  const size = layout.reduce((sum, [, rows, columns]) => sum + rows * (columns || 1), 0);
+  const temperatures = [...new Set([...TEMPERATURES, model.get("temperature")])].sort((a, b) => a - b);
+  let net, cache, logits, loading;
+  let run = 0; // the number of the newest run; an older one ends
+  let running = false;
+  let written = 0; // tokens
+  let shown; // the prompt
+
+  const prompt = html("input", { type: "text", maxlength: LIMIT, autocomplete: "off", spellcheck: "false",
+    oninput: () => put(model, "prompt", prompt.value), onkeydown: ({ key }) => key === "Enter" && begin() });
+  const slider = html("input", { type: "range", min: 0, max: temperatures.length - 1, step: 1,
+    oninput: () => put(model, "temperature", temperatures[slider.valueAsNumber]) });
+  const warmth = html("span");
+  const button = html("button", { type: "button", class: "write", onclick: () => (running ? stop() : begin()) }, "Write");
+  const [told, newest] = [html("span"), html("span", { class: "newest" })];
+  const given = html("b");
+  const page = html("div", { class: "writing", tabindex: 0, role: "group", "aria-label": "The prompt and what the model writes" }, given, told, newest);
+  const bars = html("ol", { class: "bars likely", "aria-label": "Most likely next tokens" });
+  const { question, sentence } = frame(el, "Writer",
+    [field("Prompt", prompt), field("Temperature", slider, warmth), button],
+    [page, html("details", { open: model.get("start") }, html("summary", {}, "The five most likely next tokens"), bars)]);
+  question.textContent = "Predict: which word comes next? Press Stop anywhere, decide, then look at the bars.";
+
+  const load = () => (loading ??= fetchData(model, WEIGHTS, model.get("weights"))
+    .then((data) => (net = unpack(asBytes(data), layout, model.get("heads"))))
+    .catch((error) => {
+      loading = undefined; // may be tried again
+      throw error;
+    }));
+  const ids = (before = "") => encode(model.get("prompt").slice(0, LIMIT) + before || "\n");
+  const say = (text) => void (sentence.textContent = text);
+  const shares = () => probabilities(logits.subarray(0, bytes.length), model.get("temperature"));
+
+  function draw() {
+    if (!logits) return;
+    const now = shares();
+    bars.replaceChildren(...likeliest(now, SHOWN).map((id) => bar(spell(bytes[id]), now[id], percent(now[id]))));
+    if (!running) say(describe(now, bytes, model.get("temperature"), written));
+  }
+
+  function show(piece) {
+    told.append(newest.textContent);
+    newest.textContent = piece;
+    page.scrollTop = page.scrollHeight;
+  }
+
+  function stop() {
+    run++;
+    running = false;
+    button.textContent = "Write";
+    draw();
+  }
+
+  // Whether the weights are here and no other run has begun meanwhile.
+  async function loaded(mine) {
+    if (!net) say(`The weights are on their way: ${many(size, "number")}, a byte each.`);
+    try {
+      await load();
+    } catch {
+      if (mine === run) {
+        stop();
+        say("The weights are out of reach here, so the model cannot write.");
+      }
+      return false;
+    }
+    return mine === run;
+  }
+
+  function clear(before = "") {
+    cache = emptyCache(net);
+    written = 0;
+    told.textContent = before;
+    newest.textContent = "";
+  }
+
+  // Writes a new text, or goes on from what was `written` earlier.
+  async function begin(before = "") {
+    const mine = ++run;
+    running = true;
+    button.textContent = "Stop";
+    if (!(await loaded(mine))) return;
+    clear(before);
+    put(model, "seed", model.get("seed") + 1);
+    say("The model is writing, one token at a time; press Stop to look at a single step.");
+    const decode = decoder();
+    const options = { text: bytes.length, temperature: () => model.get("temperature"), seed: model.get("seed"), length: LENGTH };
+    for (const next of write(net, cache, ids(before), options)) {
+      logits = next.logits;
+      written++;
+      show(decode(next.id));
+      draw();
+      await new Promise((resolve) => setTimeout(resolve, PAUSE));
+      if (mine !== run) return;
+    }
+    stop();
+  }
+
+  // A changed prompt ends the text; what may follow the prompt itself is shown.
+  async function ponder() {
+    stop();
+    const mine = run;
+    if (!(await loaded(mine))) return;
+    clear();
+    logits = read(net, cache, ids());
+    draw();
+  }
+
+  const ends = [
+    follow(model, ["temperature"], () => {
+      const temperature = model.get("temperature");
+      slider.value = temperatures.indexOf(temperature);
+      warmth.textContent = temperature.toFixed(1);
+      slider.setAttribute("aria-valuetext", warmth.textContent);
+      draw();
+    }),
+    follow(model, ["prompt"], () => {
+      const text = model.get("prompt");
+      if (prompt.value !== text) prompt.value = text;
+      given.textContent = text;
+      if (shown !== undefined && shown !== text) ponder();
+      shown = text;
+    }),
+  ];
+  told.textContent = model.get("written");
+  say(told.textContent
+    ? "The model wrote this earlier; press Write, and it writes a new text here, in your browser."
+    : `Press Write: a GPT of ${size.toLocaleString("en")} parameters comes to your browser and continues the prompt there.`);
+
+  const still = globalThis.matchMedia?.("(prefers-reduced-motion: reduce)").matches || globalThis.navigator?.connection?.saveData;
+  if (model.get("start") && !still)
+    (globalThis.requestIdleCallback ?? setTimeout)(() => setTimeout(() => run || begin(model.get("written")), 1500));
+  return () => {
+    run++;
+    ends.forEach((end) => end());
+  };
+}
+
+export default { render };
