@@ -42,6 +42,8 @@ CASES = (
     Case(1, width=64),
     Case(2, scaled=False, steps=(300, 1200)),
     Case(2, positions=False),
+    Case(2, heads=1),
+    Case(2, heads=8),
     Case(1, steps=(1200, 6000)),
 )
 
