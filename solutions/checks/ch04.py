@@ -154,7 +154,6 @@ pad_exam.example(
     "padding always on the left",
     "texts turned round",
     "texts cut to the shortest",
-    "a mask of booleans",
 )
 def random_batches(rng: Rng) -> Iterator[Batch]:
     """Both sides, a few texts of different lengths, none of which holds the padding's id."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -218,7 +219,7 @@ def test_a_wrong_type_costs_one_check_only() -> None:
         (2, torch.tensor(2), True),
         ((torch.tensor(1.0), 2), (1.0, 2.0), True),
         ([torch.tensor(1), 2.0], [1, 2], True),
-        ([1, 2], (1, 2), False),
+        ([1, 2], (1, 2), True),
         ([1, 2, 3], [1, 2], False),
         ({1: 2.0}, {1: 2}, True),
         ({1: 2.5}, {1: 2}, False),
@@ -231,7 +232,11 @@ def test_a_wrong_type_costs_one_check_only() -> None:
         (torch.tensor([1, 2]), torch.tensor([1.0, 2.0]), True),
         (torch.tensor([0.1]).double(), torch.tensor([0.1]), True),
         (torch.tensor([1 + 2j]), torch.tensor([1.0]), False),
-        (torch.tensor([True]), torch.tensor([1]), False),
+        (torch.tensor([True]), torch.tensor([1]), True),
+        (torch.tensor([2, 0]), torch.tensor([True, False]), False),
+        (np.float64(1.5), 1.5, True),
+        (np.array([1, 2]), [1, 2], True),
+        (np.float64(2.5), 1.5, False),
         (torch.tensor([[1.0]]), torch.tensor([1]), False),
     ],
 )  # fmt: skip
@@ -293,7 +298,7 @@ def test_the_same_seed_gives_the_same_cases() -> None:
         (1.0 + 1e-8, 1.0, None),
         (1.001, 1.0, "error 0.001"),
         ([1, 2], (1, 2), "expected a tuple, got a list"),
-        ([1, 2, 3], [1, 2], "expected length 2, got 3"),
+        ([1, 2, 3], [1, 2], "expected 2 elements, got 3; the first too many is 3"),
         ([1, [2, 4]], [1, [2, 3]], "at [1][1]: expected 3, got 4"),
         ({1: 2}, {1: 2, 3: 4}, "1 of 2 keys are missing, the first is 3"),
         ({1: 2, 5: 6}, {1: 2}, "1 keys should not be there, the first is 5: 6"),
