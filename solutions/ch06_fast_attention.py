@@ -49,9 +49,7 @@ def grouped_attention(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor) -> Tenso
     # END SOLUTION
 
 
-@exercise(
-    "06.2", "Fix the merge of two results", points=7, minutes=20, difficulty=3, section="online-softmax"
-)
+@exercise("06.2", "Fix a merge", points=7, minutes=20, difficulty=3, section="online-softmax")
 def merge_results(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     """Merge attention to two sets of keys, each given as kernels return it.
 

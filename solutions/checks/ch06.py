@@ -100,7 +100,7 @@ def gradients_flow(f: Function, rng: Rng) -> None:
         found = attention(*leaves, allowed)
         expect(isinstance(found, Tensor) and found.requires_grad, "the result does not lead back to q, k, v")
         same(found.shape, upstream.shape, "the shape of the result")
-        return torch.autograd.grad(found, leaves, upstream)
+        return torch.autograd.grad(found, leaves, upstream, allow_unused=True, materialize_grads=True)
 
     for name, one, other in zip("qkv", gradients(f), gradients(naive_grouped), strict=True):
         same(one, other, f"the gradient of {name}")
@@ -207,14 +207,16 @@ def empty_sets(rng: Rng) -> Iterator[tuple[Pair, Pair]]:
 @merge_exam.edge(1, "powers too large for a float", "one maximum for all queries")
 def extreme_scores(rng: Rng) -> Iterator[tuple[Pair, Pair]]:
     """Logarithms of a thousand and of 1e30, of both signs, near each other and far apart."""
-    for level, gap in (
+    levels = (
         (1000.0, 0.0),
         (-1000.0, 0.0),
+        (-2e4, 0.0),
+        (-2e9, 0.0),
         (0.0, 5000.0),
-        (-1e30, 0.0),
+        (-1e30, -1e29),
         (-1e30, 2e30),
-        (1e30, -1e12),
-    ):
+    )
+    for level, gap in levels:
         (x, s), (y, t) = some_set(rng, 3), some_set(rng, 3)
         yield (x, s + level), (y, t + level + gap)
     (x, s), (y, t) = some_set(rng, 2), some_set(rng, 2)
@@ -302,6 +304,7 @@ WHOLE: dict[str, Function] = {
     "without_the_offset": lambda T, S, offset, size: banded(T, S, 0, size),
     "queries_at_the_end_of_the_keys": lambda T, S, offset, size: banded(T, S, S - T, size),
     "first_query_alone": lambda T, S, offset, size: banded(1, S, offset, size).repeat(T, 1),
+    "mirrored": lambda T, S, offset, size: banded(T, S, offset, size).flip(1),
     "columns_for_rows": lambda T, S, offset, size: banded(T, S, offset, size).T,
     "a_row_too_many": lambda T, S, offset, size: banded(T + 1, S, offset, size),
     "right_for_small_offsets": lambda T, S, offset, size: banded(T, S, min(offset, 4), size),
@@ -351,7 +354,9 @@ def makers(rng: Rng, *names: str) -> Iterator[tuple[Maker]]:
 def rules_of_a_window(rng: Rng) -> Iterator[tuple[Maker]]:
     """Windows that are too wide, too narrow, moved, open to the future, without the offset."""
     yield from makers(rng, *(name for name in RULES if name != "numbers_for_booleans"))
-    yield from makers(rng, "without_the_offset", "queries_at_the_end_of_the_keys", "first_query_alone")
+    yield from makers(
+        rng, "without_the_offset", "queries_at_the_end_of_the_keys", "first_query_alone", "mirrored"
+    )
 
 
 @test_exam.edge(1.5)
@@ -522,7 +527,7 @@ def table(rng: Rng) -> tuple[list[Row], int, int, int]:
         row("reaches exactly", [half, context - half + 1], 2, 900, [0.19, 0.3, 0.4]),
         row("as small", [half, context - half + 1], 2, 900, [0.12, 0.2, 0.3]),
         row("one key head", [None] * 3, 1, 500, [0.21, 0.25, 0.3]),
-        row("a window in turn", [None, half, half], 2, 700, [0.05, 0.2, 0.8]),
+        row("a window in turn", [None, 3 * context, half], 2, 700, [0.05, 0.2, 0.8]),
     ]
     # The best mean is that of "fits exactly"; its worst seed is 0.2.
     return rng.sample(rows, len(rows)), context, users, budget
