@@ -20,12 +20,21 @@ BOARD = json.loads((BOOK / "_results" / "scoreboard.json").read_text("utf-8"))
 each_chapter = pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
 
 
+LITERAL = {"{code-cell}", "{quiz}", "{eval-rst}", "{proofs}", "{chapter-cards}"}
+
+
 def prose(text: str) -> str:
-    """A page without code, directives' options, links' targets and the quiz."""
-    text = re.sub(r"^```{code-cell}.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
-    text = re.sub(r"^```(?:{quiz}|\w*$).*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
-    text = re.sub(r"\A---.*?^---$", "", text, flags=re.MULTILINE | re.DOTALL)
-    return re.sub(r"^(?::\w+:.*|```.*|\([\w-]+\)=)$", "", text, flags=re.MULTILINE)
+    """A page without code, the quiz, directives' options and labels; what directives hold stays."""
+    kept, skipped, inside = [], "", re.sub(r"\A---.*?^---$", "", text, flags=re.MULTILINE | re.DOTALL)
+    for line in inside.splitlines():
+        fence = re.match(r"(`{3,})\s*(\S*)", line.strip())
+        if skipped:
+            skipped = "" if line.strip() == skipped else skipped
+        elif fence and (fence[2] in LITERAL or (fence[2] and not fence[2].startswith("{"))):
+            skipped = fence[1]
+        elif not fence and not re.match(r"\s*:\w+:|\([\w-]+\)=$", line):
+            kept.append(line)
+    return "\n".join(kept)
 
 
 def without_exercises(text: str) -> str:
