@@ -125,34 +125,6 @@ class Exam(Generic[P]):
         test.__doc__ = f"The number of tensor operations does not grow with the number of {what}."
         self.cost(weight)(test)
 
-    def differentiable(self, weight: float, case: Callable[[Rng], tuple[Any, ...]]) -> None:
-        """Add a check that gradients flow: those of all float64 tensors of a case, against differences.
-
-        Args:
-            weight: points.
-            case: small arguments; their float64 tensors get gradients.
-        """
-
-        def test(f: Function, rng: Rng) -> None:
-            args = [*case(rng)]
-            floats = [i for i, x in enumerate(args) if isinstance(x, Tensor) and x.dtype == torch.float64]
-
-            def call(*tensors: Tensor) -> Any:
-                return f(*[dict(zip(floats, tensors, strict=True)).get(i, x) for i, x in enumerate(args)])
-
-            inputs = [args[i].requires_grad_() for i in floats]
-            found = call(*inputs)
-            one = found[0] if isinstance(found, list | tuple) else found
-            expect(
-                getattr(one, "requires_grad", False),
-                "the result does not depend on the arguments for autograd",
-            )
-            right = torch.autograd.gradcheck(call, inputs, raise_exception=False)
-            expect(right, "autograd's gradient is not that of the function")
-
-        test.__doc__ = "Gradients flow through the function, so that it can be trained through."
-        self.property(weight)(test)
-
     def conduct(self, weight: float, *names: str) -> None:
         """Forbid names, functions or ``module.*``: they raise in every check; earned as :meth:`cost`."""
         self.forbidden.extend(names)
