@@ -12,7 +12,7 @@ from docutils.statemachine import StringList
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from .exercises import card, specification
+from .exercises import card, not_allowed, specification
 from .figures import inline_svg
 from .numbers import link_map, map_row
 
@@ -162,6 +162,10 @@ class ExerciseCard(BookDirective):
         text = specification(exercise.docstring)
         box += self.markdown(f"```python\n{exercise.signature}\n```\n\n````{{eval-rst}}\n{text}\n````")
         box += self.markdown(f"In a terminal:\n```bash\nmyllm exercises check {number}\n```")
+        if exercise.forbidden:
+            box += raw('<details class="hint"><summary>What may not be called</summary>')
+            box += self.markdown(not_allowed(exercise.forbidden))
+            box += raw("</details>")
         for level, hint in enumerate(exercise.hints, 1):
             box += raw(f'<details class="hint"><summary>Hint {level} of {len(exercise.hints)}</summary>')
             box += self.markdown(f"```text\n{hint}\n```" if level == 3 else hint)

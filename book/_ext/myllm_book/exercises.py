@@ -1,4 +1,4 @@
-"""What the book prints about a graded exercise, read from solutions and checks without importing either."""
+"""What the book prints about a graded exercise: its specification, its hints, what may not be called."""
 
 import ast
 import re
@@ -6,6 +6,8 @@ import textwrap
 from typing import NamedTuple
 
 from myllm.grading import catalogue
+from myllm.grading.engine import exam
+from myllm.grading.exam import ANSWERS
 from myllm.grading.mistakes import hints
 
 from .sources import ROOT
@@ -22,6 +24,7 @@ class Card(NamedTuple):
     signature: str
     docstring: str
     hints: tuple[str, ...]
+    forbidden: tuple[str, ...]
     file: str
 
 
@@ -42,8 +45,15 @@ def card(number: str) -> Card:
         signature=f"def {function.name}({ast.unparse(function.args)}){returns}: ...",
         docstring=ast.get_docstring(function) or "",
         hints=hints(about),
+        forbidden=tuple(name for name in dict.fromkeys(exam(number).forbidden) if name not in ANSWERS),
         file=about.file,
     )
+
+
+def not_allowed(names: tuple[str, ...]) -> str:
+    """The names that raise while an answer is checked, as Markdown."""
+    listed = ", ".join(f"`{name}`" for name in names)
+    return f"Your answer builds the step itself, so these raise while it is checked: {listed}."
 
 
 SECTION = re.compile(r"^(Args|Returns|Yields|Raises|Examples?|Notes?):$", re.MULTILINE)

@@ -15,7 +15,7 @@ import yaml
 from pybtex.database import Entry, parse_file
 
 from . import thread
-from .exercises import card
+from .exercises import card, not_allowed
 from .figures import light
 from .numbers import number as chapter_number
 from .sources import BOOK
@@ -327,6 +327,8 @@ def exercise(number: str) -> list[str]:
         one.signature.removesuffix(" ..."),
     ]
     out += [*docstring, "```", "", f"In a terminal: `myllm exercises check {one.id}`", ""]
+    if one.forbidden:
+        out += [*fold("What may not be called", [not_allowed(one.forbidden)]), ""]
     for level, hint in enumerate(one.hints, 1):
         out += [
             *fold(f"Hint {level} of {len(one.hints)}", ["```", hint, "```"] if level == 3 else [hint]),
