@@ -62,8 +62,10 @@ def total(f: Function, rng: Rng) -> None:
 
 @counts.edge(1, "`bincount` and no `minlength`")
 def short_texts(rng: Rng) -> Iterator[tuple[str, str]]:
-    """No pair at all, or one."""
+    """No pair at all, or one; capitals beside small letters; more pairs than a small type can count."""
     yield from [("", "ab"), ("b", "ab"), ("ba", "ab"), ("aa", "a")]
+    yield "aAbBaA", "AaBb"
+    yield "ab" * 2200, "ba"
 
 
 # 01.2
@@ -234,3 +236,4 @@ def empty_tables(rng: Rng) -> Iterator[tuple[Tensor, float]]:
     yield torch.tensor([[0]]), 0.0
     yield torch.tensor([[7]]), 0.0
     yield rng.integers(0, 9, 6, 4)[:4].T, 1.5
+    yield torch.tensor([[2**31 - 2, 2**31 - 2], [2**33, 3]]), 1.0

@@ -76,13 +76,14 @@ def own_places(f: Function, rng: Rng) -> None:
 
 @shift_exam.edge(1)
 def border_windows(rng: Rng) -> Iterator[tuple[Tensor, Tensor, int]]:
-    """The last window of a text, windows of one token, a window twice, no window, a view."""
+    """The last window of a text, windows of one token, a window twice, no window, a view, large ids."""
     tokens = rng.integers(0, 300, 12)
     yield tokens, torch.tensor([8, 0]), 3
     yield tokens, torch.tensor([10, 10, 3]), 1
     yield tokens, torch.tensor([0]), 11
     yield tokens, torch.tensor([], dtype=torch.int64), 4
     yield rng.integers(0, 300, 40)[::2], torch.tensor([5, 1]), 6
+    yield rng.integers(2**40, 2**41, 9), torch.tensor([2]), 4
 
 
 shift_exam.operations(
@@ -244,6 +245,8 @@ def empty_documents(rng: Rng) -> Iterator[tuple[list[int], int]]:
         ([a, b, 0], a + b + 3),
         ([], 4),
         ([0, 0], 3),
+        ([200, 1, 150], 360),
+        ([1] * 300, 301),
     ]
 
 

@@ -187,6 +187,7 @@ def short_lists(rng: Rng) -> Iterator[tuple[list[int], Pair, int]]:
     yield from [([], (1, 2), 9), ([1], (1, 2), 9), ([1, 2], (1, 2), 9), ([2, 1], (1, 2), 9), ([1], (1, 1), 9)]
     yield [0, 0, 0, 0, 0], (0, 0), rng.randrange(256, 999)
     yield [11, 2, 1, 21, 1, 2, 12], (1, 2), 300
+    yield [int("700"), int("800"), 3], (int("700"), int("800")), 900  # equal numbers, other objects
 
 
 merge_exam.conduct(0.5, *PACKAGES)
@@ -421,6 +422,7 @@ def bare_texts(rng: Rng) -> Iterator[tuple[str, dict[str, int], Encode]]:
     yield from [("", {}, spell), ("", {"<s>": 300}, spell), ("a <s>\n", {}, spell)]
     yield "<s>" * rng.randint(2, 5), {"<s>": rng.randint(300, 400)}, spell
     yield "<s>", {"<s>": 0}, spell
+    yield "<S> <s> <S>", {"<s>": 300}, spell
     yield "abcd", {"ab": 300, "bcd": 301}, spell
 
 

@@ -188,9 +188,10 @@ def padding_in_text(rng: Rng) -> Iterator[Batch]:
 def bare_batches(rng: Rng) -> Iterator[Batch]:
     """No texts, empty texts, a single text, texts of equal length; other words for the side."""
     word = rng.choice(["", "Left", "both", "r"])
-    for side in ("left", "right", word):
+    for side in ("left", "right", "LEFT", word):
         yield from [([], 3, side), ([[], []], 3, side), ([[6], [], [4, 5]], 3, side), ([[4]], 0, side)]
         yield [[1, 2], [3, 4]], -1, side
+        yield [[2**40, 70_000], [8]], 2**41, side
 
 
 pad_exam.conduct(0.5, *PACKAGES, "torch.nn.utils.rnn.pad_sequence", "torch.nn.utils.rnn.pack_sequence")
