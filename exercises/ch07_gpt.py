@@ -24,7 +24,8 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Te
 
     Returns:
         (…, C), with the dtype of ``x``. Numbers of 16 bits are computed in float32 and rounded once, at the
-        end. For full points the number of tensor operations does not grow with the number of positions.
+        end. For full points the number of tensor operations does not grow with the number
+        of positions or texts.
 
     Example:
         The numbers 0 and 2 have a variance of 1, and 1 + 3 has the root 2.

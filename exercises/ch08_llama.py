@@ -24,7 +24,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, offset: bool = False) -> Ten
     Returns:
         (…, C), with the dtype of ``x``. Numbers of 16 bits are computed in float32 and rounded once, at the
         end, after the weight. For full points the number of tensor operations does not grow with the number
-        of positions.
+        of positions or texts.
 
     Example:
         The mean square of 1 and 7 is 25, and 25 + 75 has the root 10.

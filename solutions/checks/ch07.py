@@ -95,10 +95,12 @@ def far_from_zero(rng: Rng) -> Iterator[NormArguments]:
 
 @norm_exam.edge(1, "bfloat16 in every step")
 def sixteen_bits(rng: Rng) -> Iterator[NormArguments]:
-    """Numbers in bfloat16, not around 0."""
-    for rows, size in ((4, 24), (6, 50)):
-        weight, bias = scales(rng, size, torch.bfloat16)
-        yield (rng.normal(rows, size) * 2 + 100).bfloat16(), weight, bias, 1e-5
+    """Numbers in bfloat16 or float16, not around 0."""
+    for size, dtype in ((24, torch.bfloat16), (50, torch.bfloat16), (40, torch.float16)):
+        weight, bias = scales(rng, size, dtype)
+        yield (rng.normal(6, size) * 2 + 100).to(dtype), weight, bias, 1e-5
+    large = rng.normal(6, 40) * 300  # squared, these are too large for float16
+    yield large.half(), *scales(rng, 40, torch.float16), 1e-5
 
 
 @norm_exam.property(0.5)
@@ -111,7 +113,7 @@ def mean_and_variance(f: Function, rng: Rng) -> None:
     same(found.double().var(1, correction=0), torch.ones(20).double(), "the variances", tolerance=1e-4)
 
 
-norm_exam.operations(0.5, "positions", (5, 200), lambda rng, n: (rng.normal(n, 6), *scales(rng, 6), 1e-5))
+norm_exam.operations(0.5, "texts", (5, 200), lambda rng, n: (rng.normal(n, 2, 6), *scales(rng, 6), 1e-5))
 
 
 norm_exam.conduct(
@@ -240,8 +242,9 @@ def each_position_alone(f: Function, rng: Rng) -> None:
 @network_exam.cost(0.5)
 def two_products(f: Function, rng: Rng) -> None:
     """The two matrix products are computed once each, for all positions together."""
-    cases = [(rows, (rng.normal(rows, 5), *weights(rng, 5, 20))) for rows in (6, 200)]
-    for (rows, _), count in zip(cases, same_operations(f, "positions", cases), strict=True):
+    cases = [(texts, (rng.normal(texts, 2, 5), *weights(rng, 5, 20))) for texts in (3, 100)]
+    for (texts, _), count in zip(cases, same_operations(f, "texts", cases), strict=True):
+        rows = 2 * texts
         least = 2 * 2 * rows * 5 * 20
         expect(count.flops <= least, f"{rows} positions took {count.flops} FLOPs where {least} are enough.")
 

@@ -75,18 +75,18 @@ def border_positions(rng: Rng) -> Iterator[tuple[Tensor, Tensor, float, bool]]:
 
 @rms_exam.property(1)
 def rounded_once(f: Function, rng: Rng) -> None:
-    """In bfloat16 the numbers are the exact ones, rounded once, at the end."""
-    x, weight = (rng.normal(40, 64) * 2).bfloat16(), (rng.normal(64) / 4).bfloat16()
-    for offset in (False, True):
+    """In 16 bits the numbers are the exact ones, rounded once, at the end."""
+    for offset, dtype in ((False, torch.bfloat16), (True, torch.bfloat16), (True, torch.float16)):
+        x, weight = (rng.normal(40, 64) * 300).to(dtype), (rng.normal(64) / 4).to(dtype)
         found = f(x, weight, 1e-5, offset)
-        exact = naive_rms(x.double(), weight.double(), 1e-5, offset).bfloat16()
-        same(found, exact, f"offset {offset}")
-        expect(found.dtype == torch.bfloat16, f"they are {found.dtype}")
+        exact = naive_rms(x.double(), weight.double(), 1e-5, offset).to(dtype)
+        same(found, exact, f"offset {offset}, {dtype}")
+        expect(found.dtype == dtype, f"they are {found.dtype}")
         share = float((found == exact).double().mean())
         expect(share > 0.98, f"with offset {offset} only {share:.0%} of them are; compute in float32")
 
 
-rms_exam.operations(0.5, "positions", (5, 200), lambda rng, n: (rng.normal(n, 6), rng.normal(6), 1e-5))
+rms_exam.operations(0.5, "texts", (5, 200), lambda rng, n: (rng.normal(n, 2, 6), rng.normal(6), 1e-5))
 
 
 rms_exam.conduct(
@@ -283,8 +283,9 @@ def a_closed_gate(f: Function, rng: Rng) -> None:
 @swiglu_exam.cost(0.5)
 def three_products(f: Function, rng: Rng) -> None:
     """The three matrix products are computed once each, for all positions together."""
-    cases = [(rows, (rng.normal(rows, 5), *weights(rng, 5, 20))) for rows in (6, 200)]
-    for (rows, _), count in zip(cases, same_operations(f, "positions", cases), strict=True):
+    cases = [(texts, (rng.normal(texts, 2, 5), *weights(rng, 5, 20))) for texts in (3, 100)]
+    for (texts, _), count in zip(cases, same_operations(f, "texts", cases), strict=True):
+        rows = 2 * texts
         least = 3 * 2 * rows * 5 * 20
         expect(count.flops <= least, f"{rows} positions took {count.flops} FLOPs where {least} are enough.")
 
