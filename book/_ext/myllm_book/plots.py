@@ -42,7 +42,9 @@ class InlinePlots(SphinxTransform):
         for image in list(self.document.findall(nodes.image)):
             if not image["uri"].endswith(".svg"):
                 continue
-            path = Path(self.env.doc2path(self.env.docname)).parent / image["uri"]
+            rooted = image["uri"].startswith("/")  # then it is relative to the folder of all sources
+            folder = Path(self.env.srcdir) if rooted else Path(self.env.doc2path(self.env.docname)).parent
+            path = folder / image["uri"].lstrip("/")
             if path.is_file() and "jupyter_execute" in path.resolve().parts:
                 unique = f"plot{self.env.new_serialno('plot')}"
                 drawing = inline_plot(path.read_text("utf-8"), image.get("alt", ""), unique)
