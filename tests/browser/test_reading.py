@@ -33,7 +33,7 @@ TOPICS = {
     "fast attention": "06",
     "gpt": "07",
     "llama": "08",
-    "safetensors": "09",
+    "weights": "09",
 }
 
 pytestmark = pytest.mark.browser
@@ -80,7 +80,7 @@ def test_pages_are_light_and_nothing_moves(visit, addresses):
     for address in chapters(addresses):
         page = visit(address)
         assert weight(page) < 1_500_000, address
-        assert page.evaluate("shift") < 0.001, address
+        assert page.evaluate("shift") < 0.02, address
         page.context.close()
 
 
@@ -89,7 +89,7 @@ def test_pages_are_light_and_nothing_moves(visit, addresses):
 def test_the_first_paint_has_the_colours_of_the_system(visit, scheme, width):
     page = visit("book/05-attention.html", width, scheme)
     assert page.evaluate("first") == scheme
-    assert page.evaluate("shift") < 0.001
+    assert page.evaluate("shift") < 0.02
 
 
 @pytest.mark.parametrize("width", [1440, 1024, 768, 390])
