@@ -242,7 +242,7 @@ class ModelConfig(Accounting):
         read = families.from_hf(families.to_hf(values, name))
         if read.get("rope_scaling"):
             read["rope_scaling"] = RopeScaling(**read["rope_scaling"])
-        read = usual | self._derivable() | {one: value for one, value in read.items() if value}
+        read = usual | self._derivable() | {one: value for one, value in read.items() if value is not None}
         lacks = [one for one in usual if read[one] != values[one]]
         if families.find(name).whole_heads and self.n_embd % self.n_head:
             lacks.append("n_head")

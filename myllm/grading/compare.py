@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 SCALARS = (bool, int, float, complex, str, bytes, type(None))
+NUMPY = {np.ndarray, *np.sctypeDict.values()}  # exactly these: a subclass may define anything anew
 # (relative, absolute) by dtype: a few roundings of that precision.
 TOLERANCE = {
     torch.float64: (1e-9, 1e-12),
@@ -89,7 +90,7 @@ def plain(value: Any) -> Any:
     """
     if type(value) in SCALARS or type(value) is Tensor:
         return value
-    if type(value).__module__ == "numpy" and is_numpy(value):
+    if type(value) in NUMPY and value.dtype != object:
         return value  # a wrong type, whose value may be right
     if type(value) is torch.nn.Parameter:
         return value.as_subclass(Tensor)

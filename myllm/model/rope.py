@@ -140,9 +140,7 @@ class Rope(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Follow the model to another device; a change of its dtype must not round the frequencies."""
         device = fn(self.freq).device
-        with torch.device(
-            "cpu"
-        ):  # arithmetic on the meta device would import the compiler, which takes seconds
+        with torch.device("cpu"):  # on the meta device, arithmetic imports the compiler: seconds
             freq = self.frequencies()
         exact = torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64
         self.freq = freq.to(device, exact)

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from myllm.grading import Exercise
-from myllm.grading.compare import Failure, as_expected, difference, plain
+from myllm.grading.compare import Failure, as_expected, difference, plain, show
 from myllm.grading.engine import grade
 from myllm.grading.exam import Exam, Function, Rng, expect, same
-from myllm.grading.meters import measure
+from myllm.grading.meters import WatchedDict, measure
 from myllm.grading.results import LONGEST, Result, clean
 
 EXERCISE = Exercise("98.1", "Double", 10, 5, 1, "s", "double", "ch98_test.py")
@@ -66,13 +66,18 @@ def paper() -> Exam[[Tensor]]:
     return made
 
 
-def graded(answer: Callable[..., Any], make: Callable[[], Any] = paper, seed: int = 1) -> Result:
-    """The verdict of :func:`grade`, which is given a process of its own."""
+def graded(
+    answer: Callable[..., Any],
+    make: Callable[[], Any] = paper,
+    seed: int = 1,
+    load: Callable[[], Callable[..., Any]] | None = None,
+) -> Result:
+    """The verdict of :func:`grade`, which is given a process of its own; `load` gives the answer anew."""
     reader, writer = os.pipe()
     if not os.fork():
         try:
             make()
-            os.write(writer, json.dumps(grade(EXERCISE, lambda: answer, seed).to_json()).encode())
+            os.write(writer, json.dumps(grade(EXERCISE, load or (lambda: answer), seed).to_json()).encode())
         finally:
             os._exit(0)
     os.close(writer)
@@ -97,7 +102,8 @@ def test_a_right_answer_earns_everything() -> None:
 def test_a_listed_mistake_is_named_and_the_first_difference_shown() -> None:
     told = message(graded(lambda x: x**2), "oracle")
     assert "This is what you get with a square. Add, do not multiply." in told
-    assert "first difference at index [0, 0]" in told and "double(" in told
+    first, call, *_ = told.splitlines()
+    assert first.startswith("first difference at index [0, 0]") and call.startswith("The call was double(")
 
 
 def test_a_mistake_must_fit_every_case() -> None:
@@ -273,9 +279,44 @@ def test_where_the_reference_raises_the_answer_must_raise_the_same() -> None:
     def other(x: Tensor) -> Tensor:
         raise KeyError("empty")
 
-    assert graded(refuse, make).status == "passed"
+    class Empty(ValueError):
+        pass
+
+    def kind_of(x: Tensor) -> Tensor:
+        raise Empty
+
+    assert graded(refuse, make).status == graded(kind_of, make).status == "passed"
     assert "expected ValueError, the function raised KeyError" in message(graded(other, make), "edge")
     assert "expected ValueError to be raised, got" in message(graded(lambda x: x, make), "edge")
+
+
+def with_state() -> Callable[[Tensor], Tensor]:
+    """A function that is right in its first call only; each load begins anew."""
+    calls = list[int]()
+
+    def answer(x: Tensor) -> Tensor:
+        calls.append(1)
+        return x + x + (len(calls) > 1)
+
+    return answer
+
+
+def test_state_between_calls_is_called_that() -> None:
+    told = message(graded(with_state(), load=with_state), "oracle")
+    assert "Made alone, this call gives the right value: your code keeps something between calls." in told
+    assert "Made alone" not in message(graded(lambda x: x + 1), "oracle")
+
+
+def test_a_dictionary_is_shown_in_its_own_order() -> None:
+    assert show({"b": 1, "a": {2: 3, 1: 4}}) == "{'b': 1, 'a': {2: 3, 1: 4}}"
+    assert show(dict.fromkeys(range(9, 0, -1))).endswith("2: None, ...}")
+
+
+def test_only_going_through_a_dictionary_counts() -> None:
+    merges = WatchedDict({(1, 2): 3, (2, 3): 4})
+    assert (1, 2) in merges.keys() and not {(9, 9)} & merges.keys()  # noqa: SIM118
+    assert merges.read == 0
+    assert [*merges.values()] == [3, 4] and merges.read == 2
 
 
 def test_the_same_seed_gives_the_same_cases() -> None:
@@ -335,11 +376,28 @@ class Agreeable:
         return 0
 
 
+class AgreeableNumber(np.float64):
+    def tolist(self) -> Any:
+        return Agreeable()
+
+
+AgreeableNumber.__module__ = "numpy"
+
+
 @pytest.mark.parametrize(
-    "value", [[Agreeable()], (1, [Agreeable()]), {Agreeable(): 1}, {1: Agreeable()}, {Agreeable()}]
+    "value",
+    [
+        [Agreeable()],
+        (1, [Agreeable()]),
+        {Agreeable(): 1},
+        {1: Agreeable()},
+        {Agreeable()},
+        np.array([Agreeable()], dtype=object),
+        AgreeableNumber(1.0),
+    ],
 )
 def test_strangers_are_refused_at_any_depth(value: Any) -> None:
-    with pytest.raises(Failure, match=r"got a value of type .*Agreeable"):
+    with pytest.raises(Failure, match=r"got a value of type (.*Agreeable|numpy\.)"):
         plain(value)
 
 

@@ -30,6 +30,19 @@ def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
+def test_loading_does_not_import_the_compiler(tmp_path):
+    """PyTorch imports it, for seconds, where something is computed on the meta device."""
+    LLM(tiny()).save_pretrained(tmp_path)
+    code = "import sys; from myllm import LLM; LLM.from_pretrained(sys.argv[1])"
+    code += "; print('torch._dynamo' in sys.modules)"
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    path = os.pathsep.join(filter(None, sys.path))
+    done = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "False\n"
+
+
 # The format
 
 

@@ -45,7 +45,7 @@ def link_map(source: str, lit: list[str]) -> str:
         page = page_of(chapter)
         if not page:
             return match[0]
-        words = re.findall(r"<text[^>]*>([^<]*)</text>", match[0])
+        words = [word.strip() for word in re.findall(r"<text[^>]*>([^<]*)</text>", match[0])]
         here = ' aria-current="page"' if chapter in lit else ""
         label = html.escape(f"Chapter {chapter}: {' '.join(words[1:])}" if words else f"Chapter {chapter}")
         return f'<a href="{page}.html" data-chapter="{page}" aria-label="{label}"{here}>{match[0]}</a>'
