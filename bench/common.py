@@ -122,6 +122,12 @@ def machine(*packages: str) -> dict[str, Any]:
     }
 
 
+def origin() -> dict[str, str]:
+    """What a file in book/_results says of its commit and machine."""
+    where = f"{platform.machine()}, 1 thread, torch {version('torch')}"
+    return {"commit": _git("rev-parse", "--short", "HEAD"), "machine": where}
+
+
 def _git(*arguments: str) -> str:
     done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True)
     return done.stdout.strip()

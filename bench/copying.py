@@ -6,8 +6,6 @@ The network and its task are the chapter's, with the package's attention layer i
 """
 
 import json
-import platform
-import subprocess
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -17,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bench.common import origin
 from myllm.files import atomic_write
 from myllm.model.attention import Attention
 
@@ -119,10 +118,7 @@ def run(case: Case, seed: int) -> Iterator[dict[str, Any]]:
 def main() -> None:
     """Run every case and write the file."""
     torch.set_num_threads(1)
-    command = ["git", "rev-parse", "--short", "HEAD"]
-    commit = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-    content = {"command": "python -m bench.copying", "commit": commit}
-    content |= {"machine": f"{platform.machine()}, 1 thread, torch {torch.__version__}"}
+    content: dict[str, Any] = {"command": "python -m bench.copying", **origin()}
     rows: list[dict[str, Any]] = []
     for case in CASES:
         for seed in range(SEEDS):

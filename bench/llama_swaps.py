@@ -7,13 +7,12 @@ which chapter 8 shows; the chapter trains the first steps of each variant again 
 """
 
 import json
-import platform
-import subprocess
 from pathlib import Path
 
 import torch
 from torch.nn import functional as F
 
+from bench.common import origin
 from myllm import ModelConfig, Transformer
 from myllm.data import corpus
 from myllm.evaluation.perplexity import nll
@@ -71,13 +70,9 @@ def main() -> None:
             row["validation"].append(nll(model, val_ids, block_size=BLOCK).mean().item())
             print(f"{name:20} seed {seed}: {row['validation'][-1]:.3f} nats", flush=True)
         rows.append(row)
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    )
     result = {
         "command": "python -m bench.llama_swaps",
-        "commit": commit.stdout.strip(),
-        "machine": f"{platform.machine()}, 1 thread, torch {torch.__version__}",
+        **origin(),
         "steps": STEPS,
         "tokens_per_step": BATCH * BLOCK,
         "rows": rows,

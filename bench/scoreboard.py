@@ -11,8 +11,6 @@ import argparse
 import json
 import lzma
 import math
-import platform
-import subprocess
 from collections.abc import Callable, Iterator
 from functools import cache
 from itertools import islice
@@ -25,6 +23,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 from torch.nn import functional as F
 
+from bench.common import origin
 from myllm import BPE, LLM, ModelConfig, Transformer, load_tokenizer
 from myllm.data import corpus, downloads
 from myllm.data.loader import WindowLoader
@@ -81,14 +80,18 @@ def single(train: Tensor, held_out: Tensor, vocab_size: int) -> float:
     return bits_per_byte(-(counts / counts.sum()).log()[held_out[1:]], n_bytes())
 
 
-def trained(name: str) -> tuple[float, int]:
-    """A model whose weights lie beside the scoreboard: its score and its parameters."""
-    config = CONFIGS[name]
-    model = Transformer(config)
+def load(name: str) -> Transformer:
+    """A model whose weights lie beside the scoreboard."""
+    model = Transformer(CONFIGS[name])
     state = load_file(RESULTS / f"{name}.safetensors")
-    model.load_state_dict({key: tensor.float() for key, tensor in state.items()}, strict=False)
+    model.load_state_dict({key: tensor.float() for key, tensor in state.items()}, strict=False)  # a tied head
+    return model.eval()
+
+
+def trained(name: str) -> tuple[float, int]:
+    """The score and the parameters of such a model."""
     held_out = tokens(load_tokenizer("shakespeare"))[1]
-    return bits_per_byte(nll(model.eval(), held_out, stride=64), n_bytes()), config.n_params
+    return bits_per_byte(nll(load(name), held_out, stride=64), n_bytes()), CONFIGS[name].n_params
 
 
 def smollm2() -> tuple[float, int] | None:
@@ -157,13 +160,6 @@ def train(name: str) -> None:
     run = {"command": f"python -m bench.scoreboard --train {name}", **origin(), "steps": STEPS}
     run |= {"tokens_per_step": BATCH * 128, "curve": curve}
     atomic_write(RESULTS / f"{name}.json", json.dumps(run, indent=1) + "\n")
-
-
-def origin() -> dict[str, str]:
-    """Commit and machine."""
-    command = ["git", "rev-parse", "--short", "HEAD"]
-    commit = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-    return {"commit": commit, "machine": f"{platform.machine()}, 1 thread, torch {torch.__version__}"}
 
 
 def main() -> None:

@@ -7,10 +7,9 @@ Needs book/_results/gpt.safetensors, which `python -m bench.scoreboard --train g
 
 import json
 
-from safetensors.torch import load_file
-
-from bench.scoreboard import CONFIGS, RESULTS, origin
-from myllm import LLM, Transformer, load_tokenizer
+from bench.common import origin
+from bench.scoreboard import RESULTS, load
+from myllm import LLM, load_tokenizer
 from myllm.files import atomic_write
 
 PROMPT = "To be, or not to be"
@@ -19,10 +18,7 @@ OPTIONS = {"max_new_tokens": 60, "temperature": 0.7, "seed": 1}
 
 def write() -> str:
     """What the model writes after the prompt."""
-    model = Transformer(CONFIGS["gpt"])
-    state = {name: tensor.float() for name, tensor in load_file(RESULTS / "gpt.safetensors").items()}
-    model.load_state_dict(state, strict=False)
-    return LLM(model, load_tokenizer("shakespeare")).generate(PROMPT, **OPTIONS)
+    return LLM(load("gpt"), load_tokenizer("shakespeare")).generate(PROMPT, **OPTIONS)
 
 
 def main() -> None:
