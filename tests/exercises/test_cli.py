@@ -99,7 +99,8 @@ def test_the_seed_is_named_once_at_the_end_and_brings_the_cases_back(
     (answers / FILE).write_text(SOLUTION.replace("return counts", "return counts.T"))
     out = run(capsys, "check", "01.1", "--dir", "answers")[1]
     report, _, seed = out.rpartition("The same random cases again: --seed ")
-    assert "seed" not in report and "random cases, 2 points: bigram_counts(" in report
+    assert "seed" not in report and "random cases, 2 points: first difference" in report
+    assert "\n  The call was bigram_counts(" in report
     assert run(capsys, "check", "01.1", "--dir", "answers", "--seed", seed.strip())[1] == out
     _, out, err = run(capsys, "check", "01.1", "--dir", "answers", "--format", "json", "--seed", "4")
     assert json.loads(out) and err == "The same random cases again: --seed 4\n"
