@@ -129,7 +129,7 @@ def score_scale(head_dim: int, q_std: float, k_std: float) -> float:
     raise NotImplementedError
 
 
-@exercise("05.5", "Load PyTorch's layer", points=5, minutes=20, difficulty=3, section="check")
+@exercise("05.5", "Load PyTorch's layer", points=5, minutes=20, difficulty=3, section="attention-check")
 def packed_attention(x: Tensor, state: Mapping[str, Tensor], n_head: int) -> Tensor:
     """Compute what a trained ``nn.MultiheadAttention`` computes under the causal mask, from its weights.
 

@@ -163,7 +163,7 @@ class ExerciseCard(BookDirective):
         box += self.markdown(f"```python\n{exercise.signature}\n```\n\n````{{eval-rst}}\n{text}\n````")
         box += self.markdown(f"In a terminal:\n```bash\nmyllm exercises check {number}\n```")
         if exercise.forbidden:
-            box += raw('<details class="hint"><summary>What may not be called</summary>')
+            box += raw('<details class="limits"><summary>What may not be called</summary>')
             box += self.markdown(not_allowed(exercise.forbidden))
             box += raw("</details>")
         for level, hint in enumerate(exercise.hints, 1):
