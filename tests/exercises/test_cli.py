@@ -122,7 +122,7 @@ def test_the_diagnosis_stands_first_and_once(answers: Path, capsys: pytest.Captu
 
 def test_words_are_those_of_the_json(answers: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (answers / FILE).write_text(
-        SOLUTION.replace("return counts", "return counts.T").replace("nll, math", "0, math")
+        SOLUTION.replace("return counts", "return counts.T").replace("return bits /", "return 1 + bits /")
     )
     run(capsys, "check", "01", "--dir", "answers")
     said = json.loads(run(capsys, "report", "--dir", "answers", "--format", "json")[1])["exercises"]

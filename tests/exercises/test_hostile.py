@@ -188,7 +188,8 @@ def bigram_counts(text, alphabet):
     index = {character: i for i, character in enumerate(alphabet)}
     right = torch.zeros(len(alphabet), len(alphabet), dtype=torch.int64)
     for a, b in zip(text, text[1:]):
-        right[index[a], index[b]] += 1
+        if a in index and b in index:
+            right[index[a], index[b]] += 1
 """
 
 

@@ -23,7 +23,8 @@ def stub(text: str, alphabet: str) -> torch.Tensor:
 def right(text: str, alphabet: str) -> torch.Tensor:
     table = torch.zeros(len(alphabet), len(alphabet), dtype=torch.int64)
     for i in range(1, len(text)):
-        table[alphabet.index(text[i - 1]), alphabet.index(text[i])] += 1
+        if text[i - 1] in alphabet and text[i] in alphabet:
+            table[alphabet.index(text[i - 1]), alphabet.index(text[i])] += 1
     return table
 
 

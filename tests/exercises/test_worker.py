@@ -27,7 +27,8 @@ SOLUTION = folder("solutions") / COUNTS.file
 def solution(text: str, alphabet: str) -> torch.Tensor:
     counts = torch.zeros(len(alphabet), len(alphabet), dtype=torch.int64)
     for a, b in pairwise(text):
-        counts[alphabet.index(a), alphabet.index(b)] += 1
+        if a in alphabet and b in alphabet:
+            counts[alphabet.index(a), alphabet.index(b)] += 1
     return counts
 
 
