@@ -111,8 +111,8 @@ def total_bits(parts: list[dict[str, Any]]) -> float:
     - ``"file"``: the bytes of the file into which a compressor turned the text; it has no ``tokens``.
 
     Args:
-        parts: The dicts, at least one. A value in nats or bits, or a perplexity, may be infinite; a perplexity
-            is at least 1, and everything else at least 0.
+        parts: The dicts, at least one. A value in nats or bits, or a perplexity, may be infinite. A
+            perplexity is at least 1, every other value at least 0.
 
     Returns:
         The bits that all texts cost, divided by the bytes of all texts: a Python float, infinite where a text

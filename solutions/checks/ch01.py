@@ -134,20 +134,13 @@ NUMBERS: dict[str, Score] = {
     "blind_to_the_previous": lambda p, ids, n: both(nats(p.mean(0).expand_as(p), ids), n),
     "from_the_last_to_the_first": lambda p, ids, n: both(nats(p, torch.cat([ids, ids[:1]])), n),
     "last_pair_left_out": lambda p, ids, n: both(nats(p, ids[: max(2, len(ids) - 1)]), n),
-    "mean_over_n_characters": lambda p, ids, n: (
-        by_hand(p, ids, n)[0] ** (1 - 1 / len(ids)),
-        by_hand(p, ids, n)[1],
-    ),
+    "mean_over_n_characters": lambda p, ids, n: both(nats(p, ids) * (1 - 1 / len(ids)), n),
     "log_of_the_mean": lambda p, ids, n: (1 / float((-nats(p, ids)).exp().mean()), by_hand(p, ids, n)[1]),
     "two_to_the_nats": lambda p, ids, n: (2 ** float(nats(p, ids).mean()), by_hand(p, ids, n)[1]),
     "each_pair_once": lambda p, ids, n: both(torch.tensor([*{*floats(nats(p, ids))}]), n),
     "one_byte_a_character": lambda p, ids, n: both(nats(p, ids), len(ids) - 1),
     "one_byte_too_many": lambda p, ids, n: both(nats(p, ids), n + 1),
     "nats_per_byte": lambda p, ids, n: both(nats(p, ids), n / math.log(2)),
-    "bits_of_one_character": lambda p, ids, n: (
-        by_hand(p, ids, n)[0],
-        by_hand(p, ids, n)[1] / (len(ids) - 1),
-    ),
     "mean_of_means": averaged,
     "two_characters_only": lambda p, ids, n: both(nats(p, ids.clamp(max=1)), n),
 }
@@ -161,7 +154,6 @@ RARE: dict[str, Score] = {
     ),
     "a_tensor_for_a_float": lambda p, ids, n: tuple(torch.tensor(by_hand(p, ids, n))),
     "one_number": lambda p, ids, n: by_hand(p, ids, n)[0],
-    "three_numbers": lambda p, ids, n: (*by_hand(p, ids, n), 0.0),
     "changes_its_table": lambda p, ids, n: both(-p.log_()[ids[:-1], ids[1:]].double(), n),
 }
 

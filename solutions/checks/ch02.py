@@ -1,185 +1,158 @@
 """Checks of chapter 2: a naive reference, known mistakes and checks for each exercise."""
 
+import math
+import random
 from collections.abc import Iterator
-from typing import cast
+from itertools import pairwise
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from myllm.grading.exam import Exam, Function, Rng, expect, same, two_tensors
-from myllm.grading.meters import effort
+
+PACKAGE = "myllm.data.*"
 
 # 02.1
-
 
 Rows = tuple[Tensor, Tensor]
 
 
-def taken(tokens: Tensor, starts: Tensor, block_size: int, ahead: int = 0) -> Tensor:
-    """The tokens ``ahead`` places after those of each window, one after the other."""
-    text = cast("list[int]", tokens.tolist())
-    first = cast("list[int]", starts.tolist())
-    rows = [[text[start + i + ahead] for i in range(block_size)] for start in first]
-    return torch.tensor(rows, dtype=torch.int64).view(len(rows), block_size)
+def naive_scoring(tokens: Tensor, block_size: int, stride: int) -> Rows:
+    """Token by token: a target counts if no window before has it."""
+    text, x, y = cast("list[int]", tokens.tolist()), list[list[int]](), list[list[int]]()
+    counted, start = set[int](), 0
+    while len(counted) < len(text) - 1:
+        start = min(start, len(text) - 1 - block_size)
+        places = range(start + 1, start + 1 + block_size)
+        x.append([text[place - 1] for place in places])
+        y.append([-100 if place in counted else text[place] for place in places])
+        counted.update(places)
+        start += stride
+    return torch.tensor(x), torch.tensor(y)
 
 
-def naive_shifted(tokens: Tensor, starts: Tensor, block_size: int) -> Rows:
-    """Look up every token by itself."""
-    return taken(tokens, starts, block_size), taken(tokens, starts, block_size, 1)
+windows_exam = Exam("02.1", naive_scoring)
 
-
-PACKAGE = "myllm.data.*"
-
-
-shift_exam = Exam(
-    "02.1",
-    naive_shifted,
-)
-
-
-shift_exam.example(
+windows_exam.example(
     1,
-    (torch.arange(10, 16), torch.tensor([2, 0]), 3),
-    (torch.tensor([[12, 13, 14], [10, 11, 12]]), torch.tensor([[13, 14, 15], [11, 12, 13]])),
+    (torch.arange(10, 17), 3, 2),
+    (
+        torch.tensor([[10, 11, 12], [12, 13, 14], [13, 14, 15]]),
+        torch.tensor([[11, 12, 13], [-100, 14, 15], [-100, -100, 16]]),
+    ),
 )
 
 
-@shift_exam.oracle(
-    1.5,
+@windows_exam.oracle(
+    2.5,
+    "a last window that is missing at the end",
+    "targets that count in every window",
+    "first targets that never count",
+    "as many targets ignored as the stride",
+    "a window at the end whose targets count twice",
+    "targets written into the text",
     "targets equal to the inputs",
-    "targets one token earlier",
-    "the first token of a window as its last target",
-    "windows of T - 1 tokens",
-    "one target a window",
-    "starts counted in windows",
-    "targets two tokens later",
-    "the next block as targets",
-    "x and y exchanged",
-    "the first window in every row",
 )
-def random_windows(rng: Rng) -> Iterator[tuple[Tensor, Tensor, int]]:
-    """Windows in the first part of a random text."""
-    for rows, block_size in ((2, 3), (4, 2), (3, 5), (6, 8)):
-        last = rng.randint(10, 30)
-        starts = torch.tensor(rng.sample(range(1, last), rows))
-        yield rng.integers(0, 60_000, (last + 2) * block_size), starts, block_size
+def random_windows(rng: Rng) -> Iterator[tuple[Tensor, int, int]]:
+    """Texts with a rest at the end, strides of less and of more than half a window."""
+    for block_size, stride, rest in ((5, 2, 1), (7, 5, 3), (8, 3, 2), (6, 4, rng.randint(1, 3))):
+        n = block_size + 1 + stride * rng.randint(2, 5) + rest
+        yield rng.integers(0, 60_000, n), block_size, stride
 
 
-@shift_exam.property(0.5)
-def own_places(f: Function, rng: Rng) -> None:
-    """In a text where each token is its own place, x begins at the starts and y is x + 1."""
-    block_size, starts = rng.randint(2, 9), rng.integers(0, 100, 5)
-    x, y = two_tensors(f(torch.arange(200), starts, block_size), 5, block_size)
-    same(x[:, 0], starts, "the first column of x")
-    same(y, x + 1, "y")
+@windows_exam.property(1)
+def each_target_once(f: Function, rng: Rng) -> None:
+    """In a text where each token is its own place, each but 0 is a target once, one after its input."""
+    for _ in range(4):
+        block_size = rng.randint(2, 9)
+        n, stride = rng.randint(block_size + 1, 60), rng.randint(1, block_size)
+        case = f"{n} tokens, block_size {block_size}, stride {stride}"
+        rows = -(-(n - 1 - block_size) // stride) + 1
+        x, y = two_tensors(f(torch.arange(n), block_size, stride), rows, block_size)
+        same(y[y != -100], torch.arange(1, n), f"{case}, the targets that count")
+        same(y[y != -100], x[y != -100] + 1, f"{case}, the targets and their inputs")
 
 
-@shift_exam.edge(1)
-def border_windows(rng: Rng) -> Iterator[tuple[Tensor, Tensor, int]]:
-    """The last window of a text, windows of one token, a window twice, no window, a view, large ids."""
-    tokens = rng.integers(0, 300, 12)
-    yield tokens, torch.tensor([8, 0]), 3
-    yield tokens, torch.tensor([10, 10, 3]), 1
-    yield tokens, torch.tensor([0]), 11
-    yield tokens, torch.tensor([], dtype=torch.int64), 4
-    yield rng.integers(0, 300, 40)[::2], torch.tensor([5, 1]), 6
-    yield rng.integers(2**40, 2**41, 9), torch.tensor([2]), 4
+@windows_exam.edge(1)
+def border_windows(rng: Rng) -> Iterator[tuple[Tensor, int, int]]:
+    """No rest, one window, windows without overlap, windows of one token, a view, large ids."""
+    yield from [(rng.integers(0, 300, n), 4, stride) for n in (5, 6, 9, 13) for stride in (1, 2, 4)]
+    yield from [(rng.integers(0, 300, 4), 1, 1), (rng.integers(0, 300, 40)[::2], 6, 3)]
+    yield rng.integers(2**39, 2**40, 9), 4, 3
 
 
-shift_exam.operations(
-    0.5, "windows", (5, 200), lambda rng, n: (rng.integers(0, 300, 500), rng.integers(0, 400, n), 8)
-)
-
-
-shift_exam.conduct(0.5, PACKAGE)
+windows_exam.conduct(0.5, PACKAGE)
 
 
 # 02.2
 
 
-def naive_windows(n: int, block_size: int, stride: int) -> int:
-    """List the places where a window may begin."""
-    return len(range(0, n - block_size, stride))
+def naive_plan(
+    lengths: list[int], vocab_size: int, shard_tokens: int, block_size: int, batch_size: int, epochs: int
+) -> tuple[list[int], int]:
+    """Cut the documents into shards; the rest is a division with a remainder."""
+    shards: list[list[int]] = [[]]
+    for length in lengths:
+        if sum(shards[-1]) >= shard_tokens:
+            shards.append([])
+        shards[-1].append(length)
+    bytes_of_an_id = 4 if vocab_size > 65_536 else 2
+    files = [128 + bytes_of_an_id * sum(shard) for shard in shards] + [136 + 8 * len(lengths)]
+    windows = len(range(0, sum(lengths) - block_size, block_size))
+    steps, rest = divmod(epochs * windows, batch_size)
+    return files, steps + bool(rest)
 
 
-count_exam = Exam(
-    "02.2",
-    naive_windows,
+plan_exam = Exam("02.2", naive_plan)
+
+plan_exam.example(1, ([4, 2, 5], 256, 6, 3, 4, 2), ([140, 138, 160], 2))
+
+
+@plan_exam.oracle(
+    2,
+    "files without their headers",
+    "two bytes for every id",
+    "documents cut where a shard is full",
+    "shards that never exceed their limit",
+    "no place for the end of the last document",
+    "windows without a last target",
+    "windows of T + 1 tokens",
+    "windows that end with their shard",
+    "steps that are rounded up in every epoch",
+    "steps that are rounded down",
+    "the steps of one epoch",
 )
+def random_plans(rng: Rng) -> Iterator[tuple[list[int], int, int, int, int, int]]:
+    """Small and large vocabularies, shards of several documents, batches that do not divide the windows."""
+    for vocab_size in (300, 70_000, 128_000):
+        T, k = rng.randint(3, 6), rng.randint(20, 30)
+        lengths = [rng.randint(8, 20) for _ in range(5)]
+        lengths.append(2 * k * T - sum(lengths))  # one more token would make one more window
+        rng.shuffle(lengths)
+        yield lengths, vocab_size, rng.randint(21, 30), T, 2, 3
+        yield [*lengths, 1], vocab_size, 37, T, 7, rng.randint(2, 5)
 
 
-count_exam.example(0.5, (9, 4, 2), 3)
+@plan_exam.edge(1.5, "four bytes for 65,536 ids", "a shard that is just full goes on")
+def border_plans(rng: Rng) -> Iterator[tuple[list[int], int, int, int, int, int]]:
+    """Vocabularies around 65,536 ids, shards that are just full, texts around one window, no epoch."""
+    yield from [([9, 3, 8], vocab_size, 12, 4, 2, 1) for vocab_size in (1, 65_535, 65_536, 65_537, 2**32)]
+    yield from [([6, 6, 6], 256, limit, 4, 2, 1) for limit in (1, 5, 6, 7, 11, 12, 13, 18, 99)]
+    yield from [([n], 256, 100, 4, 1, 3) for n in (1, 3, 4, 5, 8, 9)]
+    yield from [([40], 256, 100, 3, 13, epochs) for epochs in (0, 1, 2)]
 
 
-@count_exam.oracle(
-    1.5,
-    "no token kept for the last target",
-    "the window at the start left out",
-    "a last window that does not fit",
-    "windows that begin where the one before ends",
-    "one token more than a window and its target need",
-    "a start at every token",
-    "block_size and stride exchanged",
-    "the text divided by the stride",
-)
-def random_counts(rng: Rng) -> Iterator[tuple[int, int, int]]:
-    """Texts that fit exactly, that lack one token, and any others."""
-    for block_size, stride in ((rng.randint(5, 9), rng.randint(2, 4)), (2, rng.randint(5, 9))):
-        exact = block_size + 1 + rng.randint(3, 20) * stride
-        yield from [
-            (exact, block_size, stride),
-            (exact - 1, block_size, stride),
-            (exact + 1, block_size, stride),
-        ]
-    for size in (20, 1000):
-        yield rng.randint(size, 2 * size), rng.randint(2, 10), rng.randint(2, 10)
-    yield rng.randint(50, 99), 8, 8
-    yield rng.randint(50, 99), 7, 1
+@plan_exam.property(1)
+def as_large_as_a_corpus(f: Function, rng: Rng) -> None:
+    """Trillions of tokens are counted exactly, and at once."""
+    lengths = [10**15 - rng.randint(0, 999) for _ in range(40)]
+    lengths[-1] -= sum(lengths) % 2047
+    case = lengths, 128_000, 3 * 10**15, 2047, 1, 3
+    same(f(*case), naive_plan(*case), "40 documents of about 10**15 tokens")
 
 
-@count_exam.property(0.5)
-def the_last_one_fits(f: Function, rng: Rng) -> None:
-    """The last window and its target lie in the text, and one window more would not."""
-    for _ in range(5):
-        n, block_size, stride = rng.randint(40, 400), rng.randint(1, 30), rng.randint(1, 30)
-        found = f(n, block_size, stride)
-        case = f"{n} tokens, block_size {block_size}, stride {stride}"
-        expect(type(found) is int and found > 0, f"{case} gave {found!r}")
-        end = (found - 1) * stride + block_size + 1
-        expect(end <= n, f"{case}: window {found} needs {end} tokens")
-        expect(end + stride > n, f"{case}: after {found} windows there is room for another one")
-
-
-@count_exam.edge(
-    0.5,
-    "less than no window in a short text",
-    "a window in a text that is too short",
-    "at least one window in every text",
-)
-def short_texts(rng: Rng) -> Iterator[tuple[int, int, int]]:
-    """Texts around the length of one window."""
-    block_size = rng.randint(5, 9)
-    for n in (0, 1, block_size - 1, block_size, block_size + 1, block_size + 2):
-        yield from [(n, block_size, stride) for stride in (1, 3, block_size, 100)]
-    yield from [(0, 1, 1), (1, 1, 1), (2, 1, 1), (3, 1, 1)]
-
-
-@count_exam.cost(0.5)
-def at_once(f: Function, rng: Rng) -> None:
-    """The work does not grow with the text, and 10**18 tokens are counted exactly."""
-    f(10, 2, 1)  # what happens only once, such as an import
-    small, large = (effort(f, n, 4, 1) for n in (1_000, 50_000))
-    expect(
-        large < small + 20_000, "50,000 tokens took far more work than 1,000; count without a loop or a list"
-    )
-    stride = rng.randint(2, 5)
-    n = 10**18 + stride * rng.randint(0, 99) - 10**18 % stride
-    for ahead in (0, 1):
-        case = n + 7 + ahead, 7, stride
-        same(f(*case), naive_windows(*case), f"count_windows{case}")
-
-
-count_exam.conduct(0.5, PACKAGE)
+plan_exam.conduct(0.5, PACKAGE)
 
 
 # 02.3
@@ -259,3 +232,238 @@ def full_rows(rng: Rng) -> Iterator[tuple[list[int], int]]:
 
 
 row_exam.conduct(0.5, PACKAGE)
+
+
+# 02.4
+
+
+Item = tuple[int, int]
+
+
+def any_order(sizes: list[int], open_files: int, seed: int, epoch: int, rank: int, world: int) -> list[Item]:
+    """One of the right orders; for a single window it is the only one."""
+    rng = random.Random(f"{seed}/{epoch}")
+    files = rng.sample(range(len(sizes)), len(sizes))
+    order = list[Item]()
+    while files:
+        group, files = files[:open_files], files[open_files:]
+        items = [(file, place) for file in group for place in range(sizes[file])]
+        order += rng.sample(items, len(items))
+    return [item for i, item in enumerate(order) if i % world == rank]
+
+
+order_exam = Exam("02.4", any_order)
+
+order_exam.example(0.5, ([0, 1, 0], 2, 5, 0, 0, 1), [(1, 0)])
+
+
+@order_exam.oracle(
+    1, "file and place exchanged", "places counted from 1", "a block of the order for each rank"
+)
+def single_windows(rng: Rng) -> Iterator[tuple[list[int], int, int, int, int, int]]:
+    """A single window, which leaves no choice; more processes than windows."""
+    for world in (1, 2, 3):
+        file = rng.randint(1, 4)
+        for rank in range(world):
+            yield (
+                [int(i == file) for i in range(5)],
+                rng.randint(1, 6),
+                rng.randint(0, 99),
+                world,
+                rank,
+                world,
+            )
+
+
+def whole(f: Function, sizes: list[int], open_files: int, seed: int, epoch: int) -> list[Item]:
+    """The order of an epoch, in which every window comes once."""
+    found = f(sizes, open_files, seed, epoch, 0, 1)
+    case = f"sizes {sizes}, open_files {open_files}, seed {seed}, epoch {epoch}"
+    same(
+        sorted(found), [(file, i) for file, size in enumerate(sizes) for i in range(size)], f"{case}, sorted"
+    )
+    return [cast("Item", tuple(item)) for item in found]
+
+
+def together(order: list[Item]) -> list[set[int]]:
+    """The files that are open at each step."""
+    files = [file for file, _ in order]
+    span = {file: (files.index(file), len(files) - 1 - files[::-1].index(file)) for file in {*files}}
+    return [{file for file, (first, last) in span.items() if first <= i <= last} for i in range(len(files))]
+
+
+@order_exam.property(1)
+def few_open(f: Function, rng: Rng) -> None:
+    """Each window comes once, and at no time are more than open_files files open."""
+    for open_files in (1, 2, 3, 9):
+        sizes = [rng.choice([0, 1, 3, 8]) for _ in range(7)] + [4]
+        most = max(map(len, together(whole(f, sizes, open_files, rng.randint(0, 99), rng.randint(0, 99)))))
+        expect(most <= open_files, f"with sizes {sizes} and open_files {open_files}, {most} are open")
+
+
+@order_exam.property(1)
+def ranks(f: Function, rng: Rng) -> None:
+    """The process `rank` of `world` gets the places rank, rank + world and so on of the order."""
+    sizes, seed, world = [rng.randint(2, 9) for _ in range(5)], rng.randint(0, 99), rng.randint(2, 5)
+    order = whole(f, sizes, 2, seed, 3)
+    for rank in range(world):
+        found = [tuple(item) for item in f(sizes, 2, seed, 3, rank, world)]
+        same(found, order[rank::world], f"sizes {sizes}, rank {rank} of {world}")
+
+
+@order_exam.property(1)
+def seeds_and_epochs(f: Function, rng: Rng) -> None:
+    """The order depends on the arguments alone, and on the seed and the epoch in different ways."""
+    sizes, orders = [12] * 4, dict[tuple[int, int], list[Item]]()
+    for seed in (0, 1, 2, 10**12):
+        orders |= {(seed, epoch): whole(f, sizes, 2, seed, epoch) for epoch in (0, 1, 2, 12)}
+    random.seed(rng.randint(0, 10**9))
+    torch.manual_seed(rng.randint(0, 10**9))
+    expect(whole(f, sizes, 2, 2, 1) == orders[2, 1], "the same arguments gave two orders")
+    for one, other in pairwise(sorted(orders, key=lambda key: orders[key])):
+        case = f"seed {one[0]} in epoch {one[1]} has the order of seed {other[0]} in epoch {other[1]}"
+        expect(orders[one] != orders[other], case)
+
+
+@order_exam.property(1)
+def mixed(f: Function, rng: Rng) -> None:
+    """The windows of a file come in another order, and those of files that are open together are mixed."""
+    for n, open_files in ((4, 2), (6, 3), (3, 1)):
+        order = whole(f, [100] * n, open_files, rng.randint(0, 99), rng.randint(0, 99))
+        for file in range(n):
+            places = [place for one, place in order if one == file]
+            expect(places != sorted(places), f"file {file} is read from its first window to its last")
+            neighbours = sum(b == a + 1 for a, b in pairwise(places))
+            expect(
+                neighbours < 30, f"in file {file}, {neighbours} of 99 windows come after the one before them"
+            )
+        share = sum(a != b for (a, _), (b, _) in pairwise(order)) / len(order)
+        expect(share > 1 / 3 or open_files == 1, f"{n} files, {open_files} open: {share:.0%} change the file")
+
+
+@order_exam.property(1)
+def groups_change(f: Function, rng: Rng) -> None:
+    """In 60 epochs each of four files comes first, and is open together with each other one."""
+    seed, first, met = rng.randint(0, 99), set[int](), set[Item]()
+    for epoch in range(60):
+        order = whole(f, [3] * 4, 2, seed, epoch)
+        first.add(order[0][0])
+        met |= {(a, b) for now in together(order) for a in now for b in now if a < b}
+    expect(len(first) == 4, f"only {sorted(first)} came first")
+    expect(len(met) == 6, f"only the pairs {sorted(met)} were open together")
+
+
+order_exam.conduct(0.5, PACKAGE)
+
+
+# 02.5
+
+
+Pairs = list[tuple[float, bool, int]]
+Search = dict[str, Any]
+
+
+def naive_search(
+    candidates: list[Search], pairs: Pairs, n_hashes: int, max_missed: float, max_lost: float
+) -> tuple[str | None, dict[str, str]]:
+    """Rule by rule, each with a sum of its own."""
+    reasons, left = dict[str, str](), list[Search]()
+
+    def meet(search: Search, s: float) -> float:
+        miss = 1.0
+        for _ in range(search["bands"]):
+            miss *= 1 - math.prod([s] * search["rows"])
+        return 1 - miss
+
+    def removed(search: Search, kind: bool) -> float:
+        return sum(n * meet(search, s) for s, copy, n in pairs if copy == kind and s >= search["threshold"])
+
+    for search in candidates:
+        copies = sum(n for _, copy, n in pairs if copy)
+        if search["bands"] * search["rows"] > n_hashes:
+            reasons[search["name"]] = "hashes"
+        elif copies and 1 - removed(search, True) / copies > max_missed:
+            reasons[search["name"]] = "missed"
+        elif removed(search, False) > max_lost:
+            reasons[search["name"]] = "lost"
+        else:
+            left.append(search)
+    work = [round(sum(n * meet(search, s) for s, _, n in pairs), 6) for search in left]
+    chosen = left[work.index(min(work))]["name"] if left else None
+    return chosen, reasons | {one["name"]: "work" for one in left if one["name"] != chosen}
+
+
+search_exam = Exam("02.5", naive_search)
+
+
+def search(name: str, threshold: float, bands: int, rows: int) -> Search:
+    """A row of the table."""
+    return {"name": name, "threshold": threshold, "bands": bands, "rows": rows}
+
+
+search_exam.example(
+    1,
+    ([search("short", 0.5, 2, 1), search("long", 0.5, 1, 2)], [(0.5, True, 4)], 2, 0.3, 0),
+    ("short", {"long": "missed"}),
+)
+
+
+def evidence(rng: Rng) -> tuple[list[Search], Pairs, int, float, float]:
+    """A table in which each rule drops a search, and a tie that the order settles."""
+    found: Pairs = [(0.95, True, rng.randint(28, 32)), (0.8, True, 20), (0.6, True, 10), (0.7, False, 5)]
+    found += [(0.5, False, rng.randint(38, 45)), (0.3, False, 1000), (0.1, False, rng.randint(40, 60) * 1000)]
+    searches = [
+        search("too long", 0.55, 26, 5),
+        search("strict", 0.9, 25, 5),
+        search("long bands", 0.55, 4, 32),
+        search("greedy", 0.25, 32, 4),
+        search("thorough", 0.55, 32, 4),
+        search("busy", 0.6, 64, 2),
+        search("quick", 0.6, 25, 5),
+        search("low", 0.45, 24, 5),
+        search("as low", 0.48, 24, 5),
+    ]
+    return rng.sample(searches, len(searches)), rng.sample(found, len(found)), 128, 0.03, 35.0
+
+
+@search_exam.oracle(
+    3,
+    "every pair above the threshold found",
+    "a threshold that is not looked at",
+    "bands and rows exchanged",
+    "a single band",
+    "kinds of pairs counted once",
+    "copies counted as lost",
+    "comparisons above the threshold alone",
+    "the fewest copies missed in place of the least work",
+)
+def random_evidence(rng: Rng) -> Iterator[tuple[list[Search], Pairs, int, float, float]]:
+    """Tables in which each rule drops a search."""
+    for _ in range(3):
+        yield evidence(rng)
+
+
+@search_exam.edge(1.5, "a signature that may not be used up")
+def border_evidence(rng: Rng) -> Iterator[tuple[list[Search], Pairs, int, float, float]]:
+    """All hashes used, nothing left, nothing given, no copies, no pairs, equal texts, a single search."""
+    searches, found, *_ = evidence(rng)
+    yield [search("all", 0.6, 32, 4), search("less", 0.6, 31, 4)], found, 128, 0.03, 35.0
+    yield from [
+        (searches, found, 128, 0.0, 35.0),
+        (searches, found, 0, 0.5, 35.0),
+        ([], found, 128, 0.03, 35.0),
+    ]
+    yield from [(searches, pairs, 128, 0.03, 1e9) for pairs in ([], [(0.6, True, 4)])]
+    yield searches, [(0.2, False, 100), (0.1, False, 9)], 128, 0.0, 0.0
+    yield [search("equal", 1.0, 1, 9)], [(1.0, True, 3), (0.0, False, 10)], 9, 0.0, 0.0
+
+
+@search_exam.property(1)
+def order_of_the_table(f: Function, rng: Rng) -> None:
+    """Every search but the chosen one has a reason, and the order of the table only settles ties."""
+    searches, *rest = evidence(rng)
+    for one in (searches, searches[::-1]):
+        same(f(one, *rest), naive_search(one, *rest), "the choice")  # pyright: ignore[reportArgumentType]
+
+
+search_exam.conduct(0.5, PACKAGE)
