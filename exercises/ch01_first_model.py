@@ -73,7 +73,7 @@ def smoothed(counts: Tensor, k: float, alpha: float) -> Tensor:
     Additive smoothing gives each pair of a row equally many extra counts. Here a row gets ``k`` extra counts
     in all, and each next character gets its share of them by how often it follows any character: with
     m[b] = the sum of column b, plus alpha, the share of b is q[b] = m[b] / (the sum of m). Then P[a, b] is
-    counts[a, b] + k * q[b], divided by the sum of this over b. This version has five mistakes::
+    counts[a, b] + k * q[b], divided by the sum of this over b. This version has six mistakes::
 
         m = counts.sum(dim=1) + alpha
         q = m / counts.sum()

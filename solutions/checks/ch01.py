@@ -449,8 +449,8 @@ def table(rng: Rng, wide: bool = False) -> Choice:
 
 @choice.oracle(
     3,
-    "works that only chose alpha allowed",
-    "works that are missing or added allowed",
+    "scores on works that alpha was chosen on",
+    "scores on more or fewer works",
     "a table without the next character",
     "bytes counted as numbers",
     "the best score in place of the shortest context",
@@ -465,7 +465,7 @@ def random_tables(rng: Rng) -> Iterator[Choice]:
         yield table(rng, wide)
 
 
-@choice.edge(2, "no model that takes the whole budget")
+@choice.edge(2, "a table of exactly the budget dropped")
 def border_tables(rng: Rng) -> Iterator[Choice]:
     """No model left, none at all, a single one, no margin, equal scores, a budget that is just used up."""
     rows, works, V, budget, margin = table(rng)

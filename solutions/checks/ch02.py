@@ -134,7 +134,7 @@ def random_plans(rng: Rng) -> Iterator[tuple[list[int], int, int, int, int, int]
         yield [*lengths, 1], vocab_size, 37, T, 7, rng.randint(2, 5)
 
 
-@plan_exam.edge(1.5, "four bytes for 65,536 ids", "a shard that is just full goes on")
+@plan_exam.edge(1.5, "four bytes for 65,536 ids", "a shard that goes on when it is just full")
 def border_plans(rng: Rng) -> Iterator[tuple[list[int], int, int, int, int, int]]:
     """Vocabularies around 65,536 ids, shards that are just full, texts around one window, no epoch."""
     yield from [([9, 3, 8], vocab_size, 12, 4, 2, 1) for vocab_size in (1, 65_535, 65_536, 65_537, 2**32)]
@@ -443,7 +443,7 @@ def random_evidence(rng: Rng) -> Iterator[tuple[list[Search], Pairs, int, float,
         yield evidence(rng)
 
 
-@search_exam.edge(1.5, "a signature that may not be used up")
+@search_exam.edge(1.5, "a search that needs all hashes dropped")
 def border_evidence(rng: Rng) -> Iterator[tuple[list[Search], Pairs, int, float, float]]:
     """All hashes used, nothing left, nothing given, no copies, no pairs, equal texts, a single search."""
     searches, found, *_ = evidence(rng)
