@@ -227,7 +227,8 @@ def test_the_facts_of_each(name: str, facts: tuple[object, ...], tokenizer):
 def test_special_tokens_are_text_unless_allowed(name: str, tokenizer):
     one = tokenizer(name)
     ids = {*one.special_tokens.values()}
-    for token, i in [*one.special_tokens.items()][:20]:
+    tokens = [*one.special_tokens.items()]
+    for token, i in {*tokens[:2], tokens[len(tokens) // 2], tokens[-1]}:
         for text in (token, f"a {token}b", f"{token}{token}"):
             ordinary = one.encode(text)
             assert not ids & {*ordinary}
