@@ -20,7 +20,7 @@ export PYDEVD_DISABLE_FILE_VALIDATION := 1
 unexport PYTHONDONTWRITEBYTECODE
 step = @printf '\n== %s\n' "$(1)"
 
-.PHONY: help book html lab test install weights execute site serve lint types layers unit proofs compare gate browser constraints clean
+.PHONY: help book html lab test install weights execute site serve lint types layers unit full proofs compare gate browser constraints clean
 
 help: ## List what can be made
 	@echo "MyLLM: build a large language model from nothing, chapter by chapter."
@@ -80,6 +80,10 @@ layers: install ## Who may import whom (import-linter)
 unit: install ## Unit tests, without the long proofs
 	$(call step,Unit tests)
 	@$(PY) -m pytest -n 2 --dist loadfile -m "not slow" --ignore tests/browser --ignore tests/book --ignore tests/exercises
+
+full: install ## The same with twenty times the random cases, others in every run (not part of `make test`)
+	$(call step,Unit tests with many random cases)
+	@$(PY) -m pytest -n 2 --dist loadfile -m "not slow" --ignore tests/browser --ignore tests/book --ignore tests/exercises --hypothesis-profile full
 
 proofs: install ## Long proofs: mutants, compiled graphs, two processes, a published model
 	$(call step,Long proofs)

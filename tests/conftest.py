@@ -1,10 +1,16 @@
-"""Fixtures that several folders of tests use."""
+"""Fixtures that several folders of tests use, and how many random cases a property is tried on."""
 
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
 import pytest
+from hypothesis import settings
+
+# The same cases in every run; `make full` (--hypothesis-profile full) tries many more, others every time.
+settings.register_profile("quick", max_examples=50, derandomize=True, deadline=None)
+settings.register_profile("full", max_examples=1000, deadline=None, print_blob=True)
+settings.load_profile("quick")
 
 
 @pytest.fixture

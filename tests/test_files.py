@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from myllm import files
@@ -174,7 +174,6 @@ def test_unreadable_text_is_one_sentence(tmp_path, name, read):
 
 
 @given(st.text(alphabet=st.characters(exclude_characters="\0", codec="utf-8")), st.integers(1, 7))
-@settings(max_examples=60)
 def test_text_is_read_as_it_stands_wherever_blocks_end(text, block):
     files.BLOCK, usual = block, files.BLOCK
     try:

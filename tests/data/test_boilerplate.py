@@ -1,7 +1,7 @@
 """Cleaning takes the notices of Project Gutenberg away, and nothing from a text that has none."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from myllm.data.corpus import clean
@@ -32,7 +32,6 @@ def test_only_whole_lines_are_marks(text, left):
     assert clean(text) == (text if left is None else left)
 
 
-@settings(deadline=None)
 @given(st.lists(st.sampled_from([START, END, START[4:], "***\n", "a book\n", "\n", "*** "])).map("".join))
 def test_cleaning_twice_changes_nothing_more(text):
     cleaned = clean(text)

@@ -1,7 +1,7 @@
 """What a model could have read before: planted passages, real ones, and a count by hand."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from myllm.data import corpus
@@ -52,7 +52,6 @@ def test_a_test_document_shorter_than_a_run():
 TEXTS = st.lists(st.lists(st.sampled_from("abc"), min_size=1, max_size=30), max_size=4)
 
 
-@settings(deadline=None)
 @given(TEXTS, TEXTS, st.integers(1, 5))
 def test_by_hand(train, test, n):
     def runs(words, m):

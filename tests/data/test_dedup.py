@@ -10,7 +10,7 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from myllm.data import corpus, dedup
@@ -38,7 +38,6 @@ def test_a_short_text_is_one_shingle():
     assert shingles("", 3) == shingles("  -- \ud800 !", 3) == {number("")}
 
 
-@settings(deadline=None)
 @given(st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=40), st.integers(1, 8))
 def test_there_is_a_shingle_for_each_different_run(words, n):
     runs = {tuple(words[i : i + n]) for i in range(max(1, len(words) - n + 1))}
@@ -67,7 +66,6 @@ def test_jaccard():
 SETS = st.sets(st.integers(0, 2**64 - 1), min_size=1, max_size=50)
 
 
-@settings(deadline=None)
 @given(SETS, st.integers(0, 2**32))
 def test_a_signature_is_the_smallest_image(members, seed):
     minhash = MinHash(4, seed)
@@ -79,7 +77,6 @@ def test_a_signature_is_the_smallest_image(members, seed):
     assert minhash.signature(members).tolist() == expected
 
 
-@settings(deadline=None)
 @given(SETS, SETS)
 def test_the_signature_of_a_union_is_the_smaller_of_both(a, b):
     sign = MinHash(8).signature

@@ -8,7 +8,7 @@ from itertools import islice
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from myllm.data.loader import PackedLoader, WindowLoader, shuffled, windows
@@ -79,7 +79,6 @@ def test_large_ids_stay_what_they_are(dtype, largest):
 # Order
 
 
-@settings(deadline=None)
 @given(st.integers(1, 200), st.integers(0, 2**40), st.integers(0, 99))
 def test_a_shuffled_order_is_an_order(n, seed, epoch):
     assert sorted(shuffled(n, seed, epoch)) == [*range(n)]

@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from myllm.data import corpus
@@ -42,7 +42,6 @@ def test_a_long_document_goes_on_in_the_next_piece():
     assert targets(packed).tolist() == [[1, 2, 3, -100], [5, 6, 7, -100], [9, 10, -100, -100]]
 
 
-@settings(deadline=None)
 @given(DOCUMENTS, SIZES)
 def test_nothing_lost_nothing_doubled(documents, block_size):
     packed = pack(documents, block_size, pad_id=PAD)
@@ -67,7 +66,6 @@ def test_nothing_lost_nothing_doubled(documents, block_size):
     assert sorted(found) == sorted(pieces)
 
 
-@settings(deadline=None)
 @given(DOCUMENTS, SIZES)
 def test_targets_by_brute_force(documents, block_size):
     """Within a piece the next token, at its end nothing: the targets are the pieces without their first."""
@@ -117,13 +115,11 @@ def fewest(lengths, block_size):
 LENGTHS = st.lists(st.integers(1, 12), max_size=60)
 
 
-@settings(deadline=None)
 @given(LENGTHS)
 def test_the_rows_equal_a_brute_force_search(lengths):
     assert best_fit(lengths, 12) == brute_force(lengths, 12)
 
 
-@settings(deadline=None)
 @given(LENGTHS)
 def test_no_item_would_fit_into_an_earlier_row(lengths):
     rows = best_fit(lengths, 12)
@@ -133,7 +129,6 @@ def test_no_item_would_fit_into_an_earlier_row(lengths):
     assert all(filled[a] + lengths[rows[b][0]] > 12 for b in range(len(rows)) for a in range(b))
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(1, 12), max_size=7))
 def test_near_the_fewest_rows_possible(lengths):
     assert len(best_fit(lengths, 12)) <= 11 / 9 * fewest(lengths, 12) + 4

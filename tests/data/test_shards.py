@@ -12,7 +12,7 @@ from itertools import chain, pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from myllm.data.shards import Shards, hash_vocabulary, write_shards
@@ -52,7 +52,6 @@ def refused(folder, why, **options):
 # What comes back
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.lists(st.integers(0, 255), max_size=8), max_size=12).filter(any),
     st.integers(1, 20),

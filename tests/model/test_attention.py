@@ -5,7 +5,7 @@ import itertools
 import pytest
 import reference
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
@@ -167,7 +167,6 @@ def partial(scores, values):
 pieces = st.lists(st.lists(st.floats(-50, 50), min_size=1, max_size=4), min_size=3, max_size=3)
 
 
-@settings(max_examples=40, deadline=None)
 @given(pieces)
 def test_merge_is_associative_and_commutative_and_right(lists):
     scores = [torch.tensor(one, dtype=torch.float64) for one in lists]

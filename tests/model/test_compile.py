@@ -148,6 +148,7 @@ class FromTheHost(TorchDispatchMode):
         return out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mask", MASKS)
 @pytest.mark.parametrize("kind", MODELS)
 def test_no_tensor_is_made_on_the_host_in_a_forward_pass(kind, mask):

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from myllm.model import masks
@@ -55,7 +55,6 @@ def test_a_mask_equals_its_loop(name, queries):
     assert torch.equal(evaluate(mask, queries, range(2, 6)), loops(rule, queries, range(2, 6)))
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.sampled_from([*KINDS]), min_size=3, max_size=3), st.sampled_from("&|"), st.sampled_from("&|")
 )

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import tokenizers
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
@@ -173,7 +173,6 @@ def well_formed(messages: list[dict[str, str]]) -> bool:
 def test_ids_and_masks_equal_the_published_template(name: str, pair: tuple[Tokenizer, Any]):
     ours, library = pair
 
-    @settings(max_examples=60, derandomize=True, deadline=None)
     @given(conversations())
     def equal(messages: list[dict[str, str]]):
         assume(well_formed(messages))
@@ -204,7 +203,6 @@ def test_smollm2_equals_its_published_template(smollm2: Tokenizer):
     library.add_special_tokens(list(SMOLLM2["special"]))
     fast = PreTrainedTokenizerFast(tokenizer_object=library)
 
-    @settings(max_examples=60, derandomize=True, deadline=None)
     @given(conversations(), st.booleans())
     def equal(messages: list[dict[str, str]], prompt: bool):
         assume(well_formed(messages))
@@ -225,7 +223,6 @@ def test_golden_of_smollm2(smollm2: Tokenizer):
     assert smollm2.decode(ids) == GOLDENS["smollm2_chat"]["prompt"]
 
 
-@settings(max_examples=60, derandomize=True, deadline=None)
 @given(conversations())
 def test_llama2_equals_its_own_program(mistral: Any, library: Any, messages: list[dict[str, str]]):
     """Each exchange encoded by itself, with <s> and </s> around it, as the model's first program does."""
@@ -245,7 +242,6 @@ def test_llama2_equals_its_own_program(mistral: Any, library: Any, messages: lis
     assert render(messages, mistral, "llama2") == (want, want_mask)
 
 
-@settings(max_examples=60, derandomize=True, deadline=None)
 @given(conversations())
 def test_mistral_equals_its_own_program(mistral: Any, library: Any, messages: list[dict[str, str]]):
     """Each message encoded by itself; the system message in front of the first."""
@@ -272,7 +268,6 @@ def test_the_mask_covers_the_answers_and_their_end_tokens(name: str, pair: tuple
     ends = {"gemma": "{}<end_of_turn>", "llama2": " {} <eos>", "llama3": "{}<|eot_id|>"}
     ends |= {"alpaca": "{}<eos>", "mistral": " {}<eos>"}
 
-    @settings(max_examples=60, derandomize=True, deadline=None)
     @given(conversations())
     def covered(messages: list[dict[str, str]]):
         assume(well_formed(messages))
@@ -295,7 +290,6 @@ def test_the_mask_covers_the_answers_and_their_end_tokens(name: str, pair: tuple
 def test_a_prompt_is_the_beginning_of_the_conversation(name: str, pair: tuple[Tokenizer, Any], mistral: Any):
     """So a model that was trained on the one can go on from the other, whatever the answer begins with."""
 
-    @settings(max_examples=30, derandomize=True, deadline=None)
     @given(conversations())
     def begins(messages: list[dict[str, str]]):
         for one in [pair[0], *([mistral] if name in ("alpaca", "llama2", "mistral") else [])]:

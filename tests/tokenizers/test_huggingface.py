@@ -6,7 +6,7 @@ from itertools import product
 
 import pytest
 import tokenizers
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
 
@@ -142,7 +142,6 @@ def without_special(made):
 TEXTS = st.lists(st.sampled_from(WORDS), max_size=8).map("".join)
 
 
-@settings(max_examples=400, derandomize=True, deadline=None)
 @given(any_tokenizer(), st.lists(TEXTS, min_size=8, max_size=8))
 def test_special_tokens_are_text_unless_allowed(made, texts):
     one, plain = ours(made), without_special(made)
@@ -156,7 +155,6 @@ def test_special_tokens_are_text_unless_allowed(made, texts):
         assert b"".join(one.token_bytes(ids)) == one.decode_bytes(ids)
 
 
-@settings(max_examples=200, derandomize=True, deadline=None)
 @given(any_tokenizer(), TEXTS)
 def test_some_special_tokens_allowed(made, text):
     """What the library gives with the others removed from its added tokens."""
@@ -169,7 +167,6 @@ def test_some_special_tokens_allowed(made, text):
     assert one.encode(text, allowed_special=allowed) == plain(text)
 
 
-@settings(max_examples=300, derandomize=True, deadline=None)
 @given(TEXTS | st.text(), st.booleans())
 def test_bytes_come_back(text, whole):
     made = byte_level(ignore_merges=whole)
@@ -184,7 +181,6 @@ def test_bytes_come_back(text, whole):
     assert spoken.decode_bytes(begun) == b"the" + expected.replace("▁", " ").encode()
 
 
-@settings(max_examples=300, derandomize=True, deadline=None)
 @given(st.sampled_from([*KINDS]), st.lists(st.integers(0, 400), max_size=8))
 def test_decoding_is_that_of_the_library(kind, ids):
     made = KINDS[kind]()

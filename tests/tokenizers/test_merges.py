@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 import regex
 import tokenizers
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from myllm.files import UserError
@@ -66,13 +66,11 @@ small = st.dictionaries(
 )
 
 
-@settings(max_examples=500, derandomize=True, deadline=None)
 @given(small, st.integers(0, 40))
 def test_incremental_equals_naive(chunks: dict[str, int], n_merges: int):
     assert train(chunks, n_merges) == train_naive(chunks, n_merges)
 
 
-@settings(max_examples=150, derandomize=True, deadline=None)
 @given(small, st.integers(1, 25))
 def test_incremental_equals_hugging_face_on_ties(chunks: dict[str, int], n_merges: int):
     repeated = [chunk for chunk, n in chunks.items() for _ in range(n) if chunk]

@@ -13,7 +13,7 @@ import pytest
 import sentencepiece
 import tiktoken
 import tokenizers
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from myllm import load_tokenizer
@@ -168,7 +168,6 @@ def fuzzed(seed: int, n: int) -> list[str]:
     return ["".join(draw.choice(draw.choice(sources)) for _ in range(draw.randrange(9))) for _ in range(n)]
 
 
-@settings(max_examples=100, derandomize=True, deadline=None)
 @given(st.integers(0, 1 << 40))
 def test_ten_thousand_fuzzed_strings(tokenizer, oracles, seed: int):
     texts = fuzzed(seed, 100)
@@ -228,7 +227,8 @@ def test_the_facts_of_each(name: str, facts: tuple[object, ...], tokenizer):
 def test_special_tokens_are_text_unless_allowed(name: str, tokenizer):
     one = tokenizer(name)
     ids = {*one.special_tokens.values()}
-    for token, i in [*one.special_tokens.items()][:20]:
+    tokens = [*one.special_tokens.items()]
+    for token, i in {*tokens[:2], tokens[len(tokens) // 2], tokens[-1]}:
         for text in (token, f"a {token}b", f"{token}{token}"):
             ordinary = one.encode(text)
             assert not ids & {*ordinary}
@@ -273,7 +273,6 @@ def test_ids_beyond_the_vocabulary_add_nothing(name: str, tokenizer):
 # Bytes and back
 
 
-@settings(max_examples=300, derandomize=True, deadline=None)
 @given(FUZZ | st.text())
 def test_what_comes_back(tokenizer, text: str):
     whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
@@ -313,7 +312,6 @@ def test_byte_symbols_are_those_of_gpt2():
 # Streams
 
 
-@settings(max_examples=150, derandomize=True, deadline=None)
 @given(FUZZ, st.lists(st.integers(0, 31_999), max_size=12), st.booleans())
 def test_streamed_pieces_join_to_the_text(tokenizer, text: str, noise: list[int], mixed: bool):
     for name in OFFLINE:

@@ -5,7 +5,7 @@ from itertools import combinations
 import pytest
 import regex
 import tiktoken
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from tokenizers import pre_tokenizers
 
@@ -48,7 +48,6 @@ def trained(corpora: dict[str, str]) -> dict[str, BPE]:
     }
 
 
-@settings(max_examples=800, derandomize=True, deadline=None)
 @given(texts | st.text(st.characters(exclude_categories=["Cs"])), st.sampled_from([*PATTERNS]))
 def test_text_comes_back(trained: dict[str, BPE], text: str, pattern: str):
     bpe = trained[pattern]
@@ -59,7 +58,6 @@ def test_text_comes_back(trained: dict[str, BPE], text: str, pattern: str):
     assert max(ids, default=0) < bpe.vocab_size - len(SPECIAL)  # no special token, whatever the text
 
 
-@settings(max_examples=800, derandomize=True, deadline=None)
 @given(st.binary() | texts.map(lambda text: text.encode()[1:-1]))  # half a character at either end
 @example(b"\xed\xa0\x80 CESU \xf4\x90\x80\x80 \xc0\x80 \xe4\xb8 half a character")
 def test_bytes_come_back(trained: dict[str, BPE], data: bytes):
@@ -67,7 +65,6 @@ def test_bytes_come_back(trained: dict[str, BPE], data: bytes):
     assert bpe.decode_bytes(bpe.encode_bytes(data)) == data
 
 
-@settings(max_examples=300, derandomize=True, deadline=None)
 @given(st.text(st.characters(categories=["Cs"]) | st.sampled_from(["a", " ", "😀", "\ufffd"])))
 @example("\ud800")
 @example("a\udfff\ud83d b")
@@ -83,7 +80,6 @@ def test_lone_surrogates_become_the_replacement_character(trained: dict[str, BPE
     assert trained["gpt4"].decode(trained["gpt4"].encode(text)) == expected
 
 
-@settings(max_examples=500, derandomize=True, deadline=None)
 @given(texts, st.sampled_from([*PATTERNS]), st.integers(0, 3))
 def test_tiktoken_gives_the_same_ids(
     trained: dict[str, BPE],
@@ -97,7 +93,6 @@ def test_tiktoken_gives_the_same_ids(
     assert trained[pattern].encode(text, allowed_special=allowed) == theirs
 
 
-@settings(max_examples=300, derandomize=True, deadline=None)
 @given(
     st.lists(st.tuples(st.sampled_from("ab \n'1中"), st.integers(1, 70)), max_size=6),
     st.sampled_from([*PATTERNS]),
@@ -126,7 +121,6 @@ ORACLES = {
 
 
 @pytest.mark.parametrize("pattern", ORACLES, ids=["gpt2", "smollm2"])
-@settings(max_examples=500, derandomize=True, deadline=None)
 @given(text=texts)
 def test_chunks_equal_those_of_hugging_face(pattern: str, text: str):
     theirs = [text[start:end] for _, (start, end) in ORACLES[pattern].pre_tokenize_str(text)]
@@ -140,7 +134,6 @@ CL100K = (
 )
 
 
-@settings(max_examples=300, derandomize=True, deadline=None)
 @given(texts)
 @example("a\n  ")
 @example("x  \r\n\r\n \t y'LLs 12345!\n\n")
@@ -158,7 +151,6 @@ def test_chunks_equal_those_of_gpt4(text: str):
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)
-@settings(max_examples=300, derandomize=True, deadline=None)
 @given(whole=texts, step=st.integers(1, 10), size=st.integers(1, 20))
 def test_pieces_end_where_chunks_end(pattern: str, whole: str, step: int, size: int):
     parts = [whole[i : i + step] for i in range(0, len(whole), step)]

@@ -340,6 +340,7 @@ def test_a_missing_file_a_folder_and_a_missing_library(tmp_path, monkeypatch):
         gguf.load(path)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="needs Linux")  # noqa: PTH110
 def test_no_more_than_one_copy_in_memory(tmp_path, sound):
     """Beside the weights there is room for one tensor of the largest size twice, not for all of them."""
