@@ -5,9 +5,30 @@
   // Where this file lies: a widget finds the site's own data beside it.
   const STATIC = new URL(".", document.currentScript?.src || document.baseURI).href;
 
-  // The part of a notebook's model that a widget uses; nothing is saved, because no kernel listens.
-  function makeModel(state) {
-    const values = { ...state, _static: STATIC };
+  // What a reader set in a widget is kept for this tab, and comes back with the page: on Back, and on a reload.
+  const RETURNING = ["back_forward", "reload"].includes(performance.getEntriesByType("navigation")[0]?.type);
+  const PREFIX = `myllm-widget ${location.pathname}`;
+
+  function remembered(key) {
+    try {
+      return (RETURNING && JSON.parse(sessionStorage.getItem(key))) || {};
+    } catch {
+      return {}; // no storage, or not ours
+    }
+  }
+
+  function remember(key, chosen) {
+    try {
+      sessionStorage.setItem(key, JSON.stringify(chosen));
+    } catch {
+      // a browser that keeps nothing, or a full store: the widget works all the same
+    }
+  }
+
+  // The part of a notebook's model that a widget uses; no kernel listens.
+  function makeModel(state, key) {
+    const chosen = remembered(key);
+    const values = { ...state, ...chosen, _static: STATIC };
     const listeners = new Map();
     const of = (event) => listeners.get(event) ?? listeners.set(event, new Set()).get(event);
     return {
@@ -15,6 +36,8 @@
       set(name, value) {
         if (values[name] === value) return;
         values[name] = value;
+        chosen[name] = value;
+        remember(key, chosen);
         of(`change:${name}`).forEach((listener) => listener());
       },
       on: (event, listener) => void of(event).add(listener),
@@ -42,9 +65,10 @@
 
   function startAll() {
     const models = {};
+    let number = 0;
     for (const script of document.querySelectorAll(`script[type="${TYPE}state+json"]`))
       for (const [id, { state }] of Object.entries(JSON.parse(script.textContent).state))
-        models[id] = { state, model: makeModel(state) };
+        models[id] = { state, model: makeModel(state, `${PREFIX} ${number++}`) };
     for (const script of document.querySelectorAll(`script[type="${TYPE}view+json"]`)) start(script, models);
   }
 

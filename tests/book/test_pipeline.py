@@ -2,8 +2,11 @@
 
 import re
 import subprocess
+import threading
 import tomllib
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 import make_notebooks
 import nbformat
@@ -128,6 +131,22 @@ def test_a_busy_port_gives_one_sentence(tmp_path, monkeypatch, capsys):
     with serve.server(0) as busy:
         assert serve.main(busy.server_port) == 1
         assert f"Port {busy.server_port} is taken" in capsys.readouterr().err
+
+
+def test_a_wrong_address_gets_the_books_own_page(tmp_path, monkeypatch):
+    monkeypatch.setattr(serve, "SITE", tmp_path)
+    (tmp_path / "index.html").write_text("the book")
+    (tmp_path / "404.html").write_text("not on any page")
+    with serve.server(0) as http:
+        threading.Thread(target=http.serve_forever, daemon=True).start()
+        try:
+            address = f"http://127.0.0.1:{http.server_port}"
+            assert urlopen(f"{address}/index.html").read() == b"the book"
+            with pytest.raises(HTTPError) as missing:
+                urlopen(f"{address}/book/99-nothing.html")
+            assert missing.value.code == 404 and missing.value.read() == b"not on any page"
+        finally:
+            http.shutdown()
 
 
 def test_a_missing_book_gives_one_sentence(tmp_path, monkeypatch, capsys):

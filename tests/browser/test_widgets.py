@@ -666,6 +666,28 @@ def test_colours_are_the_books_and_nothing_sticks_out(visit, name):
     assert names and all(names)
 
 
+def test_what_was_set_comes_back_with_the_page_and_not_on_a_first_visit(visit):
+    path, _ = find("KVBytes")
+    page = visit(path)
+
+    def dial():
+        widget = page.get_by_role("group", name="KV bytes", exact=True).first
+        widget.wait_for()
+        return widget.get_by_label("Texts at once", exact=True)
+
+    first = dial().input_value()
+    dial().press("End")
+    chosen = dial().input_value()
+    assert chosen != first
+    page.goto(page.url.replace(path.name, "chapters.html"))
+    page.go_back()
+    assert dial().input_value() == chosen
+    page.reload()
+    assert dial().input_value() == chosen
+    page.goto(page.url.split("#")[0] + "?fresh")
+    assert dial().input_value() == first
+
+
 def test_a_broken_widget_leaves_one_sentence(visit, tmp_path):
     models = {
         "broken": {"state": {"_esm": "export default { render() { throw new Error('no data'); } };"}},
