@@ -169,7 +169,7 @@ def fuzzed(seed: int, n: int) -> list[str]:
 
 
 @given(st.integers(0, 1 << 40))
-def test_ten_thousand_fuzzed_strings(tokenizer, oracles, seed: int):
+def test_fuzzed_strings(tokenizer, oracles, seed: int):
     texts = fuzzed(seed, 100)
     for name in OFFLINE:
         ours = [tokenizer(name).encode(text) for text in texts]
@@ -227,8 +227,7 @@ def test_the_facts_of_each(name: str, facts: tuple[object, ...], tokenizer):
 def test_special_tokens_are_text_unless_allowed(name: str, tokenizer):
     one = tokenizer(name)
     ids = {*one.special_tokens.values()}
-    tokens = [*one.special_tokens.items()]
-    for token, i in {*tokens[:2], tokens[len(tokens) // 2], tokens[-1]}:
+    for token, i in [*one.special_tokens.items()][:20]:
         for text in (token, f"a {token}b", f"{token}{token}"):
             ordinary = one.encode(text)
             assert not ids & {*ordinary}
