@@ -1,6 +1,7 @@
 """Chapter 4, Published tokenizers: exercises. Replace each ``raise NotImplementedError`` with your answer."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -8,83 +9,88 @@ from torch import Tensor
 from myllm.grading import exercise
 
 
-@exercise("04.1", "Bytes as characters", points=4, minutes=10, difficulty=1, section="byte-table")
-def byte_table() -> dict[int, str]:
-    """Make the table in which GPT-2 writes any byte as one visible character.
+@exercise("04.1", "Publish a tokenizer", points=6, minutes=20, difficulty=2, section="byte-table")
+def publish(merges: list[tuple[int, int]], special: list[str]) -> tuple[dict[str, int], list[str]]:
+    """Write a tokenizer of your own in the form of GPT-2's two files.
 
-    A byte whose own character ``chr(byte)`` is visible is written as that character. These bytes lie in three
-    ranges, ends included: ``"!"`` to ``"~"``, ``"¡"`` to ``"¬"`` and ``"®"`` to ``"ÿ"``. All other bytes, in
-    their order, take the characters from number 256 on: the first of them ``chr(256)``, the second
-    ``chr(257)``, and so on.
+    Ours has the bytes as ids 0 to 255, and merge number k, counted from 0, makes the id 256 + k. In GPT-2's
+    files every byte is one visible character. A byte whose own character ``chr(byte)`` is visible keeps it.
+    These bytes lie in three ranges, ends included: ``"!"`` to ``"~"``, ``"¡"`` to ``"¬"`` and ``"®"`` to
+    ``"ÿ"``. All other bytes, in their order, take the characters from number 256 on. The published ids count
+    the visible bytes first, then the others, then the merges, then the special tokens.
+
+    Args:
+        merges: The two ids that each merge joins, in the order of learning; possibly none.
+        special: The names of the special tokens, any strings, which the files hold just as they are.
 
     Returns:
-        The character of each of the 256 bytes. The order of the dict is free.
+        The published id for each token as the files write it, in a dict of any order; and the lines of the
+        list of merges, each with the two tokens that it joins and a space between them.
+
+    The functions of `myllm.tokenizers` and of other tokenizer libraries may not be used.
 
     Example:
-        Byte 0 is the first of the others, byte 10, the line feed, is the eleventh; byte 65 is visible.
+        A space and ``t`` are joined, then the result and ``h``.
 
-        >>> table = byte_table()
-        >>> table[0], table[10], table[65]
-        ('Ā', 'Ċ', 'A')
+        >>> vocabulary, lines = publish([(32, 116), (256, 104)], ["<|end|>"])
+        >>> lines
+        ['Ġ t', 'Ġt h']
+        >>> [vocabulary[token] for token in ("!", "Ġ", "Ġt", "Ġth", "<|end|>")]
+        [0, 220, 256, 257, 258]
     """
     raise NotImplementedError
 
 
-@exercise("04.2", "Pad a batch", points=5, minutes=15, difficulty=2, section="padding")
-def pad_batch(rows: list[list[int]], pad_id: int, side: str) -> tuple[Tensor, Tensor]:
-    """Bring texts of different lengths into one tensor, and mark which of its places are text.
+@exercise("04.2", "Fix the targets of a chat", points=7, minutes=25, difficulty=3, section="chat")
+def chat_batch(
+    chats: list[list[dict[str, str]]],
+    encode: Callable[[str], list[int]],
+    special: dict[str, int],
+    pad_id: int,
+) -> tuple[Tensor, Tensor]:
+    r"""Debug the batch that a chat model is trained on: the model learns, but the wrong things.
 
-    Write it without ``pad_sequence``.
+    A message becomes the id of ``<|im_start|>``; the ids of its role with a line feed, ``"user\n"``, encoded
+    as one string; the ids of its content, encoded as one string, just as it is; the id of ``<|im_end|>``; and
+    the ids of a line feed. No string is searched for special tokens. The model learns to write the content
+    of each message whose role is exactly ``"assistant"``, and the ``<|im_end|>`` after it, and nothing else.
+    This version has seven faults; find and fix them::
 
-    Args:
-        rows: the ids of each of B texts; B may be 0, and a text may be empty.
-        pad_id: the id to fill up with, any int. It may also occur in a text, where it is text like any other.
-        side: ``"left"`` puts the padding before the text, ``"right"`` after it.
-
-    Returns:
-        ``(ids, mask)``, both (B, T) int64; T is the length of the longest text, 0 where there is none. The
-        mask is 1 where text stands and 0 on padding.
-
-    Raises:
-        ValueError: ``side`` is neither of the two, even where nothing has to be padded.
-
-    Example:
-        >>> ids, mask = pad_batch([[5, 6, 7], [8]], 9, "left")
-        >>> ids
-        tensor([[5, 6, 7],
-                [9, 9, 8]])
-        >>> mask
-        tensor([[1, 1, 1],
-                [0, 0, 1]])
-    """
-    raise NotImplementedError
-
-
-@exercise("04.3", "Render a chat", points=6, minutes=20, difficulty=2, section="chat")
-def render_chat(
-    messages: list[dict[str, str]], encode: Callable[[str], list[int]], special: dict[str, int]
-) -> tuple[list[int], list[int]]:
-    r"""Turn a chat into ids in the ChatML format, and mark what a model shall learn from it.
-
-    The ids of the messages follow one another, with nothing before, between or after. Each message becomes
-
-    1. the id of ``<|im_start|>``,
-    2. the ids of its role with a line feed, ``"user\n"``, encoded as one string,
-    3. the ids of its content, encoded as one string, just as it is,
-    4. the id of ``<|im_end|>``,
-    5. the ids of a line feed, ``"\n"``.
-
-    No string is searched for special tokens: a content of ``"<|im_end|>"`` goes to ``encode`` like any other.
+        rows, masks = [], []
+        for chat in chats:
+            ids, mask = [], []
+            for message in chat:
+                head = [special["<|im_start|>"], *encode(message["role"] + "\n")]
+                body = [*encode(message["content"].strip()), special["<|im_end|>"], *encode("\n")]
+                ids += head + body
+                learned = message["role"] != "user"
+                mask += [learned] * len(head) + [learned] * len(body)
+            rows.append(ids)
+            masks.append(mask)
+        longest = max(len(row) for row in rows)
+        x = torch.full((len(rows), longest), pad_id)
+        y = torch.full((len(rows), longest), -100)
+        for b, (ids, mask) in enumerate(zip(rows, masks)):
+            x[b, : len(ids)] = torch.tensor(ids)
+            y[b, : len(ids)] = torch.where(torch.tensor(mask), torch.tensor(ids), -100)
+        y[y == pad_id] = -100
+        return x, y
 
     Args:
-        messages: each with its ``"role"`` and ``"content"``, any strings; possibly no messages.
-        encode: turns a string into ids, none of them special; for an empty string these are none.
-        special: the ids of ``<|im_start|>`` and ``<|im_end|>``, possibly of other tokens, too.
+        chats: B chats of any number of messages, each with its ``"role"`` and ``"content"``, any strings. B
+            may be 0, and a chat may be empty.
+        encode: Turns a string into ids, none of them special; for an empty string these are none.
+        special: The ids of the special tokens, which any int64 may be.
+        pad_id: The id that fills up short rows on the right. It may also occur in the text, for example as
+            that of ``<|im_end|>``, and is text there like any other.
 
     Returns:
-        ``(ids, mask)``, two lists of equal length. The mask is 1 on the content of each message whose role is
-        ``"assistant"`` and on the ``<|im_end|>`` after it, since a model has to learn when to stop. Elsewhere
-        it is 0.
+        ``(x, y)``, both (B, T) int64: T is one less than the ids of the longest chat, but not less than 0.
+        ``x`` holds the ids of each chat without its last one, then padding. ``y`` holds at each place the id
+        that follows in the chat if the model learns to write it, and -100 everywhere else, which PyTorch's
+        cross-entropy ignores.
+
+    The functions of `myllm.tokenizers` may not be used.
 
     Example:
         This ``encode`` puts the length of a string before its bytes, so the ids show what was encoded as one
@@ -92,12 +98,95 @@ def render_chat(
 
         >>> def encode(text):
         ...     return [len(text), *text.encode()] if text else []
-        >>> ids, mask = render_chat(
-        ...     [{"role": "assistant", "content": "ok"}], encode, {"<|im_start|>": 300, "<|im_end|>": 301}
-        ... )
-        >>> ids
-        [300, 10, 97, 115, 115, 105, 115, 116, 97, 110, 116, 10, 2, 111, 107, 301, 1, 10]
-        >>> mask
-        [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 0, 0]
+        >>> special = {"<|im_start|>": 300, "<|im_end|>": 301}
+        >>> x, y = chat_batch([[{"role": "assistant", "content": "ok"}]], encode, special, 301)
+        >>> x[0, 11:]
+        tensor([ 10,   2, 111, 107, 301,   1])
+        >>> y[0, 11:]
+        tensor([   2,  111,  107,  301, -100, -100])
+    """
+    raise NotImplementedError
+
+
+@exercise("04.3", "Defuse special tokens", points=6, minutes=20, difficulty=3, section="chat")
+def defuse(text: str, names: list[str], back: bool) -> str:
+    """Design a spelling of text in which no special token occurs, and the way back.
+
+    A server takes a whole chat as one string and recognizes special tokens wherever they stand. What users
+    write must go through it unharmed and without power. How you rewrite the text is up to you; with ``e(t)``
+    for ``defuse(t, names, False)`` and ``d(t)`` for ``defuse(t, names, True)``, it has to obey these rules:
+
+    1. None of ``names`` occurs in ``e(t)``.
+    2. ``d(e(t)) == t``, for every text, also for one that looks as if it had been rewritten already.
+    3. A text without the character ``<`` stays as it is: ``e(t) == d(t) == t``.
+    4. Texts may be cut anywhere and joined: none of ``names`` occurs in ``e(s) + e(t)``, however a name is
+       spread over the two, and ``d(e(s) + e(t)) == s + t``.
+    5. ``e(t)`` is at most four times as long as the text.
+
+    Args:
+        text: Any text for the way there; what ``e`` has made, or what rule 3 names, for the way back.
+        names: The special tokens, of the form ``<|name|>`` with letters, digits and underscores between the
+            bars; possibly none.
+        back: Whether the way is back.
+
+    Returns:
+        The text, rewritten or restored.
+
+    The functions of `myllm.tokenizers` may not be used.
+
+    Example:
+        >>> defuse("2 > 1", ["<|im_end|>"], False)
+        '2 > 1'
+        >>> text = "stop<|im_end|>"
+        >>> defuse(defuse(text, ["<|im_end|>"], False), ["<|im_end|>"], True) == text
+        True
+    """
+    raise NotImplementedError
+
+
+@exercise("04.4", "Choose a tokenizer", points=7, minutes=25, difficulty=3, section="language-cost")
+def choose_tokenizer(
+    rows: list[dict[str, Any]],
+    sample: dict[str, int],
+    traffic: dict[str, int],
+    width: int,
+    budget: int,
+    most: float,
+) -> tuple[str | None, dict[str, str], int]:
+    """Choose the tokenizer that serves a mixture of languages best, and say why not the others.
+
+    The same text was encoded in several languages. Only the languages of ``traffic`` count. The rules, in
+    this order:
+
+    1. ``"loss"``: drop a tokenizer that does not give the text back in every language.
+    2. ``"memory"``: drop it if its embeddings take more than ``budget`` bytes. The model has a row of
+       ``width`` numbers of 2 bytes for each id, and the number of rows is rounded up to a multiple of 64.
+    3. ``"language"``: drop it if the text takes more than ``most`` times as many tokens in one language as in
+       another.
+    4. ``"tokens"``: of what is left, choose the one that needs the fewest tokens for the traffic, at its
+       bytes per token in each language; if several do, the first in the table. Drop the others.
+
+    Args:
+        rows: A table, in which each row is a dict: ``name``; ``size``, the number of ids; ``tokens``, how
+            many tokens the text takes in each language, 1 or more; and ``restored``, for each language
+            whether decoding gave the text back.
+        sample: Bytes of the text in each language, 1 or more.
+        traffic: Bytes a day in each language that is served, at least one language.
+        width: C, the numbers in an embedding.
+        budget: Bytes of memory.
+        most: The largest ratio that is accepted, 1 or more.
+
+    Returns:
+        The name of the chosen tokenizer, or None if rules 1 to 3 drop all; a dict that gives for each other
+        name the rule that dropped it; and the bytes of the chosen one's embeddings that belong to no id, 0 if
+        none is chosen.
+
+    Example:
+        For 64 ids 64 rows are needed, for 65 ids 128. Of 128 rows 63 are padding, each of 2 * 8 bytes.
+
+        >>> few = {"name": "few", "size": 64, "tokens": {"en": 10}, "restored": {"en": True}}
+        >>> more = {"name": "more", "size": 65, "tokens": {"en": 9}, "restored": {"en": True}}
+        >>> choose_tokenizer([few, more], {"en": 20}, {"en": 1000}, 8, 5000, 2.0)
+        ('more', {'few': 'tokens'}, 1008)
     """
     raise NotImplementedError

@@ -1,101 +1,180 @@
 """Chapter 3, Byte-pair encoding: exercises. Replace each ``raise NotImplementedError`` with your answer."""
 
+import math
 import re
 from collections.abc import Callable
-from itertools import pairwise
+from itertools import pairwise, product
+from typing import Any
 
 from myllm.grading import exercise
 
-
-@exercise("03.1", "Count pairs", points=5, minutes=10, difficulty=1, section="counting-pairs-bpe")
-def count_pairs(words: dict[tuple[int, ...], int]) -> dict[tuple[int, int], int]:
-    """Count the pairs of neighbouring ids in all words of a text.
-
-    Args:
-        words: each different word of the text, as a tuple of ids, with the number of times it occurs (1 or
-            more). Words may be empty. Pairs do not reach from one word into the next.
-
-    Returns:
-        How often each pair ``(left, right)`` occurs in the text. Every neighbouring place counts, also where
-        two places overlap: ``(7, 7, 7)`` holds ``(7, 7)`` twice. Pairs that do not occur are left out; the
-        order of the dict is free. For full points a word is read once, however often it occurs in the text.
-
-    Example:
-        >>> count_pairs({(1, 2, 3): 5, (2, 3): 1})
-        {(1, 2): 5, (2, 3): 6}
-    """
-    # SOLUTION
-    counts: dict[tuple[int, int], int] = {}
-    for word, n in words.items():
-        for pair in pairwise(word):
-            counts[pair] = counts.get(pair, 0) + n
-    return counts
-    # END SOLUTION
+Pair = tuple[int, int]
 
 
-@exercise("03.2", "Merge a pair", points=5, minutes=10, difficulty=2, section="merging")
-def merge(ids: list[int], pair: tuple[int, int], new_id: int) -> list[int]:
-    """Replace a pair of neighbouring ids by one new id, everywhere.
+@exercise("03.1", "Encode with dropout", points=6, minutes=15, difficulty=2, section="encoding")
+def encode_with_dropout(chunk: bytes, merges: dict[Pair, int], drop: Callable[[], bool]) -> list[int]:
+    """Encode a chunk with merges that are left out at random, so that a text has many encodings.
 
-    Go from left to right. An id that has gone into a merge is used up: it cannot be part of the next one.
+    A model that always sees the same pieces never learns what they are made of. In training, BPE-dropout
+    therefore skips merges at random. Start with one id a byte (0 to 255). Then, in each round:
+
+    1. Go through the places where two neighbours are a pair of ``merges``, from left to right, and call
+       ``drop()`` once for each. A place is left out of this round, and of no other, if the answer is true.
+    2. Of the places that remain, merge the one whose new id is lowest; if it stands at several places, the
+       leftmost. One place is merged, not all. If no place remains, you are done.
 
     Args:
-        ids: any number of ids, none of them ``new_id``. The list is not changed.
-        pair: the two ids to replace, left and right; they may be equal.
-        new_id: the id that takes their place.
+        chunk: Any bytes, also none at all.
+        merges: The new id for each pair, in no particular order. A new id is 256 or more, and larger than
+            both ids of its pair.
+        drop: Decides about one place. A function that always says false leaves the encoding of the chapter.
 
     Returns:
-        A new list.
+        The ids. For full points, look up the pairs of the chunk and do not go through all merges.
+
+    The functions of `myllm.tokenizers` may not be used.
 
     Example:
-        >>> merge([1, 2, 3, 1, 2], (1, 2), 9)
-        [9, 3, 9]
-        >>> merge([7, 7, 7], (7, 7), 9)
-        [9, 7]
-    """
-    # SOLUTION
-    merged: list[int] = []
-    i = 0
-    while i < len(ids):
-        if tuple(ids[i : i + 2]) == pair:
-            merged.append(new_id)
-            i += 2
-        else:
-            merged.append(ids[i])
-            i += 1
-    return merged
-    # END SOLUTION
+        The first place is dropped, so ``(97, 98)`` is merged at the second one. In the next round the first
+        place is dropped again, and nothing is left.
 
-
-@exercise("03.3", "Encode a chunk", points=6, minutes=15, difficulty=2, section="encoding")
-def encode_chunk(chunk: bytes, merges: dict[tuple[int, int], int]) -> list[int]:
-    """Turn the bytes of a chunk into ids, with merges that were learned before.
-
-    Start with one id a byte (0 to 255). Then, as long as some neighbouring pair is in ``merges``: of all such
-    pairs take the one with the lowest new id, which was learned first, and merge it wherever it occurs. You
-    may call your ``merge`` for that.
-
-    Args:
-        chunk: any bytes, also none at all.
-        merges: the new id that each pair turns into, in no particular order. A new id is 256 or more, and
-            larger than both ids of its pair. The dict is not changed.
-
-    Returns:
-        The ids that are left when no neighbouring pair can be merged any more. For full points, look up the
-        pairs that the chunk holds and do not go through all merges: a real tokenizer has 50,000 of them.
-
-    Example:
-        ``b"abc"`` is ``[97, 98, 99]``. Two pairs could be merged; 256 is lower than 257.
-
-        >>> encode_chunk(b"abc", {(97, 98): 257, (98, 99): 256})
-        [97, 256]
+        >>> answers = iter([True, False, True])
+        >>> encode_with_dropout(b"abab", {(97, 98): 256}, lambda: next(answers))
+        [97, 98, 256]
     """
     # SOLUTION
     ids = list(chunk)
-    while known := [pair for pair in pairwise(ids) if pair in merges]:
-        best = min(known, key=merges.__getitem__)
-        ids = merge(ids, best, merges[best])
-    return ids
+    while True:
+        known = [(merges[pair], i) for i, pair in enumerate(pairwise(ids)) if pair in merges]
+        kept = [place for place in known if not drop()]
+        if not kept:
+            return ids
+        new_id, i = min(kept)
+        ids[i : i + 2] = [new_id]
+    # END SOLUTION
+
+
+@exercise("03.2", "Fix the pair counts", points=7, minutes=25, difficulty=3, section="indexed-training")
+def merge_and_count(
+    words: dict[tuple[int, ...], int], counts: dict[Pair, int], pair: Pair, new_id: int
+) -> tuple[dict[tuple[int, ...], int], dict[Pair, int]]:
+    """Debug one step of a trainer: its counts are wrong after a merge.
+
+    ``words`` are the words of a text that its index lists for ``pair``; ``counts`` are the counts of *all*
+    words of the text, of which you do not see the others. So the counts cannot be made anew: they have to be
+    corrected. This version has five faults; find and fix them::
+
+        counts = dict(counts)
+        merged = {}
+        for ids, n in words.items():
+            new = []
+            for i in range(len(ids)):
+                if new and (new[-1], ids[i]) == pair:
+                    if i >= 2:
+                        counts[ids[i - 2], pair[0]] -= 1
+                        counts[ids[i - 2], new_id] = counts.get((ids[i - 2], new_id), 0) + 1
+                    if i + 1 < len(ids):
+                        counts[pair[1], ids[i + 1]] -= 1
+                        counts[new_id, ids[i + 1]] = counts.get((new_id, ids[i + 1]), 0) + 1
+                    new[-1] = new_id
+                else:
+                    new.append(ids[i])
+            if new != list(ids):
+                merged[tuple(new)] = n
+        del counts[pair]
+        return merged, counts
+
+    Args:
+        words: Words as tuples of ids, with the number of times that each occurs in the text. Some may have
+            lost the pair in an earlier merge. Ids may be of any size.
+        counts: How often each pair occurs in the text, all its words together.
+        pair: The pair to merge, from left to right and without overlap. Its two ids may be equal.
+        new_id: The new id, which occurs nowhere yet.
+
+    Returns:
+        The words after the merge, all of them, with their numbers; and the counts of the whole text after
+        the merge, without pairs that no longer occur. The order of the dicts is free.
+
+    The functions of `myllm.tokenizers` may not be used.
+
+    Example:
+        Besides this word, the text has another one with the pair (2, 3).
+
+        >>> merge_and_count({(1, 2, 3): 5}, {(1, 2): 5, (2, 3): 6}, (1, 2), 9)
+        ({(9, 3): 5}, {(2, 3): 1, (9, 3): 5})
+    """
+    # SOLUTION
+    merged: dict[tuple[int, ...], int] = {}
+    counts = dict(counts)
+    for ids, n in words.items():
+        new: list[int] = []
+        for one in ids:
+            # The new id is not part of `pair`, so that what has been merged is not merged again.
+            if new and (new[-1], one) == pair:
+                new[-1] = new_id
+            else:
+                new.append(one)
+        merged[tuple(new)] = n
+        for old in pairwise(ids):
+            counts[old] -= n
+        for made in pairwise(new):
+            counts[made] = counts.get(made, 0) + n
+    return merged, {each: n for each, n in counts.items() if n > 0}
+    # END SOLUTION
+
+
+@exercise("03.3", "Write the test of an encoder", points=6, minutes=20, difficulty=2, section="encoding")
+def is_encoder(encode: Callable[[bytes, dict[Pair, int]], Any]) -> bool:
+    """Decide whether a function that encodes chunks is right.
+
+    ``encode(chunk, merges)`` should start with one id a byte, then merge, as long as there is one, the
+    neighbouring pair of ``merges`` with the lowest new id, wherever it occurs, from left to right and without
+    overlap. It should return a list of ids, also for the empty chunk, and leave ``merges`` as it was.
+
+    Your function is tried on right encoders and on wrong ones. Every wrong one shows its fault somewhere when
+    it is called for all chunks of 0 to 4 letters from ``b"ab"`` and all dicts with two merges: a pair of
+    these letters that becomes 256, and another pair, of letters and 256, that becomes 257, in either order
+    in the dict. You need not try all of them, if you know which ones matter.
+
+    Args:
+        encode: The function to test. It may keep something between its calls, rightly or wrongly.
+
+    Returns:
+        True if it is right. False if it is wrong: if for some of these arguments it returns anything but the
+        list of the right ids, changes ``merges``, or raises an exception.
+
+    The functions of `myllm.tokenizers` may not be used.
+
+    Example:
+        >>> is_encoder(lambda chunk, merges: list(chunk))
+        False
+    """
+    # SOLUTION
+    letters = [97, 98]
+    for first in product(letters, letters):
+        for second in product([*letters, 256], [*letters, 256]):
+            if second == first:
+                continue
+            for merges in ({first: 256, second: 257}, {second: 257, first: 256}):
+                for length in range(5):
+                    for chunk in product(letters, repeat=length):
+                        # Each merge once, in the order of the new ids: later ones bring back no earlier pair.
+                        expected = list[int](chunk)
+                        for pair, new_id in ((first, 256), (second, 257)):
+                            before, expected = expected, []
+                            for one in before:
+                                if expected and (expected[-1], one) == pair:
+                                    expected[-1] = new_id
+                                else:
+                                    expected.append(one)
+                        given = dict(merges)
+                        try:
+                            found = encode(bytes(chunk), given)
+                        except Exception:
+                            return False
+                        if not isinstance(found, list) or found != expected or given != merges:
+                            return False
+    return True
     # END SOLUTION
 
 
@@ -115,6 +194,8 @@ def encode_with_special(text: str, special: dict[str, int], encode: Callable[[st
 
     Returns:
         The ids of the whole text, in order.
+
+    The functions of `myllm.tokenizers` may not be used.
 
     Example:
         This ``encode`` puts the length of a piece before its bytes, so the ids show where the text was cut.
@@ -136,4 +217,65 @@ def encode_with_special(text: str, special: dict[str, int], encode: Callable[[st
         elif piece:
             ids.extend(encode(piece))
     return ids
+    # END SOLUTION
+
+
+@exercise("03.5", "Choose a vocabulary size", points=7, minutes=25, difficulty=3, section="measure-bpe")
+def choose_vocabulary(
+    rows: list[dict[str, Any]], n_bytes: int, width: int, tied: bool, budget: int, document: int, context: int
+) -> tuple[int | None, dict[int, str]]:
+    """Choose the size of a vocabulary from a table of trained models, and say why not the others.
+
+    The rules, in this order:
+
+    1. ``"memory"``: drop a size if its embeddings take more than ``budget`` bytes. There is a row of
+       ``width`` numbers of 4 bytes for each id, and at the output another such table unless ``tied``.
+    2. ``"context"``: drop a size if a document of ``document`` bytes takes more than ``context`` tokens, at
+       the bytes per token of the validation text.
+    3. ``"bits"``: of what is left, the best has the fewest bits per byte. Drop a size that needs more than
+       1.01 times as many.
+    4. ``"size"``: of what is left, choose the smallest size and drop the others.
+
+    Args:
+        rows: A table, in which each row is a dict: ``size``, the number of ids, each size once; ``tokens``,
+            how many tokens the validation text has; and ``perplexity``, that of the model on these tokens.
+        n_bytes: Bytes of the validation text, which is the same for all, 1 or more. All its tokens count.
+        width: C, the numbers in an embedding.
+        tied: Whether the output uses the embeddings as its matrix.
+        budget: Bytes of memory for both.
+        document: Bytes of a document that the model must see whole.
+        context: Tokens that the model can see.
+
+    Returns:
+        The chosen size, or None if rules 1 and 2 drop all, and a dict that gives for each other size the rule
+        that dropped it.
+
+    The functions of `myllm.evaluation` may not be used.
+
+    Example:
+        Both fit. The larger vocabulary has the higher perplexity, but 5 tokens of log2(32) = 5 bits are fewer
+        bits than 10 of log2(16) = 4.
+
+        >>> rows = [{"size": 300, "tokens": 10, "perplexity": 16.0}]
+        >>> rows += [{"size": 600, "tokens": 5, "perplexity": 32.0}]
+        >>> choose_vocabulary(rows, 10, 8, True, 20000, 10, 10)
+        (600, {300: 'bits'})
+    """
+    # SOLUTION
+    reasons: dict[int, str] = {}
+    bits: dict[int, float] = {}
+    for row in rows:
+        size, tokens = row["size"], row["tokens"]
+        if size * width * 4 * (1 if tied else 2) > budget:
+            reasons[size] = "memory"
+        elif document * tokens > context * n_bytes:
+            reasons[size] = "context"
+        else:
+            bits[size] = tokens * math.log2(row["perplexity"]) / n_bytes
+    if not bits:
+        return None, reasons
+    good = [size for size, one in bits.items() if one <= 1.01 * min(bits.values())]
+    chosen = min(good)
+    reasons |= {size: "size" if size in good else "bits" for size in bits if size != chosen}
+    return chosen, reasons
     # END SOLUTION

@@ -1,116 +1,24 @@
 """Checks of chapter 3: a naive reference, known mistakes and checks for each exercise."""
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import pairwise
+from typing import Any
 
 from myllm.grading.compare import kind
 from myllm.grading.exam import Exam, Function, Rng, Spell, expect, same
-from myllm.grading.meters import WatchedDict, WatchedTuple
-
-# 03.1
-
+from myllm.grading.meters import WatchedDict
 
 Pair = tuple[int, int]
-
-
+Merges = dict[Pair, int]
 Words = dict[tuple[int, ...], int]
+PACKAGES = ("myllm.tokenizers.*", "tiktoken.*", "tokenizers.*")
 
 
 def naive_pairs(words: Words) -> dict[Pair, int]:
     """Write every pair down as often as it occurs, then count the list."""
     return dict(Counter(pair for word, n in words.items() for pair in [*pairwise(word)] * n))
-
-
-def weighted(words: Words, pairs: Callable[[tuple[int, ...]], list[Pair]]) -> dict[Pair, int]:
-    """Wrong counts: of other pairs than the neighbouring ones."""
-    return dict(Counter(pair for word, n in words.items() for pair in pairs(word) * n))
-
-
-def without_overlap(word: tuple[int, ...]) -> list[Pair]:
-    """Wrong: a pair that shares an id with the same pair before it is passed over."""
-    found, last = list[Pair](), -2
-    for i, pair in enumerate(pairwise(word)):
-        if found and i == last + 1 and found[-1] == pair:
-            continue
-        found.append(pair)
-        last = i
-    return found
-
-
-PACKAGES = ("myllm.tokenizers.*", "tiktoken.*", "tokenizers.*")
-
-
-pairs_exam = Exam(
-    "03.1",
-    naive_pairs,
-)
-
-
-pairs_exam.example(1, ({(1, 2, 3): 5, (2, 3): 1},), {(1, 2): 5, (2, 3): 6})
-
-
-@pairs_exam.oracle(
-    1.5,
-    "every word counted once",
-    "a pair counted once a word",
-    "only every second pair counted",
-    "the count of the last word that holds the pair",
-    "both orders of a pair counted as one",
-    "the last pair of each word left out",
-    "pairs that reach from one word into the next",
-    mistakes={
-        "overlapping pairs left out": (
-            lambda words: weighted(words, without_overlap),
-            "Nothing is used up while you count: three equal ids have two neighbouring places.",
-        )
-    },
-)
-def random_words(rng: Rng) -> Iterator[tuple[Words]]:
-    """A small case with everything in it, then random words over few ids."""
-    x, y, z = rng.sample(range(300), 3)
-    yield ({(x, y, x, y): 2, (z, x, y): 3, (z, z, z): 4, (y, z): 1},)
-    for size in (2, 4, 9):
-        words = [tuple(rng.choices(range(97, 97 + size), k=rng.randint(2, 12))) for _ in range(4 * size)]
-        yield ({word: rng.randint(1, 50) for word in words},)
-
-
-@pairs_exam.property(0.5)
-def all_places(f: Function, rng: Rng) -> None:
-    """The counts add up to the neighbouring places of the text: n - 1 in each word of n ids."""
-    words = {tuple(rng.choices(range(5), k=rng.randint(2, 9))): rng.randint(1, 99) for _ in range(20)}
-    found = f(words)
-    expect(isinstance(found, dict), f"the result is {kind(found)}")
-    same(
-        sum(found.values()),
-        sum(n * (len(word) - 1) for word, n in words.items()),
-        "the sum of your counts",
-    )
-
-
-@pairs_exam.edge(1)
-def short_words(rng: Rng) -> Iterator[tuple[Words]]:
-    """No word, words without a pair, one id only, the id 0."""
-    x = rng.randrange(1, 300)
-    yield from [({},), ({(): 3, (x,): 2},), ({(x, x): 1},), ({(0, 0, 0, 0): 2, (0, x): 1, (x,): 9},)]
-
-
-@pairs_exam.cost(0.5)
-def read_once(f: Function, rng: Rng) -> None:
-    """A word is read once, however often it occurs."""
-    word, times = WatchedTuple(rng.choices(range(9), k=8)), rng.randint(500, 1000)
-    WatchedTuple.read = 0
-    f({word: times})
-    expect(
-        WatchedTuple.read <= 8 * len(word),
-        f"a word that occurs {times} times was read {WatchedTuple.read // len(word)} times.",
-    )
-
-
-pairs_exam.conduct(0.5, *PACKAGES)
-
-
-# 03.2
 
 
 def naive_merge(ids: list[int], pair: Pair, new_id: int) -> list[int]:
@@ -121,89 +29,273 @@ def naive_merge(ids: list[int], pair: Pair, new_id: int) -> list[int]:
     return list(ids)
 
 
-def places(ids: list[int], pair: Pair) -> set[int]:
-    """Where the pair starts, overlapping or not."""
-    return {i for i, found in enumerate(pairwise(ids)) if found == pair}
+def learned(rng: Rng, text: bytes, n: int) -> Merges:
+    """Merges learned from a text, in a shuffled dict."""
+    ids, merges = list(text), list[tuple[Pair, int]]()
+    for new_id in range(256, 256 + n):
+        if not (counts := naive_pairs({tuple(ids): 1})):
+            break
+        best = max(counts, key=counts.__getitem__)
+        ids = naive_merge(ids, best, new_id)
+        merges.append((best, new_id))
+    rng.shuffle(merges)
+    return dict(merges)
 
 
-def overlapping(ids: list[int], pair: Pair, new_id: int) -> list[int]:
-    """Wrong: an id may go into two merges."""
-    at = places(ids, pair)
-    return [new_id if i in at else old for i, old in enumerate(ids) if i in at or i - 1 not in at]
+# 03.1
 
 
-merge_exam = Exam(
-    "03.2",
-    naive_merge,
-)
+class Coin:
+    """Answers for ``drop``, from a list and then from a generator; a copy gives the same answers again."""
+
+    def __init__(self, share: float, seed: int, *answers: bool) -> None:
+        self.__name__ = "drop"
+        self.share, self.rng, self.answers, self.calls = share, Rng(seed), [*answers], 0
+
+    def __call__(self) -> bool:
+        """Whether a place is left out."""
+        self.calls += 1
+        return self.answers.pop(0) if self.answers else self.rng.random() < self.share
+
+    def __repr__(self) -> str:
+        return f"drop, true {self.share:.0%} of the time"
 
 
-merge_exam.example(0.5, ([1, 2, 3, 1, 2], (1, 2), 9), [9, 3, 9])
+def naive_dropout(chunk: bytes, merges: Merges, drop: Callable[[], bool], /) -> list[int]:
+    """Decide about every place first, then try the merges in the order they were learned."""
+    ids = list(chunk)
+    while True:
+        left = [pair if pair in merges and not drop() else None for pair in pairwise(ids)]
+        for pair in sorted(merges, key=merges.__getitem__):
+            if pair in left:
+                i = left.index(pair)
+                ids = [*ids[:i], merges[pair], *ids[i + 2 :]]
+                break
+        else:
+            return ids
 
 
-merge_exam.example(0.5, ([7, 7, 7], (7, 7), 9), [9, 7])
+dropout_exam = Exam("03.1", naive_dropout)
 
 
-@merge_exam.oracle(
+dropout_exam.example(1, (b"abab", {(97, 98): 256}, Coin(0, 0, True, False, True)), [97, 98, 256])
+
+
+@dropout_exam.oracle(
     2,
-    "the second id of the pair left behind",
-    "merging from right to left",
-    "only the first occurrence merged",
-    "the last id lost",
-    "both orders of the pair merged",
-    mistakes={
-        "overlapping pairs merged twice": (
-            overlapping,
-            "An id that has gone into a merge is used up. How far do you go on after a merge?",
-        )
-    },
+    "a dropped place that stays dropped in later rounds",
+    "the pair merged at all places that remain",
+    "nothing ever dropped",
+    "places kept where `drop` says true",
+    "one answer for all places of a pair",
+    "`drop` asked about the best place only",
+    "the leftmost place merged, whatever its id",
+    "the highest new id merged first",
+    "a single round",
 )
-def random_ids(rng: Rng) -> Iterator[tuple[list[int], Pair, int]]:
-    """Small cases in which every mistake shows, then longer lists over three ids."""
-    x, y, z, new = rng.sample(range(400), 4)
-    yield [x, y, z, x, y], (x, y), new
-    yield [y, x, y, z], (x, y), new
-    yield [x, x, x, z, x, x], (x, x), new
-    for length in (12, 40):
-        yield rng.choices((x, y, z), k=length), (x, y), new
-        yield rng.choices((x, y), k=length), (x, x), new
+def random_coins(rng: Rng) -> Iterator[tuple[bytes, Merges, Coin]]:
+    """Merges learned from random text; few and many places dropped."""
+    for size, share in ((2, 0.3), (3, 0.5), (3, 0.2), (4, 0.7), (2, 0.5)):
+        letters = rng.sample(range(256), size)
+        known = learned(rng, bytes(rng.choices(letters, k=150)), 10 * size)
+        yield bytes(rng.choices(letters, k=24)), known, Coin(share, rng.getrandbits(32))
 
 
-@merge_exam.property(0.5)
-def spelled_out(f: Function, rng: Rng) -> None:
-    """With each new id spelled out as its pair, the list is the old one; and no pair is left over."""
-    ids = rng.choices((1, 2), k=12)
-    for pair in ((1, 2), (2, 2)):
-        found = f(ids, pair, 3)
-        expect(isinstance(found, list), f"the result is {kind(found)}")
-        spelled = [old for i in found for old in (pair if i == 3 else (i,))]
-        same(spelled, ids, f"{ids} with {pair} merged, then spelled out")
-        expect(pair not in pairwise(found), f"{pair} can still be merged in {found}")
+@dropout_exam.edge(1)
+def extreme_coins(rng: Rng) -> Iterator[tuple[bytes, Merges, Coin]]:
+    """No byte, one byte, no merges, runs, bytes that are no text; nothing dropped and everything."""
+    a, b = rng.sample(range(256), 2)
+    seed = rng.getrandbits(32)
+    for share in (0.0, 1.0, 0.5):
+        yield b"", {(a, b): 256}, Coin(share, seed)
+        yield bytes([a]), {(a, a): 256}, Coin(share, seed)
+        yield bytes([a, b, a]), {}, Coin(share, seed)
+        yield bytes([a] * rng.randint(4, 8)), {(256, 256): 257, (a, a): 256}, Coin(share, seed)
+        yield bytes([b, a, b]), {(b, a): 257, (a, b): 256}, Coin(share, seed)
 
 
-@merge_exam.edge(1)
-def short_lists(rng: Rng) -> Iterator[tuple[list[int], Pair, int]]:
-    """Nothing to merge, everything merged, ids whose digits look like others."""
-    yield from [([], (1, 2), 9), ([1], (1, 2), 9), ([1, 2], (1, 2), 9), ([2, 1], (1, 2), 9), ([1], (1, 1), 9)]
-    yield [0, 0, 0, 0, 0], (0, 0), rng.randrange(256, 999)
-    yield [11, 2, 1, 21, 1, 2, 12], (1, 2), 300
-    yield [int("700"), int("800"), 3], (int("700"), int("800")), 900  # equal numbers, other objects
+@dropout_exam.property(1)
+def without_dropout(f: Function, rng: Rng) -> None:
+    """Where nothing is dropped the ids are those of the chapter; where everything is, they are the bytes."""
+    merges = learned(rng, bytes(rng.choices(b"abcd", k=200)), 25)
+    for length in (1, 7, 30):
+        chunk = bytes(rng.choices(b"abcde", k=length))
+        ids = list(chunk)
+        for new_id, pair in sorted((new_id, pair) for pair, new_id in merges.items()):
+            ids = naive_merge(ids, pair, new_id)
+        same(f(chunk, merges, lambda: False), ids, f"{chunk!r} with nothing dropped")
+        same(f(chunk, merges, lambda: True), list(chunk), f"{chunk!r} with everything dropped")
 
 
-merge_exam.conduct(0.5, *PACKAGES)
+@dropout_exam.cost(0.5)
+def looked_up(f: Function, rng: Rng) -> None:
+    """Encoding a short chunk does not go through all merges."""
+    merges = WatchedDict({(i % 256, i): i + 256 for i in range(rng.randint(2000, 3000))})
+    f(b"abcdefgh", merges, lambda: False)
+    read = merges.read - len(merges)  # once by the fence, to see whether they were changed
+    expect(read < len(merges), f"all {len(merges)} merges were gone through for a chunk of 8 bytes.")
+
+
+dropout_exam.conduct(0.5, *PACKAGES)
+
+
+# 03.2
+
+
+Step = tuple[Words, dict[Pair, int], Pair, int]
+
+
+def naive_step(words: Words, counts: dict[Pair, int], pair: Pair, new_id: int, /) -> tuple[Words, Merges]:
+    """What the other words contribute stays; what these contribute is counted before and after."""
+    merged = {tuple(naive_merge(list(word), pair, new_id)): n for word, n in words.items()}
+    total = Counter(counts)
+    total.subtract(naive_pairs(words))
+    total.update(naive_pairs(merged))
+    return merged, {each: n for each, n in total.items() if n}
+
+
+def step(rng: Rng, pair: Pair, ids: list[int], n: int) -> Step:
+    """Words that hold a pair, some that have lost it, and counts that other words take part in."""
+    text = {tuple(rng.choices(ids, k=rng.randint(1, 9))): rng.randint(2, 30) for _ in range(n)}
+    listed = {word: times for word, times in text.items() if pair in pairwise(word) or rng.random() < 0.3}
+    # Equal numbers that are not one object: large ints must be compared by their value.
+    return listed, naive_pairs(text), (int(str(pair[0])), int(str(pair[1]))), max(ids) + rng.randint(1, 9)
+
+
+step_exam = Exam("03.2", naive_step)
+
+
+step_exam.example(
+    1, ({(1, 2, 3): 5}, {(1, 2): 5, (2, 3): 6}, (1, 2), 9), ({(9, 3): 5}, {(2, 3): 1, (9, 3): 5})
+)
+
+
+@step_exam.oracle(
+    2.5,
+    "every word taken for one occurrence",
+    "the left neighbour as it was before the merge",
+    "words lost in which nothing was merged",
+    "pairs with a count of 0",
+    "counts of these words alone",
+    "counts to which the new pairs are added, and nothing subtracted",
+    "the counts of neighbours left as they were",
+    "overlapping pairs merged twice",
+    "ids compared by identity",
+    "the code as it was",
+)
+def random_steps(rng: Rng) -> Iterator[Step]:
+    """Pairs of two ids and of one id twice, in words over few ids, so that merges touch each other."""
+    x, y, z = rng.sample(range(300, 5000), 3)
+    yield (
+        {(x, y, x, y): 2, (z, x, y, z): 3, (z, z): 4},
+        {(x, y): 7, (y, x): 9, (z, x): 3, (y, z): 4, (z, z): 6},
+        (x, y),
+        5000,
+    )
+    for pair in ((x, y), (x, x), (y, x)):
+        yield step(rng, pair, [x, y, z], 12)
+        yield step(rng, pair, [x, y], 30)
+
+
+@step_exam.edge(1, "an error where the pair is gone already", "ids cut to 32 bits")
+def border_steps(rng: Rng) -> Iterator[Step]:
+    """No word; words that have all lost the pair; runs; the id 0; ids of any size."""
+    x, y = rng.sample(range(1, 300), 2)
+    yield {}, {(x, y): 3}, (y, x), 300
+    yield {(x,): 3, (y, x, x): 2}, {(y, x): 2, (x, x): 5}, (x, y), 300
+    for length in range(2, 8):
+        yield {(x,) * length: 3}, {(x, x): 3 * length - 3, (x, y): 1}, (x, x), 300
+    yield {(0, 0, 0, y): 2}, {(0, 0): 4, (0, y): 2}, (0, 0), 300
+    big = 2**40
+    yield {(big, y, big, y): 2}, {(big, y): 4, (y, big): 2}, (int(str(big)), y), big + 1
+
+
+@step_exam.property(1.5)
+def whole_training(f: Function, rng: Rng) -> None:
+    """Merge after merge, the counts are those of a new count of the text."""
+    text: Words = {
+        tuple(rng.choices(range(97, 101), k=rng.randint(2, 10))): rng.randint(1, 9) for _ in range(15)
+    }
+    counts = naive_pairs(text)
+    for new_id in range(256, 256 + 6):
+        best = max(counts, key=lambda pair: (counts[pair], pair))
+        held = {word: n for word, n in text.items() if best in pairwise(word)}
+        merged, corrected = f(held, counts, best, new_id)
+        wanted = naive_step(held, counts, best, new_id)
+        same(merged, wanted[0], f"the words after merge {new_id} of {best}")
+        same(corrected, wanted[1], f"the counts after merge {new_id} of {best}")
+        text = {word: n for word, n in text.items() if word not in held} | wanted[0]
+        counts = wanted[1]
+
+
+step_exam.conduct(1, *PACKAGES)
 
 
 # 03.3
 
 
-Merges = dict[Pair, int]
+class Encoder:
+    """An encoder with a name that says what is wrong with it; counts its calls."""
+
+    def __init__(self, name: str) -> None:
+        self.__name__, self.calls, self.memory = name, 0, dict[Any, list[int]]()
+
+    def __call__(self, chunk: bytes, merges: Merges) -> Any:
+        """The ids; some functions keep what they found before."""
+        self.calls += 1
+        if self.__name__ == "keeps_ids_by_chunk":
+            return self.memory.setdefault(chunk, replayed(chunk, merges))[:]
+        if self.__name__ == "right_with_a_cache":
+            return self.memory.setdefault((chunk, *sorted(merges.items())), replayed(chunk, merges))[:]
+        return ENCODERS[self.__name__](chunk, merges)
+
+    def __repr__(self) -> str:
+        return self.__name__
 
 
-def naive_encode(chunk: bytes, merges: Merges) -> list[int]:
-    """Apply all merges once, in the order they were learned."""
+def replayed(chunk: bytes, merges: Merges, rounds: int = 99) -> list[int]:
+    """Every merge once, in the order they were learned; the first ``rounds`` of them."""
     ids = list(chunk)
-    for new_id, pair in sorted((new_id, pair) for pair, new_id in merges.items()):
-        ids = naive_merge(ids, pair, new_id)
+    for pair in sorted(merges, key=merges.__getitem__)[:rounds]:
+        ids = naive_merge(ids, pair, merges[pair])
+    return ids
+
+
+def chosen(
+    chunk: bytes, merges: Merges, key: Callable[[int, int, int], Any], places: int = 99, again: bool = True
+) -> list[int]:
+    """Round by round the pair with the smallest key of (its id, its place, how often it occurs)."""
+    ids = list(chunk)
+    while known := [
+        (merges[pair], i, [*pairwise(ids)].count(pair))
+        for i, pair in enumerate(pairwise(ids))
+        if pair in merges
+    ]:
+        _, i, _ = min(known, key=lambda one: key(*one))
+        pair = ids[i], ids[i + 1]
+        if places == 1:
+            ids[i : i + 2] = [merges[pair]]
+        else:
+            ids = naive_merge(ids, pair, merges[pair])
+        if not again:
+            break
+    return ids
+
+
+def backwards(chunk: bytes, merges: Merges) -> list[int]:
+    """Wrong: each pair from right to left."""
+    ids = list(chunk)[::-1]
+    for pair in sorted(merges, key=merges.__getitem__):
+        ids = naive_merge(ids, (pair[1], pair[0]), merges[pair])
+    return ids[::-1]
+
+
+def popped(chunk: bytes, merges: Merges) -> list[int]:
+    """Wrong: uses the merges up."""
+    ids = list(chunk)
+    while merges:
+        pair = min(merges, key=merges.__getitem__)
+        ids = naive_merge(ids, pair, merges.pop(pair))
     return ids
 
 
@@ -220,101 +312,100 @@ def longest(chunk: bytes, merges: Merges) -> list[int]:
     return ids
 
 
-def learned(rng: Rng, text: bytes, n: int) -> Merges:
-    """Merges learned from a text, in a shuffled dict."""
-    ids, merges = list(text), list[tuple[Pair, int]]()
-    for new_id in range(256, 256 + n):
-        if not (counts := naive_pairs({tuple(ids): 1})):
-            break
-        best = max(counts, key=counts.__getitem__)
-        ids = naive_merge(ids, best, new_id)
-        merges.append((best, new_id))
-    rng.shuffle(merges)
-    return dict(merges)
+def in_dict_order(chunk: bytes, merges: Merges) -> list[int]:
+    """Wrong: the merges in the order of the dict."""
+    ids = list(chunk)
+    for pair in merges:
+        ids = naive_merge(ids, pair, merges[pair])
+    return ids
 
 
-encode_exam = Exam(
-    "03.3",
-    naive_encode,
-)
+ENCODERS: dict[str, Callable[[bytes, Merges], Any]] = {
+    "right_merge_by_merge": replayed,
+    "right_round_by_round": lambda chunk, merges: chosen(chunk, merges, lambda new, i, n: new),
+    "right_place_by_place": lambda chunk, merges: chosen(chunk, merges, lambda new, i, n: (new, i), 1),
+    "right_with_a_cache": replayed,
+    "leftmost_pair_first": lambda chunk, merges: chosen(chunk, merges, lambda new, i, n: i),
+    "most_frequent_pair_first": lambda chunk, merges: chosen(chunk, merges, lambda new, i, n: (-n, new)),
+    "highest_id_first": lambda chunk, merges: chosen(chunk, merges, lambda new, i, n: -new),
+    "one_round": lambda chunk, merges: chosen(chunk, merges, lambda new, i, n: new, again=False),
+    "one_place": lambda chunk, merges: chosen(chunk, merges, lambda new, i, n: new, 1, again=False),
+    "rightmost_place_first": lambda chunk, merges: chosen(chunk, merges, lambda new, i, n: (new, -i), 1),
+    "first_merge_only": lambda chunk, merges: replayed(chunk, merges, 1),
+    "merges_never_merged": lambda chunk, merges: replayed(
+        chunk, {p: n for p, n in merges.items() if max(p) < 256}
+    ),
+    "from_right_to_left": backwards,
+    "longest_token_from_the_left": longest,
+    "in_the_order_of_the_dict": in_dict_order,
+    "bytes_only": lambda chunk, merges: list(chunk),
+    "last_id_lost": lambda chunk, merges: replayed(chunk, merges)[: max(1, len(chunk) - 1)],
+    "fails_on_nothing": lambda chunk, merges: [*replayed(chunk, merges)] if chunk[0] else [],
+    "wrong_for_one_letter": lambda chunk, merges: (
+        [min(pairwise(chunk), default=0)] if len(chunk) == 1 else replayed(chunk, merges)
+    ),
+    "bytes_for_a_list": lambda chunk, merges: tuple(replayed(chunk, merges)),
+    "uses_the_merges_up": popped,
+    "keeps_ids_by_chunk": replayed,
+    "only_three_letters_merged": lambda chunk, merges: replayed(chunk[:3], merges) + list(chunk[3:]),
+    "runs_merged_once": lambda chunk, merges: (
+        replayed(chunk, merges) if len({*chunk}) != 1 else replayed(chunk[:2], merges) + list(chunk[2:])
+    ),
+}
 
 
-encode_exam.example(1, (b"abc", {(97, 98): 257, (98, 99): 256}), [97, 256])
+def naive_verdict(encode: Encoder, /) -> bool:
+    """By its name."""
+    return encode.__name__.startswith("right_")
 
 
-@encode_exam.oracle(
+verdict_exam = Exam("03.3", naive_verdict)
+
+
+verdict_exam.example(1, (Encoder("bytes_only"),), False)
+
+
+def encoders(rng: Rng, *names: str) -> Iterator[tuple[Encoder]]:
+    """All right encoders and the wrong ones with these names, in random order."""
+    right = [name for name in ENCODERS if naive_verdict(Encoder(name))]
+    for name in rng.sample([*right, *names], len(right) + len(names)):
+        yield (Encoder(name),)
+
+
+FORM = [*ENCODERS][-7:]
+
+
+@verdict_exam.oracle(
     2,
-    "the leftmost pair merged first",
-    "the leftmost pair merged first, wherever it occurs",
-    "the most frequent pair merged first",
-    "the highest new id merged first",
-    "the pair with the smallest ids merged first",
-    "only one merge made",
-    "the merges tried in the order of the dict",
-    "pairs with new ids never merged",
-    "no merge at all",
-    mistakes={
-        "the longest token taken from the left": (
-            longest,
-            "Encoding repeats the training, merge by merge. Which merge was learned first?",
-        )
-    },
+    "a test that accepts everything",
+    "a test that rejects everything",
+    "a test of the bytes that the ids spell",
+    "a test of chunks of two letters",
+    "a test with a single merge in force",
 )
-def random_chunks(rng: Rng) -> Iterator[tuple[bytes, Merges]]:
-    """Small cases in which every mistake shows, then merges learned from random text."""
-    a, b, c = sorted(rng.sample(range(97, 123), 3))
-    merges = {(a, b): 257, (b, c): 256}
-    yield bytes([a, b, c]), merges
-    yield bytes([a, b, c, a, b]), merges
-    yield bytes([a, b, c]), {(a, b): 258, (b, c): 256, (a, 256): 257}
-    yield bytes([b, a, b]), {(a, b): 257, (b, a): 256}
-    yield bytes([b, a, b]), {(b, a): 257, (a, b): 256}
-    yield bytes([a, b, c, a, b, c, a, b]), {(257, 257): 258, (a, b): 256, (256, c): 257}
-    yield bytes([c, c, c, b, c, c]), {(c, c): 256, (256, 256): 257, (256, c): 258}
-    for size in (2, 3, 4):
-        letters = rng.sample(range(256), size)
-        known = learned(rng, bytes(rng.choices(letters, k=150)), 10 * size)
-        yield bytes(rng.choices(letters, k=15 * size)), known
+def orders(rng: Rng) -> Iterator[tuple[Encoder]]:
+    """Encoders that merge in another order, too little, or from the wrong side."""
+    wrong = [name for name in ENCODERS if name not in FORM and not naive_verdict(Encoder(name))]
+    yield from encoders(rng, *wrong)
 
 
-@encode_exam.property(1)
-def same_bytes(f: Function, rng: Rng) -> None:
-    """The ids spell the bytes of the chunk, and no neighbouring pair can be merged any more."""
-    merges = learned(rng, bytes(rng.choices(b"abcd", k=200)), 25)
-    tokens = {i: bytes([i]) for i in range(256)}
-    for new_id, (left, right) in sorted((new_id, pair) for pair, new_id in merges.items()):
-        tokens[new_id] = tokens[left] + tokens[right]
-    for length in (1, 7, 40):
-        chunk = bytes(rng.choices(b"abcde", k=length))
-        found = f(chunk, merges)
-        expect(isinstance(found, list), f"the result is {kind(found)}")
-        unknown = [i for i in found if i not in tokens]
-        expect(not unknown, f"{unknown[:3]} in the result are neither bytes nor new ids")
-        same(b"".join(tokens[i] for i in found), chunk, "the bytes that your ids spell")
-        left_over = [pair for pair in pairwise(found) if pair in merges]
-        expect(not left_over, f"{left_over[:1]} can still be merged in {found}")
+@verdict_exam.edge(1.5, "a test with one order of the dict", "a test of the number of ids")
+def forms(rng: Rng) -> Iterator[tuple[Encoder]]:
+    """Encoders that fail on short chunks, lose ids, return no list, change the merges, keep old ids."""
+    yield from encoders(rng, "in_the_order_of_the_dict", *FORM)
 
 
-@encode_exam.edge(1)
-def short_chunks(rng: Rng) -> Iterator[tuple[bytes, Merges]]:
-    """No byte, one byte, no merges, runs, bytes that are no text."""
-    a, b = rng.sample(range(256), 2)
-    yield from [(b"", {}), (b"", {(a, b): 256}), (bytes([a]), {(a, a): 256}), (bytes([a, b, a]), {})]
-    for length in range(2, 8):
-        yield bytes([a] * length), {(256, 256): 257, (a, a): 256}
-    yield bytes([0, 255, 0, 255]), {(0, 255): 256, (255, 0): 257}
+@verdict_exam.property(1)
+def tried(f: Function, rng: Rng) -> None:
+    """A right encoder is called and accepted; a wrong one is rejected, whatever was tested before it."""
+    encode = Encoder("right_merge_by_merge")
+    same(f(encode), True, "is_encoder(a right encoder)")
+    expect(encode.calls, "the encoder was never called")
+    for name in ("leftmost_pair_first", "right_round_by_round", "keeps_ids_by_chunk"):
+        same(f(Encoder(name)), naive_verdict(Encoder(name)), f"is_encoder({name})")
 
 
-@encode_exam.cost(0.5)
-def looked_up(f: Function, rng: Rng) -> None:
-    """Encoding a short chunk does not go through all merges."""
-    merges = WatchedDict({(i % 256, i): i + 256 for i in range(rng.randint(2000, 3000))})
-    f(b"abcdefgh", merges)
-    read = merges.read - len(merges)  # once by the fence, to see whether they were changed
-    expect(read < len(merges), f"all {len(merges)} merges were gone through for a chunk of 8 bytes.")
-
-
-encode_exam.conduct(0.5, *PACKAGES)
+verdict_exam.conduct(0.5, *PACKAGES)
 
 
 # 03.4
@@ -381,6 +472,8 @@ special_exam.example(1, ("hi<|end|>", {"<|end|>": 300}, Spell()), [2, 104, 105, 
     "the spaces around special tokens removed",
     "the text after the last special token lost",
     "the text before the first special token lost",
+    "the text cut at line ends, too",
+    "pieces of white space left out",
 )
 def random_texts(rng: Rng) -> Iterator[tuple[str, dict[str, int], Encode]]:
     """Text before, between and after tokens that touch and that begin with one another."""
@@ -427,3 +520,113 @@ def bare_texts(rng: Rng) -> Iterator[tuple[str, dict[str, int], Encode]]:
 
 
 special_exam.conduct(0.5, *PACKAGES)
+
+
+# 03.5
+
+
+Row = dict[str, Any]
+Table = tuple[list[Row], int, int, bool, int, int, int]
+Choice = tuple[int | None, dict[int, str]]
+
+
+def naive_choice(
+    rows: list[Row], n_bytes: int, width: int, tied: bool, budget: int, document: int, context: int, /
+) -> Choice:
+    """Rule by rule."""
+    left, reasons = [*rows], dict[int, str]()
+
+    def drop(rule: str, condition: Callable[[Row], bool]) -> None:
+        for row in [row for row in left if condition(row)]:
+            reasons[row["size"]] = rule
+            left.remove(row)
+
+    def bits(row: Row) -> float:
+        return row["tokens"] * math.log(row["perplexity"]) / math.log(2) / n_bytes
+
+    drop("memory", lambda row: sum(4 * width * row["size"] for _ in range(1 if tied else 2)) > budget)
+    drop("context", lambda row: document * row["tokens"] > context * n_bytes)
+    if not left:
+        return None, reasons
+    best = min(map(bits, left))
+    drop("bits", lambda row: bits(row) > 1.01 * best)
+    size = min(row["size"] for row in left)
+    drop("size", lambda row: row["size"] != size)
+    return size, reasons
+
+
+def table(rng: Rng, tied: bool) -> Table:
+    """A table in which every rule drops a size, with two sizes on a border."""
+    n_bytes, width, base = 3000 * rng.randint(20, 40), 16 * rng.randint(2, 9), rng.uniform(2, 2.4)
+    largest = rng.randint(4000, 6000)
+
+    def row(size: int, bytes_per_token: float, bits: float) -> Row:
+        tokens = round(n_bytes / bytes_per_token)
+        return {"size": size, "tokens": tokens, "perplexity": 2 ** (base * bits * n_bytes / tokens)}
+
+    rows = [
+        row(300, 1.2, 1.5),
+        row(512, 1.6, 0.95),  # too long for the context, although it needs few bits
+        row(700, 2, 1.2),  # exactly as long as the context
+        row(1024, 2.4, 1.02),
+        row(1500, 2.5, 1.007),
+        row(2100, 2.7, 1.004),
+        row(3000, 2.9, 1),
+        row(largest, 3, 1.05),  # exactly the budget
+        row(largest + 1, 3.1, 0.9),  # the best, but too large
+    ]
+    budget = 4 * width * largest * (1 if tied else 2)
+    return rng.sample(rows, len(rows)), n_bytes, width, tied, budget, 2000, 1000
+
+
+vocabulary_exam = Exam("03.5", naive_choice)
+
+
+vocabulary_exam.example(
+    1,
+    (
+        [{"size": 300, "tokens": 10, "perplexity": 16.0}, {"size": 600, "tokens": 5, "perplexity": 32.0}],
+        *(10, 8, True, 20000, 10, 10),
+    ),
+    (600, {300: "bits"}),
+)
+
+
+@vocabulary_exam.oracle(
+    2.5,
+    "numbers per token compared",
+    "a single table of embeddings, tied or not",
+    "two tables of embeddings, tied or not",
+    "the smallest size, whatever its bits",
+    "the fewest bits, whatever the size",
+    "a best size from the whole table",
+    "a document of as many tokens as bytes",
+    "a budget that may not be used up",
+)
+def random_tables(rng: Rng) -> Iterator[Table]:
+    """Tables in which each rule drops a size, tied and not."""
+    for tied in (True, False, True):
+        yield table(rng, tied)
+
+
+@vocabulary_exam.edge(1.5)
+def border_tables(rng: Rng) -> Iterator[Table]:
+    """No row, one row, no memory, no context, everything allowed, a document without bytes."""
+    rows, n_bytes, width, tied, budget, document, context = table(rng, True)
+    yield [], n_bytes, width, tied, budget, document, context
+    yield rows[:1], n_bytes, width, tied, 10 * budget, document, 10 * context
+    yield rows, n_bytes, width, tied, 0, document, context
+    yield rows, n_bytes, width, tied, budget, document, 0
+    yield rows, n_bytes, width, tied, 10 * budget, 0, 0
+    yield rows, n_bytes, width, False, 10 * budget, document, 10 * context
+
+
+@vocabulary_exam.property(1)
+def order_of_the_table(f: Function, rng: Rng) -> None:
+    """Every size but the chosen one has a reason, and the order of the rows does not matter."""
+    rows, *rest = table(rng, False)
+    for one in (rows, rows[::-1], sorted(rows, key=lambda row: row["size"])):
+        same(f(one, *rest), naive_choice(one, *rest), "the choice")  # pyright: ignore[reportArgumentType]
+
+
+vocabulary_exam.conduct(1, "myllm.evaluation.*")

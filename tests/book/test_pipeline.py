@@ -48,8 +48,8 @@ def test_a_malformed_quiz_is_refused(body, message):
 
 
 def test_a_card_says_all_that_a_learner_needs_to_know():
-    card = exercises.card("03.1")
-    assert card.signature.startswith("def count_pairs(words: dict[tuple[int, ...], int])")
+    card = exercises.card("03.2")
+    assert card.signature.startswith("def merge_and_count(words: dict[tuple[int, ...], int], counts:")
     assert len(card.hints) == 3 and "points" in card.facts
     told = exercises.not_allowed(exercises.card("05.1").forbidden)
     assert "`torch.nn.functional.softmax`" in told and "solutions" not in told

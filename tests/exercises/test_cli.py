@@ -142,18 +142,17 @@ def test_a_list_without_answers_says_so(
 
 
 def test_a_helper_that_does_not_pass_is_named(answers: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    solution = (folder("solutions") / "ch03_bpe.py").read_text("utf-8")
-    told = "Your merge does not pass 03.2 yet; fix that first."
-    for line, wrong in (
-        ("            i += 2", "            i += 1"),
-        ("    merged: list[int] = []", "    raise NotImplementedError"),
-    ):
-        (answers / "ch03_bpe.py").write_text(solution.replace(line, wrong))
-        out = run(capsys, "check", "03.3", "--dir", "answers")[1]
-        assert "03.3 Encode a chunk: passed" not in out and out.count(told) == 1
-    (answers / "ch03_bpe.py").write_text(solution.replace("min(known,", "max(known,"))
-    out = run(capsys, "check", "03.3", "--dir", "answers")[1]
-    assert "03.3 Encode a chunk: passed" not in out and told not in out
+    name = "ch05_attention.py"
+    solution = (folder("solutions") / name).read_text("utf-8")
+    told = "Your multi_head does not pass 05.3 yet; fix that first."
+    mask = "    allowed = torch.ones(T, S, dtype=torch.bool).tril(S - T)"
+    for wrong in (mask.replace("S - T", "S"), "    raise NotImplementedError"):
+        (answers / name).write_text(solution.replace(mask, wrong))
+        out = run(capsys, "check", "05.5", "--dir", "answers")[1]
+        assert "05.5 Load PyTorch's layer: passed" not in out and out.count(told) == 1
+    (answers / name).write_text(solution.replace("w_in.chunk(3)", "reversed(w_in.chunk(3))"))
+    out = run(capsys, "check", "05.5", "--dir", "answers")[1]
+    assert "05.5 Load PyTorch's layer: passed" not in out and told not in out
 
 
 def test_junit_and_html(answers: Path, capsys: pytest.CaptureFixture[str]) -> None:
