@@ -1,118 +1,169 @@
 """Chapter 7, GPT: the exercises. Replace each ``raise NotImplementedError`` with your answer."""
 
-import math
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn import functional as F
 
 from myllm.grading import exercise
 
 
-@exercise("07.1", "Layer normalization", points=6, minutes=15, difficulty=2, section="layernorm")
-def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
-    """Bring each position to mean 0 and variance 1, then stretch and shift it by learned numbers.
+@exercise("07.1", "Test a layer norm", points=6, minutes=25, difficulty=3, section="layernorm")
+def is_layer_norm(norm: Callable[[Tensor, Tensor, Tensor | None, float], Any]) -> bool:
+    """Decide whether a function that computes layer normalization is right.
 
-    A position is the last dimension. PyTorch's own normalizations may not be used.
+    ``norm(x, weight, bias, eps)`` should bring each position (the last dimension) of x to mean 0 and variance
+    1, multiply it by ``weight`` and add ``bias``, or nothing if ``bias`` is None; ``eps`` is added to the
+    variance, inside the root. The result has the shape and the dtype of x, x stays as it is,
+    and the gradient reaches x. Numbers of 16 bits are computed in float32 and rounded once, at the end.
+
+    Your answer is a test, and it is graded as one: it must accept right functions, however they compute, and
+    reject wrong ones. All arguments of a call have one dtype. Every wrong function shows its fault on random
+    arguments of one of these kinds:
+
+    - float32, numbers around 0 of size 1: right functions are within 0.0001 of the exact values.
+    - float32, numbers around 3,000 that differ by about 1: right functions are within 0.01.
+    - bfloat16, numbers around 0 of size 1: right functions have at least 95 of 100 numbers equal to the exact
+      ones, rounded.
+    - float16, numbers around 0 of size 300: the same.
+
+    In each kind, x has the shape (C,), (T, C) or (B, T, C), with C from 40 to 60 and B and T from 3 to 6, the
+    numbers of ``weight`` and ``bias`` are of size 1, ``bias`` may be None, and ``eps`` is 0.00001 or 0.5.
 
     Args:
-        x: (…, C) floating point. The numbers of a position may lie close together and far from 0, such as
-            2,990 to 3,010.
-        weight: (C,), with the dtype of ``x``. Each number of a normalized position is multiplied by it.
-        bias: (C,), with the dtype of ``x``; then it is added. None: nothing is added.
-        eps: added to the variance, inside the root. The variance is that of the C numbers themselves, their
-            mean squared distance from the mean.
+        norm: The function to test.
 
     Returns:
-        (…, C), with the dtype of ``x``. Numbers of 16 bits are computed in float32 and rounded once, at the
-        end. For full points the number of tensor operations does not grow with the number
-        of positions or texts.
+        True if it is right. False if it is wrong, also if it raises an exception or returns no tensor.
+
+    ``F.layer_norm`` is right and may be used; the functions of `myllm.model` may not.
 
     Example:
-        The numbers 0 and 2 have a variance of 1, and 1 + 3 has the root 2.
-
-        >>> weight, bias = torch.tensor([1.0, 10.0]), torch.tensor([0.0, 1.0])
-        >>> layer_norm(torch.tensor([[0.0, 2.0], [5.0, 5.0]]), weight, bias, 3.0)
-        tensor([[-0.5000,  6.0000],
-                [ 0.0000,  1.0000]])
+        >>> is_layer_norm(lambda x, weight, bias, eps: x - x.mean(-1, keepdim=True))
+        False
     """
     raise NotImplementedError
 
 
-@exercise("07.2", "Feed-forward network", points=5, minutes=15, difficulty=2, section="feed-forward")
-def feed_forward(
-    x: Tensor, up_weight: Tensor, up_bias: Tensor, down_weight: Tensor, down_bias: Tensor
-) -> Tensor:
-    """Widen each position, bend its numbers by GPT-2's GELU, and narrow it again.
+@exercise("07.2", "Load a layer of GPT-2", points=7, minutes=30, difficulty=3, section="residual")
+def gpt2_layer(x: Tensor, state: Mapping[str, Tensor], layer: int, n_head: int) -> Tensor:
+    """Compute what one block of GPT-2 computes, from the file that OpenAI's weights come in.
 
-    The GELU of a number h is ``h / 2 * (1 + tanh(sqrt(2 / pi) * (h + 0.044715 * h**3)))``. PyTorch's own
-    ``gelu`` and ``linear`` may not be used, nor the layers that call them.
+    The names of block l begin with ``h.l.``, and are followed by these, in the order in which they are used:
+    ``ln_1``, ``attn.c_attn`` (queries, keys and values side by side, in this order, each with its heads one
+    after the other), ``attn.c_proj``, ``ln_2``, ``mlp.c_fc`` and ``mlp.c_proj``. Each of the six has a
+    ``.weight`` and a ``.bias``. The matrices are stored as (in, out). There may also be ``attn.bias`` and
+    ``attn.masked_bias``, which are no biases; old files keep the causal mask there. Whether they are there
+    or not, attention is causal. The activation is GPT-2's GELU; the eps of the norms is 1e-5.
 
     Args:
-        x: (…, C) floating point, of any size.
-        up_weight: (F, C), as ``nn.Linear`` keeps it: row j makes number j of the F numbers in between.
-        up_bias: (F,).
-        down_weight: (C, F): row i makes number i of the result.
-        down_bias: (C,).
+        x: (B, T, C), float32 or float64, B and T 1 or more: the residual stream before the block.
+        state: All tensors of a GPT-2 by name, those of other blocks among them. They may have another dtype
+            than ``x``; then each is converted to that of ``x`` before it is used.
+        layer: l, the number of the block, which may have more than one digit.
+        n_head: H, which divides C.
 
     Returns:
-        (…, C). For full points each of the two matrix products is computed once, for all positions together.
+        (B, T, C), with the dtype of ``x``: the stream after the block. Gradients flow back to ``x`` and to
+        the tensors of ``state``. For full points, the number of tensor operations does not grow with B or T.
+
+    The functions of `myllm.model`, `myllm.weights` and `transformers` may not be used; those of PyTorch may.
 
     Example:
-        The number in between is 1 * 3 - 1 * 1 + 0 = 2, and the GELU of 2 is about 1.9546.
+        A block whose matrices are all 0 adds its last bias, and nothing else.
 
-        >>> up_weight, up_bias = torch.tensor([[1.0, -1.0]]), torch.tensor([0.0])
-        >>> down_weight, down_bias = torch.tensor([[1.0], [10.0]]), torch.tensor([0.0, 1.0])
-        >>> feed_forward(torch.tensor([3.0, 1.0]), up_weight, up_bias, down_weight, down_bias)
-        tensor([ 1.9546, 20.5460])
+        >>> names = {"ln_1": 1, "attn.c_attn": 3, "attn.c_proj": 1, "ln_2": 1, "mlp.c_fc": 4}
+        >>> state = {f"h.0.{name}.bias": torch.zeros(n) for name, n in names.items()}
+        >>> state |= {f"h.0.{name}.weight": torch.zeros(1, n) for name, n in names.items()}
+        >>> state |= {f"h.0.ln_{n}.weight": torch.ones(1) for n in (1, 2)}
+        >>> state |= {"h.0.mlp.c_proj.weight": torch.zeros(4, 1), "h.0.mlp.c_proj.bias": torch.ones(1)}
+        >>> gpt2_layer(torch.tensor([[[2.0], [5.0]]]), state, 0, 1)
+        tensor([[[3.],
+                 [6.]]])
     """
     raise NotImplementedError
 
 
-@exercise("07.3", "Count GPT-2", points=4, minutes=15, difficulty=2, section="parameters")
-def gpt2_parameters(vocab_size: int, block_size: int, n_layer: int, n_embd: int) -> int:
-    """Say how many parameters a GPT-2 has, without building it.
+@exercise("07.3", "Count parameters and FLOPs", points=5, minutes=15, difficulty=2, section="parameters")
+def gpt_cost(
+    vocab_size: int,
+    block_size: int,
+    n_layer: int,
+    n_embd: int,
+    inner: int,
+    bias: bool,
+    tied: bool,
+    tokens: int,
+) -> tuple[int, int]:
+    """Count the parameters of a GPT and the floating-point operations of one pass, without building it.
 
-    It has an embedding for each token and one for each position, ``n_layer`` blocks, and a layer norm after
-    the last block. A block has two layer norms, attention (the projections for queries, keys and values, and
-    the one for the output, each from C to C), and a feed-forward network (from C to 4 C and back to C). All
-    linear layers and layer norms of the blocks, and the last norm, have biases. The head, from C to the
-    logits, has no bias, and its weight is tied: it is that of the token embedding.
+    The model is that of the chapter with three choices. ``inner`` is the width inside the feed-forward
+    network. Without ``bias``, no linear layer and no layer norm has a bias. If the head is not ``tied``, it
+    has a table of its own. The head never has a bias.
+
+    The pass goes from the ids of one text to logits at each of its positions. Count the matrix products and
+    nothing else; the product of an (m, k) and a (k, n) matrix takes 2mkn operations. Attention computes all
+    T * T pairs, hidden ones too. Looking up an embedding is no product.
 
     Args:
-        vocab_size: V, how many tokens there are.
-        block_size: how many positions there are.
-        n_layer: 0 or more.
-        n_embd: C.
+        vocab_size: V, the number of tokens, 1 or more.
+        block_size: How many positions have a row in the table of positions, 1 or more.
+        n_layer: The number of blocks, 0 or more.
+        n_embd: C, 1 or more. The number of heads changes nothing.
+        inner: F, the width of the feed-forward network, 1 or more.
+        bias: Whether linear layers and layer norms have biases.
+        tied: Whether the head uses the table of the token embedding.
+        tokens: T, the length of the text, 1 to ``block_size``.
 
     Returns:
-        The number of different trainable numbers, exactly, however large the model is. For full points the
+        The number of parameters and the number of operations, both exact, however large. For full points the
         work does not grow with the model.
 
+    The functions of `myllm.config`, `myllm.accounting` and `myllm.model` may not be used.
+
     Example:
-        >>> gpt2_parameters(50_257, 1024, 12, 768)
-        124439808
+        >>> gpt_cost(50_257, 1024, 12, 768, 3072, True, True, 1024)
+        (124439808, 291648307200)
     """
     raise NotImplementedError
 
 
-@exercise("07.4", "Tie the head", points=4, minutes=10, difficulty=2, section="tying")
-def tie(embedding: nn.Embedding, head: nn.Linear) -> None:
-    """Make the embedding and the head share one table, for good.
+@exercise("07.4", "Fix a GPT", points=6, minutes=20, difficulty=2, section="tying")
+def gpt2_logits(ids: Tensor, state: Mapping[str, Tensor], n_head: int) -> Tensor:
+    """Debug a GPT-2 that runs from a file of weights: the shapes are right, the logits are not.
 
-    Afterwards there is one parameter where there were two: it is counted once, both uses add their gradients
-    to it, and after a step of the optimizer both still have the same numbers.
+    Besides the blocks, for which your own ``gpt2_layer`` is called, the file has ``wte.weight`` (V, C), the
+    tokens; ``wpe.weight``, the positions; and ``ln_f.weight`` and ``ln_f.bias``, the norm before the head,
+    with an eps of 1e-5. A head that is tied has no tensor of its own; one that is not tied is
+    ``lm_head.weight`` (V, C). This version has four mistakes::
+
+        layers = sorted({name.split(".")[1] for name in state if name.startswith("h.")})
+        x = state["wte.weight"][ids] + state["wpe.weight"][ids]
+        for layer in layers:
+            x = gpt2_layer(x, state, int(layer), n_head)
+            x = F.layer_norm(x, x.shape[-1:], state["ln_f.weight"], state["ln_f.bias"])
+        return x @ state["wte.weight"].T
 
     Args:
-        embedding: V tokens, C numbers each. It is not changed: its table is the one that stays.
-        head: from C to V. Its weight becomes the table of the embedding. Its bias, if there is one, stays.
+        ids: (B, T), int64, B and T 1 or more, T not larger than the table of positions.
+        state: The tensors by name, in any order, all of one dtype. The blocks are numbered from 0, without
+            gaps; there may be any number of them, also none and more than 10.
+        n_head: H.
 
-    Raises:
-        ValueError: the weights have different shapes. Then nothing has been changed.
+    Returns:
+        (B, T, V): the logits, with the dtype of the weights. Gradients flow back to the tensors of ``state``.
+
+    The functions of `myllm.model`, `myllm.weights` and `transformers` may not be used.
 
     Example:
-        >>> embedding, head = nn.Embedding(5, 2), nn.Linear(2, 5, bias=False)
-        >>> tie(embedding, head)
-        >>> sum(p.numel() for p in nn.ModuleList([embedding, head]).parameters())
-        10
+        A model without blocks: two rows, (1, 0) and (0, 1), which the norm makes (1, -1) and (-1, 1).
+
+        >>> state = {"wte.weight": torch.eye(2), "wpe.weight": torch.zeros(2, 2)}
+        >>> state |= {"ln_f.weight": torch.ones(2), "ln_f.bias": torch.zeros(2)}
+        >>> gpt2_logits(torch.tensor([[0, 1]]), state, 1).round()
+        tensor([[[ 1., -1.],
+                 [-1.,  1.]]])
     """
     raise NotImplementedError

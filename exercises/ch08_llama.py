@@ -1,120 +1,206 @@
 """Chapter 8, LLaMA: the exercises. Replace each ``raise NotImplementedError`` with your answer."""
 
-import math
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from myllm.grading import exercise
 
 
-@exercise("08.1", "RMSNorm", points=5, minutes=10, difficulty=1, section="rmsnorm")
-def rms_norm(x: Tensor, weight: Tensor, eps: float, offset: bool = False) -> Tensor:
-    """Scale each position to a mean square of 1, then stretch it by learned numbers.
+@exercise("08.1", "Rotate a part of each head", points=6, minutes=20, difficulty=2, section="rope")
+def rotate_part(x: Tensor, positions: Tensor, theta: float, rotary_dim: int) -> Tensor:
+    """Rotate the first numbers of each query or key by its position, and leave the others as they are.
 
-    A position is the last dimension. PyTorch's own normalizations may not be used.
+    Some families, such as Phi, rotate only the first R numbers of a head. Of these, number i and number
+    ``i + R / 2`` are a pair, a point in the plane (i is 0 to ``R / 2 - 1``). At position p it is rotated by
+    the angle ``p * theta ** (-2 * i / R)``, in radians, anticlockwise: (1, 0) goes towards (0, 1). The texts
+    of a batch are padded on the left, so each has positions of its own.
 
     Args:
-        x: (…, C) floating point.
-        weight: (C,), with the dtype of ``x``.
-        eps: added to the mean square, inside the root.
-        offset: False: each number of a normalized position is multiplied by ``weight``. True: by
-            ``1 + weight``, as in Gemma.
+        x: (B, H, T, D), floating point; B, H, T and D are 1 or more.
+        positions: (B, T), int64, the position of each token of each text, 0 or more. The heads share them.
+        theta: The base, larger than 1.
+        rotary_dim: R, even, 0 to D.
 
     Returns:
-        (…, C), with the dtype of ``x``. Numbers of 16 bits are computed in float32 and rounded once, at the
-        end, after the weight. For full points the number of tensor operations does not grow with the number
-        of positions or texts.
+        (B, H, T, D), with the dtype of ``x``. The angles are computed in float64, so that they are right at
+        position 100,000, too. In float16 and bfloat16, the result is computed in float32 or better and
+        rounded once, at the end. Gradients flow back to ``x``. For full points, the number of tensor
+        operations does not grow with B, H or T.
+
+    The functions of `myllm.model` and `transformers` may not be used.
 
     Example:
-        The mean square of 1 and 7 is 25, and 25 + 75 has the root 10.
+        The first two of three numbers are a pair, and its angle is the position itself.
 
-        >>> rms_norm(torch.tensor([[1.0, 7.0], [0.0, 0.0]]), torch.tensor([1.0, 2.0]), 75.0)
-        tensor([[0.1000, 1.4000],
-                [0.0000, 0.0000]])
+        >>> x = torch.tensor([[[[1.0, 0.0, 5.0], [1.0, 0.0, 5.0]]]])
+        >>> rotate_part(x, torch.tensor([[0, 2]]), 10_000.0, 2)
+        tensor([[[[ 1.0000,  0.0000,  5.0000],
+                  [-0.4161,  0.9093,  5.0000]]]])
     """
     raise NotImplementedError
 
 
-@exercise("08.2", "Rotary positions", points=6, minutes=20, difficulty=3, section="rope")
-def rotate_pairs(x: Tensor, positions: Tensor, theta: float) -> Tensor:
-    """Turn the pairs of numbers of each query or key by angles that grow with its position.
+@exercise("08.2", "Convert pairs of neighbours", points=5, minutes=20, difficulty=2, section="rope")
+def to_halves(weight: Tensor, n_head: int, rotary_dim: int) -> Tensor:
+    """Reorder the weights of a projection that was trained with other pairs.
 
-    Number i of a head and number ``i + D / 2`` are a pair, a point in the plane (i is 0 to ``D / 2 - 1``).
-    At position p it is turned by the angle ``p * theta ** (-2 * i / D)``, in radians, anticlockwise: a point
-    (1, 0) goes towards (0, 1).
+    The model that the weights come from rotates neighbours, as the paper does: of the first R numbers of each
+    head, 0 and 1 are a pair, then 2 and 3, and so on, and pair i has frequency i. Our code rotates halves:
+    number i and number ``i + R / 2`` are pair i. Reorder the rows of the projection so that our code computes
+    the same scores. In each pair, the first number stays the first. Numbers that are not rotated keep their
+    place.
 
     Args:
-        x: (B, H, T, D) floating point, D even.
-        positions: (T,) int64, the position of each token, 0 or more.
-        theta: the base, larger than 1.
+        weight: (H * D, C), the weight of the projection of queries or keys, as ``nn.Linear`` stores it; head
+            h has rows ``h * D`` to ``(h + 1) * D``. Or its bias, (H * D,). The dtype may be any.
+        n_head: H. For keys, that is the number of key heads.
+        rotary_dim: R, even, 0 to D.
 
     Returns:
-        (B, H, T, D), with the dtype of ``x``. For full points the angles are computed in float64, so that
-        they are right at position 100,000 too, and the number of tensor operations does not grow with T.
+        A tensor of the same shape and dtype: the same rows in another order.
+
+    The functions of `myllm.weights` and `myllm.model` may not be used.
 
     Example:
-        With one pair there is one angle, the position itself.
+        Two heads of five numbers, of which four are rotated.
 
-        >>> rotate_pairs(torch.tensor([[[[1.0, 0.0], [1.0, 0.0]]]]), torch.tensor([0, 2]), 10_000.0)
-        tensor([[[[ 1.0000,  0.0000],
-                  [-0.4161,  0.9093]]]])
+        >>> to_halves(torch.arange(10), 2, 4)
+        tensor([0, 2, 1, 3, 4, 5, 7, 6, 8, 9])
     """
     raise NotImplementedError
 
 
-@exercise("08.3", "SwiGLU", points=4, minutes=10, difficulty=1, section="swiglu")
-def swiglu(x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
-    """Let one projection of each position decide how much of another one passes, and narrow the result.
+@exercise("08.3", "Fix attention with a cache", points=7, minutes=30, difficulty=3, section="gqa")
+def cached_attention(
+    q: Tensor, k: Tensor, v: Tensor, past: tuple[Tensor, Tensor], theta: float, rotary_dim: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Debug attention that continues a text: it writes well until the cache is used for the first time.
 
-    The gate is bent by SiLU, ``g * sigmoid(g)``. PyTorch's own ``silu``, ``glu`` and ``linear`` may not be
-    used, nor the layers that call them.
+    The cache holds the keys of the positions before, already rotated, and their values. The new tokens stand
+    behind them, at positions P to P + T - 1. They attend to everything in the cache, to themselves and to new
+    tokens before them. Query head h uses key head ``h // (H / K)``. The cache that is returned is the
+    ``past`` of the next call. It calls your own ``rotate_part``. This version has five mistakes::
+
+        keys, values = past
+        B, H, T, D = q.shape
+        q = rotate_part(q, torch.arange(T).expand(B, T), theta, rotary_dim)
+        keys = torch.cat([keys, k], dim=2)
+        S = keys.shape[2]
+        keys = rotate_part(keys, torch.arange(S).expand(B, S), theta, rotary_dim)
+        values = torch.cat([values, v], dim=2)
+        keys = keys.repeat(1, H // keys.shape[1], 1, 1)
+        values = values.repeat(1, H // values.shape[1], 1, 1)
+        y = F.scaled_dot_product_attention(q, keys, values, is_causal=True)
+        return y, keys, values
 
     Args:
-        x: (…, C) floating point, of any size.
-        gate: (F, C), as ``nn.Linear`` keeps it: row j makes number j of the gate.
-        up: (F, C), for what passes the gate.
-        down: (C, F), back to the width of ``x``.
+        q: Queries of the new tokens, not rotated, (B, H, T, D), float32 or float64, T 1 or more.
+        k: Their keys, not rotated, (B, K, T, D); K divides H.
+        v: Their values, (B, K, T, D).
+        past: The cache: keys and values, each (B, K, P, D), P 0 or more.
+        theta: The base of the rotation, as in ``rotate_part``.
+        rotary_dim: How many numbers of a head are rotated.
 
     Returns:
-        (…, C). There are no biases. For full points each of the three matrix products is computed once, for
-        all positions together.
+        The results, (B, H, T, D), and the new cache: keys and values, each (B, K, P + T, D).
+
+    The functions of `myllm.model` and `transformers` may not be used; those of PyTorch may.
 
     Example:
-        The gate is 1, of which SiLU makes about 0.7311; the number that passes is 2.
+        A query of zeros gives the mean of the values. The key at position 1 is rotated by 1 radian.
 
-        >>> gate, up = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
-        >>> down = torch.tensor([[1.0], [10.0]])
-        >>> swiglu(torch.tensor([1.0, 2.0]), gate, up, down)
-        tensor([ 1.4621, 14.6212])
+        >>> row = torch.tensor([[[[1.0, 0.0]]]])
+        >>> y, keys, values = cached_attention(0 * row, row, 4 * row, (row, 2 * row), 10_000.0, 2)
+        >>> y, keys
+        (tensor([[[[3., 0.]]]]), tensor([[[[1.0000, 0.0000],
+                  [0.5403, 0.8415]]]]))
     """
     raise NotImplementedError
 
 
-@exercise("08.4", "Scale the frequencies", points=4, minutes=15, difficulty=2, section="scaling")
-def llama3_frequencies(freq: Tensor, factor: float, original_context: int, low: float, high: float) -> Tensor:
-    """Slow down rotary frequencies for longer texts, as LLaMA 3.1 does.
+@exercise("08.4", "Spend a budget", points=5, minutes=15, difficulty=2, section="swiglu")
+def widest(
+    vocab_size: int,
+    n_layer: int,
+    n_embd: int,
+    n_head: int,
+    n_kv_head: int,
+    head_dim: int,
+    tied: bool,
+    multiple: int,
+    budget: int,
+) -> tuple[int, int] | None:
+    """Find the widest feed-forward network with which a LLaMA stays within a budget of parameters.
 
-    What counts is how many full turns a pair makes within the original context. A pair that makes ``high``
-    turns or more keeps its frequency f. One that makes ``low`` turns or fewer gets ``f / factor``. In between
-    the result goes in a straight line with the number of turns, from ``f / factor`` at ``low`` turns to f at
-    ``high`` turns.
+    The model is that of the chapter, with all four swaps and without biases: per block, two norms, the
+    projections of attention and the three matrices of SwiGLU; one norm before the head; no table of
+    positions. ``n_head * head_dim`` need not be C.
 
     Args:
-        freq: (n,) float64, the frequencies in radians per position, in any order.
-        factor: 1 or more.
-        original_context: how many tokens the texts had in training.
-        low: 0 or more.
-        high: more than ``low``.
+        vocab_size: V.
+        n_layer: The number of blocks, 1 or more.
+        n_embd: C.
+        n_head: The number of query heads.
+        n_kv_head: The number of heads that have keys and values.
+        head_dim: The numbers of one head.
+        tied: Whether the head uses the table of the token embedding.
+        multiple: The inner width has to be a multiple of this, 1 or more.
+        budget: The number of parameters that may not be exceeded.
 
     Returns:
-        (n,) float64. For full points the number of tensor operations does not grow with n.
+        The largest inner width and the number of parameters of that model, both exact, however large. None if
+        not even a width of ``multiple`` fits. For full points, the work does not grow with the budget.
+
+    The functions of `myllm.config`, `myllm.accounting` and `myllm.model` may not be used.
 
     Example:
-        In 100 tokens these pairs make 10, 2.5 and 1 turns.
+        SmolLM2 with 135 million parameters.
 
-        >>> freq = 2 * math.pi * torch.tensor([0.1, 0.025, 0.01], dtype=torch.float64)
-        >>> llama3_frequencies(freq, 8.0, 100, 1.0, 4.0) / (2 * math.pi)
-        tensor([0.1000, 0.0141, 0.0013], dtype=torch.float64)
+        >>> widest(49_152, 30, 576, 9, 3, 64, True, 256, 135_000_000)
+        (1536, 134515008)
+    """
+    raise NotImplementedError
+
+
+@exercise("08.5", "Choose a scaling", points=6, minutes=20, difficulty=2, section="scaling")
+def choose_scaling(
+    rows: list[dict[str, Any]], trained: int, needed: int
+) -> tuple[str | None, dict[str, str]]:
+    """Choose how the frequencies of a model are scaled, from a table of measured losses.
+
+    Each row is one method, measured with several seeds at several lengths of text. One row has the name
+    ``"none"``: the model as it was trained. A set of losses is *clearly worse* than another one if its lowest
+    loss is higher than the highest of the other; smaller differences are not larger than those between
+    seeds. The rules, in this order:
+
+    1. ``"unmeasured"``: drop a method that has no losses at the length ``trained`` or none at ``needed``.
+    2. ``"short"``: drop a method that is clearly worse than ``"none"`` at the length ``trained``; users have
+       short texts, too.
+    3. ``"long"``: of what is left, the best has the lowest mean loss at the length ``needed``. Drop a method
+       that is clearly worse than the best at that length.
+    4. ``"order"``: of what is left, choose the first in the table. Drop the others.
+
+    Args:
+        rows: The table; a row is a dict with ``name`` and ``losses``, a dict from a length to a list with one
+            loss for each seed. The lists may be empty, which means that there are no losses.
+        trained: The length of texts in training; ``"none"`` has losses there.
+        needed: The length that is needed.
+
+    Returns:
+        The name of the chosen method, or None if rule 1 drops all (that is, nobody measured ``needed``), and
+        a dict that gives for the name of each other method the rule that dropped it. ``"none"`` is a method
+        as any other, and can be chosen or dropped.
+
+    The functions of `myllm.config` and `myllm.model` may not be used.
+
+    Example:
+        >>> rows = [{"name": "none", "losses": {64: [1.5, 1.6], 256: [3.0, 3.1]}}]
+        >>> rows += [{"name": "linear", "losses": {64: [1.7, 1.8], 256: [1.8, 1.9]}}]
+        >>> rows += [{"name": "yarn", "losses": {64: [1.5, 1.7], 256: [1.9, 2.0]}}]
+        >>> choose_scaling(rows, 64, 256)
+        ('yarn', {'linear': 'short', 'none': 'long'})
     """
     raise NotImplementedError

@@ -2,531 +2,543 @@
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any, cast
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from myllm.grading.compare import Failure
-from myllm.grading.exam import Check, Exam, Function, Mistakes, Rng, expect, same
+from myllm.grading.exam import Exam, Function, Rng, expect, same
 from myllm.grading.meters import effort, same_operations
-
-# 07.1
-
-
-def naive_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, /) -> Tensor:
-    """Position by position, in Python's floats."""
-    stretch = cast("list[float]", weight.tolist())
-    shift = [0.0] * len(stretch) if bias is None else cast("list[float]", bias.tolist())
-    rows = list[list[float]]()
-    for row in cast("list[list[float]]", x.double().reshape(-1, x.shape[-1]).tolist()):
-        mean = math.fsum(row) / len(row)
-        spread = math.sqrt(math.fsum((n - mean) ** 2 for n in row) / len(row) + eps)
-        rows.append([(n - mean) / spread * w + b for n, w, b in zip(row, stretch, shift, strict=True)])
-    return torch.tensor(rows, dtype=torch.float64).reshape(x.shape).to(x.dtype)
-
 
 PACKAGE = "myllm.model.*"
 
+# 07.1
 
-NormArguments = tuple[Tensor, Tensor, Tensor | None, float]
-
-
-norm_exam = Exam(
-    "07.1",
-    naive_norm,
-)
+Norm = Callable[[Tensor, Tensor, Tensor | None, float], Any]
 
 
-norm_exam.example(
-    1,
-    (torch.tensor([[0.0, 2.0], [5.0, 5.0]]), torch.tensor([1.0, 10.0]), torch.tensor([0.0, 1.0]), 3.0),
-    torch.tensor([[-0.5, 6.0], [0.0, 1.0]]),
-)
+def two_steps(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
+    """Right: mean, variance, then the weights, in float32 or better."""
+    y = x.to(torch.promote_types(x.dtype, torch.float32))
+    y = y - y.mean(-1, keepdim=True)
+    y = y * torch.rsqrt(y.square().mean(-1, keepdim=True) + eps) * weight
+    return (y if bias is None else y + bias).to(x.dtype)
 
 
-def scales(rng: Rng, size: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
-    """Random weights and biases."""
-    return (1 + rng.normal(size) / 2).to(dtype), rng.normal(size).to(dtype)
+def by_projection(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
+    """Right: in float64, the mean removed by a matrix."""
+    C = x.shape[-1]
+    y = x.double() @ (torch.eye(C) - 1 / C).double()
+    y = weight * y / ((y * y).sum(-1, keepdim=True) / C + eps).sqrt() + (0 if bias is None else bias)
+    return y.to(x.dtype)
 
 
-@norm_exam.oracle(
-    1.5,
-    "the variance divided by C - 1",
-    "eps outside of the root",
-    "an eps of 1e-5 whatever is given",
-    "a division by the variance",
-    "the root of the mean square",
-    "each column normalized, not each position",
-    "a factor of 1 + weight",
-    "no eps",
-    "the mean left where it is",
-    "one mean and one variance for all positions",
-    "the weight left out",
-    "the bias left out",
-    "the bias added before the weight",
-)
-def random_positions(rng: Rng) -> Iterator[NormArguments]:
-    """A few positions, with an eps that is felt and one that is not."""
-    for rows, size, eps in ((2, 3, 0.5), (3, 4, 2.0), (4, 4, 0.25), (5, 8, 1e-5)):
-        yield rng.normal(rows, size) * 2 + 3, *scales(rng, size), eps
-    yield rng.normal(3, 6, dtype=torch.float64) - 1, *scales(rng, 6, torch.float64), 0.1
+def in_rows(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
+    """Right: position by position."""
+    rows = [two_steps(row, weight, bias, eps) for row in x.reshape(-1, x.shape[-1])]
+    return torch.stack(rows).reshape(x.shape)
 
 
-@norm_exam.edge(0.5, "zero divided by zero")
-def border_positions(rng: Rng) -> Iterator[NormArguments]:
-    """Equal numbers, one number, no bias, no positions, one to four dimensions, a view."""
-    weight, bias = scales(rng, 4)
-    yield torch.full((2, 4), 7.0), weight, bias, 1e-5
-    yield torch.zeros(4), weight, None, 1e-6
-    yield rng.normal(3, 1), weight[:1], bias[:1], 1e-5
-    yield rng.normal(2, 3, 4), weight, None, 1e-5
-    yield rng.normal(2, 2, 3, 4), weight, bias, 0.1
-    yield rng.normal(0, 4), weight, bias, 1e-5
-    yield rng.normal(4, 6).T, weight, bias, 1e-3
+def over(*dims: int) -> Norm:
+    """Wrong: mean and variance over other dimensions, as far as x has them; none: over all."""
+
+    def norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
+        chosen = [dim for dim in dims if dim < x.dim()] or [*range(x.dim())]
+        y = x.float() - x.float().mean(chosen, keepdim=True)
+        y = y / (y.square().mean(chosen, keepdim=True) + eps).sqrt() * weight
+        return (y if bias is None else y + bias).to(x.dtype)
+
+    return norm
 
 
-@norm_exam.edge(0.5, "the mean of the squares minus the square of the mean")
-def far_from_zero(rng: Rng) -> Iterator[NormArguments]:
-    """Whole numbers that lie close together and far from 0."""
-    for level in (3000, -3000):
-        yield level + rng.integers(-10, 11, 6, 32).float(), *scales(rng, 32), 1e-5
+def by(rule: Callable[[Tensor, Tensor, float], Tensor]) -> Norm:
+    """A norm that makes of a row, its variance and eps what ``rule`` says."""
+
+    def norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
+        y = x.float()
+        y = rule(y, y.var(-1, correction=0, keepdim=True), eps) * weight
+        return (y if bias is None else y + bias).to(x.dtype)
+
+    return norm
 
 
-@norm_exam.edge(1, "bfloat16 in every step")
-def sixteen_bits(rng: Rng) -> Iterator[NormArguments]:
-    """Numbers in bfloat16 or float16, not around 0."""
-    for size, dtype in ((24, torch.bfloat16), (50, torch.bfloat16), (40, torch.float16)):
-        weight, bias = scales(rng, size, dtype)
-        yield (rng.normal(6, size) * 2 + 100).to(dtype), weight, bias, 1e-5
-    large = rng.normal(6, 40) * 300  # squared, these are too large for float16
-    yield large.half(), *scales(rng, 40, torch.float16), 1e-5
+def centred(y: Tensor) -> Tensor:
+    """A row without its mean."""
+    return y - y.mean(-1, keepdim=True)
 
 
-@norm_exam.property(0.5)
-def mean_and_variance(f: Function, rng: Rng) -> None:
-    """With weights of 1, no bias and a tiny eps, each position has mean 0 and variance 1."""
-    size = rng.randint(5, 40)
-    found = f(rng.normal(20, size) * rng.uniform(1, 9) + rng.uniform(-9, 9), torch.ones(size), None, 1e-12)
-    expect(isinstance(found, Tensor) and found.shape == (20, size), "the shape is not that of x")
-    same(found.double().mean(1), torch.zeros(20).double(), "the means", tolerance=1e-5)
-    same(found.double().var(1, correction=0), torch.ones(20).double(), "the variances", tolerance=1e-4)
+def squares_first(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
+    """Wrong: the mean of the squares minus the square of the mean."""
+    mean = x.float().mean(-1, keepdim=True)
+    variance = x.float().square().mean(-1, keepdim=True) - mean.square()
+    y = (x.float() - mean) / (variance + eps).sqrt() * weight
+    return (y if bias is None else y + bias).to(x.dtype)
 
 
-norm_exam.operations(0.5, "texts", (5, 200), lambda rng, n: (rng.normal(n, 2, 6), *scales(rng, 6), 1e-5))
+def in_place(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
+    """Wrong: leaves x without its mean."""
+    found = two_steps(x, weight, bias, eps)
+    if not x.requires_grad:
+        x -= x.mean(-1, keepdim=True)
+    return found
 
 
-norm_exam.conduct(
-    0.5,
-    PACKAGE,
-    *(
-        f"torch.{name}_norm"
-        for name in ("layer", "native_layer", "rms", "group", "native_group", "batch", "instance")
+def low_precision(dtype: torch.dtype) -> Norm:
+    """Wrong: computed in 16 bits where x has this dtype."""
+
+    def norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
+        if x.dtype != dtype:
+            return two_steps(x, weight, bias, eps)
+        y = centred(x)
+        y = y / (y.square().mean(-1, keepdim=True) + eps).sqrt() * weight
+        return y if bias is None else y + bias
+
+    return norm
+
+
+def needs_bias(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
+    """Wrong: raises where the bias is None."""
+    if bias is None:
+        raise TypeError("no bias")
+    return two_steps(x, weight, bias, eps)
+
+
+def rounded_twice(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
+    """Wrong: rounded to the dtype of x before the weight."""
+    y = two_steps(x, torch.ones_like(weight), None, eps) * weight
+    return y if bias is None else y + bias
+
+
+RIGHT: dict[str, Norm] = {
+    "right_in_steps": two_steps,
+    "right_by_matrix": by_projection,
+    "right_in_rows": in_rows,
+}
+FORMULA: dict[str, Norm] = {
+    "variance_with_C_minus_1": by(
+        lambda y, v, eps: centred(y) / (v * y.shape[-1] / (y.shape[-1] - 1) + eps).sqrt()
     ),
-    *(f"torch.nn.functional.{name}_norm" for name in ("layer", "rms", "group", "batch", "instance")),
-)
-
-
-# 07.2
-
-
-Bend = Callable[[Tensor], Tensor]
-
-
-def tanh_form(
-    outer: float = 0.5, root: float = math.sqrt(2 / math.pi), cubic: float = 0.044715, power: int = 3
-) -> Bend:
-    """GELU's tanh form, right unless a number is changed."""
-    return lambda h: outer * h * (1 + torch.tanh(root * (h + cubic * h**power)))
-
-
-def naive_feed_forward(
-    x: Tensor, up_weight: Tensor, up_bias: Tensor, down_weight: Tensor, down_bias: Tensor, /
-) -> Tensor:
-    """Number by number; for the GELU, another writing of tanh: (1 + tanh(a)) / 2 = sigmoid(2 a)."""
-    h = (x.double()[..., None, :] * up_weight.double()).sum(-1) + up_bias.double()
-    h = h * torch.sigmoid(math.sqrt(8 / math.pi) * (h + 0.044715 * h * h * h))
-    return ((h[..., None, :] * down_weight.double()).sum(-1) + down_bias.double()).to(x.dtype)
-
-
-def bent(bend: Bend, last: Bend = lambda y: y) -> Function:
-    """Wrong: the right products with another bend, and ``last`` for the result."""
-
-    def wrong(x: Tensor, up: Tensor, up_bias: Tensor, down: Tensor, down_bias: Tensor) -> Tensor:
-        return last(bend(x @ up.T + up_bias) @ down.T + down_bias)
-
-    return wrong
-
-
-NETWORK_MISTAKES: "Mistakes[[Tensor, Tensor, Tensor, Tensor, Tensor]]" = {
-    "the cube left out": (bent(tanh_form(cubic=0.0)), "The tanh takes h + 0.044715 h³."),
-    "the tanh without the factor h": (
-        bent(lambda h: tanh_form()(h) / h),
-        "You computed how much of h passes. Multiply it by h.",
+    "eps_outside_the_root": by(lambda y, v, eps: centred(y) / (v.sqrt() + eps)),
+    "eps_as_a_minimum": by(lambda y, v, eps: centred(y) / v.clamp(min=eps).sqrt()),
+    "fixed_eps": by(lambda y, v, eps: centred(y) / (v + 1e-5).sqrt()),
+    "divided_by_the_variance": by(lambda y, v, eps: centred(y) / (v + eps)),
+    "root_mean_square": by(lambda y, v, eps: y / (y.square().mean(-1, keepdim=True) + eps).sqrt()),
+    "mean_not_subtracted": by(lambda y, v, eps: y / (v + eps).sqrt()),
+    "weight_left_out": lambda x, w, b, eps: two_steps(x, torch.ones_like(w), b, eps),
+    "one_plus_weight": lambda x, w, b, eps: two_steps(x, 1 + w, b, eps),
+    "bias_left_out": lambda x, w, b, eps: two_steps(x, w, None, eps),
+    "bias_before_weight": lambda x, w, b, eps: two_steps(x, w, None if b is None else b * w, eps),
+}
+SHAPES: dict[str, Norm] = {
+    "over_everything": over(),
+    "over_all_but_the_first_dimension": over(1, 2),
+    "over_the_first_dimension": over(0),
+    "over_the_second_dimension": over(1),
+    "fails_without_bias": needs_bias,
+}
+NUMBERS: dict[str, Norm] = {
+    "mean_square_minus_squared_mean": squares_first,
+    "bfloat16_throughout": low_precision(torch.bfloat16),
+    "float16_throughout": low_precision(torch.float16),
+    "rounded_before_the_weight": rounded_twice,
+    "always_float32": lambda x, w, b, eps: two_steps(x, w, b, eps).float(),
+    "squares_clamped_for_float16": by(
+        lambda y, v, eps: (
+            centred(y) / (centred(y).square().clamp(max=65504).mean(-1, keepdim=True) + eps).sqrt()
+        )
     ),
+    "without_a_gradient": lambda x, w, b, eps: two_steps(x.detach(), w, b, eps) + 0 * x,
+    "mean_and_variance_without_a_gradient": lambda x, w, b, eps: (
+        x - x.detach() + two_steps(x.detach(), w, b, eps)
+    ),
+    "changes_x": in_place,
+    "a_list": lambda x, w, b, eps: [*two_steps(x, w, b, eps)],
 }
 
 
-network_exam = Exam(
-    "07.2",
-    naive_feed_forward,
+class Candidate:
+    """One of the norms above, by its name."""
+
+    def __init__(self, name: str, norm: Norm) -> None:
+        self.__name__, self.norm = name, norm
+
+    def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Any:
+        """What the norm returns."""
+        return self.norm(x, weight, bias, eps)
+
+    def __repr__(self) -> str:
+        return self.__name__
+
+
+def candidates(rng: Rng, group: dict[str, Norm]) -> Iterator[tuple[Candidate]]:
+    """A group of wrong norms and all right ones, in random order."""
+    mixed = [*(group | RIGHT).items()]
+    yield from [(Candidate(name, norm),) for name, norm in rng.sample(mixed, len(mixed))]
+
+
+def verdict(norm: Candidate, /) -> bool:
+    """By its name."""
+    return norm.__name__ in RIGHT
+
+
+test_exam = Exam("07.1", verdict)
+test_exam.example(0.5, (Candidate("without_a_division", by(lambda y, v, eps: centred(y))),), False)
+test_exam.example(0.5, (Candidate("right_in_steps", two_steps),), True)
+
+
+@test_exam.oracle(
+    1.5,
+    "a test that accepts everything",
+    "a test that rejects everything",
+    "a test with weights of 1 and biases of 0",
+    "a test with one eps",
+    "a test that is too tolerant",
 )
+def wrong_formulas(rng: Rng) -> Iterator[tuple[Candidate]]:
+    """Formulas with one mistake."""
+    yield from candidates(rng, FORMULA)
 
 
-network_exam.example(
-    1,
-    (
-        torch.tensor([3.0, 1.0]),
-        torch.tensor([[1.0, -1.0]]),
-        torch.tensor([0.0]),
-        torch.tensor([[1.0], [10.0]]),
-        torch.tensor([0.0, 1.0]),
-    ),
-    torch.tensor([1.9545977, 20.545977]),
-)
+@test_exam.edge(1, "a test with inputs of two dimensions", "a test that always gives a bias")
+def wrong_dimensions(rng: Rng) -> Iterator[tuple[Candidate]]:
+    """Norms over other dimensions, and one that needs a bias."""
+    yield from candidates(rng, SHAPES)
 
 
-def weights(rng: Rng, C: int, F: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, ...]:
-    """Random weights and biases for both layers."""
-    return tuple(rng.normal(*shape, dtype=dtype) for shape in ((F, C), (F,), (C, F), (C,)))
+@test_exam.edge(2, "a test in float32 only", "a test with numbers around 0 only", "a test without gradients")
+def wrong_numbers(rng: Rng) -> Iterator[tuple[Candidate]]:
+    """Faults of precision, type and gradient."""
+    yield from candidates(rng, NUMBERS)
 
 
-@network_exam.oracle(
-    2,
-    "the exact GELU, by the error function",
-    "2 / pi without a root",
-    "a square in place of the cube",
-    "the root multiplied with h only",
-    "a GELU twice as large",
-    "the first bias left out",
-    "weights used as (in, out)",
-    "a sigmoid of 1.702 h",
+test_exam.conduct(0.5, PACKAGE)
+
+# 07.2
+
+State = dict[str, Tensor]
+FORBIDDEN = (PACKAGE, "myllm.weights.*", "transformers.*")
+
+
+def naive_layer(x: Tensor, state: State, layer: int, n_head: int, /) -> Tensor:
+    """Position by position and head by head, in float64."""
+    w = {name: p.to(x.dtype).double() for name, p in state.items() if "masked" not in name}
+    h, D = f"h.{layer}.", x.shape[-1] // n_head
+
+    def norm(row: Tensor, name: str) -> Tensor:
+        scale = torch.sqrt(row.var(-1, correction=0, keepdim=True) + 1e-5)
+        return (row - row.mean(-1, keepdim=True)) / scale * w[f"{h}{name}.weight"] + w[f"{h}{name}.bias"]
+
+    def linear(row: Tensor, name: str) -> Tensor:
+        return (w[f"{h}{name}.weight"].T * row).sum(-1) + w[f"{h}{name}.bias"]
+
+    texts = list[Tensor]()
+    for text in x.double():
+        qkv = [linear(norm(row, "ln_1"), "attn.c_attn").chunk(3) for row in text]
+        rows = list[Tensor]()
+        for t, row in enumerate(text):
+            heads = list[Tensor]()
+            for part in (slice(n * D, n * D + D) for n in range(n_head)):
+                scores = torch.stack([qkv[t][0][part] @ qkv[s][1][part] for s in range(t + 1)])
+                weights = torch.softmax(scores / math.sqrt(D), 0)
+                heads.append(sum((weights[s] * qkv[s][2][part] for s in range(t + 1)), torch.zeros(D)))
+            row = row + linear(torch.cat(heads), "attn.c_proj")
+            up = linear(norm(row, "ln_2"), "mlp.c_fc")
+            up = up * torch.sigmoid(math.sqrt(8 / math.pi) * (up + 0.044715 * up**3))
+            rows.append(row + linear(up, "mlp.c_proj"))
+        texts.append(torch.stack(rows))
+    return torch.stack(texts).to(x.dtype)
+
+
+def gpt2(
+    rng: Rng, C: int, layers: int, dtype: torch.dtype = torch.float32, masks: bool = False, V: int = 0
+) -> State:
+    """Random weights in the layout of GPT-2's files; with V, those outside of the blocks, too."""
+    state: State = {}
+    for name, shape in (("wte", (V, C)), ("wpe", (9, C))) if V else ():
+        state[f"{name}.weight"] = rng.normal(*shape)
+    for layer in range(layers):
+        for name, a, b in (
+            ("attn.c_attn", C, 3 * C),
+            ("attn.c_proj", C, C),
+            ("mlp.c_fc", C, 4 * C),
+            ("mlp.c_proj", 4 * C, C),
+        ):
+            state[f"h.{layer}.{name}.weight"] = rng.normal(a, b) * 1.5 / math.sqrt(a)
+            state[f"h.{layer}.{name}.bias"] = rng.normal(b) / 2
+        if masks:
+            state[f"h.{layer}.attn.bias"] = torch.ones(9, 9).tril()[None, None]
+            state[f"h.{layer}.attn.masked_bias"] = torch.tensor(-1e4)
+    for norm in [f"h.{layer}.ln_{n}" for layer in range(layers) for n in (1, 2)] + ["ln_f"] * bool(V):
+        state |= {f"{norm}.weight": 1 + rng.normal(C) / 2, f"{norm}.bias": rng.normal(C) / 2}
+    return {name: p.to(dtype) for name, p in state.items()}
+
+
+def same_gradients(f: Function, naive: Function, leaves: list[Tensor], names: list[str]) -> None:
+    """Fail where a gradient of ``f(*leaves)`` differs from that of ``naive``."""
+    both = list[tuple[Tensor | None, ...]]()
+    for function in (f, naive):
+        given = [one.clone().requires_grad_() for one in leaves]
+        found = function(*given)
+        expect(
+            isinstance(found, Tensor) and found.requires_grad,
+            "the result does not lead back to the arguments",
+        )
+        both.append(torch.autograd.grad(found.square().sum(), given, allow_unused=True))
+    for one, other, name in zip(*both, names, strict=True):
+        expect(one is not None, f"no gradient reaches {name}")
+        same(one, other, f"the gradient of {name}")
+
+
+layer_exam = Exam("07.2", naive_layer, tolerance=1e-4)
+
+
+def zeros() -> State:
+    """The block of the example."""
+    sizes = {"ln_1": 1, "attn.c_attn": 3, "attn.c_proj": 1, "ln_2": 1, "mlp.c_fc": 4}
+    state = {f"h.0.{name}.bias": torch.zeros(n) for name, n in sizes.items()}
+    state |= {f"h.0.{name}.weight": torch.zeros(1, n) for name, n in sizes.items()}
+    state |= {f"h.0.ln_{n}.weight": torch.ones(1) for n in (1, 2)}
+    return state | {"h.0.mlp.c_proj.weight": torch.zeros(4, 1), "h.0.mlp.c_proj.bias": torch.ones(1)}
+
+
+layer_exam.example(1, (torch.tensor([[[2.0], [5.0]]]), zeros(), 0, 1), torch.tensor([[[3.0], [6.0]]]))
+
+
+@layer_exam.oracle(
+    2.5,
+    "attention that is not causal",
+    "queries, keys and values of a head side by side",
+    "keys before queries",
+    "the output matrix of attention as (out, in)",
+    "norms after the addition, not before the branch",
+    "the feed-forward network beside attention, not after it",
+    "attention without a residual",
+    "one norm for both branches",
     "a ReLU",
-    "no bend",
-    "the bend after the second matrix",
-    "a second bend at the end",
-    "the second bias left out",
-    mistakes=NETWORK_MISTAKES,
+    "the heads joined without a transpose",
+    "block 0 whatever is asked for",
 )
-def random_networks(rng: Rng) -> Iterator[tuple[Tensor, ...]]:
-    """Narrow, square and wide networks."""
-    yield rng.normal(2, 3, 4) / 2, *weights(rng, 4, 16)
-    yield rng.normal(5, 3), *weights(rng, 3, 3)
-    yield rng.normal(4, 6), *weights(rng, 6, 2)
-    yield rng.normal(3, 2, 5, dtype=torch.float64), *weights(rng, 5, 20, torch.float64)
+def random_layers(rng: Rng) -> Iterator[tuple[Tensor, State, int, int]]:
+    """Blocks of two and three heads, the last of several."""
+    yield rng.normal(2, 5, 6), gpt2(rng, 6, 2), 1, 2
+    yield rng.normal(3, 4, 6), gpt2(rng, 6, 3), 2, 3
+    yield rng.normal(1, 6, 8), gpt2(rng, 8, 2), 1, 4
 
 
-@network_exam.edge(0.5, "a tanh of exponentials that overflow")
-def border_networks(rng: Rng) -> Iterator[tuple[Tensor, ...]]:
-    """Large numbers, zeros, one position, no position, a view, a width of 1."""
-    large = torch.tensor([[100.0, -100.0], [1e4, 1e4], [-1e6, 1e6]], dtype=torch.float64)
-    yield large, *weights(rng, 2, 6, torch.float64)
-    yield torch.zeros(2, 3), *weights(rng, 3, 5)
-    yield rng.normal(4), *weights(rng, 4, 8)
-    yield rng.normal(2, 0, 4), *weights(rng, 4, 8)
-    yield rng.normal(2, 4, 3).transpose(1, 2), *weights(rng, 4, 1)
+@layer_exam.edge(1, "the exact GELU")
+def precise_layers(rng: Rng) -> Iterator[tuple[Tensor, State, int, int]]:
+    """Float64 and weights of larger size, where all digits count."""
+    for C, H in ((6, 2), (9, 3)):
+        yield 2 * rng.normal(2, 3, C, dtype=torch.float64), gpt2(rng, C, 1, torch.float64), 0, H
 
 
-@network_exam.property(0.5)
-def each_position_alone(f: Function, rng: Rng) -> None:
-    """A position's result does not depend on any other position."""
-    x, arguments = rng.normal(7, 4), weights(rng, 4, 10)
-    whole, changed = f(x, *arguments), rng.randint(0, 6)
-    same(whole, naive_feed_forward(x, *arguments), "seven positions")
-    other = x.clone()
-    other[changed] += 5
-    keep = torch.arange(7) != changed
-    same(f(other, *arguments)[keep], whole[keep], f"the others, after a change of position {changed}")
+@layer_exam.edge(1)
+def other_files(rng: Rng) -> Iterator[tuple[Tensor, State, int, int]]:
+    """Files with masks, of another order, of 16 bits; block 11; one position, one head; a view."""
+    yield rng.normal(2, 3, 4), gpt2(rng, 4, 2, masks=True), 1, 2
+    many = gpt2(rng, 4, 12)
+    yield rng.normal(1, 3, 4), dict(reversed(many.items())), 11, 2
+    yield rng.normal(1, 3, 4), many, 1, 2
+    for dtype in (torch.float16, torch.bfloat16):
+        yield rng.normal(2, 3, 4), gpt2(rng, 4, 1, dtype), 0, 2
+    yield rng.normal(1, 1, 4), gpt2(rng, 4, 1), 0, 1
+    yield rng.normal(3, 2, 4).transpose(0, 1), gpt2(rng, 4, 1), 0, 4
 
 
-@network_exam.cost(0.5)
-def two_products(f: Function, rng: Rng) -> None:
-    """The two matrix products are computed once each, for all positions together."""
-    cases = [(texts, (rng.normal(texts, 2, 5), *weights(rng, 5, 20))) for texts in (3, 100)]
-    for (texts, _), count in zip(cases, same_operations(f, "texts", cases), strict=True):
-        rows = 2 * texts
-        least = 2 * 2 * rows * 5 * 20
-        expect(count.flops <= least, f"{rows} positions took {count.flops} FLOPs where {least} are enough.")
+@layer_exam.property(0.5)
+def gradients_flow(f: Function, rng: Rng) -> None:
+    """The gradients of x and of the weights are those of the block."""
+    state = gpt2(rng, 4, 1, torch.float64)
+    names = ["x", *state]
+    x = rng.normal(2, 3, 4, dtype=torch.float64)
+
+    def call(function: Function) -> Function:
+        def run(x: Tensor, *weights: Tensor) -> Any:
+            return function(x, dict(zip(state, weights, strict=True)), 0, 2)
+
+        return run
+
+    same_gradients(call(f), call(naive_layer), [x, *state.values()], names)
 
 
-network_exam.conduct(0.5, PACKAGE, "torch.nn.functional.gelu", "torch.nn.functional.linear")
+@layer_exam.cost(0.5)
+def all_at_once(f: Function, rng: Rng) -> None:
+    """The number of tensor operations does not grow with rows or positions."""
+    state = gpt2(rng, 4, 1)
+    for what, small, large in (("rows", (2, 3), (60, 3)), ("positions", (2, 3), (2, 60))):
+        sizes = [
+            (max(one) if one == large else min(one), (rng.normal(*one, 4), state, 0, 2))
+            for one in (small, large)
+        ]
+        same_operations(f, what, sizes)
 
+
+layer_exam.conduct(0.5, *FORBIDDEN)
 
 # 07.3
 
-
-def naive_parameters(vocab_size: int, block_size: int, n_layer: int, n_embd: int, /) -> int:
-    """Add up the sizes of all tensors, as GPT-2's file names them."""
-    C = n_embd
-    block = {
-        "ln_1": [(C,), (C,)],
-        "attn.c_attn": [(C, 3 * C), (3 * C,)],
-        "attn.c_proj": [(C, C), (C,)],
-        "ln_2": [(C,), (C,)],
-        "mlp.c_fc": [(C, 4 * C), (4 * C,)],
-        "mlp.c_proj": [(4 * C, C), (C,)],
-    }
-    inside = sum(math.prod(shape) for shapes in block.values() for shape in shapes)
-    outside = {"wte": (vocab_size, C), "wpe": (block_size, C), "ln_f.weight": (C,), "ln_f.bias": (C,)}
-    return sum(map(math.prod, outside.values())) + n_layer * inside
+Model = tuple[int, int, int, int, int, bool, bool, int]
 
 
-count_exam = Exam(
-    "07.3",
-    naive_parameters,
+def naive_cost(
+    vocab_size: int,
+    block_size: int,
+    n_layer: int,
+    n_embd: int,
+    inner: int,
+    bias: bool,
+    tied: bool,
+    tokens: int,
+    /,
+) -> tuple[int, int]:
+    """From two lists: the shapes of all parameters, and the products with their three sizes."""
+    V, C, T = vocab_size, n_embd, tokens
+    linear = [(C, C)] * 4 + [(C, inner), (inner, C)]
+    shapes = [(V, C), (block_size, C), (C,), *[(C,)] * bias, *[(V, C)] * (not tied)]
+    block = [*linear, *[(b,) for _, b in linear if bias], *[(C,)] * 2, *[(C,)] * 2 * bias]
+    products = [(T, a, b) for a, b in linear] + [(T, C, T), (T, T, C)]
+    parameters = sum(map(math.prod, shapes)) + n_layer * sum(map(math.prod, block))
+    return parameters, 2 * (n_layer * sum(map(math.prod, products)) + T * C * V)
+
+
+cost_exam = Exam("07.3", naive_cost)
+cost_exam.example(1, (50_257, 1024, 12, 768, 3072, True, True, 1024), (124439808, 291648307200))
+
+
+@cost_exam.oracle(
+    2,
+    "no biases whatever is asked for",
+    "biases whatever is asked for",
+    "layer norms that keep their biases",
+    "queries, keys and values without biases",
+    "an inner width of 4 C",
+    "a head that is always tied",
+    "a tied head that takes no operations",
+    "attention without its pairs",
+    "scores without the sum of the values",
+    "half of the pairs",
+    "a multiplication and an addition as one operation",
+    "the logits of one position",
+    "no norm before the head",
+    "products with as many positions as the table has",
 )
+def random_models(rng: Rng) -> Iterator[Model]:
+    """Models with all combinations of biases and tying; texts shorter than the table."""
+    for bias in (True, False):
+        for tied in (True, False):
+            C, block_size = rng.randint(5, 40), rng.randint(20, 60)
+            sizes = rng.randint(30, 90), block_size, rng.randint(2, 5), C, rng.randint(5 * C, 9 * C)
+            yield *sizes, bias, tied, rng.randint(3, 15)
 
 
-count_exam.example(0.5, (50_257, 1024, 12, 768), 124_439_808)
+@cost_exam.edge(1)
+def border_models(rng: Rng) -> Iterator[Model]:
+    """No block, one of everything, and numbers beyond 64 bits."""
+    yield rng.randint(5, 9), 4, 0, 3, 7, True, False, 2
+    yield 1, 1, 1, 1, 1, False, True, 1
+    n = 10**11 + rng.randint(1, 9)
+    yield n, n, n, n, 4 * n, True, True, n - 1
+    yield n, n, 3, n, n, False, False, 1
 
 
-@count_exam.oracle(
-    1.5,
-    "a head of its own",
-    "no embedding of positions",
-    "linear layers without biases",
-    "a bias of C numbers after the widening",
-    "no layer norm after the last block",
-    "no output projection",
-    "the causal masks counted",
-    "a bias in the head",
-    "attention without biases",
-    "a feed-forward network without biases",
-    "layer norms without biases",
-    "one layer norm in a block",
-    "no layer norms",
-    "one projection for queries, keys and values together",
-)
-def random_models(rng: Rng) -> Iterator[tuple[int, int, int, int]]:
-    """GPT-2's larger sizes, and models of no particular size."""
-    yield from [(50_257, 1024, layers, C) for layers, C in ((24, 1024), (36, 1280), (48, 1600))]
-    for _ in range(3):
-        yield rng.randint(100, 9999), rng.randint(11, 99), rng.randint(2, 9), rng.randint(20, 99)
-
-
-@count_exam.property(0.5)
-def one_more(f: Function, rng: Rng) -> None:
-    """A layer, a token and a position more always add 12 C² + 13 C, C and C parameters."""
-    V, positions, layers, C = (rng.randint(low, 60) for low in (10, 5, 1, 2))
-    model = (V, positions, layers, C)
-    before = f(*model)
-    expect(type(before) is int, f"gpt2_parameters{model} gave {before!r}")
-    for place, what, more in ((2, "layer", 12 * C * C + 13 * C), (0, "token", C), (1, "position", C)):
-        larger = tuple(n + (i == place) for i, n in enumerate(model))
-        same(f(*larger), before + more, f"one {what} more than {model}")
-
-
-@count_exam.edge(0.5)
-def border_models(rng: Rng) -> Iterator[tuple[int, int, int, int]]:
-    """No layers, a width of 1, and more parameters than a float can count."""
-    yield from [(7, 3, 0, 4), (1, 1, 0, 1), (5, 2, 3, 1), (2, 9, 1, 6)]
-    yield rng.randint(10**9, 10**10), 10**6 + 1, 3, 10**8 + rng.randint(1, 99)
-
-
-@count_exam.cost(0.5)
-def not_built(f: Function, rng: Rng) -> None:
+@cost_exam.cost(0.5)
+def without_building(f: Function, rng: Rng) -> None:
     """The work does not grow with the model."""
-    f(10, 5, 1, 4)  # what happens only once, such as an import
-    small, large = effort(f, 20, 10, 2, 4), effort(f, 20_000, 500, 100, 32)
-    expect(large < small + 20_000, "a larger model took far more work; calculate, do not build or count up.")
+    f(5, 4, 1, 2, 8, True, True, 3)  # what happens only once, such as an import
+    small, large = (effort(f, n, n, n, n, n, True, False, n) for n in (10, 300))
+    expect(large < small + 2000, "a model of 300 layers took far more work than one of 10")
 
 
-count_exam.conduct(0.5, PACKAGE, "myllm.config.*", "transformers.*")
-
+cost_exam.conduct(0.5, PACKAGE, "myllm.config.*", "myllm.accounting.*")
 
 # 07.4
 
 
-def naive_tie(embedding: nn.Embedding, head: nn.Linear, /) -> None:
-    """By the dictionary in which a module keeps its parameters."""
-    if [*head.weight.shape] != [*embedding.weight.shape]:
-        raise ValueError("different shapes")
-    head._parameters["weight"] = embedding._parameters["weight"]  # pyright: ignore[reportPrivateUsage]
+def naive_logits(ids: Tensor, state: State, n_head: int, /) -> Tensor:
+    """Text by text; the block is the naive one."""
+    dtype = state["wte.weight"].dtype
+    rows = list[Tensor]()
+    for text in ids:
+        x = torch.stack([state["wte.weight"][i] + state["wpe.weight"][t] for t, i in enumerate(text)])
+        layer = 0
+        while f"h.{layer}.ln_1.weight" in state:
+            x = naive_layer(x[None], state, layer, n_head)[0]
+            layer += 1
+        x = x.double()
+        x = (x - x.mean(-1, keepdim=True)) / torch.sqrt(x.var(-1, correction=0, keepdim=True) + 1e-5)
+        x = x * state["ln_f.weight"] + state["ln_f.bias"]
+        head = state["lm_head.weight"] if "lm_head.weight" in state else state["wte.weight"]
+        rows.append(torch.stack([(head.double() * row).sum(-1) for row in x]))
+    return torch.stack(rows).to(dtype)
 
 
-def observed(tie: Function) -> Callable[[nn.Embedding, nn.Linear], dict[str, Any]]:
-    """What can be seen of a pair once it has been tied: sizes, numbers, gradients, one step of training."""
-
-    def look(embedding: nn.Embedding, head: nn.Linear) -> dict[str, Any]:
-        tie(embedding, head)
-        parameters = list(nn.ModuleList([embedding, head]).parameters())
-        found: dict[str, Any] = {
-            "numbers in parameters()": sum(one.numel() for one in parameters),
-            "embedding": embedding.weight.detach().clone(),
-            "head": head.weight.detach().clone(),
-        }
-        rows = embedding(torch.arange(embedding.num_embeddings - 1))
-        head(rows).square().mean().backward()
-        found["gradient of the head"] = head.weight.grad
-        torch.optim.SGD(parameters, lr=0.5).step()
-        found["embedding after a step"] = embedding.weight.detach().clone()
-        found["head after a step"] = head.weight.detach().clone()
-        return found
-
-    look.__name__ = getattr(tie, "__name__", "tie")
-    return look
-
-
-class TieExam(Exam[[nn.Embedding, nn.Linear]]):
-    """An exam on a function that returns nothing: compared is what became of its arguments."""
-
-    def _compare(self, f: Function, cases: list[tuple[Any, ...]], mistakes: Mistakes[...]) -> None:
-        looked = {label: (observed(wrong), hint) for label, (wrong, hint) in mistakes.items()}
-        super()._compare(observed(f), cases, looked)
-
-
-def head_kept(embedding: nn.Embedding, head: nn.Linear) -> None:
-    """Wrong: the head's table stays, and the embedding's is lost."""
-    if head.weight.shape != embedding.weight.shape:
-        raise ValueError("different shapes")
-    embedding.weight = head.weight
-
-
-def numbers_copied(embedding: nn.Embedding, head: nn.Linear) -> None:
-    """Wrong: two parameters that start out equal."""
-    if head.weight.shape != embedding.weight.shape:
-        raise ValueError("different shapes")
-    head.weight = nn.Parameter(embedding.weight.detach().clone())
-
-
-def memory_shared(embedding: nn.Embedding, head: nn.Linear) -> None:
-    """Wrong: two parameters in the same memory."""
-    if head.weight.shape != embedding.weight.shape:
-        raise ValueError("different shapes")
-    head.weight = nn.Parameter(embedding.weight.detach())
-
-
-def bias_lost(embedding: nn.Embedding, head: nn.Linear) -> None:
-    """Wrong: the head has no bias any more."""
-    naive_tie(embedding, head)
-    head.bias = cast("Any", None)
-
-
-def unasked(embedding: nn.Embedding, head: nn.Linear) -> None:
-    """Wrong: whatever the shapes."""
-    head.weight = embedding.weight
-
-
-tie_exam = TieExam(
-    "07.4",
-    observed(naive_tie),
+logits_exam = Exam("07.4", naive_logits, tolerance=1e-4)
+TWO = {"wte.weight": torch.eye(2), "wpe.weight": torch.zeros(2, 2)}
+NORM = {"ln_f.weight": torch.ones(2), "ln_f.bias": torch.zeros(2)}
+EDGE = 0.5 / math.sqrt(0.25 + 1e-5)
+logits_exam.example(
+    1, (torch.tensor([[0, 1]]), TWO | NORM, 1), torch.tensor([[[EDGE, -EDGE], [-EDGE, EDGE]]])
 )
 
 
-def pair(rng: Rng, V: int, C: int, bias: bool = False) -> tuple[nn.Embedding, nn.Linear]:
-    """An embedding and a head with random tables."""
-    embedding, head = nn.Embedding(V, C), nn.Linear(C, V, bias=bias)
-    with torch.no_grad():
-        for parameter in (*embedding.parameters(), *head.parameters()):
-            parameter.copy_(rng.normal(*parameter.shape))
-    return embedding, head
+def text(rng: Rng, B: int, T: int, V: int) -> Tensor:
+    """Random ids."""
+    return rng.integers(0, V, B, T)
 
 
-def shown(f: Function, rng: Rng) -> None:
-    """Count as the specification does."""
-    embedding, head = pair(rng, 5, 2)
-    f(embedding, head)
-    count = sum(one.numel() for one in nn.ModuleList([embedding, head]).parameters())
-    same(count, 10, "the numbers in parameters()")
+def untied(rng: Rng, state: State) -> State:
+    """A file with a head of its own."""
+    return state | {"lm_head.weight": rng.normal(*state["wte.weight"].shape).to(state["wte.weight"].dtype)}
 
 
-tie_exam.examples.append(((nn.Embedding(5, 2), nn.Linear(2, 5, bias=False)), None))
-
-
-tie_exam.checks.append(Check("example", 0.5, shown))
-
-
-@tie_exam.oracle(
-    1.5,
-    mistakes={
-        "the numbers copied": (
-            numbers_copied,
-            "Two tables with the same numbers are still two: their first step takes them apart. The head "
-            "needs the very parameter of the embedding.",
-        ),
-        "two parameters in the same memory": (
-            memory_shared,
-            "A new `nn.Parameter` and an assignment to `.data` share the numbers, not the gradient: the "
-            "optimizer sees two parameters and moves the same numbers twice. Assign the parameter itself.",
-        ),
-        "the head's table in the embedding": (
-            head_kept,
-            "They are tied, but the wrong way round: the embedding's numbers are the ones to keep.",
-        ),
-        "nothing tied": (
-            lambda embedding, head: None,
-            "An assignment to a name inside your function changes nothing outside. Assign to an attribute of "
-            "the head.",
-        ),
-        "the bias of the head thrown away": (
-            bias_lost,
-            "Only the weight is shared; a bias stays.",
-        ),
-    },
+@logits_exam.oracle(
+    2,
+    "positions looked up by the id of the token",
+    "the last norm after each block",
+    "no norm before the head",
+    "no positions",
+    "the code as it was",
+    "the blocks in reverse order",
+    "one block too few",
 )
-def random_pairs(rng: Rng) -> Iterator[tuple[nn.Embedding, nn.Linear]]:
-    """Small and larger tables, one of them square, one head with a bias."""
-    for V, C in ((5, 3), (4, 4), (9, 2)):
-        yield pair(rng, V, C)
-    yield pair(rng, 6, 3, bias=True)
+def random_models_of_text(rng: Rng) -> Iterator[tuple[Tensor, State, int]]:
+    """Models of two and three blocks, tied."""
+    yield text(rng, 2, 4, 7), gpt2(rng, 4, 2, V=7), 2
+    yield text(rng, 1, 6, 9), gpt2(rng, 6, 3, V=9), 3
+    yield text(rng, 3, 3, 5), gpt2(rng, 4, 2, V=5), 1
 
 
-@tie_exam.property(0.5)
-def gradients_add_up(f: Function, rng: Rng) -> None:
-    """The one gradient is the sum of what the two uses give, and both uses move together."""
-    embedding, head = pair(rng, 6, 3)
-    table, ids = embedding.weight.detach().clone(), rng.integers(0, 6, 4)
-    f(embedding, head)
-    for one in (embedding.weight, head.weight):
-        trained = isinstance(one, nn.Parameter) and one.shape == (6, 3) and one.requires_grad
-        expect(trained, "one of the weights is no parameter of shape (6, 3) that can be trained")
-    first, last = table.clone().requires_grad_(), table.clone().requires_grad_()
-    for rows, by in ((embedding(ids), head.weight), (first[ids], last)):
-        (rows @ by.T).logsumexp(-1).sum().backward()
-    assert first.grad is not None and last.grad is not None
-    same(embedding.weight.grad, first.grad + last.grad, "the gradient")
-    optimizer = torch.optim.AdamW([*{*embedding.parameters(), *head.parameters()}], lr=0.1)
-    optimizer.step()
-    same(head.weight.detach(), embedding.weight.detach(), "the head after a step")
+@logits_exam.edge(1, "a head that is always tied")
+def own_heads(rng: Rng) -> Iterator[tuple[Tensor, State, int]]:
+    """Heads that are not tied."""
+    yield text(rng, 2, 4, 7), untied(rng, gpt2(rng, 4, 2, V=7)), 2
+    yield text(rng, 1, 3, 5), untied(rng, gpt2(rng, 6, 1, torch.float64, V=5)), 3
 
 
-@tie_exam.edge(
-    0.5,
-    mistakes={
-        "tables of any shape tied": (
-            unasked,
-            "Look at *Raises* in the specification.",
-        ),
-    },
-)
-def different_shapes(rng: Rng) -> Iterator[tuple[nn.Embedding, nn.Linear]]:
-    """Too few tokens, another width, rows and columns exchanged."""
-    yield pair(rng, 5, 3)[0], pair(rng, 4, 3)[1]
-    yield pair(rng, 5, 3)[0], pair(rng, 5, 2)[1]
-    yield pair(rng, 5, 3)[0], pair(rng, 3, 5)[1]
+@logits_exam.edge(1, "the blocks in the order of the alphabet", "the blocks in the order of the file")
+def many_blocks(rng: Rng) -> Iterator[tuple[Tensor, State, int]]:
+    """Twelve blocks, in another order; none; one; a text as long as the table; masks in the file."""
+    state = gpt2(rng, 4, 12, torch.float64, V=5)
+    yield text(rng, 1, 3, 5), state, 2
+    yield text(rng, 1, 3, 5), dict(reversed(state.items())), 2
+    yield text(rng, 2, 3, 5), gpt2(rng, 4, 0, V=5), 2
+    yield text(rng, 1, 1, 9), gpt2(rng, 4, 1, V=9), 2
+    yield text(rng, 1, 9, 9), gpt2(rng, 4, 1, V=9, masks=True), 2
 
 
-@tie_exam.property(0.25)
-def refused_whole(f: Function, rng: Rng) -> None:
-    """Where the shapes differ, both tables stay as they were."""
-    (embedding, _), (_, head) = pair(rng, 5, 3), pair(rng, 3, 5)
-    before = embedding.weight, head.weight
-    tables = [one.detach().clone() for one in before]
-    try:
-        f(embedding, head)
-    except Failure as failure:
-        if not isinstance(failure.cause, ValueError):
-            raise
-    expect(embedding.weight is before[0] and head.weight is before[1], "one of them is another parameter")
-    same([one.detach() for one in before], tables, "the tables")
+@logits_exam.property(0.5)
+def both_uses_count(f: Function, rng: Rng) -> None:
+    """The gradient of a tied table is the sum of what its two uses give."""
+    state = gpt2(rng, 4, 1, torch.float64, V=5)
+    ids = text(rng, 2, 3, 5)
+
+    def call(function: Function) -> Function:
+        def run(*weights: Tensor) -> Any:
+            return function(ids, dict(zip(state, weights, strict=True)), 2)
+
+        return run
+
+    same_gradients(call(f), call(naive_logits), [*state.values()], [*state])
 
 
-@tie_exam.edge(0.25)
-def tied_already(rng: Rng) -> Iterator[tuple[nn.Embedding, nn.Linear]]:
-    """A pair that is tied already stays as it is."""
-    embedding, head = pair(rng, 5, 2)
-    naive_tie(embedding, head)
-    yield embedding, head
-
-
-tie_exam.conduct(0.5, PACKAGE)
+logits_exam.conduct(0.5, *FORBIDDEN)

@@ -1,401 +1,473 @@
 """Checks of chapter 8: a naive reference, known mistakes and checks for each exercise."""
 
-import cmath
 import math
-from collections.abc import Callable, Iterator
-from typing import cast
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from myllm.grading.exam import Exam, Function, Mistakes, Rng, expect, same
-from myllm.grading.meters import same_operations
+from myllm.grading.exam import Exam, Function, Rng, expect, same
+from myllm.grading.meters import effort, same_operations
+
+FORBIDDEN = ("myllm.model.*", "transformers.*")
 
 # 08.1
 
 
-def naive_rms(x: Tensor, weight: Tensor, eps: float, offset: bool, /) -> Tensor:
-    """Position by position, in Python's floats."""
-    stretch = [w + offset for w in cast("list[float]", weight.tolist())]
-    rows = list[list[float]]()
-    for row in cast("list[list[float]]", x.double().reshape(-1, x.shape[-1]).tolist()):
-        root = math.sqrt(math.fsum(n * n for n in row) / len(row) + eps)
-        rows.append([n / root * w for n, w in zip(row, stretch, strict=True)])
-    return torch.tensor(rows, dtype=torch.float64).reshape(x.shape).to(x.dtype)
+def rotated(x: Tensor, positions: Tensor, theta: float, pairs: list[tuple[int, int]]) -> Tensor:
+    """Number by number, in float64: pair i consists of the two numbers named; R is twice their count."""
+    out = x.double().clone()
+    for row, found in enumerate(cast("list[list[int]]", positions.tolist())):
+        for t, place in enumerate(found):
+            for i, (one, two) in enumerate(pairs):
+                angle = place * theta ** (-i / len(pairs))
+                a, b = x[row, :, t, one].double(), x[row, :, t, two].double()
+                out[row, :, t, one] = a * math.cos(angle) - b * math.sin(angle)
+                out[row, :, t, two] = a * math.sin(angle) + b * math.cos(angle)
+    return out
 
 
-PACKAGE = "myllm.model.*"
+def naive_rotation(x: Tensor, positions: Tensor, theta: float, rotary_dim: int, /) -> Tensor:
+    """Number i with number i + R / 2."""
+    half = rotary_dim // 2
+    return rotated(x, positions, theta, [(i, i + half) for i in range(half)]).to(x.dtype)
 
 
-rms_exam = Exam(
-    "08.1",
-    naive_rms,
-)
-
-
-rms_exam.example(
+Rotation = tuple[Tensor, Tensor, float, int]
+rotation_exam = Exam("08.1", naive_rotation)
+rotation_exam.example(
     1,
-    (torch.tensor([[1.0, 7.0], [0.0, 0.0]]), torch.tensor([1.0, 2.0]), 75.0),
-    torch.tensor([[0.1, 1.4], [0.0, 0.0]]),
+    (torch.tensor([[[[1.0, 0.0, 5.0], [1.0, 0.0, 5.0]]]]), torch.tensor([[0, 2]]), 10_000.0, 2),
+    torch.tensor([[[[1.0, 0.0, 5.0], [math.cos(2), math.sin(2), 5.0]]]]),
 )
 
 
-@rms_exam.oracle(
-    1.5,
-    "the mean subtracted first",
-    "the length in place of the mean square",
-    "eps outside of the root",
-    "the offset left out",
-    "1 + weight in every case",
-    "no root",
-    "no eps",
-    "one mean square for all positions",
-    "the weight left out",
-    "the offset added to the result",
+def some_places(rng: Rng, B: int, T: int, most: int = 40) -> Tensor:
+    """Positions that differ from text to text."""
+    return rng.integers(0, most, B, T)
+
+
+@rotation_exam.oracle(
+    2,
+    "all numbers of the head rotated",
+    "frequencies for D numbers in place of R",
+    "pairs with number i + D / 2",
+    "neighbours as pairs",
+    "a rotation the other way",
+    "positions counted anew from 0",
+    "the positions of the first text for all",
+    "frequencies that fall half as fast",
+    "frequencies that grow",
+    "frequencies from slow to fast",
+    "frequencies whose last one is 1 / theta",
+    "a base of 10,000 whatever is given",
+    "the other numbers left out",
+    "the last numbers rotated, not the first",
+    "a plus where a minus belongs",
 )
-def random_positions(rng: Rng) -> Iterator[tuple[Tensor, Tensor, float, bool]]:
-    """A few positions, with an eps that is felt and one that is not, with and without offset."""
-    for rows, size, eps in ((2, 3, 0.5), (4, 4, 2.0), (5, 8, 1e-5)):
-        for offset in (False, True):
-            yield rng.normal(rows, size) * 2 + 1, rng.normal(size), eps, offset
-    yield rng.normal(2, 3, 6, dtype=torch.float64), rng.normal(6, dtype=torch.float64), 0.1, True
+def random_rotations(rng: Rng) -> Iterator[Rotation]:
+    """Parts of heads, and positions that differ from text to text."""
+    yield rng.normal(2, 2, 3, 8), some_places(rng, 2, 3), 100.0, 6
+    yield rng.normal(3, 1, 4, 12), some_places(rng, 3, 4), 5000.0, 8
+    yield rng.normal(2, 3, 2, 9, dtype=torch.float64), some_places(rng, 2, 2), 500_000.0, 4
+    yield rng.normal(2, 2, 4, 6), some_places(rng, 2, 4), rng.uniform(20, 2000), 6
 
 
-@rms_exam.edge(0.5)
-def border_positions(rng: Rng) -> Iterator[tuple[Tensor, Tensor, float, bool]]:
-    """Zeros, one number, no positions, one and four dimensions, a view."""
-    weight = rng.normal(4)
-    yield torch.zeros(2, 4), weight, 1e-6, False
-    yield rng.normal(4), weight, 1e-6, True
-    yield rng.normal(3, 1), weight[:1], 1e-5, False
-    yield rng.normal(0, 4), weight, 1e-5, False
-    yield rng.normal(2, 2, 3, 4), weight, 0.1, True
-    yield rng.normal(4, 6).T, weight, 1e-3, False
+@rotation_exam.edge(0.5)
+def border_rotations(rng: Rng) -> Iterator[Rotation]:
+    """Nothing rotated, everything rotated, one pair, one token, a view."""
+    yield rng.normal(2, 2, 3, 4), some_places(rng, 2, 3), 1000.0, 0
+    yield rng.normal(1, 2, 1, 4), some_places(rng, 1, 1), 1000.0, 4
+    yield rng.normal(1, 1, 3, 7), some_places(rng, 1, 3), 1000.0, 2
+    yield rng.normal(2, 3, 4, 6).transpose(1, 2), some_places(rng, 2, 3), 1000.0, 4
 
 
-@rms_exam.property(1)
+@rotation_exam.edge(0.5, "angles in float32")
+def far_positions(rng: Rng) -> Iterator[Rotation]:
+    """Positions up to a million."""
+    yield rng.normal(2, 1, 4, 12), 100_000 + some_places(rng, 2, 4, 900_000), 10_000.0, 10
+
+
+@rotation_exam.property(0.5)
 def rounded_once(f: Function, rng: Rng) -> None:
-    """In 16 bits the numbers are the exact ones, rounded once, at the end."""
-    for offset, dtype in ((False, torch.bfloat16), (True, torch.bfloat16), (True, torch.float16)):
-        x, weight = (rng.normal(40, 64) * 300).to(dtype), (rng.normal(64) / 4).to(dtype)
-        found = f(x, weight, 1e-5, offset)
-        exact = naive_rms(x.double(), weight.double(), 1e-5, offset).to(dtype)
-        same(found, exact, f"offset {offset}, {dtype}")
-        expect(found.dtype == dtype, f"they are {found.dtype}")
+    """In float16 and bfloat16, the numbers are the exact ones, rounded once, at the end."""
+    for dtype in (torch.float16, torch.bfloat16):
+        x, positions = rng.normal(2, 2, 9, 8).to(dtype), some_places(rng, 2, 9)
+        found, exact = f(x, positions, 100.0, 6), naive_rotation(x, positions, 100.0, 6)
+        same(found, exact, f"the result in {dtype}")
+        expect(found.dtype == dtype, f"the result of {dtype} numbers has the dtype {found.dtype}")
         share = float((found == exact).double().mean())
-        expect(share > 0.98, f"with offset {offset} only {share:.0%} of them are; compute in float32")
+        expect(share > 0.97, f"in {dtype} only {share:.0%} are; round at the end, not the cosines")
 
 
-rms_exam.operations(0.5, "texts", (5, 200), lambda rng, n: (rng.normal(n, 2, 6), rng.normal(6), 1e-5))
+@rotation_exam.property(0.5)
+def gradient_rotates_back(f: Function, rng: Rng) -> None:
+    """The gradient of x is that of a rotation."""
+    x, positions = rng.normal(2, 2, 3, 8, dtype=torch.float64), some_places(rng, 2, 3)
+    above = rng.normal(2, 2, 3, 8, dtype=torch.float64)
+    slopes = list[Tensor]()
+    for function in (f, naive_rotation):
+        leaf = x.clone().requires_grad_()
+        found = function(leaf, positions, 100.0, 6)
+        expect(isinstance(found, Tensor) and found.requires_grad, "the result does not lead back to x")
+        slopes.append(torch.autograd.grad(found, leaf, above)[0])
+    same(slopes[0], slopes[1], "the gradient")
 
 
-rms_exam.conduct(
-    0.5,
-    PACKAGE,
-    *(f"torch.{name}_norm" for name in ("rms", "layer", "native_layer", "group", "native_group")),
-    *(f"torch.nn.functional.{name}" for name in ("rms_norm", "layer_norm", "group_norm", "normalize")),
-)
+@rotation_exam.cost(0.5)
+def all_at_once(f: Function, rng: Rng) -> None:
+    """The number of tensor operations does not grow with texts, heads or tokens."""
+    for index, what in enumerate(("texts", "heads", "tokens")):
+        shapes = [[size if i == index else 2 for i in range(3)] for size in (2, 60)]
+        cases = [(s[index], (rng.normal(*s, 8), some_places(rng, s[0], s[2]), 100.0, 6)) for s in shapes]
+        same_operations(f, what, cases)
 
+
+rotation_exam.conduct(0.5, *FORBIDDEN)
 
 # 08.2
 
 
-def turned(
-    pair: Callable[[int, int], tuple[int, int]] = lambda i, half: (i, i + half),
-    angle: Callable[[int, int, int, float], float] = lambda p, i, D, theta: p * theta ** (-2 * i / D),
-    place: Callable[[int, int, int], int] = lambda p, t, h: p,
-) -> Function:
-    """Turn by complex numbers; right unless the pairs, the angle or the position is another."""
-
-    def turn(x: Tensor, positions: Tensor, theta: float) -> Tensor:
-        H, T, D = x.shape[1:]
-        result, at = x.double().clone(), cast("list[int]", positions.tolist())
-        for h in range(H):
-            for t in range(T):
-                for i in range(D // 2):
-                    one, two = pair(i, D // 2)
-                    unit = cmath.rect(1, angle(place(at[t], t, h), i, D, theta))
-                    a, b = x[:, h, t, one].double(), x[:, h, t, two].double()
-                    result[:, h, t, one] = a * unit.real - b * unit.imag
-                    result[:, h, t, two] = a * unit.imag + b * unit.real
-        return result.to(x.dtype)
-
-    return turn
+def naive_halves(weight: Tensor, n_head: int, rotary_dim: int, /) -> Tensor:
+    """Row by row."""
+    out, D = weight.clone(), len(weight) // n_head
+    for head in range(n_head):
+        for i in range(rotary_dim // 2):
+            out[head * D + i] = weight[head * D + 2 * i]
+            out[head * D + rotary_dim // 2 + i] = weight[head * D + 2 * i + 1]
+    return out
 
 
-def naive_rope(x: Tensor, positions: Tensor, theta: float, /) -> Tensor:
-    """Pair by pair."""
-    return turned()(x, positions, theta)
+halves_exam = Exam("08.2", naive_halves)
+halves_exam.example(1, (torch.arange(10), 2, 4), torch.tensor([0, 2, 1, 3, 4, 5, 7, 6, 8, 9]))
 
 
-rope_exam = Exam(
-    "08.2",
-    naive_rope,
-    tolerance=1e-5,
+@halves_exam.oracle(
+    1.5,
+    "the way back, from halves to neighbours",
+    "all numbers of a head reordered",
+    "the matrix taken for one head",
+    "nothing reordered",
+    "the first head alone",
+    "the second number of each pair before the first",
 )
+def random_weights(rng: Rng) -> Iterator[tuple[Tensor, int, int]]:
+    """Weights and biases of two and three heads, rotated in part."""
+    yield rng.normal(20, 3), 2, 8
+    yield rng.normal(27, 4, dtype=torch.float64), 3, 6
+    yield rng.normal(24), 2, 10
 
 
-rope_exam.example(
-    1,
-    (torch.tensor([[[[1.0, 0.0], [1.0, 0.0]]]]), torch.tensor([0, 2]), 10_000.0),
-    torch.tensor([[[[1.0, 0.0], [-0.4161468, 0.9092974]]]]),
-)
+@halves_exam.edge(1)
+def border_weights(rng: Rng) -> Iterator[tuple[Tensor, int, int]]:
+    """One head, one pair, nothing rotated, everything rotated; integers, booleans, 16 bits; a view."""
+    yield rng.normal(6, 2), 1, 6
+    yield rng.normal(6, 2), 3, 2
+    yield rng.normal(12, 2), 2, 0
+    yield rng.integers(-100, 100, 16, 3).to(torch.int8), 2, 8
+    yield rng.integers(0, 2, 16, 3).bool(), 2, 6
+    yield rng.normal(16, 3).to(torch.bfloat16), 2, 6
+    yield rng.normal(3, 16).T, 2, 8
 
 
-@rope_exam.oracle(
-    2,
-    "neighbours as pairs",
-    "a turn the other way",
-    "frequencies that fall half as fast",
-    "positions counted anew",
-    "a plus where a minus belongs",
-    "the same angle for all pairs",
-    "a base of 10,000 whatever is given",
-    "frequencies from slow to fast",
-    "frequencies that grow",
-    "the number of the head as position",
-)
-def random_turns(rng: Rng) -> Iterator[tuple[Tensor, Tensor, float]]:
-    """Positions in and out of order, several bases."""
-    for H, T, D, theta in ((2, 3, 4, 100.0), (3, 4, 6, 500.0), (1, 5, 8, 50.0)):
-        yield rng.normal(2, H, T, D), rng.integers(3, 20, T), theta
-    yield rng.normal(1, 2, 4, 6, dtype=torch.float64), torch.arange(7, 11), 5e5
+@halves_exam.property(1)
+def scores_stay(f: Function, rng: Rng) -> None:
+    """Halves with the new weights give the scores that neighbours give with the old ones."""
+    H, D, R, T = 2, 8, 6, 4
+    x, positions = rng.normal(1, T, 5, dtype=torch.float64), torch.arange(T)[None]
+    old, new = list[Tensor](), list[Tensor]()
+    for _ in "qk":
+        weight = rng.normal(H * D, 5, dtype=torch.float64)
+        before = (x @ weight.T).view(1, T, H, D).transpose(1, 2)
+        old.append(rotated(before, positions, 100.0, [(i, i + 1) for i in range(0, R, 2)]))
+        found = f(weight, H, R)
+        same(found, naive_halves(weight, H, R), "the weights")
+        new.append(naive_rotation((x @ found.T).view(1, T, H, D).transpose(1, 2), positions, 100.0, R))
+    same(new[0] @ new[1].mT, old[0] @ old[1].mT, "the scores")
 
 
-@rope_exam.property(1)
-def relative_shift(f: Function, rng: Rng) -> None:
-    """The score of a query and a key depends only on how far apart they are."""
-    q, k = rng.normal(1, 1, 1, 8, dtype=torch.float64), rng.normal(1, 1, 1, 8, dtype=torch.float64)
-    apart = rng.randint(1, 9)
-
-    def score(at: int) -> float:
-        pair = [(q, torch.tensor([at + apart])), (k, torch.tensor([at]))]
-        one, two = (f(x, place, 10_000.0) for x, place in pair)
-        same(one, naive_rope(q, pair[0][1], 10_000.0), f"a query at position {at + apart}")
-        return float((one * two).sum())
-
-    first = score(0)
-    for at in (rng.randint(1, 50), rng.randint(1000, 5000)):
-        same(score(at), first, f"a key at position {at}, {apart} before its query", tolerance=1e-6)
-
-
-@rope_exam.edge(0.5)
-def border_turns(rng: Rng) -> Iterator[tuple[Tensor, Tensor, float]]:
-    """Position 0, one pair, no tokens, a view."""
-    yield rng.normal(1, 2, 3, 4), torch.zeros(3, dtype=torch.int64), 10_000.0
-    yield rng.normal(2, 1, 3, 2), torch.tensor([5, 1, 5]), 10_000.0
-    yield rng.normal(1, 2, 0, 4), torch.arange(0), 10_000.0
-    yield rng.normal(2, 3, 4, 6).transpose(1, 2), torch.arange(3), 1000.0
-
-
-@rope_exam.edge(0.5, "angles in float32")
-def far_out(rng: Rng) -> Iterator[tuple[Tensor, Tensor, float]]:
-    """Positions of 100,000 and more."""
-    yield rng.normal(1, 1, 4, 16), rng.integers(100_000, 1_000_000, 4), 10_000.0
-
-
-rope_exam.operations(0.5, "tokens", (5, 200), lambda rng, T: (rng.normal(1, 2, T, 4), torch.arange(T), 1e4))
-
-
-rope_exam.conduct(0.5, PACKAGE)
-
+halves_exam.conduct(0.5, *FORBIDDEN, "myllm.weights.*")
 
 # 08.3
 
-
-def naive_swiglu(x: Tensor, gate: Tensor, up: Tensor, down: Tensor, /) -> Tensor:
-    """Number by number; for SiLU, another writing: g / (1 + exp(-g))."""
-    y = x.double()[..., None, :]
-    g, u = (y * gate.double()).sum(-1), (y * up.double()).sum(-1)
-    wide = g / (1 + torch.exp(-g)) * u
-    return (wide[..., None, :] * down.double()).sum(-1).to(x.dtype)
+Step = tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor], float, int]
 
 
-LINEAR = "torch.nn.functional.linear"
+def naive_step(
+    q: Tensor, k: Tensor, v: Tensor, past: tuple[Tensor, Tensor], theta: float, rotary_dim: int, /
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Query by query, in float64."""
+    P, T, group = past[0].shape[2], q.shape[2], q.shape[1] // k.shape[1]
+    positions = torch.arange(P, P + T).repeat(len(q), 1)
+    queries, new = (naive_rotation(one.double(), positions, theta, rotary_dim) for one in (q, k))
+    keys, values = torch.cat([past[0].double(), new], 2), torch.cat([past[1], v], 2).double()
+    out = torch.zeros(q.shape, dtype=torch.float64)
+    for b, h, t in ((b, h, t) for b in range(len(q)) for h in range(q.shape[1]) for t in range(T)):
+        seen = keys[b, h // group, : P + t + 1]
+        weights = torch.softmax(seen @ queries[b, h, t] / math.sqrt(q.shape[-1]), 0)
+        out[b, h, t] = weights @ values[b, h // group, : P + t + 1]
+    return out.to(q.dtype), keys.to(q.dtype), values.to(q.dtype)
 
 
-swiglu_exam = Exam(
-    "08.3",
-    naive_swiglu,
-    tolerance=1e-4,
-)
-
-
-swiglu_exam.example(
-    0.5,
+step_exam = Exam("08.3", naive_step, tolerance=1e-4)
+ROW = torch.tensor([[[[1.0, 0.0]]]])
+step_exam.example(
+    1,
+    (0 * ROW, ROW, 4 * ROW, (ROW, 2 * ROW), 10_000.0, 2),
     (
-        torch.tensor([1.0, 2.0]),
-        torch.tensor([[1.0, 0.0]]),
-        torch.tensor([[0.0, 1.0]]),
-        torch.tensor([[1.0], [10.0]]),
+        3 * ROW,
+        torch.tensor([[[[1.0, 0.0], [math.cos(1), math.sin(1)]]]]),
+        torch.tensor([[[[2.0, 0.0], [4.0, 0.0]]]]),
     ),
-    torch.tensor([1.4621172, 14.621172]),
 )
 
 
-def weights(rng: Rng, C: int, F: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
-    """Random matrices for gate, up and down."""
-    gate, up = rng.normal(2, F, C, dtype=dtype)
-    return gate, up, rng.normal(C, F, dtype=dtype)
+def step(
+    rng: Rng, B: int, H: int, K: int, P: int, T: int, D: int, R: int, dtype: torch.dtype = torch.float32
+) -> Step:
+    """Random arguments."""
+    q, *new = (rng.normal(B, n, T, D, dtype=dtype) * 1.5 for n in (H, K, K))
+    keys, values = (rng.normal(B, K, P, D, dtype=dtype) * 1.5 for _ in range(2))
+    return q, new[0], new[1], (keys, values), 100.0, R
 
 
-@swiglu_exam.oracle(
-    1.5,
-    "gate and up exchanged",
-    "a sigmoid in place of SiLU",
-    "a sum in place of the product",
-    "weights used as (in, out)",
-    "a ReLU in place of SiLU",
-    "no bend",
-    "both projections bent",
-    "the product bent",
-    "nothing behind the gate",
+@step_exam.oracle(
+    3,
+    "new queries at positions from 0",
+    "new keys at positions from 0",
+    "the cached keys rotated again",
+    "the key heads in the order of `repeat`",
+    "a mask that ignores the cache",
+    "later tokens seen",
+    "a cache with a copy for each query head",
+    "the values rotated, too",
+    "a cache of keys that are not rotated",
+    "the code as it was",
 )
-def random_networks(rng: Rng) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-    """Narrow, square and wide networks."""
-    yield rng.normal(2, 3, 4), *weights(rng, 4, 11)
-    yield rng.normal(5, 3), *weights(rng, 3, 3)
-    yield rng.normal(4, 6), *weights(rng, 6, 2)
-    yield rng.normal(3, 2, 5, dtype=torch.float64), *weights(rng, 5, 16, torch.float64)
+def random_steps(rng: Rng) -> Iterator[Step]:
+    """Several new tokens behind a cache; two and three heads with keys."""
+    yield step(rng, 2, 4, 2, 3, 3, 6, 4)
+    yield step(rng, 1, 6, 2, 5, 2, 4, 4)
+    yield step(rng, 2, 6, 3, 2, 4, 8, 6)
 
 
-@swiglu_exam.edge(0.5, "a sigmoid of exponentials that overflow")
-def border_networks(rng: Rng) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-    """Large numbers, zeros, one position, no position, a view, a width of 1."""
-    large = torch.tensor([[1e3, -1e3], [1e4, 1e4], [-1e6, 1e6]], dtype=torch.float64)
-    yield large, *weights(rng, 2, 6, torch.float64)
-    yield torch.zeros(2, 3), *weights(rng, 3, 5)
-    yield rng.normal(4), *weights(rng, 4, 8)
-    yield rng.normal(2, 0, 4), *weights(rng, 4, 8)
-    yield rng.normal(2, 4, 3).transpose(1, 2), *weights(rng, 4, 1)
+@step_exam.edge(1)
+def border_steps(rng: Rng) -> Iterator[Step]:
+    """No cache, one token, one head, as many key heads as query heads, float64."""
+    yield step(rng, 2, 4, 2, 0, 4, 4, 4)
+    yield step(rng, 1, 4, 2, 5, 1, 4, 2)
+    yield step(rng, 1, 1, 1, 0, 1, 3, 2)
+    yield step(rng, 2, 3, 3, 2, 2, 4, 0, torch.float64)
 
 
-@swiglu_exam.property(0.5)
-def a_closed_gate(f: Function, rng: Rng) -> None:
-    """Where the gate is 0 nothing passes, and what passes grows in step with `up`."""
-    x, (gate, up, down) = rng.normal(3, 4), weights(rng, 4, 9)
-    once = f(x, gate, up, down)
-    same(once, naive_swiglu(x, gate, up, down), "three positions", tolerance=1e-4)
-    same(f(x, torch.zeros_like(gate), up, down), torch.zeros(3, 4), "a gate of zeros")
-    same(f(x, gate, 2 * up, down), 2 * once, "twice the matrix `up`", tolerance=1e-4)
+@step_exam.property(1)
+def pieces_of_a_text(f: Function, rng: Rng) -> None:
+    """A text in pieces, each with the cache of those before, gives the results of one piece."""
+    q, k, v, past, theta, R = step(rng, 2, 4, 2, 0, 7, 4, 4, torch.float64)
+    whole = naive_step(q, k, v, past, theta, R)
+    for cuts in ((0, 3, 7), (0, 1, 2, 6, 7)):
+        cache: Any = past
+        for i, j in pairwise(cuts):
+            found: Any = f(q[:, :, i:j], k[:, :, i:j], v[:, :, i:j], cache, theta, R)
+            same(found[0], whole[0][:, :, i:j], f"positions {i} to {j - 1}")
+            cache = found[1], found[2]
+        same(cache, whole[1:], "the cache at the end")
 
 
-@swiglu_exam.cost(0.5)
-def three_products(f: Function, rng: Rng) -> None:
-    """The three matrix products are computed once each, for all positions together."""
-    cases = [(texts, (rng.normal(texts, 2, 5), *weights(rng, 5, 20))) for texts in (3, 100)]
-    for (texts, _), count in zip(cases, same_operations(f, "texts", cases), strict=True):
-        rows = 2 * texts
-        least = 3 * 2 * rows * 5 * 20
-        expect(count.flops <= least, f"{rows} positions took {count.flops} FLOPs where {least} are enough.")
-
-
-swiglu_exam.conduct(0.5, PACKAGE, LINEAR, "torch.nn.functional.silu", "torch.nn.functional.glu")
-
+step_exam.conduct(1, *FORBIDDEN)
 
 # 08.4
 
-
-def scaled(result: Callable[[float, float, float, float, float], float]) -> Function:
-    """Frequency by frequency; ``result`` takes it, its turns, the factor, low and high."""
-
-    def scale(freq: Tensor, factor: float, original_context: int, low: float, high: float) -> Tensor:
-        found = [
-            result(f, original_context / (2 * math.pi / f), factor, low, high)
-            for f in cast("list[float]", freq.tolist())
-        ]
-        return torch.tensor(found, dtype=torch.float64)
-
-    return scale
+Budget = tuple[int, int, int, int, int, int, bool, int, int]
 
 
-def by_turns(f: float, turns: float, factor: float, low: float, high: float) -> float:
-    """Right: three cases."""
-    if turns >= high:
-        return f
-    if turns <= low:
-        return f / factor
-    slow = f / factor
-    return slow + (f - slow) * (turns - low) / (high - low)
+def naive_size(V: int, L: int, C: int, H: int, K: int, D: int, tied: bool, inner: int) -> int:
+    """The shapes of all parameters."""
+    block = [(H * D, C), (K * D, C), (K * D, C), (C, H * D), (inner, C), (inner, C), (C, inner), (C,), (C,)]
+    outside = [(V, C), (C,), *[(V, C)] * (not tied)]
+    return L * sum(map(math.prod, block)) + sum(map(math.prod, outside))
 
 
-def naive_frequencies(
-    freq: Tensor, factor: float, original_context: int, low: float, high: float, /
-) -> Tensor:
-    """One after the other, by three cases."""
-    return scaled(by_turns)(freq, factor, original_context, low, high)
+def naive_widest(
+    vocab_size: int,
+    n_layer: int,
+    n_embd: int,
+    n_head: int,
+    n_kv_head: int,
+    head_dim: int,
+    tied: bool,
+    multiple: int,
+    budget: int,
+    /,
+) -> tuple[int, int] | None:
+    """By bisection over the multiples."""
+    model = vocab_size, n_layer, n_embd, n_head, n_kv_head, head_dim, tied
+    low, high = 0, 1
+    while naive_size(*model, high * multiple) <= budget:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if naive_size(*model, middle * multiple) <= budget else (low, middle)
+    return (low * multiple, naive_size(*model, low * multiple)) if low else None
 
 
-def by_wavelength(f: float, turns: float, factor: float, low: float, high: float) -> float:
-    """Wrong: a straight line in the wavelength."""
-    if turns >= high or turns <= low:
-        return by_turns(f, turns, factor, low, high)
-    keep = (1 / low - 1 / turns) / (1 / low - 1 / high)
-    return keep * f + (1 - keep) * f / factor
+budget_exam = Exam("08.4", naive_widest)
+budget_exam.example(1, (49_152, 30, 576, 9, 3, 64, True, 256, 135_000_000), (1536, 134515008))
 
 
-FREQUENCY_MISTAKES: "Mistakes[[Tensor, float, int, float, float]]" = {
-    "a straight line in the wavelength": (
-        scaled(by_wavelength),
-        "The line is straight in the number of turns, not in tokens per turn.",
-    )
-}
-
-
-frequency_exam = Exam(
-    "08.4",
-    naive_frequencies,
-)
-
-
-TURN = 2 * math.pi
-
-
-frequency_exam.example(
-    0.5,
-    (torch.tensor([0.1, 0.025, 0.01], dtype=torch.float64) * TURN, 8.0, 100, 1.0, 4.0),
-    torch.tensor([0.1, 0.0140625, 0.00125], dtype=torch.float64) * TURN,
-)
-
-
-@frequency_exam.oracle(
+@budget_exam.oracle(
     2,
-    "all frequencies divided",
-    "a step in place of the slope",
-    "fast and slow exchanged",
-    "radians in place of turns",
-    "a slope without an end",
-    "a product in place of the division",
-    mistakes=FREQUENCY_MISTAKES,
+    "two matrices in place of three",
+    "as many key heads as query heads",
+    "projections from C to C",
+    "a head that is always tied",
+    "no norms",
+    "one norm in each block",
+    "no norm before the head",
+    "norms with biases",
+    "no output projection",
+    "any width, not a multiple",
+    "the width that exceeds the budget first",
+    "the budget as the number of parameters",
 )
-def random_frequencies(rng: Rng) -> Iterator[tuple[Tensor, float, int, float, float]]:
-    """Pairs of all three kinds: LLaMA 3.1's numbers, and others."""
-    usual = 500_000.0 ** -(torch.arange(64, dtype=torch.float64) / 64)
-    yield usual, 8.0, 8192, 1.0, 4.0
-    for _ in range(3):
-        low, context = rng.uniform(0.5, 3), rng.randint(50, 5000)
-        high = low + rng.uniform(2, 9)
-        turns = torch.tensor([high + 2, (low + high) / 2, low / 2, low + 0.3, high - 0.3, high * 5, low / 9])
-        yield turns.double() * TURN / context, rng.uniform(2, 40), context, low, high
+def random_budgets(rng: Rng) -> Iterator[Budget]:
+    """Models with several multiples of width; tied and not."""
+    for tied in (True, False, True, False):
+        K, C, L, multiple = rng.randint(2, 3), rng.randint(20, 40), rng.randint(3, 6), rng.randint(5, 9)
+        model = rng.randint(50, 90), L, C, K * rng.randint(2, 4), K, rng.randint(12, 19), tied
+        fit = multiple * rng.randint(8, 20)
+        yield *model, multiple, naive_size(*model, fit) + rng.randint(4 * L * C, 3 * L * C * (multiple - 1))
 
 
-@frequency_exam.edge(0.5)
-def border_frequencies(rng: Rng) -> Iterator[tuple[Tensor, float, int, float, float]]:
-    """A factor of 1, no pair, one pair, only fast and only slow ones."""
-    freq = torch.rand(5, dtype=torch.float64) + 0.01
-    yield freq, 1.0, 100, 1.0, 4.0
-    yield freq[:0], 8.0, 100, 1.0, 4.0
-    yield freq[:1] * 0 + TURN * 0.02, 8.0, 100, 1.0, 4.0
-    yield freq, 8.0, 10**6, 1.0, 4.0
-    yield freq / 1e6, 8.0, 100, 1.0, 4.0
+@budget_exam.edge(1)
+def border_budgets(rng: Rng) -> Iterator[Budget]:
+    """Budgets that fit exactly, too small ones, numbers beyond 64 bits."""
+    model = 20, 2, 6, 4, 2, 3, rng.random() < 0.5
+    for width in (8, 24):
+        yield *model, 8, naive_size(*model, width)
+        yield *model, 8, naive_size(*model, width) - 1
+    yield *model, 8, naive_size(*model, 7)
+    yield *model, 1, 0
+    yield *model, 1, naive_size(*model, 10**20 + rng.randint(1, 99)) - 1
+    n = 10**10 + rng.randint(1, 99)
+    yield n, n, n, 3 * n, n, n, False, n, naive_size(n, n, n, 3 * n, n, n, False, 5 * n) + 1
 
 
-frequency_exam.operations(
-    0.5,
-    "pairs",
-    (5, 200),
-    lambda rng, n: (rng.normal(n, dtype=torch.float64).abs() + 0.001, 8.0, 100, 1.0, 4.0),
+@budget_exam.cost(0.5)
+def no_search(f: Function, rng: Rng) -> None:
+    """The work does not grow with the budget."""
+    f(20, 2, 6, 4, 2, 3, True, 1, 5000)  # what happens only once, such as an import
+    small, large = (effort(f, 20, 2, 6, 4, 2, 3, True, 1, budget) for budget in (5_000, 500_000))
+    expect(large < small + 2000, "a budget of 500,000 took far more work than one of 5,000")
+
+
+budget_exam.conduct(0.5, "myllm.config.*", "myllm.accounting.*", *FORBIDDEN)
+
+# 08.5
+
+Rows = list[dict[str, Any]]
+Choice = tuple[str | None, dict[str, str]]
+
+
+def naive_choice(rows: Rows, trained: int, needed: int, /) -> Choice:
+    """Rule by rule."""
+    left, reasons = [*rows], dict[str, str]()
+    plain: list[float] = next(row for row in rows if row["name"] == "none")["losses"][trained]
+
+    def drop(rule: str, names: list[str]) -> None:
+        reasons.update(dict.fromkeys(names, rule))
+        left[:] = [row for row in left if row["name"] not in names]
+
+    def worse(row: dict[str, Any], length: int, than: list[float]) -> bool:
+        return all(loss > other for loss in row["losses"][length] for other in than)
+
+    drop(
+        "unmeasured", [r["name"] for r in left if not all(r["losses"].get(n, []) for n in (trained, needed))]
+    )
+    drop("short", [r["name"] for r in left if worse(r, trained, plain)])
+    if not left:
+        return None, reasons
+    ranked = sorted(left, key=lambda r: sum(r["losses"][needed]) / len(r["losses"][needed]))
+    drop("long", [r["name"] for r in left if worse(r, needed, ranked[0]["losses"][needed])])
+    chosen = left[0]["name"]
+    drop("order", [r["name"] for r in left[1:]])
+    return chosen, reasons
+
+
+def table(rng: Rng) -> tuple[Rows, int, int]:
+    """A table in which every rule drops a method."""
+    trained, middle, needed = (2**k * rng.randint(5, 9) for k in (3, 6, 9))
+    short, long = rng.uniform(1, 2), rng.uniform(3, 4)
+
+    def row(name: str, at_trained: list[float], at_needed: list[float]) -> dict[str, Any]:
+        losses = {trained: [short + x for x in at_trained], needed: [long + x for x in at_needed]}
+        return {"name": name, "losses": {middle: [rng.random(), 9 * rng.random()]} | losses}
+
+    rows = [
+        row("none", [0.0, 0.02, 0.04], [3.0, 3.1, 3.2]),
+        row("linear", [0.05, 0.06, 0.07], [-1.0, -1.1, -0.9]),
+        row("dynamic", [0.03, 0.2, 0.3], [0.0, 0.1, 0.2]),  # the best mean of those that are left
+        row("llama3", [0.0, 0.01, 0.5], [0.15, 0.4, 0.5]),
+        row("yarn", [-0.02, 0.0, 0.01], [0.2, 0.3, 0.4]),
+        row("halved", [0.0, 0.0, 0.01], [0.21, 0.22, 0.23]),
+        row("lucky", [0.02, 0.02, 0.02], [-0.5, 0.9, 0.8]),
+    ]
+    del rows[rng.randint(3, 4)]["losses"][needed if rng.random() < 0.5 else trained]
+    rows.append({"name": "unfinished", "losses": {trained: [short], needed: []}})
+    return rng.sample(rows, len(rows)), trained, needed
+
+
+scaling_exam = Exam("08.5", naive_choice)
+scaling_exam.example(
+    1,
+    (
+        [
+            {"name": "none", "losses": {64: [1.5, 1.6], 256: [3.0, 3.1]}},
+            {"name": "linear", "losses": {64: [1.7, 1.8], 256: [1.8, 1.9]}},
+            {"name": "yarn", "losses": {64: [1.5, 1.7], 256: [1.9, 2.0]}},
+        ],
+        64,
+        256,
+    ),
+    ("yarn", {"linear": "short", "none": "long"}),
 )
 
 
-frequency_exam.conduct(0.5, PACKAGE, "transformers.*")
+@scaling_exam.oracle(
+    2.5,
+    "the method with the lowest mean",
+    "short texts that are never compared",
+    "long texts that are never compared",
+    "means compared with means on short texts",
+    "the mean of the best in place of its highest loss",
+    "a best method from the whole table",
+    "the best seed in place of the best mean",
+)
+def random_tables(rng: Rng) -> Iterator[tuple[Rows, int, int]]:
+    """Tables in which each rule drops a method."""
+    for _ in range(6):
+        yield table(rng)
+
+
+@scaling_exam.edge(1.5)
+def border_tables(rng: Rng) -> Iterator[tuple[Rows, int, int]]:
+    """Nobody measured; one method; equal losses; a length that is the trained one."""
+    rows, trained, needed = table(rng)
+    yield rows, trained, needed + 1
+    yield [row for row in rows if row["name"] == "none"], trained, needed
+    yield rows, trained, trained
+    yield [row | {"losses": {trained: [2.5], needed: [2.5, 2.5]}} for row in rows], trained, needed
+    yield [{"name": "none", "losses": {trained: [1.0]}}, *rows[:0]], trained, needed
+
+
+@scaling_exam.property(0.5)
+def everyone_has_a_reason(f: Function, rng: Rng) -> None:
+    """Every method but the chosen one has a reason, and the order of the table settles the rest."""
+    rows, *rest = table(rng)
+    for one in (rows, rows[::-1]):
+        same(f(one, *rest), naive_choice(one, *rest), "the choice")
+
+
+scaling_exam.conduct(0.5, "myllm.config.*", *FORBIDDEN)
