@@ -30,6 +30,7 @@ def shifted(tokens: Tensor, starts: Tensor, block_size: int) -> tuple[Tensor, Te
         tensor([[13, 14, 15],
                 [11, 12, 13]])
     """
+    # May not be called: myllm.data.*.
     raise NotImplementedError
 
 
@@ -57,6 +58,7 @@ def count_windows(n: int, block_size: int, stride: int) -> int:
         >>> count_windows(9, 4, 2)
         3
     """
+    # May not be called: myllm.data.*.
     raise NotImplementedError
 
 
@@ -87,4 +89,5 @@ def documents_and_positions(lengths: list[int], block_size: int) -> tuple[Tensor
         >>> position
         tensor([0, 1, 0, 1, 2, 0])
     """
+    # May not be called: myllm.data.*.
     raise NotImplementedError

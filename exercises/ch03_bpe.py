@@ -24,6 +24,7 @@ def count_pairs(words: dict[tuple[int, ...], int]) -> dict[tuple[int, int], int]
         >>> count_pairs({(1, 2, 3): 5, (2, 3): 1})
         {(1, 2): 5, (2, 3): 6}
     """
+    # May not be called: myllm.tokenizers.*, tiktoken.*, tokenizers.*.
     raise NotImplementedError
 
 
@@ -47,6 +48,7 @@ def merge(ids: list[int], pair: tuple[int, int], new_id: int) -> list[int]:
         >>> merge([7, 7, 7], (7, 7), 9)
         [9, 7]
     """
+    # May not be called: myllm.tokenizers.*, tiktoken.*, tokenizers.*.
     raise NotImplementedError
 
 
@@ -73,6 +75,7 @@ def encode_chunk(chunk: bytes, merges: dict[tuple[int, int], int]) -> list[int]:
         >>> encode_chunk(b"abc", {(97, 98): 257, (98, 99): 256})
         [97, 256]
     """
+    # May not be called: myllm.tokenizers.*, tiktoken.*, tokenizers.*.
     raise NotImplementedError
 
 
@@ -102,4 +105,5 @@ def encode_with_special(text: str, special: dict[str, int], encode: Callable[[st
         >>> encode_with_special("hi<|end|>", {"<|end|>": 300}, encode)
         [2, 104, 105, 300]
     """
+    # May not be called: myllm.tokenizers.*, tiktoken.*, tokenizers.*.
     raise NotImplementedError

@@ -27,6 +27,7 @@ def byte_table() -> dict[int, str]:
         >>> table[0], table[10], table[65]
         ('Ā', 'Ċ', 'A')
     """
+    # May not be called: myllm.tokenizers.*, tiktoken.*, tokenizers.*, transformers.*.
     raise NotImplementedError
 
 
@@ -57,6 +58,8 @@ def pad_batch(rows: list[list[int]], pad_id: int, side: str) -> tuple[Tensor, Te
         tensor([[1, 1, 1],
                 [0, 0, 1]])
     """
+    # May not be called: myllm.tokenizers.*, tiktoken.*, tokenizers.*, transformers.*,
+    # torch.nn.utils.rnn.pad_sequence, torch.nn.utils.rnn.pack_sequence.
     raise NotImplementedError
 
 
@@ -100,4 +103,5 @@ def render_chat(
         >>> mask
         [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 0, 0]
     """
+    # May not be called: myllm.tokenizers.*, tiktoken.*, tokenizers.*, transformers.*.
     raise NotImplementedError

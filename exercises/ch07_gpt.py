@@ -35,6 +35,10 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Te
         tensor([[-0.5000,  6.0000],
                 [ 0.0000,  1.0000]])
     """
+    # May not be called: myllm.model.*, torch.layer_norm, torch.native_layer_norm, torch.rms_norm,
+    # torch.group_norm, torch.native_group_norm, torch.batch_norm, torch.instance_norm,
+    # torch.nn.functional.layer_norm, torch.nn.functional.rms_norm, torch.nn.functional.group_norm,
+    # torch.nn.functional.batch_norm, torch.nn.functional.instance_norm.
     raise NotImplementedError
 
 
@@ -65,6 +69,7 @@ def feed_forward(
         >>> feed_forward(torch.tensor([3.0, 1.0]), up_weight, up_bias, down_weight, down_bias)
         tensor([ 1.9546, 20.5460])
     """
+    # May not be called: myllm.model.*, torch.nn.functional.gelu, torch.nn.functional.linear.
     raise NotImplementedError
 
 
@@ -92,6 +97,7 @@ def gpt2_parameters(vocab_size: int, block_size: int, n_layer: int, n_embd: int)
         >>> gpt2_parameters(50_257, 1024, 12, 768)
         124439808
     """
+    # May not be called: myllm.model.*, myllm.config.*, transformers.*.
     raise NotImplementedError
 
 
@@ -115,4 +121,5 @@ def tie(embedding: nn.Embedding, head: nn.Linear) -> None:
         >>> sum(p.numel() for p in nn.ModuleList([embedding, head]).parameters())
         10
     """
+    # May not be called: myllm.model.*.
     raise NotImplementedError

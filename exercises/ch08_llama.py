@@ -33,6 +33,9 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, offset: bool = False) -> Ten
         tensor([[0.1000, 1.4000],
                 [0.0000, 0.0000]])
     """
+    # May not be called: myllm.model.*, torch.rms_norm, torch.layer_norm, torch.native_layer_norm,
+    # torch.group_norm, torch.native_group_norm, torch.nn.functional.rms_norm,
+    # torch.nn.functional.layer_norm, torch.nn.functional.group_norm, torch.nn.functional.normalize.
     raise NotImplementedError
 
 
@@ -60,6 +63,7 @@ def rotate_pairs(x: Tensor, positions: Tensor, theta: float) -> Tensor:
         tensor([[[[ 1.0000,  0.0000],
                   [-0.4161,  0.9093]]]])
     """
+    # May not be called: myllm.model.*.
     raise NotImplementedError
 
 
@@ -88,6 +92,8 @@ def swiglu(x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
         >>> swiglu(torch.tensor([1.0, 2.0]), gate, up, down)
         tensor([ 1.4621, 14.6212])
     """
+    # May not be called: myllm.model.*, torch.nn.functional.linear, torch.nn.functional.silu,
+    # torch.nn.functional.glu.
     raise NotImplementedError
 
 
@@ -117,4 +123,5 @@ def llama3_frequencies(freq: Tensor, factor: float, original_context: int, low: 
         >>> llama3_frequencies(freq, 8.0, 100, 1.0, 4.0) / (2 * math.pi)
         tensor([0.1000, 0.0141, 0.0013], dtype=torch.float64)
     """
+    # May not be called: myllm.model.*, transformers.*.
     raise NotImplementedError

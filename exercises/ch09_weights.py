@@ -44,6 +44,7 @@ def convert_layer(state: dict[str, Tensor], layer: int) -> dict[str, Tensor]:
         (tensor([[2, 8],
                 [3, 9]]), tensor([2, 3]))
     """
+    # May not be called: myllm.weights.*, transformers.*.
     raise NotImplementedError
 
 
@@ -78,6 +79,7 @@ def to_neighbours(qkv: Tensor, n_head: int, n_kv_head: int) -> Tensor:
                 [12, 15, 13, 16, 14, 17],
                 [18, 19, 20, 21, 22, 23]])
     """
+    # May not be called: myllm.weights.*, myllm.llm.*.
     raise NotImplementedError
 
 
@@ -109,6 +111,7 @@ def plan_shards(index: dict[str, Any], wanted: list[str]) -> dict[str, list[str]
         Traceback (most recent call last):
         ValueError: '../part-3.safetensors' is no plain name of a safetensors file
     """
+    # May not be called: myllm.weights.*, huggingface_hub.*, transformers.*.
     raise NotImplementedError
 
 
@@ -139,4 +142,5 @@ def compare_keys(
         >>> compare_keys(wanted, found, False)
         (['norm.weight', 'lm_head.weight'], ['norm.wieght'], ['embed_tokens.weight'])
     """
+    # May not be called: myllm.weights.*, torch.nn.Module.load_state_dict.
     raise NotImplementedError
