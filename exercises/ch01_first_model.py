@@ -63,6 +63,7 @@ def is_right(score: Callable[[Tensor, Tensor, int], Any]) -> bool:
         >>> is_right(hopeful)
         False
     """
+    # May not be called: myllm.evaluation.*.
     raise NotImplementedError
 
 

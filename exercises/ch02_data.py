@@ -48,6 +48,7 @@ def scoring_windows(tokens: Tensor, block_size: int, stride: int) -> tuple[Tenso
                 [-100,   14,   15],
                 [-100, -100,   16]])
     """
+    # May not be called: myllm.data.*.
     raise NotImplementedError
 
 
@@ -85,6 +86,7 @@ def plan(
         >>> plan([4, 2, 5], 256, 6, 3, 4, 2)
         ([140, 138, 160], 2)
     """
+    # May not be called: myllm.data.*.
     raise NotImplementedError
 
 
@@ -116,6 +118,7 @@ def documents_and_positions(lengths: list[int], block_size: int) -> tuple[Tensor
         >>> position
         tensor([0, 1, 0, 1, 2, 0])
     """
+    # May not be called: myllm.data.*.
     raise NotImplementedError
 
 
@@ -158,6 +161,7 @@ def epoch_order(
         >>> epoch_order([0, 1, 0], 2, 5, 0, 0, 1)
         [(1, 0)]
     """
+    # May not be called: myllm.data.*.
     raise NotImplementedError
 
 
@@ -204,4 +208,5 @@ def choose_threshold(
         >>> choose_threshold([short, long], [(0.5, True, 4)], 2, 0.3, 0)
         ('short', {'long': 'missed'})
     """
+    # May not be called: myllm.data.*.
     raise NotImplementedError

@@ -42,6 +42,7 @@ def encode_with_dropout(chunk: bytes, merges: dict[Pair, int], drop: Callable[[]
         >>> encode_with_dropout(b"abab", {(97, 98): 256}, lambda: next(answers))
         [97, 98, 256]
     """
+    # May not be called: myllm.tokenizers.*, tiktoken.*, tokenizers.*.
     raise NotImplementedError
 
 
@@ -94,6 +95,7 @@ def merge_and_count(
         >>> merge_and_count({(1, 2, 3): 5}, {(1, 2): 5, (2, 3): 6}, (1, 2), 9)
         ({(9, 3): 5}, {(2, 3): 1, (9, 3): 5})
     """
+    # May not be called: myllm.tokenizers.*, tiktoken.*, tokenizers.*.
     raise NotImplementedError
 
 
@@ -123,6 +125,7 @@ def is_encoder(encode: Callable[[bytes, dict[Pair, int]], Any]) -> bool:
         >>> is_encoder(lambda chunk, merges: list(chunk))
         False
     """
+    # May not be called: myllm.tokenizers.*, tiktoken.*, tokenizers.*.
     raise NotImplementedError
 
 
@@ -154,6 +157,7 @@ def encode_with_special(text: str, special: dict[str, int], encode: Callable[[st
         >>> encode_with_special("hi<|end|>", {"<|end|>": 300}, encode)
         [2, 104, 105, 300]
     """
+    # May not be called: myllm.tokenizers.*, tiktoken.*, tokenizers.*.
     raise NotImplementedError
 
 
@@ -198,4 +202,5 @@ def choose_vocabulary(
         >>> choose_vocabulary(rows, 10, 8, True, 20000, 10, 10)
         (600, {300: 'bits'})
     """
+    # May not be called: myllm.evaluation.*.
     raise NotImplementedError

@@ -38,6 +38,7 @@ def publish(merges: list[tuple[int, int]], special: list[str]) -> tuple[dict[str
         >>> [vocabulary[token] for token in ("!", "Ġ", "Ġt", "Ġth", "<|end|>")]
         [0, 220, 256, 257, 258]
     """
+    # May not be called: myllm.tokenizers.*, tiktoken.*, tokenizers.*, transformers.*.
     raise NotImplementedError
 
 
@@ -105,6 +106,7 @@ def chat_batch(
         >>> y[0, 11:]
         tensor([   2,  111,  107,  301, -100, -100])
     """
+    # May not be called: myllm.tokenizers.*, tiktoken.*, tokenizers.*, transformers.*.
     raise NotImplementedError
 
 
@@ -141,6 +143,7 @@ def defuse(text: str, names: list[str], back: bool) -> str:
         >>> defuse(defuse(text, ["<|im_end|>"], False), ["<|im_end|>"], True) == text
         True
     """
+    # May not be called: myllm.tokenizers.*, tiktoken.*, tokenizers.*, transformers.*.
     raise NotImplementedError
 
 

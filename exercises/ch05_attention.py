@@ -30,6 +30,11 @@ def softmax(x: Tensor) -> Tensor:
         tensor([[0.5000, 0.5000, 0.0000],
                 [0.0000, 0.0000, 0.0000]])
     """
+    # May not be called: myllm.model.*, torch.softmax, torch.log_softmax, torch.logsumexp,
+    # torch.Tensor.softmax, torch.Tensor.log_softmax, torch.Tensor.logsumexp, torch.special.softmax,
+    # torch.special.log_softmax, torch.special.logsumexp, torch.nn.functional.softmax,
+    # torch.nn.functional.log_softmax, torch.nn.functional.softmin, torch.nn.functional.gumbel_softmax,
+    # torch.sparse.softmax, torch.nn.functional.scaled_dot_product_attention.
     raise NotImplementedError
 
 
@@ -56,6 +61,7 @@ def finds_leak(f: Callable[[Tensor], Tensor], shape: tuple[int, int, int]) -> bo
         >>> finds_leak(lambda x: x.flip(1), (1, 2, 3)), finds_leak(lambda x: x.cumsum(1), (1, 2, 3))
         (True, False)
     """
+    # May not be called: myllm.model.*.
     raise NotImplementedError
 
 
@@ -99,6 +105,7 @@ def multi_head(
         tensor([[[2.],
                  [3.]]])
     """
+    # May not be called: myllm.model.*, torch.nn.functional.scaled_dot_product_attention.
     raise NotImplementedError
 
 
@@ -126,6 +133,7 @@ def score_scale(head_dim: int, q_std: float, k_std: float) -> float:
         >>> score_scale(64, 1.0, 2.0)
         0.0625
     """
+    # May not be called: myllm.model.*.
     raise NotImplementedError
 
 
@@ -159,4 +167,6 @@ def packed_attention(x: Tensor, state: Mapping[str, Tensor], n_head: int) -> Ten
         tensor([[[2.],
                  [3.]]])
     """
+    # May not be called: myllm.model.*, torch.nn.functional.scaled_dot_product_attention,
+    # torch.nn.MultiheadAttention, torch.nn.functional.multi_head_attention_forward.
     raise NotImplementedError

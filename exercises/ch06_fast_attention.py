@@ -38,6 +38,7 @@ def grouped_attention(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor) -> Tenso
         >>> grouped_attention(q, k, v, torch.tensor([[True, False]])).flatten()
         tensor([3., 3.])
     """
+    # May not be called: myllm.model.*, torch.nn.functional.scaled_dot_product_attention.
     raise NotImplementedError
 
 
@@ -81,6 +82,7 @@ def merge_results(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> tuple[T
                 [0.]])
         tensor([0.6931,   -inf])
     """
+    # May not be called: myllm.model.*.
     raise NotImplementedError
 
 
@@ -110,6 +112,7 @@ def is_window(make_mask: Callable[[int, int, int, int], Any]) -> bool:
         >>> is_window(narrow)
         False
     """
+    # May not be called: myllm.model.*.
     raise NotImplementedError
 
 
@@ -145,6 +148,7 @@ def kv_bytes(
         >>> kv_bytes(10, [None, 4], 1, 8, 2, 1000)
         (448, 27)
     """
+    # May not be called: myllm.model.*, myllm.config.*.
     raise NotImplementedError
 
 
@@ -188,4 +192,5 @@ def choose_model(
         >>> choose_model([wide | rest, near | rest], 10, 1, 420)
         ('wide', {'near': 'reach'})
     """
+    # May not be called: myllm.model.*, myllm.config.*.
     raise NotImplementedError

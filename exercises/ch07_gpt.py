@@ -44,6 +44,7 @@ def is_layer_norm(norm: Callable[[Tensor, Tensor, Tensor | None, float], Any]) -
         >>> is_layer_norm(lambda x, weight, bias, eps: x - x.mean(-1, keepdim=True))
         False
     """
+    # May not be called: myllm.model.*.
     raise NotImplementedError
 
 
@@ -83,6 +84,7 @@ def gpt2_layer(x: Tensor, state: Mapping[str, Tensor], layer: int, n_head: int) 
         tensor([[[3.],
                  [6.]]])
     """
+    # May not be called: myllm.model.*, myllm.weights.*, transformers.*.
     raise NotImplementedError
 
 
@@ -127,6 +129,7 @@ def gpt_cost(
         >>> gpt_cost(50_257, 1024, 12, 768, 3072, True, True, 1024)
         (124439808, 291648307200)
     """
+    # May not be called: myllm.model.*, myllm.config.*, myllm.accounting.*.
     raise NotImplementedError
 
 
@@ -166,4 +169,5 @@ def gpt2_logits(ids: Tensor, state: Mapping[str, Tensor], n_head: int) -> Tensor
         tensor([[[ 1., -1.],
                  [-1.,  1.]]])
     """
+    # May not be called: myllm.model.*, myllm.weights.*, transformers.*.
     raise NotImplementedError

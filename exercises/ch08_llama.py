@@ -40,6 +40,7 @@ def rotate_part(x: Tensor, positions: Tensor, theta: float, rotary_dim: int) -> 
         tensor([[[[ 1.0000,  0.0000,  5.0000],
                   [-0.4161,  0.9093,  5.0000]]]])
     """
+    # May not be called: myllm.model.*, transformers.*.
     raise NotImplementedError
 
 
@@ -70,6 +71,7 @@ def to_halves(weight: Tensor, n_head: int, rotary_dim: int) -> Tensor:
         >>> to_halves(torch.arange(10), 2, 4)
         tensor([0, 2, 1, 3, 4, 5, 7, 6, 8, 9])
     """
+    # May not be called: myllm.model.*, transformers.*, myllm.weights.*.
     raise NotImplementedError
 
 
@@ -118,6 +120,7 @@ def cached_attention(
         (tensor([[[[3., 0.]]]]), tensor([[[[1.0000, 0.0000],
                   [0.5403, 0.8415]]]]))
     """
+    # May not be called: myllm.model.*, transformers.*.
     raise NotImplementedError
 
 
@@ -162,6 +165,7 @@ def widest(
         >>> widest(49_152, 30, 576, 9, 3, 64, True, 256, 135_000_000)
         (1536, 134515008)
     """
+    # May not be called: myllm.config.*, myllm.accounting.*, myllm.model.*, transformers.*.
     raise NotImplementedError
 
 
@@ -203,4 +207,5 @@ def choose_scaling(
         >>> choose_scaling(rows, 64, 256)
         ('yarn', {'linear': 'short', 'none': 'long'})
     """
+    # May not be called: myllm.config.*, myllm.model.*, transformers.*.
     raise NotImplementedError

@@ -1,7 +1,8 @@
 """Chapter 9, Weights: the exercises. Replace each ``raise NotImplementedError`` with your answer."""
 
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,40 +11,64 @@ from torch import Tensor
 from myllm.grading import exercise
 
 
-@exercise("09.1", "A layer of GPT-2", points=6, minutes=15, difficulty=2, section="transposes")
-def convert_layer(state: dict[str, Tensor], layer: int) -> dict[str, Tensor]:
-    """Bring the matrices of one layer of GPT-2 into our form: turned, cut and renamed.
+@exercise("09.1", "Fix the converter", points=6, minutes=20, difficulty=2, section="transposes")
+def convert_neox(state: dict[str, Tensor], n_head: int) -> dict[str, Tensor]:
+    r"""Debug a converter for the layers of GPT-NeoX: it runs, and what it returns is wrong.
 
-    Layer 7 has four parts, each with a ``.weight`` and a ``.bias``; the other layers have the same:
+    GPT-NeoX stores its matrices as (out, in), as ``nn.Linear`` does. Queries, keys and values are the rows of
+    one matrix, head by head: D rows of queries of the first head, D rows of its keys, D rows of its values,
+    then the same for the second head, and so on. The numbers of the bias have the same order. This version
+    has six mistakes::
 
-    - ``transformer.h.7.attn.c_attn``: the weight is (C, 3C), with the columns of the queries, then those of
-      the keys, then those of the values. It becomes ``layers.7.self_attn.q_proj``,
-      ``layers.7.self_attn.k_proj`` and ``layers.7.self_attn.v_proj``.
-    - ``transformer.h.7.attn.c_proj``, (C, C), becomes ``layers.7.self_attn.o_proj``.
-    - ``transformer.h.7.mlp.c_fc``, (C, F), becomes ``layers.7.mlp.up_proj``.
-    - ``transformer.h.7.mlp.c_proj``, (F, C), becomes ``layers.7.mlp.down_proj``.
+        parts = {
+            "input_layernorm": "input_layernorm",
+            "attention.query_key_value": "self_attn",
+            "attention.dense": "self_attn.o_proj",
+            "post_attention_layernorm": "post_attention_layernorm",
+            "mlp.dense_h_to_4h": "mlp.down_proj",
+            "mlp.dense_4h_to_h": "mlp.up_proj",
+        }
+        ours = {}
+        for name, tensor in state.items():
+            found = re.match(r"gpt_neox\.layers\.(\d)\.(.+)\.(weight|bias)", name)
+            if not found or found[2] not in parts:
+                continue
+            layer, part, kind = found.groups()
+            if tensor.ndim == 2 and tensor.shape[0] == tensor.shape[1]:
+                tensor = tensor.T
+            if part == "attention.query_key_value":
+                for letter, piece in zip("qkv", tensor.chunk(3)):
+                    ours[f"layers.{layer}.self_attn.{letter}_proj.{kind}"] = piece
+            else:
+                ours[f"layers.{layer}.{parts[part]}.{kind}"] = tensor
+        return ours
 
     Args:
-        state: names to tensors, those of the whole file. GPT-2 keeps its matrices as (in, out);
-            it computes ``x @ weight + bias``. C and F are any numbers, and may be the same.
-        layer: the number of the layer. All its tensors are in ``state``.
+        state: Names to tensors. Layer 7, for example, has ``gpt_neox.layers.7.input_layernorm.weight``; there
+            may be more than ten layers. Each of the six parts above has a weight and a bias, and
+            ``dense_h_to_4h`` is the first matrix of the feed-forward network. The three buffers
+            ``attention.bias``, ``attention.masked_bias`` and ``attention.rotary_emb.inv_freq`` of a layer
+            hold no weights.
+        n_head: H, 1 or more.
 
     Returns:
-        The six weights and six biases of the layer under our names, and nothing else. Each weight is (out,
-        in), as ``nn.Linear`` wants it. The dtype stays. For full points no number is copied: each tensor
-        shares the memory of the one that it was made of.
+        The weights and biases under our names, the projections as ``self_attn.q_proj``, ``self_attn.k_proj``
+        and ``self_attn.v_proj``, with the dtypes of the file. Buffers are left out.
+
+    Raises:
+        ValueError: A name is neither that of a weight or bias of one of the six parts nor that of one of the
+            three buffers, for example ``gpt_neox.layers.7.mlp.dense_h_to_4h.weight_scale``.
 
     Example:
-        >>> names = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
-        >>> state = {f"transformer.h.0.{name}.weight": torch.zeros(2, 2) for name in names}
-        >>> state |= {f"transformer.h.0.{name}.bias": torch.zeros(2) for name in names}
-        >>> state["transformer.h.0.attn.c_attn.weight"] = torch.arange(12).view(2, 6)
-        >>> state["transformer.h.0.attn.c_attn.bias"] = torch.arange(6)
-        >>> ours = convert_layer(state, 0)
-        >>> ours["layers.0.self_attn.k_proj.weight"], ours["layers.0.self_attn.k_proj.bias"]
-        (tensor([[2, 8],
-                [3, 9]]), tensor([2, 3]))
+        >>> part = "gpt_neox.layers.12.attention"
+        >>> state = {f"{part}.query_key_value.bias": torch.arange(6), f"{part}.masked_bias": torch.ones(1)}
+        >>> for name, tensor in convert_neox(state, 2).items():
+        ...     print(name, tensor)
+        layers.12.self_attn.q_proj.bias tensor([0, 3])
+        layers.12.self_attn.k_proj.bias tensor([1, 4])
+        layers.12.self_attn.v_proj.bias tensor([2, 5])
     """
+    # May not be called: myllm.weights.*, transformers.*.
     raise NotImplementedError
 
 
@@ -78,19 +103,21 @@ def to_neighbours(qkv: Tensor, n_head: int, n_kv_head: int) -> Tensor:
                 [12, 15, 13, 16, 14, 17],
                 [18, 19, 20, 21, 22, 23]])
     """
+    # May not be called: myllm.weights.*, myllm.llm.*.
     raise NotImplementedError
 
 
-@exercise("09.3", "Read an index", points=5, minutes=15, difficulty=2, section="shards")
+@exercise("09.3", "Trust no index", points=5, minutes=15, difficulty=2, section="shards")
 def plan_shards(index: dict[str, Any], wanted: list[str]) -> dict[str, list[str]]:
     """Say which tensors to read from which shard, and trust no index that names anything but plain files.
 
-    A plain file name is a string of the letters a to z and A to Z, digits, ``_``, ``-`` and ``.``. It does
-    not begin with ``.``, and it ends with ``.safetensors``.
+    A plain file name is a string of the letters a to z and A to Z, the digits 0 to 9, ``_``, ``-`` and ``.``,
+    and of no other character of Unicode. It does not begin with ``.``, has no ``..`` anywhere, and ends with
+    ``.safetensors``.
 
     Args:
         index: what the JSON of an index holds. Its ``"weight_map"`` is a dict of names of tensors to names
-            of files; what else it has does not matter.
+            of files, and may be empty; what else it has does not matter.
         wanted: the names of the tensors to read, in any order, none twice.
 
     Returns:
@@ -99,7 +126,7 @@ def plan_shards(index: dict[str, Any], wanted: list[str]) -> dict[str, list[str]
 
     Raises:
         ValueError: there is no ``"weight_map"``, or it is no dict; one of its files has no plain name,
-            whether or not anything wanted lies there; or it lacks a wanted tensor.
+            whether or not anything wanted lies there; or the map lacks a wanted tensor.
 
     Example:
         >>> places = {"w": "part-2.safetensors", "b": "part-2.safetensors", "x": "part-1.safetensors"}
@@ -109,34 +136,84 @@ def plan_shards(index: dict[str, Any], wanted: list[str]) -> dict[str, list[str]
         Traceback (most recent call last):
         ValueError: '../part-3.safetensors' is no plain name of a safetensors file
     """
+    # May not be called: myllm.weights.*, huggingface_hub.*, transformers.*.
     raise NotImplementedError
 
 
-@exercise("09.4", "Compare the keys", points=4, minutes=10, difficulty=1, section="keys")
-def compare_keys(
-    wanted: dict[str, tuple[int, ...]], found: dict[str, Sequence[int]], tied: bool
-) -> tuple[list[str], list[str], list[str]]:
-    """Compare the tensors of a model with those of a file, under the same names.
+@exercise("09.4", "Diagnose a load", points=6, minutes=25, difficulty=2, section="keys")
+def diagnose(
+    wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, Sequence[int]], tied: bool
+) -> tuple[str, list[str]]:
+    """Decide from names and shapes what is wrong with a file of weights, and give the evidence.
+
+    A file *fits* a model if both have the same names, and the same shape under each name. If ``tied`` is
+    true, and only then, the file may leave out ``lm_head.weight``, and no other name. If the file has it, it
+    is treated as any other tensor. The verdict is the first of these that is true:
+
+    - ``"fits"``: The file fits. The evidence is an empty list.
+    - ``"prefix"``: The file would fit if one prefix was removed from all its names that begin with it. A
+      prefix is one or more parts of a name and the dot behind them, such as ``model.``. Two names must not
+      become the same. The evidence is this prefix; at most one will do.
+    - ``"transposed"``: The file would fit if some matrices, of two dimensions, were transposed. The evidence
+      is the names of those whose shapes show it, in the order of ``wanted``.
+    - ``"layers"``: The file has more or fewer layers than the model, and would fit if the layers that only
+      one of them has were left out of both. The layers are numbered from 0, as in ``layers.7.mlp.weight``,
+      and each has one tensor or more. The evidence is the layers left out, such as ``layers.7``, in the order
+      of their numbers.
+    - ``"other"``: The evidence is first, in the order of ``wanted``, each name that the file lacks or has
+      with another shape, and then, in the order of ``found``, each name that the model does not have.
 
     Args:
-        wanted: the name and the shape of each tensor of the model. The head, ``lm_head.weight``, is one of
-            them, tied or not.
-        found: the name and the shape of each tensor of the file. A shape may be a tuple, or a list as in the
-            JSON of a safetensors file: ``[2, 3]`` and ``(2, 3)`` are the same shape.
-        tied: whether the head is the embedding. Then, and only then, the file may leave the head out, and
-            that is no fault. If it is there, it is treated as any other tensor.
+        wanted: The name and the shape of each tensor of the model, ``lm_head.weight`` among them.
+        found: The name and the shape of each tensor of the file. A shape may be a tuple, or a list, as in the
+            header of a safetensors file: ``[2, 3]`` and ``(2, 3)`` are the same shape.
+        tied: Whether the head is the embedding.
 
     Returns:
-        Three lists of names: the *missing*, which the file lacks, in the order of ``wanted``; the
-        *unexpected*, which the model does not have, in the order of ``found``; and the *misshapen*, which
-        both have but with different shapes, in the order of ``wanted``.
+        The verdict and the evidence.
 
     Example:
         >>> wanted = {"embed_tokens.weight": (9, 4), "norm.weight": (4,), "lm_head.weight": (9, 4)}
-        >>> found = {"embed_tokens.weight": [4, 9], "norm.wieght": [4]}
-        >>> compare_keys(wanted, found, True)
-        (['norm.weight'], ['norm.wieght'], ['embed_tokens.weight'])
-        >>> compare_keys(wanted, found, False)
-        (['norm.weight', 'lm_head.weight'], ['norm.wieght'], ['embed_tokens.weight'])
+        >>> diagnose(wanted, {"model.embed_tokens.weight": [9, 4], "model.norm.weight": [4]}, True)
+        ('prefix', ['model.'])
+        >>> diagnose(wanted, {"embed_tokens.weight": [4, 9], "norm.wieght": [4]}, True)
+        ('other', ['embed_tokens.weight', 'norm.weight', 'norm.wieght'])
     """
+    # May not be called: myllm.weights.*.
+    raise NotImplementedError
+
+
+@exercise("09.5", "Distrust a reader", points=6, minutes=30, difficulty=3, section="safetensors")
+def reads_safely(read: Callable[[bytes], dict[str, tuple[str, tuple[int, ...], bytes]]]) -> bool:
+    """Test a reader of safetensors files, by calling it with files that you make.
+
+    Your answer is a test, and it is graded as one: it must pass right readers and fail wrong ones.
+    ``read(data)`` takes the bytes of a whole file. For each tensor it gives, under its name, the dtype as the
+    header says it, the shape as a tuple, and the bytes of the numbers. It must refuse, with a ``ValueError``
+    and nothing else, every file that breaks a rule:
+
+    - A file begins with 8 bytes, the length of the header in bytes, lowest byte first. The header ends within
+      the file.
+    - The header is a JSON object in UTF-8. ``__metadata__`` is not a tensor: the reader passes over it. The
+      other names, whatever their characters, are those of tensors, each an object with ``dtype``, ``shape``
+      and ``data_offsets``, in any order.
+    - A dtype is ``F32``, ``F16`` or ``U8``, with 4, 2 or 1 bytes a number. A size in a shape is 0 or more.
+      The shape ``[]`` means one number.
+    - The offsets, begin and end, count from the first byte after the header. A tensor has as many bytes as
+      dtype and shape say.
+    - Sorted by their offsets, the tensors follow each other from the first byte of the data to the last:
+      there is no gap, no overlap, and nothing left over. The header may list them in another order.
+
+    Args:
+        read: The reader under test. If it is wrong, it returns something else, raises something else, or
+            does not raise, for some file of at most three tensors that breaks at most one of these rules.
+
+    Returns:
+        True if the reader is right, otherwise False.
+
+    Example:
+        >>> reads_safely(lambda data: {})
+        False
+    """
+    # May not be called: myllm.weights.*.
     raise NotImplementedError

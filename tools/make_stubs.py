@@ -5,6 +5,7 @@ from pathlib import Path
 
 from myllm.files import atomic_write
 from myllm.grading.catalogue import stub
+from myllm.grading.engine import exam
 
 ROOT = Path(__file__).parents[1]
 
@@ -12,7 +13,8 @@ ROOT = Path(__file__).parents[1]
 def main(check: bool) -> int:
     """Write every stub, or name those that are missing, stale or without a source; 1 where there are any."""
     wanted = {
-        path.name: stub(path.read_text("utf-8")) for path in sorted((ROOT / "solutions").glob("ch*.py"))
+        path.name: stub(path.read_text("utf-8"), lambda id: exam(id).announced)
+        for path in sorted((ROOT / "solutions").glob("ch*.py"))
     }
     target = ROOT / "exercises"
     found = {path.name: path.read_text("utf-8") for path in sorted(target.glob("*.py"))}

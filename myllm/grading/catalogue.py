@@ -2,6 +2,8 @@
 
 import ast
 import re
+import textwrap
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -22,22 +24,31 @@ def checks(chapter: str) -> Path:
     return folder("solutions") / "checks" / f"ch{chapter}.py"
 
 
-def stub(source: str) -> str:
+def stub(source: str, forbidden: Callable[[str], Sequence[str]] = lambda id: ()) -> str:
     """The text of an answer file with every marked part replaced by ``raise NotImplementedError``.
 
     A marked part that is not indented (a helper function) is left out altogether.
 
+    Args:
+        source: The answer file.
+        forbidden: The names that an answer may not call, from the id of its exercise; a comment lists them.
+
     Raises:
         ValueError: a mark without its partner.
     """
-    lines, inside = list[str](), False
+    lines, inside, id = list[str](), False, ""
     for line in source.splitlines(keepends=True):
+        if found := re.match(r'@exercise\("([\d.]+)"', line):
+            id = found[1]
         mark, indent = line.strip(), line[: len(line) - len(line.lstrip())]
         if mark in (START, END):
             if inside == (mark == START):
                 raise ValueError(f"{mark} without its partner")
             inside = not inside
             if inside and indent:
+                if names := ", ".join(forbidden(id)):
+                    told = textwrap.wrap(f"May not be called: {names}.", 100, break_on_hyphens=False)
+                    lines.extend(f"{indent}# {one}\n" for one in told)
                 lines.append(f"{indent}raise NotImplementedError\n")
         elif not inside:
             lines.append(line)

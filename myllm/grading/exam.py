@@ -75,6 +75,11 @@ class Exam(Generic[P]):
         self.forbidden: list[str] = [*ANSWERS]
         Exam.all[id] = self
 
+    @property
+    def announced(self) -> tuple[str, ...]:
+        """The forbidden names of this exercise, which its card and its stub list."""
+        return tuple(name for name in dict.fromkeys(self.forbidden) if name not in ANSWERS)
+
     def example(self, weight: float, args: tuple[Any, ...], expected: Any) -> None:
         """Add a visible example: the arguments and the result, as the specification shows them."""
 

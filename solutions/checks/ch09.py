@@ -1,5 +1,6 @@
 """Checks of chapter 9: a naive reference, known mistakes and checks for each exercise."""
 
+import json
 import string
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
@@ -10,6 +11,8 @@ from torch import Tensor
 from myllm.grading.exam import Exam, Function, Rng, expect, same
 from myllm.grading.meters import measure
 
+PACKAGE = "myllm.weights.*"
+
 # 09.1
 
 
@@ -17,135 +20,128 @@ State = dict[str, Tensor]
 
 
 PARTS = {
-    "attn.c_attn": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-    "attn.c_proj": ("self_attn.o_proj",),
-    "mlp.c_fc": ("mlp.up_proj",),
-    "mlp.c_proj": ("mlp.down_proj",),
+    "input_layernorm": "input_layernorm",
+    "attention.dense": "self_attn.o_proj",
+    "post_attention_layernorm": "post_attention_layernorm",
+    "mlp.dense_h_to_4h": "mlp.up_proj",
+    "mlp.dense_4h_to_h": "mlp.down_proj",
 }
+BUFFERS = ("attention.bias", "attention.masked_bias", "attention.rotary_emb.inv_freq")
+JOINED = "attention.query_key_value"
 
 
-def naive_layer(state: State, layer: int, /) -> State:
-    """Column by column, piece by piece."""
-    result: State = {}
-    for part, names in PARTS.items():
-        weight, bias = (state[f"transformer.h.{layer}.{part}.{kind}"] for kind in ("weight", "bias"))
-        columns = zip(*cast("list[list[float]]", weight.tolist()), strict=True)
-        pieces = {"weight": torch.tensor([[*column] for column in columns], dtype=weight.dtype), "bias": bias}
-        for kind, whole in pieces.items():
-            size = len(whole) // len(names)
-            for n, name in enumerate(names):
-                result[f"layers.{layer}.{name}.{kind}"] = whole[n * size : (n + 1) * size]
-    return result
+def naive_neox(state: State, n_head: int, /) -> State:
+    """Name by name and row by row."""
+    ours: State = {}
+    for name, tensor in state.items():
+        words = name.split(".")
+        rest = ".".join(words[3:])
+        layer, part, kind = words[2], ".".join(words[3:-1]), words[-1]
+        if rest in BUFFERS:
+            continue
+        if kind not in ("weight", "bias") or part not in (*PARTS, JOINED):
+            raise ValueError(name)
+        if part != JOINED:
+            ours[f"layers.{layer}.{PARTS[part]}.{kind}"] = tensor
+            continue
+        size = len(tensor) // (3 * n_head)
+        for i, letter in enumerate("qkv"):
+            rows = [(3 * head + i) * size + row for head in range(n_head) for row in range(size)]
+            ours[f"layers.{layer}.self_attn.{letter}_proj.{kind}"] = torch.stack(
+                [tensor[row] for row in rows]
+            )
+    return ours
 
 
-PACKAGE = "myllm.weights.*"
-
-
-def draw_state(
-    rng: Rng, size: int, inner: int, layers: tuple[int, ...] = (0, 1), dtype: torch.dtype = torch.float32
+def draw_neox(
+    rng: Rng, H: int, D: int, F: int, layers: Sequence[int], dtype: torch.dtype = torch.float32
 ) -> State:
-    """A file of GPT-2 with these layers; ``size`` is C, ``inner`` is F."""
-    widths = {
-        "attn.c_attn": (size, 3 * size),
-        "attn.c_proj": (size, size),
-        "mlp.c_fc": (size, inner),
-        "mlp.c_proj": (inner, size),
-    }
-    state = {"transformer.wte.weight": rng.normal(7, size, dtype=dtype)}
+    """The layers of a file, with heads of D numbers and a feed-forward network of F."""
+    C, state = H * D, State()
+    shapes = {JOINED: (3 * C, C), "attention.dense": (C, C)}
+    shapes |= {"mlp.dense_h_to_4h": (F, C), "mlp.dense_4h_to_h": (C, F)}
     for layer in layers:
-        for part, shape in widths.items():
-            state[f"transformer.h.{layer}.{part}.weight"] = rng.normal(*shape, dtype=dtype)
-            state[f"transformer.h.{layer}.{part}.bias"] = rng.normal(shape[1], dtype=dtype)
-        state[f"transformer.h.{layer}.ln_1.weight"] = rng.normal(size, dtype=dtype)
-        state[f"transformer.h.{layer}.ln_1.bias"] = rng.normal(size, dtype=dtype)
+        place = f"gpt_neox.layers.{layer}"
+        for part in (JOINED, *PARTS):
+            shape = shapes.get(part, (C,))
+            state[f"{place}.{part}.weight"] = rng.normal(*shape, dtype=dtype)
+            state[f"{place}.{part}.bias"] = rng.normal(shape[0], dtype=dtype)
+        state |= {f"{place}.{name}": torch.ones(1, 1, 2, 2) for name in BUFFERS}
     return state
 
 
-layer_exam = Exam(
-    "09.1",
-    naive_layer,
+neox_exam = Exam("09.1", naive_neox)
+
+
+neox_exam.example(
+    1,
+    (
+        {
+            "gpt_neox.layers.12.attention.query_key_value.bias": torch.arange(6),
+            "gpt_neox.layers.12.attention.masked_bias": torch.ones(1),
+        },
+        2,
+    ),
+    {f"layers.12.self_attn.{letter}_proj.bias": torch.tensor([i, i + 3]) for i, letter in enumerate("qkv")},
 )
 
 
-small = {f"transformer.h.0.{part}.weight": torch.zeros(2, 2) for part in PARTS}
-
-
-small |= {f"transformer.h.0.{part}.bias": torch.zeros(2) for part in PARTS}
-
-
-small["transformer.h.0.attn.c_attn.weight"] = torch.arange(12).view(2, 6)
-
-
-small["transformer.h.0.attn.c_attn.bias"] = torch.arange(6)
-
-
-layer_exam.example(1, (small, 0), naive_layer(small, 0))
-
-
-@layer_exam.oracle(
+@neox_exam.oracle(
     2,
-    "the square matrix as it came",
-    "only those matrices turned that would not fit otherwise",
-    "no matrix turned",
-    "the joined matrix cut along its inputs",
-    "a reshape in place of a transpose",
-    "every third output in the same piece",
-    "queries and keys exchanged",
-    "the joined bias in one piece",
-    "the first layer, whichever was asked for",
+    "the code as it was",
+    "all rows of queries first, then all keys, then all values",
+    "square matrices transposed",
+    "the two matrices of the feed-forward network exchanged",
+    "the rows of a head cut as if its numbers were the outer dimension",
 )
-def random_layers(rng: Rng) -> Iterator[tuple[State, int]]:
-    """Networks wider and narrower than a position."""
-    yield draw_state(rng, 3, 12), 0
-    yield draw_state(rng, 3, 5), 1
-    yield draw_state(rng, 6, 2, (2, 0, 1), torch.float64), 2
+def random_neox(rng: Rng) -> Iterator[tuple[State, int]]:
+    """Two and three heads, networks wider and narrower than a position, more than ten layers."""
+    yield draw_neox(rng, 2, 3, 8, (0, 3)), 2
+    yield draw_neox(rng, 3, 2, 4, (1,), torch.float16), 3
+    yield draw_neox(rng, 2, 2, 9, (9, 2, 0)), 2
 
 
-@layer_exam.edge(1, "square matrices as they came")
-def square_layers(rng: Rng) -> Iterator[tuple[State, int]]:
-    """Networks as wide as a position; one number a position; 16 bits; numbers of two digits; a view."""
-    yield draw_state(rng, 4, 4), 1
-    yield draw_state(rng, 3, 3, (12, 111, 1, 11), torch.bfloat16), 1
-    yield draw_state(rng, 1, 1), 0
-    state = draw_state(rng, 3, 6)
-    yield {name: x.T.contiguous().T if x.ndim > 1 else x for name, x in state.items()}, 1
+@neox_exam.edge(1, "layers above 9 left out", "layers numbered by their last digit")
+def many_layers(rng: Rng) -> Iterator[tuple[State, int]]:
+    """More than ten and a hundred layers, out of order; square networks, one head, one number a head."""
+    yield draw_neox(rng, 2, 1, 3, (12, 1, 10, 2, 112)), 2
+    yield draw_neox(rng, 1, 4, 4, (1, 11), torch.bfloat16), 1
+    yield draw_neox(rng, 3, 2, 6, (21, 20), torch.float64), 3
 
 
-def tensors_of(ours: Any) -> State:
-    """What an answer returned, if it is of the right kind."""
-    fits = isinstance(ours, dict) and all(
-        isinstance(x, Tensor) for x in cast("dict[str, object]", ours).values()
-    )
-    expect(fits, "the result is no dict of tensors")
-    return cast("State", ours)
+@neox_exam.edge(1, "unknown names passed over", "names that only begin well")
+def unknown_names(rng: Rng) -> Iterator[tuple[State, int]]:
+    """Names of other parts and other kinds, beside known ones; a file of buffers alone."""
+    for name in (
+        "mlp.dense_h_to_4h.weight_scale",
+        "mlp.gate.weight",
+        "attention.rotary_emb.weight",
+        "attention.query_key_value.weight.scale",
+        "mlp.dense_h_to_4h.bias_mask",
+    ):
+        state = {f"gpt_neox.layers.0.{name}": rng.normal(2)}
+        known = f"gpt_neox.layers.0.{rng.choice([*PARTS])}.bias"
+        yield {known: rng.normal(2), **state}, 1
+    yield {f"gpt_neox.layers.11.{name}": torch.ones(2) for name in BUFFERS}, 1
 
 
-@layer_exam.property(1)
-def same_outputs(f: Function, rng: Rng) -> None:
-    """`nn.Linear` computes with our tensors what GPT-2 does with its own."""
-    size, inner = rng.randint(2, 5), rng.randint(6, 9)
-    state = draw_state(rng, size, inner, (3, 4))
-    ours = tensors_of(f(state, 3))
-    for part, names in PARTS.items():
-        weight, bias = (state[f"transformer.h.3.{part}.{kind}"] for kind in ("weight", "bias"))
-        x = rng.normal(5, weight.shape[0])
-        for name, expected in zip(names, (x @ weight + bias).chunk(len(names), dim=-1), strict=True):
-            w, b = (ours.get(f"layers.3.{name}.{kind}", torch.zeros(0)) for kind in ("weight", "bias"))
-            fits = w.shape == (expected.shape[1], x.shape[1]) and b.shape == expected.shape[1:]
-            expect(fits, f"the tensors of layers.3.{name} do not fit")
-            same(x @ w.T + b, expected, f"layers.3.{name}", tolerance=1e-4)
+@neox_exam.property(0.5)
+def same_heads(f: Function, rng: Rng) -> None:
+    """`nn.Linear` gives with each of our three matrices what GPT-NeoX takes from its joined outputs."""
+    H, D = rng.randint(2, 4), rng.randint(2, 4)
+    state = draw_neox(rng, H, D, 5, (10,))
+    ours, x = f(state, H), rng.normal(5, H * D)
+    weight, bias = (state[f"gpt_neox.layers.10.{JOINED}.{kind}"] for kind in ("weight", "bias"))
+    joined = (x @ weight.T + bias).view(5, H, 3, D)
+    expect(isinstance(ours, dict), "the result is no dict")
+    for i, letter in enumerate("qkv"):
+        w, b = (ours.get(f"layers.10.self_attn.{letter}_proj.{kind}") for kind in ("weight", "bias"))
+        fits = isinstance(w, Tensor) and isinstance(b, Tensor) and w.shape == (H * D, H * D)
+        expect(fits, f"the {letter}_proj of layer 10 has no weight and bias of the right shape")
+        same(x @ w.T + b, joined[:, :, i].flatten(1), f"the outputs of {letter}_proj", tolerance=1e-4)
 
 
-@layer_exam.cost(0.5)
-def nothing_copied(f: Function, rng: Rng) -> None:
-    """Each tensor shares the memory of the one that it was made of."""
-    state = draw_state(rng, 4, 8)
-    owners = {x.untyped_storage().data_ptr() for x in state.values()}
-    for name, x in tensors_of(f(state, 1)).items():
-        expect(x.untyped_storage().data_ptr() in owners, f"{name} is a copy.")
-
-
-layer_exam.conduct(0.5, PACKAGE, "transformers.*")
+neox_exam.conduct(0.5, PACKAGE, "transformers.*")
 
 
 # 09.2
@@ -168,10 +164,7 @@ def draw_heads(rng: Rng, H: int, K: int, D: int, *rest: int, dtype: torch.dtype 
     return rng.normal((H + 2 * K) * D, *rest, dtype=dtype)
 
 
-neighbour_exam = Exam(
-    "09.2",
-    naive_neighbours,
-)
+neighbour_exam = Exam("09.2", naive_neighbours)
 
 
 neighbour_exam.example(
@@ -274,14 +267,16 @@ Plan = dict[str, list[str]]
 
 
 LETTERS = {*string.ascii_letters, *string.digits, *"_-."}
-
-
 ENDING = ".safetensors"
+# Letters, digits, dots and slashes of other scripts, signs that do not show, and two halves of a letter.
+FOREIGN = "éжß語ªａ٣７²⁄∕／＼։․…．\u0301\u200b\u202e\u00ad\ud800\x85"
 
 
 def plain_name(file: Any) -> bool:
     """Character by character."""
-    return isinstance(file, str) and file.endswith(ENDING) and not file.startswith(".") and {*file} <= LETTERS
+    if not isinstance(file, str) or not {*file} <= LETTERS:
+        return False
+    return file.endswith(ENDING) and not file.startswith(".") and ".." not in file
 
 
 def naive_plan(index: Index, wanted: list[str], /) -> Plan:
@@ -320,10 +315,7 @@ def spoiled(rng: Rng, file: Any, wanted_too: bool) -> tuple[Index, list[str]]:
     return {"weight_map": {good: "part-1.safetensors", bad: file}}, [bad if wanted_too else good]
 
 
-plan_exam = Exam(
-    "09.3",
-    naive_plan,
-)
+plan_exam = Exam("09.3", naive_plan)
 
 
 plan_exam.example(
@@ -352,8 +344,9 @@ def random_indexes(rng: Rng) -> Iterator[tuple[Index, list[str]]]:
     yield draw_index(rng)
     yield index, all_of(index)
     yield index, []
-    names = ["a", "_", "-", "7", "Model_v1.2-x", "a..b", "a.safetensors"]
+    names = ["a", "_", "-", "7", "Model_v1.2-x", "a.b", "a.safetensors"]
     yield {"weight_map": {f"t{n}": f"{name}.safetensors" for n, name in enumerate(names)}}, ["t5", "t0", "t4"]
+    yield {"weight_map": {}}, []
 
 
 @plan_exam.property(0.5)
@@ -368,7 +361,7 @@ def each_read_once(f: Function, rng: Rng) -> None:
 
 
 @plan_exam.edge(
-    1,
+    0.5,
     "paths let through",
     "only the files of wanted tensors looked at",
     "paths cut down to their last part",
@@ -378,8 +371,21 @@ def each_read_once(f: Function, rng: Rng) -> None:
 def paths(rng: Rng) -> Iterator[tuple[Index, list[str]]]:
     """Files of other folders, hidden files, signs that a plain name does not have."""
     names = ["../../secret", "/etc/secret", "sub/model", "..\\secret", "C:secret", "~/secret", "./model"]
-    for n, name in enumerate([*names, ".hidden", "two words", "a\0b"]):
+    for n, name in enumerate([*names, ".hidden", "two words", "a\0b", "a..b", "model."]):
         yield spoiled(rng, f"{name}{ENDING}", wanted_too=n % 2 == 0)
+
+
+@plan_exam.edge(
+    0.5,
+    "the letters and digits of all scripts",
+    "a list of signs that are not allowed",
+    "a range of signs where a hyphen was meant",
+)
+def other_scripts(rng: Rng) -> Iterator[tuple[Index, list[str]]]:
+    """One sign that a plain name does not have: each other sign of ASCII, and some of other scripts."""
+    others = [chr(n) for n in range(128) if chr(n) not in LETTERS]
+    for n, sign in enumerate([*others, *FOREIGN]):
+        yield spoiled(rng, f"part{sign}1{ENDING}", wanted_too=n % 2 == 0)
 
 
 @plan_exam.edge(
@@ -426,120 +432,338 @@ plan_exam.conduct(0.5, PACKAGE, "huggingface_hub.*", "transformers.*")
 # 09.4
 
 
-Keys = tuple[list[str], list[str], list[str]]
-
-
+Shapes = Mapping[str, Sequence[int]]
+Load = tuple[dict[str, tuple[int, ...]], dict[str, Sequence[int]], bool]
+Verdict = tuple[str, list[str]]
 HEAD = "lm_head.weight"
 
 
-Shapes = Mapping[str, Sequence[int]]
+def fit(wanted: Shapes, found: Shapes, tied: bool) -> bool:
+    """Whether both would be the same dictionary."""
+    here = {name: tuple(shape) for name, shape in found.items()}
+    if tied and HEAD in wanted:
+        here.setdefault(HEAD, tuple(wanted[HEAD]))
+    return here == {name: tuple(shape) for name, shape in wanted.items()}
 
 
-def naive_compare(wanted: Shapes, found: Shapes, tied: bool, /) -> Keys:
-    """Name by name."""
-    missing, misshapen = list[str](), list[str]()
+def number_of(name: str) -> int:
+    """The number of the layer that a tensor belongs to; -1 for one that belongs to none."""
+    first, second, *_ = [*name.split("."), "", ""]
+    return int(second) if first == "layers" and second.isdigit() else -1
+
+
+def naive_diagnosis(wanted: Shapes, found: Shapes, tied: bool, /) -> Verdict:
+    """Repair the file in each way, and see whether it fits then."""
+    if fit(wanted, found, tied):
+        return "fits", []
+    for name in found:
+        words = name.split(".")
+        for cut in range(1, len(words)):
+            prefix = ".".join(words[:cut]) + "."
+            shorter = [(n[len(prefix) :] if n[: len(prefix)] == prefix else n, s) for n, s in found.items()]
+            if len(dict(shorter)) == len(found) and fit(wanted, dict(shorter), tied):
+                return "prefix", [prefix]
+    flipped, evidence = {name: tuple(shape) for name, shape in found.items()}, list[str]()
     for name, shape in wanted.items():
-        if name in found:
-            misshapen += [name] if [*shape] != [*found[name]] else []
-        elif not (tied and name == HEAD):
-            missing.append(name)
-    return missing, [name for name in found if name not in wanted], misshapen
+        if name in flipped and len(shape) == 2 and flipped[name] != tuple(shape) == flipped[name][::-1]:
+            flipped[name] = tuple(shape)
+            evidence.append(name)
+    if fit(wanted, flipped, tied):
+        return "transposed", evidence
+    counts = sorted(1 + max([-1, *map(number_of, names)]) for names in (wanted, found))
+    less, same_layers = range(*counts), list[Shapes]()
+    for part in (wanted, found):
+        same_layers.append({name: shape for name, shape in part.items() if number_of(name) not in less})
+    if less and fit(same_layers[0], same_layers[1], tied):
+        return "layers", [f"layers.{n}" for n in less]
+    evidence = [n for n in wanted if n not in found and not (tied and n == HEAD)]
+    evidence += [n for n in wanted if n in found and tuple(wanted[n]) != tuple(found[n])]
+    evidence.sort(key=[*wanted].index)
+    return "other", evidence + [n for n in found if n not in wanted]
 
 
-def draw_keys(rng: Rng) -> tuple[Shapes, Shapes]:
-    """A model, and a file with two tensors missing, two unexpected, two misshapen; the head is in both."""
-    C = rng.randint(3, 6)
-    wanted: dict[str, tuple[int, ...]] = {"embed_tokens.weight": (9, C)}
-    for layer in rng.sample(range(10, 90), 3):
-        wanted[f"layers.{layer}.self_attn.q_proj.weight"] = (C, C)
-        wanted[f"layers.{layer}.mlp.up_proj.weight"] = (2 * C, C)
-        wanted[f"layers.{layer}.input_layernorm.weight"] = (C,)
-    wanted |= {"norm.weight": (C,), "lm_head.weight": (9, C)}
-    names = [*wanted]
-    found: dict[str, Sequence[int]] = {name: [*shape] for name, shape in wanted.items()}
-    found[names[2]] = [C, 2 * C]
-    found[names[1]] = [C, C + 1]
-    for name in names[5], names[4]:
-        found[f"{name.removesuffix('weight')}wieght"] = found.pop(name)
-    return wanted, dict(reversed(found.items()))
+def draw_model(rng: Rng, layers: int, C: int = 4, F: int = 8) -> dict[str, tuple[int, ...]]:
+    """A small model; the order of the names is not that of the alphabet."""
+    shapes: dict[str, tuple[int, ...]] = {"embed_tokens.weight": (9, C)}
+    for n in range(layers):
+        shapes[f"layers.{n}.self_attn.q_proj.weight"] = (C, C)
+        shapes[f"layers.{n}.mlp.up_proj.weight"] = (F, C)
+        shapes[f"layers.{n}.input_layernorm.weight"] = (C,)
+    return {**shapes, "norm.weight": (C,), "norm.scale": (), HEAD: (9, C)}
 
 
-compare_exam = Exam(
-    "09.4",
-    naive_compare,
-)
+def file_of(rng: Rng, wanted: Shapes) -> dict[str, Sequence[int]]:
+    """A file that fits, in another order, with shapes as lists and as tuples."""
+    names = rng.sample([*wanted], len(wanted))
+    return {name: [*wanted[name]] if rng.random() < 0.7 else tuple(wanted[name]) for name in names}
 
 
-compare_exam.example(
+def without(shapes: dict[str, Any], *names: str) -> dict[str, Any]:
+    """The others."""
+    return {name: shape for name, shape in shapes.items() if name not in names}
+
+
+diagnosis_exam = Exam("09.4", naive_diagnosis)
+SMALL: Any = {"embed_tokens.weight": (9, 4), "norm.weight": (4,), HEAD: (9, 4)}
+diagnosis_exam.example(
     0.5,
-    (
-        {"embed_tokens.weight": (9, 4), "norm.weight": (4,), "lm_head.weight": (9, 4)},
-        {"embed_tokens.weight": [4, 9], "norm.wieght": [4]},
-        True,
-    ),
-    (["norm.weight"], ["norm.wieght"], ["embed_tokens.weight"]),
+    (SMALL, {"model.embed_tokens.weight": [9, 4], "model.norm.weight": [4]}, True),
+    ("prefix", ["model."]),
+)
+diagnosis_exam.example(
+    0.5,
+    (SMALL, {"embed_tokens.weight": [4, 9], "norm.wieght": [4]}, True),
+    ("other", ["embed_tokens.weight", "norm.weight", "norm.wieght"]),
 )
 
 
-@compare_exam.oracle(
-    1,
-    "missing and unexpected exchanged",
-    "names in the order of the alphabet",
-    "a misshapen tensor that is missing, too",
-    "the first of each kind",
+@diagnosis_exam.oracle(
+    2,
     "lists compared with tuples",
-    "shapes that nobody compares",
-    "the numbers of each tensor counted",
-)
-def random_keys(rng: Rng) -> Iterator[tuple[Shapes, Shapes, bool]]:
-    """Two of each kind; a file without a fault; head and tie are as they should be."""
-    for _ in range(3):
-        yield *draw_keys(rng), False
-    wanted, _ = draw_keys(rng)
-    yield wanted, {name: [*shape] for name, shape in wanted.items()}, False
-
-
-@compare_exam.edge(
-    1,
-    "a tied head missing",
     "a head that is never missing",
-    "a tied head that is unexpected",
-    "a tied head whose shape nobody compares",
-    "the rule for the embedding as well",
+    "a tied head missing",
+    "a prefix of one part only",
+    "all matrices transposed",
+    "the layers in the order of the alphabet",
+    "the first fault alone",
+    "what the model does not have before what the file lacks",
 )
-def heads(rng: Rng) -> Iterator[tuple[Shapes, Shapes, bool]]:
-    """Tied and untied, with the head and without, and with one of another shape; no embedding."""
-    wanted, found = draw_keys(rng)
-    headless = {name: shape for name, shape in found.items() if name != HEAD}
-    for tied in (True, False):
-        yield wanted, headless, tied
-        yield wanted, found, tied
-        yield wanted, {**found, HEAD: [8, 4]}, tied
-        yield wanted, {name: shape for name, shape in headless.items() if "embed" not in name}, tied
-    yield {**wanted, f"draft.{HEAD}": (9, 4)}, headless, True
+def one_fault(rng: Rng) -> Iterator[Load]:
+    """Files that fit, with the head and without, and with one fault of each kind."""
+    wanted = draw_model(rng, 2)
+    found = file_of(rng, wanted)
+    yield wanted, found, False
+    yield wanted, without(found, HEAD), True
+    yield wanted, without(found, HEAD), False
+    for prefix in ("model.", "base.model."):
+        yield wanted, {n if n == HEAD else prefix + n: s for n, s in found.items()}, rng.random() < 0.5
+    names = [f"layers.{n}.mlp.up_proj.weight" for n in range(2)]
+    yield wanted, {**found, **{name: wanted[name][::-1] for name in names}}, False
+    for here, there in ((2, 12), (13, 3), (0, 2)):
+        yield draw_model(rng, here), file_of(rng, draw_model(rng, there)), True
+    lost = rng.sample([*without(wanted, HEAD)], 2)
+    yield wanted, {**without(found, *lost), "extra.bias": [4], "a.scale": []}, rng.random() < 0.5
 
 
-@compare_exam.edge(0.5)
-def border_keys(rng: Rng) -> Iterator[tuple[Shapes, Shapes, bool]]:
-    """An empty file, shapes as tuples, single numbers, a longer shape with the same beginning."""
-    wanted, found = draw_keys(rng)
-    yield wanted, {}, False
-    yield wanted, {name: tuple(shape) for name, shape in found.items()}, False
-    yield {**wanted, "scale": (), "bias": (1,)}, {**found, "scale": [1], "bias": []}, False
-    yield {**wanted, "scale": (), "bias": (4,)}, {**found, "scale": [], "bias": [4, 1]}, False
+@diagnosis_exam.edge(
+    1,
+    "a rule for every name that ends in lm_head.weight",
+    "a rule for every name that begins with lm_head",
+    "a head that nobody compares",
+    "shapes compared as far as the shorter one goes",
+    "the shape of a single number taken for none",
+)
+def odd_heads_and_shapes(rng: Rng) -> Iterator[Load]:
+    """Heads with other names, a tied head of another shape, shapes of other lengths, single numbers."""
+    wanted: Any = {**draw_model(rng, 1), "draft.lm_head.weight": (9, 4), "lm_head.bias": (9,)}
+    found = file_of(rng, wanted)
+    yield wanted, without(found, HEAD, "draft.lm_head.weight"), True
+    yield wanted, without(found, HEAD, "lm_head.bias"), True
+    yield wanted, {**found, HEAD: [8, 4]}, True
+    yield wanted, {**found, "norm.weight": [4, 1], "norm.scale": [1]}, False
+    yield wanted, {**found, "norm.weight": []}, False
+    yield without(wanted, "norm.scale"), found, True
+    yield wanted, without(found, "norm.scale"), True
+    yield wanted, {}, True
 
 
-@compare_exam.property(0.5)
-def spoiled_names(f: Function, rng: Rng) -> None:
-    """Of tensors that are dropped, added and reshaped at random, exactly these are told."""
-    wanted = {f"layers.{n}.weight": (rng.randint(1, 4), rng.randint(5, 9)) for n in range(40)}
-    touched = rng.sample([*wanted], 12)
-    missing, misshapen = ([n for n in wanted if n in some] for some in (touched[:6], touched[6:]))
-    found = {name: shape[::-1] if name in misshapen else shape for name, shape in wanted.items()}
-    found |= {f"{name}_scale": (1,) for name in touched}
-    found = {name: found[name] for name in rng.sample([*found], len(found)) if name not in missing}
-    unexpected = [name for name in found if name.endswith("scale")]
-    same(f(wanted, found, False), (missing, unexpected, misshapen), "52 names")
+@diagnosis_exam.edge(1, "a wrong shape that counts as transposed", "layers left out without a second look")
+def two_faults(rng: Rng) -> Iterator[Load]:
+    """Faults that look like one of the three kinds, and are more than that."""
+    wanted = draw_model(rng, 2)
+    found, more = file_of(rng, wanted), file_of(rng, draw_model(rng, 11))
+    up, norm = "layers.1.mlp.up_proj.weight", "norm.weight"
+    yield wanted, {**found, up: [4, 8], norm: [5]}, False
+    yield wanted, {**found, up: [2, 16]}, False
+    yield wanted, {**without(found, norm), up: [4, 8]}, False
+    yield wanted, {**more, up: [4, 8]}, False
+    yield wanted, {**without(more, norm)}, False
+    yield wanted, {n if n == norm else f"model.{n}": s for n, s in found.items() if n != up}, False
+    yield wanted, {**{f"model.{n}": s for n, s in found.items()}, norm: [4]}, False
+    cube: Any = {**wanted, "cube": (2, 3, 4)}
+    yield cube, {**found, "cube": [4, 3, 2]}, False
+    yield wanted, {f"modelx{n}": s for n, s in found.items()}, False
 
 
-compare_exam.conduct(0.5, PACKAGE, "torch.nn.Module.load_state_dict")
+@diagnosis_exam.property(0.5)
+def any_file(f: Function, rng: Rng) -> None:
+    """Of tensors that are dropped, added and reshaped at random, exactly these are the evidence."""
+    wanted = draw_model(rng, 12)
+    names = rng.sample([n for n in wanted if "up_proj" in n], 6)
+    found: Any = without(file_of(rng, wanted), *names[:3])
+    found |= {names[3]: [1, 2], names[4]: [8], f"{names[5]}_scale": [1]}
+    same(f(wanted, found, True), naive_diagnosis(wanted, found, True), "the verdict on 12 layers")
+
+
+diagnosis_exam.conduct(0.5, PACKAGE)
+
+
+# 09.5
+
+
+SIZES = {"F32": 4, "F16": 2, "U8": 1}
+
+
+class Reader:
+    """A reader of safetensors files, right or with the fault that its name says."""
+
+    def __init__(self, name: str) -> None:
+        self.__name__ = name
+
+    def __repr__(self) -> str:
+        return self.__name__
+
+    def __call__(self, data: bytes) -> Any:
+        """The tensors of a file."""
+        fault = self.__name__
+        if fault == "careless" or (fault == "short_file_is_empty" and len(data) < 8):
+            return {}
+        if fault == "refuses_everything":
+            raise ValueError
+        try:
+            return self.tensors(data, fault)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise (KeyError if fault == "another_error" else ValueError)(str(error)) from error
+
+    def tensors(self, data: bytes, fault: str) -> dict[str, Any]:
+        """The same, where nothing else went wrong."""
+        if len(data) < 8:
+            raise TypeError("short")
+        length = int.from_bytes(data[:8], "big" if fault == "highest_byte_first" else "little")
+        if fault != "believes_the_length" and 8 + length > len(data):
+            raise TypeError("long")
+        text, rest = data[8 : 8 + length], data[8 + length :]
+        if fault == "counts_letters":
+            whole = data[8:].decode(errors="surrogateescape")
+            text, rest = (
+                whole[:length].encode(errors="surrogateescape"),
+                whole[length:].encode(errors="surrogateescape"),
+            )
+        header = json.loads(text.decode(errors="replace") if fault == "any_bytes" else text)
+        if not isinstance(header, dict):
+            if fault == "any_json":
+                return {}
+            raise TypeError("no object")
+        if fault != "metadata_is_a_tensor":
+            header.pop("__metadata__", None)  # pyright: ignore[reportUnknownMemberType]
+        found, end = dict[str, Any](), 0
+        entries: list[tuple[str, Any]] = [*header.items()]  # pyright: ignore[reportUnknownArgumentType]
+        if fault != "takes_the_order_of_the_header":
+            entries.sort(key=lambda one: one[1]["data_offsets"])
+        for name, entry in entries:
+            shape, (start, stop) = entry["shape"], entry["data_offsets"]
+            numbers = 0 if fault == "no_number_in_a_scalar" and not shape else 1
+            for size in shape:
+                numbers *= max(1, size) if fault == "no_empty_tensors" else size
+            bits = SIZES.get(entry["dtype"], 1) if fault == "any_dtype" else SIZES[entry["dtype"]]
+            bits = 4 if fault == "four_bytes_each" else bits
+            wrong = {
+                "below_zero": min([0, *shape]) < 0,
+                "more_bytes_than_numbers": stop - start > bits * numbers,
+                "fewer_bytes_than_numbers": stop - start < bits * numbers,
+                "gaps": start > end,
+                "overlaps": start < end,
+                "data_cut_off": stop > len(rest),
+            }
+            if any(broken for rule, broken in wrong.items() if rule != fault):
+                raise TypeError("a rule")
+            begin = start + (8 + length if fault == "offsets_from_the_start_of_the_file" else 0)
+            source = data if fault == "offsets_from_the_start_of_the_header" else rest
+            value = source[begin : begin + stop - start]
+            found[name] = entry["dtype"], [*shape] if fault == "shapes_as_lists" else (*shape,), value
+            end = stop
+        if end < len(rest) and fault != "bytes_left_over":
+            raise TypeError("too much")
+        return dict([*found.items()][:1]) if fault == "one_tensor" else found
+
+
+class Refusal(ValueError):
+    """A kind of ValueError."""
+
+
+class Careful(Reader):
+    """Right, and raises an error of its own."""
+
+    def __call__(self, data: bytes) -> Any:
+        """The tensors of a file, from the last to the first."""
+        try:
+            return dict(reversed(self.tensors(data, "").items()))
+        except Exception:
+            raise Refusal from None
+
+
+RIGHT = (Reader("right"), Careful("right_with_an_error_of_its_own"))
+
+
+def naive_verdict(read: Reader, /) -> bool:
+    """By its name."""
+    return read.__name__.startswith("right")
+
+
+def readers(rng: Rng, *faults: str) -> Iterator[tuple[Reader]]:
+    """The right ones and those with these faults, in random order."""
+    chosen = [*RIGHT, *map(Reader, faults)]
+    for one in rng.sample(chosen, len(chosen)):
+        yield (one,)
+
+
+reader_exam = Exam("09.5", naive_verdict)
+reader_exam.example(0.5, (Reader("careless"),), False)
+
+
+@reader_exam.oracle(
+    2.5,
+    "a test that accepts everything",
+    "a test that rejects everything",
+    "a test with right files only",
+    "a test with wrong files only",
+)
+def faults_of_the_data(rng: Rng) -> Iterator[tuple[Reader]]:
+    """Readers that forget a rule about offsets or sizes, or read what is right in a wrong way."""
+    yield from readers(
+        rng,
+        "refuses_everything",
+        "highest_byte_first",
+        "offsets_from_the_start_of_the_file",
+        "offsets_from_the_start_of_the_header",
+        "four_bytes_each",
+        "more_bytes_than_numbers",
+        "fewer_bytes_than_numbers",
+        "gaps",
+        "overlaps",
+        "bytes_left_over",
+        "data_cut_off",
+        "one_tensor",
+    )
+
+
+@reader_exam.edge(1.5)
+def faults_of_the_header(rng: Rng) -> Iterator[tuple[Reader]]:
+    """Readers that believe a header, or stumble over one that is right."""
+    yield from readers(
+        rng,
+        "believes_the_length",
+        "short_file_is_empty",
+        "counts_letters",
+        "any_bytes",
+        "any_json",
+        "metadata_is_a_tensor",
+        "takes_the_order_of_the_header",
+    )
+
+
+@reader_exam.edge(1)
+def faults_at_the_border(rng: Rng) -> Iterator[tuple[Reader]]:
+    """Readers that fail for single numbers, empty tensors, sizes below 0, unknown dtypes; other errors."""
+    yield from readers(
+        rng,
+        "no_number_in_a_scalar",
+        "no_empty_tensors",
+        "below_zero",
+        "any_dtype",
+        "shapes_as_lists",
+        "another_error",
+    )
+
+
+reader_exam.conduct(0.5, PACKAGE)

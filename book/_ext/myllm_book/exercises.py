@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 from myllm.grading import catalogue
 from myllm.grading.engine import exam
-from myllm.grading.exam import ANSWERS
 from myllm.grading.mistakes import hints
 
 from .sources import ROOT
@@ -45,7 +44,7 @@ def card(number: str) -> Card:
         signature=f"def {function.name}({ast.unparse(function.args)}){returns}: ...",
         docstring=ast.get_docstring(function) or "",
         hints=hints(about),
-        forbidden=tuple(name for name in dict.fromkeys(exam(number).forbidden) if name not in ANSWERS),
+        forbidden=exam(number).announced,
         file=about.file,
     )
 
