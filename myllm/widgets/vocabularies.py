@@ -6,7 +6,6 @@ in a notebook the kernel sends it when the page asks.
 
 from __future__ import annotations
 
-import gzip
 import json
 import struct
 from base64 import b64encode
@@ -45,9 +44,8 @@ def _gpt2() -> dict[str, Any]:
 
 
 def _smollm2() -> dict[str, Any]:
-    model = json.loads(gzip.decompress((ASSETS / "smollm2_bpe.json.gz").read_bytes()))
-    ids = {token: i for i, token in enumerate(model["vocab"])}
-    return _byte_level(ids, [merge.split(" ") for merge in model["merges"]])
+    model = json.loads((ASSETS / "smollm2/tokenizer.json").read_text(encoding="utf-8"))["model"]
+    return _byte_level(model["vocab"], model["merges"])
 
 
 def _byte_level(ids: dict[str, int], merges: list[list[str]]) -> dict[str, Any]:
@@ -63,7 +61,7 @@ def _byte_level(ids: dict[str, int], merges: list[list[str]]) -> dict[str, Any]:
 def _mistral() -> dict[str, Any]:
     from sentencepiece import SentencePieceProcessor
 
-    model: Any = SentencePieceProcessor(model_file=str(ASSETS / "mistral_v1_sp.model"))
+    model: Any = SentencePieceProcessor(model_file=str(ASSETS / "mistral" / "tokenizer.model"))
     size: int = model.get_piece_size()
     zero: int = model.piece_to_id("<0x00>")
     scores: dict[int, float] = {i: model.get_score(i) for i in range(zero + 256, size)}
