@@ -18,10 +18,10 @@ Pair = tuple[int, int]
 
 
 def count_chunks(texts: Iterable[str], pattern: str) -> Counter[str]:
-    """Cut every text into chunks and count how often each chunk occurs; one text is held at a time.
+    """Split every text into chunks and count how often each occurs; one text is in memory at a time.
 
     Raises:
-        UserError: Something in `texts` is no string, or the pattern leaves characters out.
+        UserError: An item of `texts` is not a string, or the pattern leaves characters out.
     """
     split = compile_pattern(pattern).findall
     counts: Counter[str] = Counter()
@@ -61,7 +61,7 @@ def merge(ids: Sequence[int], pair: Pair, new_id: int) -> list[int]:
 
 
 def train_naive(chunks: Mapping[str, int], n_merges: int) -> list[Pair]:
-    """Learn `n_merges` merges by counting all pairs of all words again after each. The oracle of `train`."""
+    """Learn `n_merges` merges, recounting all pairs of all words after each; the oracle of `train`."""
     words = {tuple(chunk.encode()): n for chunk, n in chunks.items()}
     merges: list[Pair] = []
     for new_id in range(256, 256 + n_merges):
@@ -79,19 +79,19 @@ def train(
 ) -> list[Pair]:
     """Learn the same merges as `train_naive` by visiting only what a merge changes.
 
-    A merge changes the counts of the pairs that touch it and of no others. So we keep the
-    counts, remember for each pair the words that hold it, and find the next pair in a heap
-    whose outdated entries are dropped when they surface.
+    A merge changes the counts of the neighbouring pairs and of no others. So we keep the counts and, for each
+    pair, the words that contain it, and find the next pair in a heap, whose outdated entries are discarded
+    when they are popped.
 
     Args:
         chunks: How often each chunk of the text occurs.
-        n_merges: How many merges to learn; fewer come back if the text has no pair left.
+        n_merges: How many merges to learn; fewer are returned if the text runs out of pairs.
         on_merge: Called after each merge, for a progress bar.
     """
     words = [list(chunk.encode()) for chunk in chunks]
     weights = list(chunks.values())
     counts: dict[Pair, int] = defaultdict(int)
-    holders: dict[Pair, set[int]] = defaultdict(set)  # pair -> words that hold it, or did
+    holders: dict[Pair, set[int]] = defaultdict(set)  # pair -> words that contain it or used to
     for w, ids in enumerate(words):
         for pair in pairwise(ids):
             counts[pair] += weights[w]
@@ -125,7 +125,7 @@ def train(
                     ids[i : i + 2] = [new_id]
                 i += 1
         del counts[best]
-        change.pop(best, None)  # only where left == right: "a a a" holds the pair twice
+        change.pop(best, None)  # only where left == right: "a a a" contains the pair twice
         for pair, difference in change.items():
             if difference:
                 counts[pair] += difference

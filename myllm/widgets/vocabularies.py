@@ -1,7 +1,7 @@
 """The vocabularies that a page can load: published merges and pieces, in a form small enough to send.
 
-They are no part of a widget's state. The book's build writes each into the site as a file of its own, and
-in a notebook the kernel sends it when the page asks.
+They are not part of a widget's state. The book's build writes each into the site as a file of its own, and
+in a notebook the kernel sends it on request.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ NAMES = ("gpt2", "mistral", "smollm2")
 
 
 def vocabulary(name: str) -> dict[str, Any]:
-    """What the page needs to encode text as the tokenizer `name` does.
+    """The data with which the page encodes text as the tokenizer `name` does.
 
     Returns:
         For byte-level BPE: ``bytes``, the id of each byte or None, and what `merge_table` holds. For
