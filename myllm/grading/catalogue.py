@@ -28,7 +28,7 @@ def stub(source: str) -> str:
     A marked part that is not indented (a helper function) is left out altogether.
 
     Raises:
-        ValueError: a mark without its partner.
+        ValueError: an unmatched mark.
     """
     lines, inside = list[str](), False
     for line in source.splitlines(keepends=True):
@@ -67,10 +67,10 @@ def exercises() -> dict[str, Exercise]:
 
 
 def choose(names: list[str]) -> list[Exercise]:
-    """The exercises that are meant by chapters (``"5"``, ``"05"``) and ids (``"5.2"``, ``"05.2"``).
+    """The exercises selected by chapters (``"5"``, ``"05"``) and ids (``"5.2"``, ``"05.2"``).
 
     Raises:
-        UserError: a name that means no exercise.
+        UserError: a name that matches no exercise.
     """
     chosen = dict[str, Exercise]()
     for name in names:
