@@ -163,9 +163,7 @@ class Tokenizer(Protocol):
         width = max(map(len, rows), default=0)
         fill = self.pad_id if self.pad_id is not None else self.eos_id
         if fill is None and any(len(row) < width for row in rows):
-            raise UserError(
-                f"{self.name} has no padding or end token to fill rows; train one with '<|pad|>'."
-            )
+            raise UserError(f"{self.name} has no padding or end token to pad with; train '<|pad|>'.")
         ids = np.full((len(rows), width), fill or 0, dtype=np.int64)
         mask = np.zeros((len(rows), width), dtype=np.int64)
         for b, row in enumerate(rows):

@@ -52,15 +52,13 @@ class BPE(Tokenizer):
         self.tokens = [bytes([byte]) for byte in range(256)]
         self.merges: dict[Pair, int] = {}
         size = 0
-        for left, right in merges:
+        for n, (left, right) in enumerate(merges):
             if not (0 <= left < len(self.tokens) and 0 <= right < len(self.tokens)):
-                raise UserError(
-                    f"Merge {len(self.merges)} joins ids {left} and {right}, which do not exist yet."
-                )
+                raise UserError(f"Merge {n} joins ids {left} and {right}, which do not exist yet.")
             self.merges[left, right] = len(self.tokens)
             size += len(self.tokens[left]) + len(self.tokens[right])
             if size > MAX_TOKENS:
-                raise UserError(f"{len(self.merges)} merges make more than {MAX_TOKENS:,} bytes of tokens.")
+                raise UserError(f"{n + 1} merges make more than {MAX_TOKENS:,} bytes of tokens.")
             self.tokens.append(self.tokens[left] + self.tokens[right])
         if len(self.merges) + 256 != len(self.tokens):
             raise UserError("A merge is listed twice; each pair may be merged once.")
@@ -117,9 +115,7 @@ class BPE(Tokenizer):
         merges = _train_with_bar(chunks, n_merges, progress)
         if len(merges) < n_merges:
             most = f"ask for at most {vocab_size - n_merges + len(merges)}, or give more text"
-            raise UserError(
-                f"This text has too few different pairs for a vocabulary of {vocab_size}: {most}."
-            )
+            raise UserError(f"This text has too few pairs for a vocabulary of {vocab_size}: {most}.")
         return cls(merges, pattern=pattern, special_tokens=special_tokens)
 
     def encode_text(self, text: str, *, continued: bool = False) -> list[int]:
@@ -163,9 +159,7 @@ class BPE(Tokenizer):
         """
         content = read_json(path, "a tokenizer")
         if not isinstance(content, dict) or cast("dict[str, Any]", content).get("format") != FORMAT:
-            raise UserError(
-                f"{path} is not a tokenizer of this package; make one with `myllm tokenizer train`."
-            )
+            raise UserError(f"{path} is no tokenizer of ours; make one with `myllm tokenizer train`.")
         fields = cast("dict[str, Any]", content)
         with suppress(AttributeError, KeyError, RecursionError, TypeError, ValueError):
             if fields.pop("sha256") == _digest(fields):
