@@ -19,20 +19,30 @@ from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.lib.format import write_array_header_1_0
 from numpy.typing import NDArray
 
 from myllm.files import BLOCK, DISK_ERRORS, StrPath, UserError, expand, read_json, sha256
-from myllm.tokenizers.base import Tokenizer
 
 FORMAT = "myllm-shards-2"
 INDEX, DOCUMENTS = "index.json", "documents.npy"
 
 
-def hash_vocabulary(tokenizer: Tokenizer) -> str:
+class Vocabulary(Protocol):
+    """The part of a tokenizer that identifies it: how many ids there are, and the bytes each stands for."""
+
+    name: str
+    vocab_size: int
+
+    def decode_bytes(self, ids: Iterable[int], /) -> bytes:
+        """The bytes that these ids stand for."""
+        ...
+
+
+def hash_vocabulary(tokenizer: Vocabulary) -> str:
     """SHA-256 of the bytes that each id stands for, in order of the ids: 64 hexadecimal digits."""
     digest = hashlib.sha256()
     for i in range(tokenizer.vocab_size):
@@ -175,7 +185,7 @@ class Shards:
             tokenizer made them.
     """
 
-    def __init__(self, folder: StrPath, *, tokenizer: Tokenizer | None = None, verify: bool = True):
+    def __init__(self, folder: StrPath, *, tokenizer: Vocabulary | None = None, verify: bool = True):
         folder = expand(folder)
         index = _read_index(folder)
         if {path.name for path in folder.glob("*.npy")} != index["files"].keys():

@@ -88,7 +88,7 @@ def test_checks_import_the_grader_alone(path):
 ROOMS = {
     "tokenizers": 1228,
     "weights": 450,
-    "data": 555,
+    "data": 559,
     "model": 562,
     "inference": 650,
     "quantization": 480,

@@ -20,14 +20,7 @@ from myllm.tokenizers.pretrained import ASSETS
 
 GOLDENS = json.loads(Path(__file__).with_name("token_goldens.json").read_text("utf-8"))
 SMOLLM2 = json.loads((ASSETS / "smollm2" / "tokenizer.json").read_text("utf-8"))
-SMOLLM2_TEMPLATE = (  # in the metadata of its GGUF file
-    "{% for message in messages %}"
-    "{% if loop.first and messages[0]['role'] != 'system' %}"
-    "{{ '<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face"
-    "<|im_end|>\n' }}{% endif %}"
-    "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
+SMOLLM2_TEMPLATE = (ASSETS / "smollm2" / "chat_template.jinja").read_text("utf-8")
 
 # The formats as Jinja, from their specifications; `generation` encloses what the model writes.
 SYSTEM_FIRST = """
