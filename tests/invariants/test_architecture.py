@@ -86,9 +86,9 @@ def test_checks_import_the_grader_alone(path):
 
 # Code lines a room may have: its budget at the end of the course, or what it has now where that is more.
 ROOMS = {
-    "tokenizers": 1228,
+    "tokenizers": 1239,
     "weights": 450,
-    "data": 559,
+    "data": 560,
     "model": 562,
     "inference": 650,
     "quantization": 480,
