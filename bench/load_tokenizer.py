@@ -18,7 +18,7 @@ from bench.import_time import run
 GOAL = 0.3  # seconds
 ASSETS = ROOT / "myllm" / "tokenizers" / "assets"
 GPT2 = {"vocab": str(ASSETS / "gpt2" / "encoder.json"), "merges": str(ASSETS / "gpt2" / "vocab.bpe")}
-MISTRAL = {"model_file": str(ASSETS / "mistral_v1_sp.model")}
+MISTRAL = {"model_file": str(ASSETS / "mistral/tokenizer.model")}
 NAMES = ("gpt2", "mistral", "smollm2", *(["llama3"] if importlib.util.find_spec("llama_models") else []))
 OURS = {f"load_tokenizer({name!r})": ("from myllm import load_tokenizer", name) for name in NAMES}
 OTHERS = {

@@ -177,13 +177,12 @@ class ModelConfig(Accounting):
             raise UserError("full_attention_every would have no effect: there is no window.")
         if self.position != "rope":
             return
-        if self.rotary_dim % 2 or not self.rotary_dim:
-            raise UserError(
-                f"RoPE rotates pairs: head_dim x rotary_fraction must be 2, 4, …, not {self.rotary_dim}."
-            )
+        dim = self.rotary_dim
+        if dim % 2 or not dim:
+            raise UserError(f"RoPE rotates pairs: head_dim x rotary_fraction must be 2, 4, …, not {dim}.")
         if self.rope_theta <= 1:
             raise UserError(f"rope_theta must be more than 1, not {self.rope_theta}.")
-        if self.rotary_dim == 2 and self.rope_scaling and self.rope_scaling.kind == "dynamic":
+        if dim == 2 and self.rope_scaling and self.rope_scaling.kind == "dynamic":
             raise UserError('rope_scaling "dynamic" needs head_dim x rotary_fraction of at least 4.')
 
     @property

@@ -194,9 +194,7 @@ def read_json(source: Source, what: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:  # the second: brackets nested thousands deep
-        raise UserError(
-            f"{_name(source)} is not {what}: it is damaged or not JSON; make it again."
-        ) from error
+        raise UserError(f"{_name(source)} is not {what}: damaged or not JSON; make it again.") from error
 
 
 def sha256(path: StrPath) -> str:

@@ -11,12 +11,12 @@ from myllm.files import UserError
 def contamination(train: Iterable[Document], test: Iterable[Document], *, n: int = 13) -> dict[str, float]:
     """The share of each test document's runs of `n` words that occur somewhere in the training documents.
 
-    Two writers seldom share a run of 13 words by chance (Brown et al. 2020, appendix C). Words are compared
-    as `myllm.data.dedup.words` gives them. A test document of fewer than `n` words is one run. The training
-    documents are read once, one at a time.
+    Two authors rarely share a run of 13 words by chance (Brown et al. 2020, appendix C). Words are those of
+    `myllm.data.dedup.words`. A test document of fewer than `n` words is one run. The training documents are
+    read once, one at a time.
 
     Returns:
-        For each test document's id, a number from 0 (nothing seen before) to 1 (all of it).
+        For each test document's id, a number from 0 (none of its runs occurs) to 1 (all occur).
 
     Raises:
         UserError: Two test documents have the same id, or `n` is less than 1.

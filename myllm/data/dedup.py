@@ -1,4 +1,4 @@
-"""Near-duplicates: documents that say almost the same, found without comparing every pair.
+"""Near-duplicates: documents with almost the same text, found without comparing every pair.
 
 A document becomes the set of its *shingles*, the runs of n words in it. The similarity of two documents is
 the overlap of their sets (Jaccard similarity). MinHash (Broder 1997) reduces a set to a short signature; two
@@ -23,7 +23,7 @@ from myllm.files import UserError
 Signature = NDArray[np.uint64]
 
 BLOCK = 1 << 10  # shingles hashed at a time
-MISS_RATE = 1e-3  # the share of pairs just at the threshold that may meet in no bucket
+MISS_RATE = 1e-3  # the share of pairs exactly at the threshold that may share no bucket
 
 # Scripts without spaces between words: Chinese and Japanese, and those whose line breaks Unicode leaves to
 # dictionaries (class "SA": Thai, Lao, Khmer, Burmese and others).
@@ -31,19 +31,17 @@ CJK, SA = r"[\p{scx=Han}\p{scx=Hira}\p{scx=Kana}]", r"\p{Line_Break=SA}"
 LETTER = r"[\p{L}\p{M}\p{N}]"
 SPACED = rf"[[a-z0-9]||[{LETTER}--[{CJK}{SA}]]]"  # ASCII first, because it is tested fastest
 WORD = regex.compile(rf"(?V1){SPACED}+|[[{CJK}{SA}]&&{LETTER}]\p{{M}}*")
-INVISIBLE = regex.compile(
-    r"[\p{Default_Ignorable_Code_Point}\u0640]"
-)  # the last is Arabic's tatweel, a stroke
-UNITS = 6  # of a word, so that a half and a third of it are whole numbers
+INVISIBLE = regex.compile(r"[\p{Default_Ignorable_Code_Point}\u0640]")  # the last is Arabic's tatweel
+UNITS = 6  # in a word, so that a half and a third of a word are whole numbers of units
 
 
 def words(text: str) -> list[str]:
     """The words of a text as they are compared: runs of letters, combining marks and digits.
 
-    Case, punctuation and differences that a reader does not see are removed: the text is normalized to
-    Unicode's NFKC with case folding, without soft hyphens, zero-width characters and variation selectors
-    (``NFKC_Casefold``, Unicode 3.13). NFC, which `myllm.data.corpus.clean` applies, would keep ligatures and
-    full-width letters apart from plain ones. Scripts without spaces give one item for each letter.
+    Case, punctuation and invisible differences are removed: the text is normalized to Unicode's NFKC with
+    case folding, without soft hyphens, zero-width characters and variation selectors (``NFKC_Casefold``,
+    Unicode 3.13). NFC, which `myllm.data.corpus.clean` applies, would distinguish ligatures and full-width
+    letters from plain ones. In scripts without spaces each letter is an item.
     """
     text = unicodedata.normalize("NFKC", text).casefold()
     return WORD.findall(unicodedata.normalize("NFKC", INVISIBLE.sub("", text)))
@@ -51,21 +49,21 @@ def words(text: str) -> list[str]:
 
 @cache
 def _units(character: str) -> int:
-    """How much an item of `words` that begins with this character counts, where a word counts `UNITS`."""
+    """The size of an item of `words` that begins with this character; a whole word has `UNITS`."""
     if regex.match(CJK, character):
         return UNITS // 2
     return UNITS // 3 if regex.match(SA, character) else UNITS
 
 
 def _sizes(items: list[str]) -> NDArray[np.int64]:
-    """The units before each of N items, and those of all, (N + 1,) int64."""
+    """The cumulative sizes of N items in units, starting with 0, (N + 1,) int64."""
     return np.cumsum([0, *(_units(item[0]) for item in items)])
 
 
 def n_words(text: str) -> Fraction:
-    """How many words a text has; two Chinese or Japanese characters, or three Thai letters, count as one.
+    """The number of words in a text; two Chinese or Japanese characters, or three Thai letters, are one.
 
-    Those are about the mean lengths of words, so that a run of n words is as rare in every script.
+    These are roughly the mean lengths of words, so that a run of n words is equally rare in every script.
     """
     return Fraction(int(_sizes(words(text))[-1]), UNITS)
 
@@ -82,7 +80,9 @@ def shingles(text: str, n: int | Fraction = 5) -> set[int]:
         raise UserError(f"A shingle needs at least one word, not {n}.")
     items = words(text)
     sizes = _sizes(items)
-    ends = np.searchsorted(sizes, sizes + int(UNITS * n)).tolist()  # beyond the last where no run begins
+    ends = np.searchsorted(
+        sizes, sizes + int(UNITS * n)
+    ).tolist()  # past the last where the rest is too short
     runs = (items[i:end] for i, end in enumerate(ends) if end < len(sizes))
     return {_hash(run) for run in runs} or {_hash(items)}
 
@@ -105,7 +105,7 @@ class MinHash:
 
     Args:
         n_hashes: The number of entries, at least 1.
-        seed: At least 0; another number gives other maps.
+        seed: At least 0; another seed gives other maps.
     """
 
     def __init__(self, n_hashes: int = 128, seed: int = 0):
@@ -125,11 +125,11 @@ class MinHash:
 
 
 def band_length(n_hashes: int, threshold: float) -> int:
-    """The most entries that a band may have so that pairs at the threshold still meet in some bucket.
+    """The longest band with which pairs at the threshold are still likely to share a bucket.
 
-    A pair of similarity s agrees in a whole band of r entries with probability sʳ, so it meets in none of the
-    n/r bands with probability (1 - sʳ)ⁿᐟʳ. Longer bands keep more dissimilar pairs apart; shorter ones miss
-    fewer similar pairs.
+    A pair of similarity s agrees in a whole band of r entries with probability sʳ, and in none of the n/r
+    bands with probability (1 - sʳ)ⁿᐟʳ. Longer bands separate more dissimilar pairs; shorter ones miss fewer
+    similar pairs.
     """
     lengths = range(1, n_hashes + 1)
     return max((r for r in lengths if (1 - threshold**r) ** (n_hashes // r) <= MISS_RATE), default=1)
@@ -182,8 +182,8 @@ def near_duplicates(
 ) -> list[tuple[str, str, float]]:
     """All pairs of documents whose shingles of `n` words overlap by at least `threshold`.
 
-    A pair just at the threshold is missed once in a thousand times, one well above it almost never. No pair
-    is reported wrongly, since each is compared exactly.
+    A pair exactly at the threshold is missed once in a thousand times, one well above it almost never. There
+    are no false positives, since each candidate pair is compared exactly.
 
     Returns:
         The ids, the earlier document's first, and the Jaccard similarity.
@@ -206,7 +206,7 @@ def deduplicate(
     """Keep a document unless it is similar to an earlier one that was kept.
 
     Args:
-        documents: The order decides which of two is kept, so put the better source first.
+        documents: The earlier of two is kept, so put the better source first.
         threshold: The least similarity of two copies; see `near_duplicates`, which raises the same errors.
         n: Words in a shingle.
 

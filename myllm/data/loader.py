@@ -108,10 +108,8 @@ class Loader(Iterator[tuple[Tensor, ...]]):
         """
         for name, value in self._identity().items():
             if state.get(name) != value:
-                difference = f"{name} {state.get(name)}, not {value}"
-                raise UserError(
-                    f"This state belongs to a loader with {difference}; make the loader as it was."
-                )
+                found = f"This state belongs to a loader with {name} {state.get(name)}, not {value}"
+                raise UserError(f"{found}; make the loader as it was.")
         position = state.get("position")
         if not isinstance(position, int) or position < 0:
             raise UserError("This state has no valid position; load another checkpoint.")

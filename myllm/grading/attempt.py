@@ -1,4 +1,4 @@
-"""One answer, loaded and checked within limits. The process that does it is given up afterwards."""
+"""One answer, loaded and checked within limits, in a process that is discarded afterwards."""
 
 import base64
 import gc
@@ -37,7 +37,7 @@ def load(request: dict[str, Any]) -> Callable[..., Any]:
     module = ModuleType(path.stem)
     module.__file__ = str(path)
     sys.modules.setdefault(path.stem, module)
-    try:  # a byte-order mark and a declared encoding are welcome
+    try:  # respects a byte-order mark and a declared encoding
         source = decode_source(path.read_bytes())
     except (SyntaxError, UnicodeError):
         raise UnicodeError("it is not UTF-8; save it in that encoding or declare its own") from None
@@ -49,12 +49,12 @@ def load(request: dict[str, Any]) -> Callable[..., Any]:
 
 @cache
 def prepare(id: str) -> None:
-    """Do once, for every fork, what takes long: load the checks of an exercise and what counts operations."""
+    """Do the slow work once for all forks: load the checks of an exercise and the operation counters."""
     if any(check.kind == "cost" for check in exam(id).checks):
         with measure():
             torch.ones(1)
     gc.collect()
-    gc.freeze()  # what is there now stays shared between the forks
+    gc.freeze()  # keep existing objects shared between the forks
 
 
 def attempt(request: dict[str, Any], results: int, output: int, mark: bytes) -> None:
@@ -77,7 +77,7 @@ def attempt(request: dict[str, Any], results: int, output: int, mark: bytes) -> 
     os.dup2(output, 1)
     os.dup2(output, 2)
     limit = _data_bytes() + request["memory"]
-    with suppress(ValueError, OSError):  # a system that limits us further already
+    with suppress(ValueError, OSError):  # the system has a lower limit already
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         # Processor time, not the clock: a busy machine must not fail a right answer.
         seconds = math.ceil(request["seconds"])

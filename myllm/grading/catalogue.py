@@ -34,7 +34,7 @@ def stub(source: str, forbidden: Callable[[str], Sequence[str]] = lambda id: ())
         forbidden: The names that an answer may not call, from the id of its exercise; a comment lists them.
 
     Raises:
-        ValueError: a mark without its partner.
+        ValueError: an unmatched mark.
     """
     lines, inside, id = list[str](), False, ""
     for line in source.splitlines(keepends=True):
@@ -78,10 +78,10 @@ def exercises() -> dict[str, Exercise]:
 
 
 def choose(names: list[str]) -> list[Exercise]:
-    """The exercises that are meant by chapters (``"5"``, ``"05"``) and ids (``"5.2"``, ``"05.2"``).
+    """The exercises selected by chapters (``"5"``, ``"05"``) and ids (``"5.2"``, ``"05.2"``).
 
     Raises:
-        UserError: a name that means no exercise.
+        UserError: a name that matches no exercise.
     """
     chosen = dict[str, Exercise]()
     for name in names:

@@ -1,4 +1,4 @@
-"""The near end of the warm worker process: starts it, sends it answers, replaces it when it is lost."""
+"""The client of the warm worker process: starts it, sends it answers, restarts it after a crash."""
 
 import atexit
 import base64
@@ -63,7 +63,7 @@ class Worker:
                 process.stdin.write(line.encode())
                 process.stdin.flush()
             reply = self._reply(10 * self.seconds + 60)
-        except BaseException:  # Ctrl-C: a late reply must not be taken for the next one
+        except BaseException:  # Ctrl-C: a late reply must not be mistaken for the next one
             self.close()
             raise
         if not reply:  # the answer ended the worker itself
@@ -72,7 +72,7 @@ class Worker:
         return Result.from_json(json.loads(reply))
 
     def _reply(self, seconds: float) -> bytes:
-        """The next line that the process writes; nothing where it ends or lets the time pass."""
+        """The next line that the process writes; nothing if it ends or exceeds the time limit."""
         assert self.process and self.process.stdout
         pipe, deadline = self.process.stdout.fileno(), time.monotonic() + seconds
         while b"\n" not in self._buffer:
@@ -98,7 +98,7 @@ class Worker:
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 env={**os.environ, "PYTHONPATH": path, MARK: self._mark, **threads},
-                start_new_session=True,  # Ctrl-C is for us alone
+                start_new_session=True,  # only this process handles Ctrl-C
             )
             if not self._reply(120):
                 errors.seek(0)
@@ -125,11 +125,11 @@ class Worker:
             with suppress(OSError):
                 assert pipe
                 pipe.close()
-        if process.returncode:  # it did not end by itself, and so has not swept
+        if process.returncode:  # it was killed, so it has not cleaned up
             self._sweep()
 
     def _sweep(self) -> None:
-        """End what a lost worker has left behind, where the system tells (Linux).
+        """End the processes that a crashed worker has left behind (Linux only).
 
         A process shows no environment while it starts another program, and one may fork after it was passed.
         So it is over only when two looks in a row, some time apart, find nothing.

@@ -1,4 +1,4 @@
-"""Is what came what was expected; if not, where does it differ? No method of an answer's own is trusted."""
+"""Whether a value equals the expected one; if not, where it differs. Methods of answers are not trusted."""
 
 import math
 import reprlib
@@ -21,13 +21,13 @@ TOLERANCE = {
 
 
 class Failure(Exception):
-    """A check that did not pass: what was expected, and what came. ``cause`` is what the answer raised."""
+    """A check that did not pass: the expected and the actual value. ``cause`` is what the answer raised."""
 
     cause: BaseException | None = None
 
 
 class WrongType(Failure):
-    """The value is right; only the type of its numbers is not what was asked for."""
+    """The value is right, but the type of its numbers is not the requested one."""
 
 
 class Shown(reprlib.Repr):
@@ -83,7 +83,7 @@ def is_numpy(x: object) -> bool:
 def plain(value: Any) -> Any:
     """The same value made of exact built-in types and tensors only.
 
-    A subclass could say yes to every comparison; a ``Counter`` becomes a dict, anything stranger is refused.
+    A subclass could claim to equal everything; a ``Counter`` becomes a dict, any other subclass is refused.
 
     Raises:
         Failure: a type that is no tensor, number, text, list, tuple, dict or set.
@@ -133,7 +133,7 @@ def as_expected(got: Any, expected: Any) -> Any:
 
 
 def difference(got: Any, expected: Any, tolerance: float | None = None, where: str = "") -> str | None:
-    """Say how ``got`` differs from ``expected``, or nothing when it does not.
+    """Describe how ``got`` differs from ``expected``, or return None.
 
     Types count (an int may stand for a float). Floats may differ by a few roundings of their precision, or
     by ``tolerance`` (relative and absolute) where it is given; NaN equals NaN.

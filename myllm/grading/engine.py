@@ -86,14 +86,14 @@ def grade(
         except OutOfMemory:
             message = f"The memory limit was reached during the {stage}."
             return Result.failed(exercise, message, paper.checks)
-        except WrongType as failure:  # costs one check only, the example as a rule
+        except WrongType as failure:  # affects one check only, usually the example
             message = "" if mistyped else str(failure)
             mistyped = True
         except Failure as failure:
             message = str(failure)
             cause = failure.cause
             unstarted += type(cause) is NotImplementedError and not str(cause)
-        except Exception as error:  # what the answer returned is nothing that the check can work with
+        except Exception as error:  # the check cannot process what the answer returned
             message = f"The {stage} cannot use what your function returned: {describe(error)}"
         results.append(CheckResult(check.kind, check.weight, not message, clean(message)))
     results = _conditions(results, guard)
@@ -112,7 +112,7 @@ def _blame(
     seed: int,
     tell: Callable[[str], None],
 ) -> str:
-    """Say which other answers of the same file ``function`` calls that do not pass themselves."""
+    """Name the other answers of the same file that ``function`` calls and that fail their own checks."""
     called = getattr(getattr(function, "__code__", None), "co_names", ())
     told = list[str]()
     for other in siblings:
@@ -140,7 +140,7 @@ def _fenced(guard: Guard, function: Callable[..., Any], name: str) -> Callable[.
 
 
 def _conditions(results: list[CheckResult], guard: Guard) -> list[CheckResult]:
-    """Conduct and cost are worth nothing on a wrong answer."""
+    """Conduct and cost earn nothing on a wrong answer."""
     right = all(one.passed for one in results if one.kind == "oracle")
     final = list[CheckResult]()
     for one in results:

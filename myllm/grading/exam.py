@@ -1,4 +1,4 @@
-"""What a check file is written with: an :class:`Exam` for each exercise, filled by short decorators."""
+"""The vocabulary of check files: an :class:`Exam` for each exercise, to which decorators add checks."""
 
 import copy
 import random
@@ -25,7 +25,7 @@ ANSWERS = ("solutions.*", "myllm.grading.solutions.*")
 
 
 class Rng(random.Random):
-    """Python's generator, and two ways to draw tensors from the same seed."""
+    """Python's random generator, and two ways to sample tensors from the same seed."""
 
     def normal(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         """Standard normal numbers."""
@@ -41,7 +41,7 @@ class Rng(random.Random):
 
 @dataclass(frozen=True)
 class Check:
-    """One line of the report. ``run(f, rng)`` raises :class:`Failure` where ``f`` does not pass."""
+    """One line of the report. ``run(f, rng)`` raises :class:`Failure` if ``f`` does not pass."""
 
     kind: str
     weight: float
@@ -51,7 +51,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Raised:
-    """Stands for the value of a call that raised."""
+    """Represents the result of a call that raised."""
 
     error: BaseException
     text: str
@@ -101,11 +101,11 @@ class Exam(Generic[P]):
         return self._cases("oracle", weight, labels, mistakes)
 
     def edge(self, weight: float, *labels: str, mistakes: Mistakes[P] = NONE) -> Callable[[Cases], Cases]:
-        """Add cases at the border (empty, length 1, ties …); otherwise as :meth:`oracle`."""
+        """Add edge cases (empty, length 1, ties …); otherwise as :meth:`oracle`."""
         return self._cases("edge", weight, labels, mistakes)
 
     def property(self, weight: float) -> Callable[[Property], Property]:
-        """Add a check of something that always holds; its docstring says what."""
+        """Add a check of a property that always holds; its docstring states it."""
         return self._property("property", weight)
 
     def cost(self, weight: float) -> Callable[[Property], Property]:
@@ -250,13 +250,13 @@ def expect(condition: object, otherwise: str) -> None:
 
 
 def same(got: Any, expected: Any, what: str, tolerance: float | None = None) -> None:
-    """Fail the check where the value of ``got`` differs from ``expected``; ``what`` names the case."""
+    """Fail the check if the value of ``got`` differs from ``expected``; ``what`` names the case."""
     if problem := difference(as_expected(got, expected), expected, tolerance):
         raise Failure(f"{what}: {problem}")
 
 
 def two_tensors(found: Any, *shape: int) -> tuple[Tensor, Tensor]:
-    """A result of two tensors of one shape; the check fails where it is anything else."""
+    """Return a result of two tensors of one shape; fail the check if it is anything else."""
     parts = cast("list[Any]", [*found] if isinstance(found, tuple | list) else [found])
     right = [getattr(one, "shape", None) for one in parts] == [shape, shape]
     expect(right, f"expected two tensors of shape {shape}, got {' and '.join(map(kind, parts))}")

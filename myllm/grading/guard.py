@@ -1,4 +1,4 @@
-"""A fence around calls of a learner's function: forbidden names raise, changed globals are put back."""
+"""A guard around calls of a learner's function: forbidden names raise, changed globals are restored."""
 
 import builtins
 import copy
@@ -43,7 +43,7 @@ class OutOfMemory(Exception):
 
 
 class Guard:
-    """Calls one function and keeps its effects to itself.
+    """Calls one function and undoes its side effects.
 
     Args:
         forbidden: dotted names of functions (``torch.bincount``), or of modules with a star
@@ -64,7 +64,7 @@ class Guard:
         self._dtype = torch.get_default_dtype()
 
     def use(self, name: str) -> None:
-        """Note that a forbidden name is used, and refuse it."""
+        """Record the use of a forbidden name, and refuse it."""
         if name not in self.used:
             self.used.append(name)
         raise Forbidden(f"{name} may not be used here: write this step yourself")
@@ -84,7 +84,7 @@ class Guard:
         setattr(owner, last, fence)
 
     def restore(self) -> None:
-        """Put back what a call has changed: names of torch and Python, defaults, gradients."""
+        """Restore what a call has changed: names of torch and Python, defaults, gradients."""
         for space, kept in self._kept:
             now = vars(space)
             if len(now) == len(kept) and all(map(is_, now.values(), kept.values())):

@@ -1,4 +1,4 @@
-"""What a cost check counts with: torch operations, Python's own work, entries read. Never the clock."""
+"""Counters for cost checks: torch operations, Python's own work, entries read; never wall-clock time."""
 
 import sys
 import tracemalloc
@@ -38,7 +38,7 @@ def measure() -> Generator[Counted]:
 
 
 def effort(f: Callable[..., Any], *args: Any) -> int:
-    """The work of a call: bytecodes run, bytes allocated or elements of a tensor, whichever is most."""
+    """The work of a call: the largest of bytecodes executed, bytes allocated and elements of a tensor."""
     steps = 0
 
     def trace(frame: Any, event: str, _: object) -> Any:
@@ -62,7 +62,7 @@ def effort(f: Callable[..., Any], *args: Any) -> int:
 def same_operations(
     f: Callable[..., Any], what: str, cases: Sequence[tuple[int, Sequence[Any]]]
 ) -> list[Counted]:
-    """Fail where a large input takes more torch operations than a small one.
+    """Fail if a large input takes more torch operations than a small one.
 
     Args:
         f: the answer.

@@ -53,7 +53,7 @@ def is_stub(function: Callable[..., Any]) -> bool:
 
 
 def check(id: str, function: Callable[..., Any], *, seed: int | None = None) -> Card:
-    """Check an answer and give back a card; whatever happens, it does not raise.
+    """Check an answer and return a card; it never raises.
 
     Args:
         id: the exercise, such as ``"03.1"``.

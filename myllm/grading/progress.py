@@ -1,4 +1,4 @@
-"""What has been solved so far in a folder of answers: one JSON report, written whole or not at all."""
+"""The progress in a folder of answers: one JSON report, written completely or not at all."""
 
 import json
 from collections.abc import Sequence
@@ -41,7 +41,7 @@ def read(folder: Path, exercises: Sequence[Exercise]) -> list[Result]:
 
 
 def record(folder: Path, results: Sequence[Result], exercises: Sequence[Exercise]) -> None:
-    """Put new results in the progress file; one that cannot be read is set aside as ``progress.damaged``.
+    """Add new results to the progress file; an unreadable one is renamed to ``progress.damaged``.
 
     Raises:
         UserError: the file cannot be written.

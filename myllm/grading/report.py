@@ -17,7 +17,7 @@ STYLE = {
     "failed": "var(--pst-color-danger, #d64545)",
     "not started": "var(--pst-color-text-muted, #868b93)",
 }
-# What is drawn from a seed.
+# The checks whose cases depend on a seed.
 RANDOM = ("oracle", "edge", "property", "cost")
 
 
@@ -50,7 +50,7 @@ def _label(check: CheckResult) -> str:
 
 
 def random_failed(results: Sequence[Result]) -> bool:
-    """Whether a check of random cases did not pass, so that its seed is worth naming."""
+    """Whether a check of random cases did not pass, so that its seed should be named."""
     ran = [one for one in results if one.status in ("partial", "failed") and not one.error]
     return any(check.kind in RANDOM and not check.passed for one in ran for check in one.checks)
 
@@ -84,13 +84,13 @@ def to_html(result: Result) -> str:
 
 
 def to_json(results: Sequence[Result]) -> dict[str, Any]:
-    """The report that machines read; the progress file is one, too."""
+    """The machine-readable report; the progress file has the same format."""
     points, earned = sum(one.points for one in results), sum(one.earned for one in results)
     return {"version": 1, "points": points, "earned": earned, "exercises": [one.to_json() for one in results]}
 
 
 def to_junit(results: Sequence[Result]) -> str:
-    """One test case a check; what is not started is skipped."""
+    """One test case for each check; exercises not started are skipped."""
     suite = ElementTree.Element("testsuite", name="myllm exercises")
     for result in results:
         about = f"{result.id} {result.title}"

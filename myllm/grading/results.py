@@ -1,4 +1,4 @@
-"""What a check found, in the shape of the report."""
+"""The results of checks, as the report holds them."""
 
 import math
 import re
@@ -30,7 +30,7 @@ def clean(text: str) -> str:
 
 
 class Weighed(Protocol):
-    """A check as far as the report cares."""
+    """The part of a check that the report reads."""
 
     @property
     def kind(self) -> str: ...  # noqa: D102
@@ -64,7 +64,7 @@ class Result:
 
     @property
     def earned(self) -> float:
-        """The points of the checks that passed, an int where that is exact."""
+        """The points of the checks that passed, an int if they are whole."""
         total = sum(one.weight for one in self.checks if one.passed)
         return int(total) if total == int(total) else total
 
@@ -79,7 +79,7 @@ class Result:
     def failed(
         cls, exercise: Exercise, message: str, checks: Sequence[Weighed] = (), *, whole_file: bool = False
     ) -> "Result":
-        """No check passed, all for one reason; ``whole_file`` where no other answer of the file can pass."""
+        """The result if no check can pass, for one reason; ``whole_file`` if it affects the whole file."""
         lines = [CheckResult(one.kind, one.weight, False, clean(message)) for one in checks]
         lines = lines or [CheckResult("run", exercise.points, False, clean(message))]
         error = lines[0].message if whole_file else ""

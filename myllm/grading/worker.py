@@ -78,7 +78,7 @@ def serve(request: dict[str, Any], replies: int) -> dict[str, Any]:
 
 
 def _watch(child: int, results: int, output: int, deadline: float, mark: bytes) -> tuple[bytes, bytes, str]:
-    """Read what a fork writes until it is done, dead, or beyond a limit: (messages, output, why it ended)."""
+    """Read what a fork writes until it is done, dead, or over a limit: (messages, output, why it ended)."""
     told, printed, looked, gone, status = b"", b"", time.monotonic(), 0, 0
     os.set_blocking(results, False)
     os.set_blocking(output, False)
@@ -113,7 +113,7 @@ def _read(pipe: int) -> bytes:
 
 
 def descendants(root: int) -> list[int]:
-    """The ids of a process and of all that it started, where the system tells (Linux)."""
+    """The ids of a process and of all its descendants (Linux only)."""
     parents = dict[int, int]()
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
@@ -125,13 +125,13 @@ def descendants(root: int) -> list[int]:
 
 
 def sweep(child: int = 0) -> None:
-    """End a fork and everything that any fork has started, in its own session or not."""
+    """End a fork and all processes that any fork has started, in their own session or not."""
     if child:
         for end in (os.killpg, os.kill):  # it may not have a session of its own yet
             with suppress(ProcessLookupError, PermissionError):
                 end(child, signal.SIGKILL)
     with suppress(ChildProcessError):  # raised when no children are left
-        for _ in range(1000):  # what forks faster than that is left to the system's own limits
+        for _ in range(1000):  # processes that fork faster than this are left to the system's limits
             if os.waitpid(child or -1, 0 if child else os.WNOHANG)[0]:
                 child = 0
                 continue
@@ -147,19 +147,19 @@ def _prctl(option: int, value: int) -> None:
 
 
 def _tie(parent: int, death: signal.Signals) -> None:
-    """Get a signal when the parent ends; end now where it has ended already."""
+    """Ask for a signal when the parent ends; exit now if it has ended already."""
     _prctl(PARENT_DEATH_SIGNAL, death)
     if os.getppid() != parent:
         os._exit(0)
 
 
 def _end(*_: object) -> NoReturn:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # nothing may interrupt the sweeping now
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # nothing may interrupt the cleaning up now
     raise SystemExit
 
 
 def main(parent: int) -> None:
-    """Answer requests until the input ends or the process that asks does."""
+    """Answer requests until the input or the requesting process ends."""
     _tie(parent, signal.SIGTERM)  # before torch, whose import takes seconds
     # Loaded here, so that the forks for the answers share it.
     import myllm.grading.attempt  # noqa: F401  # pyright: ignore[reportUnusedImport]

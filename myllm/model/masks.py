@@ -55,9 +55,7 @@ def window(size: int) -> Mask:
         ValueError: `size` is less than 1.
     """
     if size < 1:
-        raise ValueError(
-            f"A window contains at least the position itself: give a size of 1 or more, not {size}."
-        )
+        raise ValueError(f"A window contains the position itself: give a size of 1 or more, not {size}.")
     return Mask(lambda b, h, q, k: q - k < size)
 
 

@@ -27,6 +27,7 @@ class Tokenizer(Protocol):
     Attributes:
         name: A display name.
         vocab_size: One more than the highest id, special tokens included.
+        tokens: The bytes of each id; those of a special token spell its name.
         bos_id, eos_id, pad_id: The ids of the begin, end and padding tokens; None where there is none.
         extra_end_ids: Ids that end a generated text besides `eos_id`.
         special_tokens: The id of each special token.
@@ -37,6 +38,7 @@ class Tokenizer(Protocol):
 
     name: str
     vocab_size: int
+    tokens: Sequence[bytes] = ()
     special_tokens: Mapping[str, int]
     bos_id: int | None = None
     eos_id: int | None = None
@@ -96,15 +98,13 @@ class Tokenizer(Protocol):
     def _id_of(self, role: str) -> int:
         found = getattr(self, f"{role}_id")
         if found is None:
-            raise UserError(
-                f"{self.name} has no {role} token; train it with special token '<|{role}|>', or ask for none."
-            )
+            how = f"train it with special token '<|{role}|>', or ask for none"
+            raise UserError(f"{self.name} has no {role} token; {how}.")
         return found
 
-    @abstractmethod
     def id_bytes(self, i: int, *, start: bool) -> bytes:
         """The bytes that an id below `vocab_size` adds to a text; `start` means that it comes first."""
-        ...
+        return self.tokens[i]
 
     def starts_anew(self, i: int) -> bool:
         """Whether the token after `i` is decoded as the first one of a text."""
@@ -163,9 +163,7 @@ class Tokenizer(Protocol):
         width = max(map(len, rows), default=0)
         fill = self.pad_id if self.pad_id is not None else self.eos_id
         if fill is None and any(len(row) < width for row in rows):
-            raise UserError(
-                f"{self.name} has no padding or end token to fill short rows; train one with '<|pad|>'."
-            )
+            raise UserError(f"{self.name} has no padding or end token to pad with; train '<|pad|>'.")
         ids = np.full((len(rows), width), fill or 0, dtype=np.int64)
         mask = np.zeros((len(rows), width), dtype=np.int64)
         for b, row in enumerate(rows):

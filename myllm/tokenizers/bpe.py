@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     import tiktoken
 
 FORMAT = "myllm-bpe-1"
-CACHE_SIZE = 1 << 16  # chunks remembered by an encoder; some 10 MB
-CACHE_CHUNK = 64  # characters of the longest chunk remembered; longer ones seldom come twice
+CACHE_SIZE = 1 << 16  # chunks remembered by an encoder, about 10 MB
+CACHE_CHUNK = 64  # characters of the longest chunk remembered; longer ones seldom occur twice
 MAX_TOKENS = 1 << 28  # bytes of all tokens together; a merge can double the longest
 
 
@@ -25,14 +25,14 @@ class BPE(Tokenizer):
     """A byte-level BPE tokenizer: ids 0–255 are the bytes, then the merges in order, then the special tokens.
 
     Any text and any bytes can be encoded, and decoding gives them back. Special tokens are matched in the
-    text only where `encode` is told to; elsewhere text that looks like one is ordinary text.
+    text only where `encode` is told to; otherwise text that looks like one is ordinary text.
 
     Attributes:
-        name: A name for people.
+        name: A display name.
         vocab_size: Bytes, merges and special tokens together.
         special_tokens: The id of each special token.
-        bos_id, eos_id, pad_id: Begin, end and padding ids, or None.
-        merges: The id that each pair of ids merges into, in the order they were learned.
+        bos_id, eos_id, pad_id: The ids of the begin, end and padding tokens, or None.
+        merges: The id that each pair of ids merges into, in the order in which they were learned.
         tokens: The bytes of each id; a special token has those of its name.
     """
 
@@ -52,17 +52,13 @@ class BPE(Tokenizer):
         self.tokens = [bytes([byte]) for byte in range(256)]
         self.merges: dict[Pair, int] = {}
         size = 0
-        for left, right in merges:
+        for n, (left, right) in enumerate(merges):
             if not (0 <= left < len(self.tokens) and 0 <= right < len(self.tokens)):
-                raise UserError(
-                    f"Merge {len(self.merges)} joins ids {left} and {right}, which do not exist yet."
-                )
+                raise UserError(f"Merge {n} joins ids {left} and {right}, which do not exist yet.")
             self.merges[left, right] = len(self.tokens)
             size += len(self.tokens[left]) + len(self.tokens[right])
             if size > MAX_TOKENS:
-                raise UserError(
-                    f"The first {len(self.merges)} merges make more than {MAX_TOKENS:,} bytes of tokens."
-                )
+                raise UserError(f"{n + 1} merges make more than {MAX_TOKENS:,} bytes of tokens.")
             self.tokens.append(self.tokens[left] + self.tokens[right])
         if len(self.merges) + 256 != len(self.tokens):
             raise UserError("A merge is listed twice; each pair may be merged once.")
@@ -96,22 +92,21 @@ class BPE(Tokenizer):
 
         Args:
             text: One text, or an iterable of texts; one text at a time is held, and no chunk spans two.
-            vocab_size: Ids in all: 256 bytes, the merges, and the special tokens.
+            vocab_size: The number of all ids: 256 bytes, the merges, and the special tokens.
             pattern: How text is cut into chunks; see `myllm.tokenizers.patterns`.
-            special_tokens: Names of special tokens; they get the last ids.
-            progress: Show a bar; None shows one only on a terminal.
+            special_tokens: The special tokens; they get the last ids.
+            progress: Whether to show a progress bar; None shows one only on a terminal.
 
         Raises:
-            UserError: `vocab_size` is too small for bytes and special tokens, or beyond what the text fills.
+            UserError: `vocab_size` is too small for the bytes and special tokens, or too large for the text.
         """
         special_tokens = check_special(special_tokens)
         n_merges = vocab_size - 256 - len(special_tokens)
         if n_merges < 0:
-            least = 256 + len(special_tokens)
-            raise UserError(
-                f"A vocabulary of {vocab_size} is too small: 256 bytes and "
-                f"{len(special_tokens)} special tokens need at least {least}."
+            least = (
+                f"256 bytes and {len(special_tokens)} special tokens need at least {vocab_size - n_merges}"
             )
+            raise UserError(f"A vocabulary of {vocab_size} is too small: {least}.")
         if isinstance(text, str):
             text = pieces([text]) if pattern in PATTERNS.values() else [text]
         chunks = count_chunks(text, pattern)
@@ -119,20 +114,17 @@ class BPE(Tokenizer):
             raise UserError("There is no text to learn from; give at least a few words.")
         merges = _train_with_bar(chunks, n_merges, progress)
         if len(merges) < n_merges:
-            most = 256 + len(merges) + len(special_tokens)
-            raise UserError(
-                f"This text has too few different pairs for a vocabulary of {vocab_size}: "
-                f"ask for at most {most}, or give more text."
-            )
+            most = f"ask for at most {vocab_size - n_merges + len(merges)}, or give more text"
+            raise UserError(f"This text has too few pairs for a vocabulary of {vocab_size}: {most}.")
         return cls(merges, pattern=pattern, special_tokens=special_tokens)
 
     def encode_text(self, text: str, *, continued: bool = False) -> list[int]:
-        """Turn text into ids, none of them special; what stands before it makes no difference."""
+        """Encode text in which special tokens are ordinary text; preceding text makes no difference."""
         ids: list[int] = []
         for chunk in self._chunks(well_formed(text)):
             known = self._cache.get(chunk)
             if known is None:
-                known = self._encode_chunk(chunk.encode())
+                known = encode_chunk(chunk.encode(), self.merges)
                 if len(chunk) <= CACHE_CHUNK:
                     if len(self._cache) >= CACHE_SIZE:
                         self._cache.clear()
@@ -141,18 +133,14 @@ class BPE(Tokenizer):
         return ids
 
     def encode_bytes(self, data: bytes) -> list[int]:
-        """Turn any bytes into ids, valid UTF-8 or not; `decode_bytes` gives them back."""
+        """Encode any bytes, valid UTF-8 or not; `decode_bytes` returns them."""
         ids: list[int] = []
         for chunk in self._chunks(data.decode("utf-8", "surrogateescape")):
-            ids += self._encode_chunk(chunk.encode("utf-8", "surrogateescape"))
+            ids += encode_chunk(chunk.encode("utf-8", "surrogateescape"), self.merges)
         return ids
 
-    def id_bytes(self, i: int, *, start: bool) -> bytes:
-        """The bytes of a token, wherever it stands."""
-        return self.tokens[i]
-
     def save(self, path: str | Path) -> None:
-        """Write the tokenizer as one JSON file, all of it or nothing."""
+        """Write the tokenizer as one JSON file, completely or not at all."""
         content = {
             "format": FORMAT,
             "name": self.name,
@@ -167,13 +155,11 @@ class BPE(Tokenizer):
         """Read a tokenizer that `save` wrote.
 
         Raises:
-            UserError: The file is missing, torn, changed by as much as a digit, or something else.
+            UserError: The file is missing, incomplete, changed since, or of another kind.
         """
         content = read_json(path, "a tokenizer")
         if not isinstance(content, dict) or cast("dict[str, Any]", content).get("format") != FORMAT:
-            raise UserError(
-                f"{path} is JSON, but no tokenizer of this package; make one with `myllm tokenizer train`."
-            )
+            raise UserError(f"{path} is no tokenizer of ours; make one with `myllm tokenizer train`.")
         fields = cast("dict[str, Any]", content)
         with suppress(AttributeError, KeyError, RecursionError, TypeError, ValueError):
             if fields.pop("sha256") == _digest(fields):
@@ -182,11 +168,11 @@ class BPE(Tokenizer):
         raise UserError(f"{path} is a damaged tokenizer file; train or copy it again.")
 
     def to_tiktoken(self) -> "tiktoken.Encoding":
-        """The same tokenizer for the `tiktoken` library, which encodes several times as fast.
+        """The same tokenizer for the library `tiktoken`, which encodes several times as fast.
 
-        It gives the ids that `encode` gives, for merges that were learned: it looks up the bytes of a token,
-        not the pair, so it cannot tell two ways to make the same bytes apart. Characters newer than the
-        Unicode version it was built with may be cut differently.
+        For learned merges it gives the same ids as `encode`. It looks up the bytes of a token, not the pair,
+        so it cannot tell two ways to make the same bytes apart. Characters newer than the version of Unicode
+        that it was built with may be cut differently.
 
         Raises:
             UserError: Two merges make the same bytes.
@@ -203,9 +189,6 @@ class BPE(Tokenizer):
     def __repr__(self) -> str:
         special = f", special tokens {', '.join(self.special_tokens)}" if self.special_tokens else ""
         return f"BPE {self.name!r}: {self.vocab_size} ids, {len(self.merges)} merges{special}"
-
-    def _encode_chunk(self, chunk: bytes) -> list[int]:
-        return encode_chunk(chunk, self.merges)
 
     def _chunks(self, text: str) -> list[str]:
         chunks = self._split(text)
@@ -226,7 +209,7 @@ def check_special(tokens: Sequence[str]) -> list[str]:
     """The special tokens as a list.
 
     Raises:
-        UserError: One is empty, listed twice or not expressible in UTF-8, or a single string was given.
+        UserError: One of them is empty, a duplicate or not expressible in UTF-8, or they are a single string.
     """
     if isinstance(tokens, str):
         raise UserError(f"special_tokens must be a list of names; write [{tokens!r}].")
@@ -238,7 +221,7 @@ def check_special(tokens: Sequence[str]) -> list[str]:
 
 
 def _train_with_bar(chunks: Mapping[str, int], n_merges: int, progress: bool | None) -> list[Pair]:
-    """Train under a progress bar, which is shown on a terminal or when `progress` insists."""
+    """Train with a progress bar, which is shown if `progress` is true, or None on a terminal."""
     from rich.console import Console
     from rich.progress import Progress
 

@@ -74,9 +74,8 @@ class Conversation:
             return self._template.render(given, **self._variables)
         except Exception as error:  # foreign code can raise anything
             why = str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
-            raise UserError(
-                f"The chat template does not render these messages ({why:.150}); change them or the template."
-            ) from error
+            why = f"The chat template does not render these messages ({why:.150})"
+            raise UserError(f"{why}; change them or the template.") from error
 
     def answers(self) -> list[Span]:
         """The spans of the text that the model writes: each answer with the token that ends it.

@@ -2,7 +2,8 @@
 
 Byte-pair encoding (Gage 1994; on bytes: Radford et al. 2019) starts from the 256 bytes and repeats: find
 the most frequent pair of neighbours, give it the next free id, replace it everywhere. Merges never cross a
-chunk, so the text enters as ``{chunk: how often}``. Of equally frequent pairs the smaller one wins.
+chunk, so the text enters as ``{chunk: how often}``. Of equally frequent pairs
+the smaller one is merged first.
 """
 
 import heapq
@@ -17,19 +18,17 @@ Pair = tuple[int, int]
 
 
 def count_chunks(texts: Iterable[str], pattern: str) -> Counter[str]:
-    """Cut every text into chunks and count how often each chunk occurs; one text is held at a time.
+    """Split every text into chunks and count how often each occurs; one text is in memory at a time.
 
     Raises:
-        UserError: Something in `texts` is no string, or the pattern leaves characters out.
+        UserError: An item of `texts` is not a string, or the pattern leaves characters out.
     """
     split = compile_pattern(pattern).findall
     counts: Counter[str] = Counter()
     length = 0
     for text in texts:
         if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise UserError(
-                f"Training needs text (str), but was given {type(text).__name__}; decode it first."
-            )
+            raise UserError(f"Training needs text (str), and was given {type(text).__name__}; decode it.")
         text = well_formed(text)
         counts.update(split(text))
         length += len(text)
@@ -48,7 +47,7 @@ def count_pairs(words: Mapping[tuple[int, ...], int]) -> Counter[Pair]:
 
 
 def merge(ids: Sequence[int], pair: Pair, new_id: int) -> list[int]:
-    """Replace `pair` by `new_id`, left to right, without overlap: ``(a, a)`` turns ``a a a`` to ``aa a``."""
+    """Replace `pair` by `new_id`, left to right, without overlap: ``a a a`` becomes ``aa a``."""
     merged: list[int] = []
     i = 0
     while i < len(ids):
@@ -62,7 +61,7 @@ def merge(ids: Sequence[int], pair: Pair, new_id: int) -> list[int]:
 
 
 def train_naive(chunks: Mapping[str, int], n_merges: int) -> list[Pair]:
-    """Learn `n_merges` merges by counting all pairs of all words again after each. The oracle of `train`."""
+    """Learn `n_merges` merges, recounting all pairs of all words after each; the oracle of `train`."""
     words = {tuple(chunk.encode()): n for chunk, n in chunks.items()}
     merges: list[Pair] = []
     for new_id in range(256, 256 + n_merges):
@@ -80,19 +79,19 @@ def train(
 ) -> list[Pair]:
     """Learn the same merges as `train_naive` by visiting only what a merge changes.
 
-    A merge changes the counts of the pairs that touch it and of no others. So we keep the
-    counts, remember for each pair the words that hold it, and find the next pair in a heap
-    whose outdated entries are dropped when they surface.
+    A merge changes the counts of the neighbouring pairs and of no others. So we keep the counts and, for each
+    pair, the words that contain it, and find the next pair in a heap, whose outdated entries are discarded
+    when they are popped.
 
     Args:
         chunks: How often each chunk of the text occurs.
-        n_merges: How many merges to learn; fewer come back if the text has no pair left.
+        n_merges: How many merges to learn; fewer are returned if the text runs out of pairs.
         on_merge: Called after each merge, for a progress bar.
     """
     words = [list(chunk.encode()) for chunk in chunks]
     weights = list(chunks.values())
     counts: dict[Pair, int] = defaultdict(int)
-    holders: dict[Pair, set[int]] = defaultdict(set)  # pair -> words that hold it, or did
+    holders: dict[Pair, set[int]] = defaultdict(set)  # pair -> words that contain it or used to
     for w, ids in enumerate(words):
         for pair in pairwise(ids):
             counts[pair] += weights[w]
@@ -126,7 +125,7 @@ def train(
                     ids[i : i + 2] = [new_id]
                 i += 1
         del counts[best]
-        change.pop(best, None)  # only where left == right: "a a a" holds the pair twice
+        change.pop(best, None)  # only where left == right: "a a a" contains the pair twice
         for pair, difference in change.items():
             if difference:
                 counts[pair] += difference
@@ -139,42 +138,35 @@ def train(
 
 
 def encode_chunk(chunk: bytes, merges: Mapping[Pair, int]) -> list[int]:
-    """Encode one chunk: merge the neighbours with the lowest new id until none is left.
+    """Encode one chunk: merge the neighbours with the lowest new id, the leftmost first, until none is left.
 
-    The ids form a linked list, and a heap holds the possible merges, each with all its places. So a chunk of
-    n bytes costs O(n log n), and a long run of one character O(n).
+    The ids form a linked list, and a heap holds the possible merges, so that a chunk of n bytes takes
+    O(n log n) steps. An entry of the heap is skipped if one of its two ids has been merged meanwhile.
 
     Args:
         chunk: The bytes of one chunk.
         merges: The id that each pair of ids merges into, higher than both.
     """
-    ids: list[int] = list(chunk)
+    ids = list(chunk)  # -1 where an id has been merged into the one before it
     after = [*range(1, len(ids)), -1]
-    before = list(range(-1, len(ids) - 1))
-    places: dict[int, list[int]] = {}  # of each possible merge, by its new id
-    joined: dict[int, Pair] = {}
-    for i, pair in enumerate(pairwise(ids)):
-        if pair in merges:
-            new_id = merges[pair]
-            joined[new_id] = pair
-            places.setdefault(new_id, []).append(i)
-    heap = sorted(places)
+    before = [*range(-1, len(ids) - 1)]
+    heap: list[Pair] = []
+
+    def consider(i: int) -> None:
+        if i >= 0 and after[i] >= 0 and (new_id := merges.get((ids[i], ids[after[i]]))) is not None:
+            heapq.heappush(heap, (new_id, i))
+
+    for i in range(len(ids)):
+        consider(i)
     while heap:
-        new_id = heapq.heappop(heap)
-        left, right = joined[new_id]
-        for i in sorted(places.pop(new_id)):
-            j = after[i]
-            if ids[i] != left or j < 0 or ids[j] != right:
-                continue  # one of the two has been merged away since
-            ids[i], ids[j] = new_id, -1
-            after[i] = k = after[j]
-            if k >= 0:
-                before[k] = i
-            for start, stop in ((before[i], i), (i, k)):
-                if start >= 0 and stop >= 0 and (pair := (ids[start], ids[stop])) in merges:
-                    found = merges[pair]
-                    if found not in places:
-                        places[found], joined[found] = [], pair
-                        heapq.heappush(heap, found)
-                    places[found].append(start)
+        new_id, i = heapq.heappop(heap)
+        j = after[i]
+        if j < 0 or merges.get((ids[i], ids[j])) != new_id:
+            continue
+        ids[i], ids[j] = new_id, -1
+        after[i] = k = after[j]
+        if k >= 0:
+            before[k] = i
+        consider(before[i])
+        consider(i)
     return [i for i in ids if i >= 0]

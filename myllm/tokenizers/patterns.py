@@ -1,7 +1,7 @@
-r"""How text is cut into chunks before byte-pair encoding: three published patterns, and cuts for streams.
+r"""How text is split into chunks before byte-pair encoding: published patterns, and splitting of streams.
 
 A pattern is a regular expression in the dialect of the ``regex`` library (``\p{L}`` is any letter,
-``\p{N}`` any number). No merge ever crosses the border of a chunk.
+``\p{N}`` any number). Merges never cross a chunk boundary.
 """
 
 from collections.abc import Iterable, Iterator
@@ -17,12 +17,12 @@ GPT4 = (
     r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s++$|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-"""Numbers in groups of at most three digits, line ends apart (``cl100k_base`` of tiktoken)."""
+"""Numbers in groups of at most three digits, line ends separate (``cl100k_base`` of tiktoken)."""
 
 SMOLLM2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?![^\s\p{N}])|\s+"
-"""Every digit alone, then the GPT-2 pattern on what lies between (the pre-tokenizer of SmolLM2)."""
+"""Every digit separate, then the GPT-2 pattern on the text between (the pre-tokenizer of SmolLM2)."""
 
-BORDER = regex.compile(r"\p{L}(?=\P{L})|\p{N}(?=\P{N})")  # where every pattern above ends a chunk
+BORDER = regex.compile(r"\p{L}(?=\P{L})|\p{N}(?=\P{N})")  # where all patterns above have a chunk boundary
 
 PATTERNS = {"gpt2": GPT2, "gpt4": GPT4, "smollm2": SMOLLM2}
 
@@ -30,10 +30,10 @@ LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-"""Words with what stands before them, numbers in groups of at most three digits (the pattern of LLaMA-3)."""
+"""Words with the character before them, numbers in groups of at most three digits (LLaMA-3)."""
 
 QWEN2 = LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
-"""The pattern of LLaMA-3 with every digit alone."""
+"""The pattern of LLaMA-3 with every digit separate."""
 
 
 def well_formed(text: str) -> str:
@@ -64,8 +64,8 @@ def compile_pattern(pattern: str) -> regex.Pattern[str]:
 def pieces(texts: Iterable[str], size: int = 1 << 20) -> Iterator[str]:
     """Regroup a stream of text, for example the lines of a file, into pieces of about `size` characters.
 
-    A piece ends only behind a run of letters or of digits. There all three patterns of this module have the
-    border of a chunk, so training on the pieces equals training on the whole text.
+    A piece ends only after a run of letters or digits. All patterns in `PATTERNS` have a chunk boundary
+    there, so training on the pieces equals training on the whole text.
     """
     held: list[str] = []
     length, enough = 0, size
@@ -79,6 +79,6 @@ def pieces(texts: Iterable[str], size: int = 1 << 20) -> Iterator[str]:
             yield whole[start : border.end()]
             start = border.end()
         held, length = [whole[start:]], len(whole) - start
-        enough = max(size, 2 * length)  # not at once again, where there was no border
+        enough = max(size, 2 * length)  # there was no boundary: do not search again at once
     if length:
         yield "".join(held)

@@ -2,7 +2,6 @@
 
 import binascii
 import codecs
-import gzip
 import json
 import os
 import tomllib
@@ -54,9 +53,7 @@ def load_tokenizer(name_or_path: StrPath | bytes) -> Tokenizer:
     if path.suffix == ".json":
         return _from_json(path)
     if path.suffix == ".model":
-        with path.open("rb") as file:
-            is_text = file.read(8) == b"IQ== 0\nI"  # SentencePiece models are binary
-        return _llama3_from(path) if is_text else _sentencepiece(path, read_settings(path.parent))
+        return _from_model(path)
     raise UserError(f"{path} is no tokenizer; name a .json or .model file.")
 
 
@@ -99,8 +96,7 @@ def _from_json(path: Path) -> Tokenizer:
     elif not hasattr(content, "items") or "model" not in content:
         return BPE.load(path)
     settings = settings._replace(files={**settings.files, **files})
-    name = path.parent.resolve().name if path.name in (WHOLE, VOCABULARY) else path.stem
-    return HuggingFaceTokenizer(content, settings, name=name, source=str(path))
+    return HuggingFaceTokenizer(content, settings, name=_name(path), source=str(path))
 
 
 def _byte_level(vocabulary: Any, merges: bytes, settings: Settings, path: Path) -> Fields:
@@ -115,10 +111,18 @@ def _byte_level(vocabulary: Any, merges: bytes, settings: Settings, path: Path) 
     return {"model": model, "pre_tokenizer": splitter, "decoder": splitter}
 
 
-def _sentencepiece(path: Path, settings: Settings) -> SentencePiece:
+def _from_model(path: Path) -> Tokenizer:
     data = read_bytes(path)
+    if data.startswith(b"IQ== 0\nI"):  # SentencePiece models are binary
+        return _llama3_from(path)
+    settings = read_settings(path.parent)
     settings = settings._replace(files={**settings.files, MODEL: data})
-    return SentencePiece(data, settings, name=path.stem, source=str(path))
+    return SentencePiece(data, settings, name=_name(path), source=str(path))
+
+
+def _name(path: Path) -> str:
+    """The name of a file or, where all tokenizers have the same one, that of its folder."""
+    return path.parent.resolve().name if path.name in (WHOLE, MODEL, VOCABULARY) else path.stem
 
 
 def _published(name: str, files: Mapping[str, bytes]) -> Settings:
@@ -138,30 +142,10 @@ def _gpt2() -> Tokenizer:
     return RankedBPE("gpt2", ranks, pattern=GPT2, special_tokens=special, settings=settings)
 
 
-def _smollm2() -> Tokenizer:
-    from myllm.tokenizers.gguf import CONTROL, KEY, NORMAL, from_gguf  # the library takes a while to import
-
-    fields: Any = json.loads(gzip.decompress(read_bytes(ASSETS / "smollm2_bpe.json.gz")))
-    tokens: list[str] = fields["vocab"]
-    values = {
-        "model": "gpt2",
-        "pre": "smollm",
-        "tokens": tokens,
-        "token_type": [CONTROL if token in fields["special"] else NORMAL for token in tokens],
-        "merges": fields["merges"],
-        "bos_token_id": tokens.index(fields["bos"]),
-        "eos_token_id": tokens.index(fields["eos"]),
-    }
-    tokenizer = from_gguf({KEY + key: value for key, value in values.items()}, "smollm2")
-    assert tokenizer is not None
-    tokenizer.chat_template = TEMPLATES["smollm2"]
-    return tokenizer
-
-
-def _mistral() -> Tokenizer:
-    """Mistral's first vocabulary, with the settings of its published folder."""
-    tokenizer = _sentencepiece(ASSETS / "mistral_v1_sp.model", _published("mistral", {}))
-    tokenizer.name = "mistral"
+def _bundled(name: str) -> Tokenizer:
+    """A tokenizer whose folder is in the package, with the chat format that the course teaches for it."""
+    tokenizer = load_tokenizer(ASSETS / name)
+    tokenizer.chat_template = TEMPLATES[name]
     return tokenizer
 
 
@@ -194,9 +178,9 @@ def _llama3_from(path: Path) -> Tokenizer:
 KNOWN: dict[str, Callable[[], Tokenizer]] = {
     "gpt2": _gpt2,
     "llama3": _llama3,
-    "mistral": _mistral,
+    "mistral": lambda: _bundled("mistral"),
     "shakespeare": lambda: BPE.load(ASSETS / "shakespeare.json"),
-    "smollm2": _smollm2,
+    "smollm2": lambda: _bundled("smollm2"),
 }
 
 

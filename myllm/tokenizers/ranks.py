@@ -76,9 +76,5 @@ class RankedBPE(Tokenizer):
             encode = self.encoding._encode_single_piece  # pyright: ignore[reportPrivateUsage]
             return [i for chunk in chunks for i in encode(chunk)]
 
-    def id_bytes(self, i: int, *, start: bool) -> bytes:
-        """The bytes of a token, the same at any place."""
-        return self.tokens[i]
-
     def __repr__(self) -> str:
         return f"RankedBPE {self.name!r}: {self.vocab_size} ids, {len(self.special_tokens)} of them special"

@@ -55,12 +55,12 @@ class SentencePiece(Tokenizer):
         self._processor = processor = _processor(model, source)
         size = processor.get_piece_size()
         self.pieces: list[str] = processor.id_to_piece([*range(size)])
-        self.tokens = [piece.replace("▁", " ").encode() for piece in self.pieces]
+        self.tokens = tokens = [piece.replace("▁", " ").encode() for piece in self.pieces]
         control: set[int] = set()
         self._user_defined: set[int] = set()
         for i, piece in enumerate(self.pieces):
             if processor.is_byte(i):
-                self.tokens[i] = bytes.fromhex(piece[3:5])
+                tokens[i] = bytes.fromhex(piece[3:5])
             elif processor.is_control(i) or processor.is_unknown(i):
                 control.add(i)
             elif USUAL_SPECIAL.fullmatch(piece) and i in processor.encode(piece):
@@ -73,9 +73,9 @@ class SentencePiece(Tokenizer):
         for token, fields in self._added.items():
             following = max(self._ids.values()) + 1
             i = self._ids[token] = fields.get("id", self._ids.get(token, following))
-            self.tokens += [b""] * (i + 1 - len(self.tokens))
-            self.tokens[i] = token.encode()
-        self.vocab_size = len(self.tokens)
+            tokens += [b""] * (i + 1 - len(tokens))
+            tokens[i] = token.encode()
+        self.vocab_size = len(tokens)
         self.special_tokens = {self.pieces[i]: i for i in sorted(control | self._user_defined)}
         added_special = (token for token, fields in self._added.items() if fields.get("special"))
         self.special_tokens |= {token: self._ids[token] for token in added_special}

@@ -1,4 +1,4 @@
-"""Pictures that stay alive on the published page: state as JSON, all computing in the reader's browser.
+"""Interactive figures that also work on the published page: state as JSON, computed in the browser.
 
 Each widget asks one question, to be answered before a control is moved. It needs the ``book`` extra.
 """
@@ -48,7 +48,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import a widget when it is first asked for, so that the core installation can import this package."""
+    """Import a widget on first access, so that the core installation can import this package."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import_module(".base", __name__)  # first, for it names the extra where that is missing

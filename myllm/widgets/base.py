@@ -1,4 +1,4 @@
-"""What all widgets share: one layout, checks of arguments, a limit on the state, a stable text form."""
+"""What all widgets share: one layout, checks of arguments, a size limit, a stable text representation."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def check_text(name: str, value: Any, least: int, most: int) -> None:
 
 
 class Widget(anywidget.AnyWidget):
-    """A widget whose state fits a page and whose text form is the same in every run.
+    """A widget whose state is small enough for a page and whose text representation never varies.
 
     Raises:
         ValueError: If the state, with code and style, takes more than ``STATE_LIMIT`` bytes of JSON.

@@ -1,4 +1,4 @@
-"""The parts of a GPT: what goes in and out of each, what it holds and what it computes."""
+"""The parts of a GPT: inputs and outputs of each, its parameters and its operations."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class BlockDiagram(Widget):
     The sums are those of `myllm.config.ModelConfig`: `n_params` and `flops_per_token`.
 
     Args:
-        model: The model first seen: ``gpt2``, ``gpt2-medium``, ``gpt2-large`` or ``gpt2-xl``.
+        model: The initial model: ``gpt2``, ``gpt2-medium``, ``gpt2-large`` or ``gpt2-xl``.
         batch: Texts B, 1 to 64.
         tokens: Tokens T of each text, 1 to the model's `block_size`.
-        part: The part first explained: ``embedding``, ``positions``, ``norm1``, ``attention``, ``add1``,
+        part: The part explained initially: ``embedding``, ``positions``, ``norm1``, ``attention``, ``add1``,
             ``norm2``, ``mlp``, ``add2``, ``norm`` or ``head``.
         **settings: What differs from the model: `n_layer`, `n_head`, `n_embd`, `vocab_size`, `block_size` and
             `tie_embeddings`, as in `ModelConfig`.

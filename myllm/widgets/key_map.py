@@ -35,7 +35,7 @@ class KeyMap(Widget):
     model of each family.
 
     Args:
-        family: The family first seen: ``gpt2``, ``llama`` (Mistral and Qwen2 too), ``qwen3``, ``gemma``,
+        family: The initial family: ``gpt2``, ``llama`` (Mistral and Qwen2 too), ``qwen3``, ``gemma``,
             ``gemma2``, ``phi``, ``phi3``, or ``gguf`` for a LLaMA in that format.
         part: The part first explained, a module of the Transformer with ``N`` for the number of a layer.
 

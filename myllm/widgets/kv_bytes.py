@@ -17,7 +17,7 @@ class KVBytes(Widget):
     Changing heads leaves the width of the model as it is.
 
     Args:
-        model: The model first seen: ``gpt2``, ``llama-2-7b``, ``llama-2-70b``, ``llama-3-8b``, ``mistral-7b``
+        model: The initial model: ``gpt2``, ``llama-2-7b``, ``llama-2-70b``, ``llama-3-8b``, ``mistral-7b``
             or ``smollm2-135m``.
         context: Tokens of each text, 1 to 131,072.
         batch: Texts that are continued together, 1 to 256.

@@ -18,7 +18,7 @@ class LetterHeatMap(Widget):
         counts: (V, V) whole numbers, a nested list, an array or a tensor: row = letter, column = next letter.
         alphabet: The V different characters, in the order of the rows.
         smoothing: Additive smoothing α, 0 to 10, before the reader moves the slider.
-        letter: The row first seen; the most frequent letter if not given.
+        letter: The row shown initially; by default that of the most frequent letter.
         predict: The letter the question asks about; ``"q"`` if the alphabet has it, else its last letter.
 
     Raises:

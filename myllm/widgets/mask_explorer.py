@@ -36,12 +36,12 @@ class MaskExplorer(Widget):
             there is the mask alone.
         n_head: Heads of every layer; needed with weights, 1 without.
         alphabet: The letters of the ids 0 to V - 2; id V - 1 is the separator.
-        text: The string first seen: with weights 1 to P // 2 letters of the alphabet, else any 1 to 32
+        text: The initial string: with weights 1 to P // 2 letters of the alphabet, else any 1 to 32
             characters.
-        kind: The mask first seen: causal, causal window, prefix, padding, documents, window or full.
+        kind: The initial mask: causal, causal window, prefix, padding, documents, window or full.
         size: Positions of the window, the prefix, the padding or the first document.
         rule: A mask of one's own, in place of a kind.
-        layer: The layer whose weights are first seen, counted from 1.
+        layer: The layer whose weights are shown initially, counted from 1.
         head: The head, counted from 0, as h is in rules.
 
     Raises:

@@ -19,7 +19,7 @@ class RopeDial(Widget):
     Args:
         head_dim: The dimensions that are rotated, an even number from 4 to 256.
         theta: Base of the frequencies, at least 2.
-        pair: The pair first seen, from 0.
+        pair: The initial pair, from 0.
         query: Position m of the query, 0 to 100.
         key: Position n of the key, 0 to 100.
         scaling: ``none``, ``linear``, ``llama3`` or ``yarn``.

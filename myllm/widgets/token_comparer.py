@@ -16,11 +16,11 @@ MAX_CHARACTERS = 500
 class TokenComparer(Widget):
     """Cuts a text into bytes and into the tokens of our own BPE, GPT-2, Mistral and SmolLM2.
 
-    The published vocabularies come when the reader first types or chooses a sentence: in the book from files
-    of the site, in a notebook from the kernel. Where one is out of reach, the others are shown.
+    The published vocabularies are loaded when the reader first types or chooses a sentence: in the book from
+    files of the site, in a notebook from the kernel. If one cannot be loaded, the others are shown.
 
     Args:
-        text: What is first seen; the reader may replace it. At most 500 characters.
+        text: The initial text, which the reader may replace. At most 500 characters.
         own: A trained `myllm.tokenizers.bpe.BPE` of some 4,096 ids, or None; its special tokens are not used.
         name: What it is called.
 
@@ -46,7 +46,7 @@ class TokenComparer(Widget):
         self.on_msg(self._send_vocabulary)
 
     def _send_vocabulary(self, _: object, message: dict[str, Any], buffers: object) -> None:
-        """Answer a notebook's page that asks for a vocabulary; without data where it is not to be had."""
+        """Send a vocabulary to a notebook's page that requests it; no data if it is not available."""
         if (name := message.get("vocabulary")) in NAMES:
             try:
                 data = vocabulary(name)

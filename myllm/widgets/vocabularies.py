@@ -1,12 +1,11 @@
 """The vocabularies that a page can load: published merges and pieces, in a form small enough to send.
 
-They are no part of a widget's state. The book's build writes each into the site as a file of its own, and
-in a notebook the kernel sends it when the page asks.
+They are not part of a widget's state. The book's build writes each into the site as a file of its own, and
+in a notebook the kernel sends it on request.
 """
 
 from __future__ import annotations
 
-import gzip
 import json
 import struct
 from base64 import b64encode
@@ -19,7 +18,7 @@ NAMES = ("gpt2", "mistral", "smollm2")
 
 
 def vocabulary(name: str) -> dict[str, Any]:
-    """What the page needs to encode text as the tokenizer `name` does.
+    """The data with which the page encodes text as the tokenizer `name` does.
 
     Returns:
         For byte-level BPE: ``bytes``, the id of each byte or None, and what `merge_table` holds. For
@@ -45,9 +44,8 @@ def _gpt2() -> dict[str, Any]:
 
 
 def _smollm2() -> dict[str, Any]:
-    model = json.loads(gzip.decompress((ASSETS / "smollm2_bpe.json.gz").read_bytes()))
-    ids = {token: i for i, token in enumerate(model["vocab"])}
-    return _byte_level(ids, [merge.split(" ") for merge in model["merges"]])
+    model = json.loads((ASSETS / "smollm2/tokenizer.json").read_text(encoding="utf-8"))["model"]
+    return _byte_level(model["vocab"], model["merges"])
 
 
 def _byte_level(ids: dict[str, int], merges: list[list[str]]) -> dict[str, Any]:
@@ -63,7 +61,7 @@ def _byte_level(ids: dict[str, int], merges: list[list[str]]) -> dict[str, Any]:
 def _mistral() -> dict[str, Any]:
     from sentencepiece import SentencePieceProcessor
 
-    model: Any = SentencePieceProcessor(model_file=str(ASSETS / "mistral_v1_sp.model"))
+    model: Any = SentencePieceProcessor(model_file=str(ASSETS / "mistral" / "tokenizer.model"))
     size: int = model.get_piece_size()
     zero: int = model.piece_to_id("<0x00>")
     scores: dict[int, float] = {i: model.get_score(i) for i in range(zero + 256, size)}

@@ -1,4 +1,4 @@
-"""A GPT that writes in the page, token by token, and shows what it expects next."""
+"""A GPT that writes in the page, token by token, and shows the probabilities of the next token."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ class Writer(Widget):
         self.on_msg(self._send_weights)
 
     def _send_weights(self, _: object, message: dict[str, Any], buffers: object) -> None:
-        """Answer a notebook's page that asks for the weights."""
+        """Send the weights to a notebook's page that requests them."""
         if message.get("weights") == self.weights:
             self.send({"weights": self.weights}, [self.packed])
 
@@ -165,7 +165,7 @@ def _shapes(V: int, P: int, C: int, inner: int, n_layer: int) -> dict[str, tuple
 
 
 def _pairs(merges: Iterable[tuple[int, int]], tokens: int) -> list[tuple[int, int]]:
-    """The merges, each of two tokens that exist before it, and all of them in the vocabulary."""
+    """Check that each merge joins two tokens that exist before it, and return them as pairs of ids."""
     pairs = [(int(left), int(right)) for left, right in merges]
     if any(not 0 <= min(pair) <= max(pair) < 256 + i for i, pair in enumerate(pairs)):
         raise ValueError("Each merge must join two ids that exist before it; give BPE.merges in order.")

@@ -1,6 +1,5 @@
 """Chat formats: ids and masks equal the published Jinja templates, and no message can forge a turn."""
 
-import gzip
 import json
 from itertools import groupby
 from operator import itemgetter
@@ -20,7 +19,8 @@ from myllm.tokenizers.chat import TEMPLATES
 from myllm.tokenizers.pretrained import ASSETS
 
 GOLDENS = json.loads(Path(__file__).with_name("token_goldens.json").read_text("utf-8"))
-SMOLLM2 = json.loads(gzip.decompress((ASSETS / "smollm2_bpe.json.gz").read_bytes()))
+SMOLLM2 = json.loads((ASSETS / "smollm2" / "tokenizer.json").read_text("utf-8"))
+SMOLLM2_TEMPLATE = (ASSETS / "smollm2" / "chat_template.jinja").read_text("utf-8")
 
 # The formats as Jinja, from their specifications; `generation` encloses what the model writes.
 SYSTEM_FIRST = """
@@ -113,7 +113,7 @@ def mistral() -> Any:
 def library() -> Any:
     import sentencepiece
 
-    return sentencepiece.SentencePieceProcessor(model_file=str(ASSETS / "mistral_v1_sp.model"))
+    return sentencepiece.SentencePieceProcessor(model_file=str(ASSETS / "mistral" / "tokenizer.model"))
 
 
 def say(*contents: str, system: str | None = None) -> list[dict[str, str]]:
@@ -192,15 +192,14 @@ def test_ids_and_masks_equal_the_published_template(name: str, pair: tuple[Token
 def test_smollm2_equals_its_published_template(smollm2: Tokenizer):
     from transformers import PreTrainedTokenizerFast
 
-    merges = [tuple(merge.split(" ")) for merge in SMOLLM2["merges"]]
-    vocab = {token: i for i, token in enumerate(SMOLLM2["vocab"])}
-    library = tokenizers.Tokenizer(models.BPE(vocab=vocab, merges=merges))
+    merges = [tuple(pair) for pair in SMOLLM2["model"]["merges"]]
+    library = tokenizers.Tokenizer(models.BPE(vocab=SMOLLM2["model"]["vocab"], merges=merges))
     digits, words = (
         pre_tokenizers.Digits(individual_digits=True),
         pre_tokenizers.ByteLevel(add_prefix_space=False),
     )
     library.pre_tokenizer = pre_tokenizers.Sequence([digits, words])
-    library.add_special_tokens(list(SMOLLM2["special"]))
+    library.add_special_tokens([token["content"] for token in SMOLLM2["added_tokens"]])
     fast = PreTrainedTokenizerFast(tokenizer_object=library)
 
     @given(conversations(), st.booleans())
@@ -210,7 +209,7 @@ def test_smollm2_equals_its_published_template(smollm2: Tokenizer):
             if message["role"] == "assistant":
                 message["content"] = message["content"].lstrip()
         ids, mask = render(messages, smollm2, add_generation_prompt=prompt)
-        assert ids == published(fast, messages, SMOLLM2["chat_template"], prompt)[0]
+        assert ids == published(fast, messages, SMOLLM2_TEMPLATE, prompt)[0]
         assert len(mask) == len(ids)
 
     equal()

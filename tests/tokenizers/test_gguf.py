@@ -1,6 +1,5 @@
 """Tokenizers from GGUF values: ids of the vocabularies they come from, types, roles, what is refused."""
 
-import gzip
 import io
 import json
 from typing import Any
@@ -53,13 +52,15 @@ def gguf(**values: Any) -> Any:
 @pytest.fixture(scope="module")
 def smollm2() -> dict[str, Any]:
     """SmolLM2 as a GGUF file describes it."""
-    fields = json.loads(gzip.decompress((ASSETS / "smollm2_bpe.json.gz").read_bytes()))
+    fields = json.loads((ASSETS / "smollm2" / "tokenizer.json").read_text("utf-8"))
+    special = {token["content"] for token in fields["added_tokens"]}
+    tokens = [*fields["model"]["vocab"]]
     return {
         "model": "gpt2",
         "pre": "smollm",
-        "tokens": fields["vocab"],
-        "token_type": np.array([3 if token in fields["special"] else 1 for token in fields["vocab"]]),
-        "merges": fields["merges"],
+        "tokens": tokens,
+        "token_type": np.array([3 if token in special else 1 for token in tokens]),
+        "merges": [" ".join(pair) for pair in fields["model"]["merges"]],
         "bos_token_id": np.uint32(1),
         "eos_token_id": 2,
         "padding_token_id": 2,
@@ -86,7 +87,9 @@ def described(model: sentencepiece.SentencePieceProcessor) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def mistral() -> dict[str, Any]:
-    return described(sentencepiece.SentencePieceProcessor(model_file=str(ASSETS / "mistral_v1_sp.model")))
+    return described(
+        sentencepiece.SentencePieceProcessor(model_file=str(ASSETS / "mistral" / "tokenizer.model"))
+    )
 
 
 def test_smollm2(smollm2: dict[str, Any], tmp_path):

@@ -96,7 +96,7 @@ def oracles() -> dict[str, dict[str, Oracle]]:
     fast = GPT2TokenizerFast(vocab=str(folder / "encoder.json"), merges=str(folder / "vocab.bpe"))
     fast._tokenizer.encode_special_tokens = True
 
-    model = str(ASSETS / "mistral_v1_sp.model")
+    model = str(ASSETS / "mistral" / "tokenizer.model")
     library = sentencepiece.SentencePieceProcessor(model_file=model)
     vocabulary = {library.id_to_piece(i): i for i in range(library.get_piece_size())}
     halves = []  # any two pieces whose joined text is a piece may merge; the better piece goes first
@@ -109,11 +109,8 @@ def oracles() -> dict[str, dict[str, Oracle]]:
     llama = LlamaTokenizer(vocab=vocabulary, merges=merges, legacy=True)._tokenizer
     llama.encode_special_tokens = True
 
-    import gzip
-
-    small = json.loads(gzip.decompress((ASSETS / "smollm2_bpe.json.gz").read_bytes()))
-    pairs = [tuple(merge.split(" ")) for merge in small["merges"]]
-    bpe = tokenizers.models.BPE(vocab={t: i for i, t in enumerate(small["vocab"])}, merges=pairs)
+    small = json.loads((ASSETS / "smollm2" / "tokenizer.json").read_text("utf-8"))["model"]
+    bpe = tokenizers.models.BPE(vocab=small["vocab"], merges=[tuple(pair) for pair in small["merges"]])
     digits_first = Sequence([Digits(individual_digits=True), ByteLevel(add_prefix_space=False)])
     return {
         "gpt2": {
@@ -284,7 +281,7 @@ def test_what_comes_back(tokenizer, text: str):
 
 
 def test_every_token_has_the_bytes_of_its_library(tokenizer):
-    library = sentencepiece.SentencePieceProcessor(model_file=str(ASSETS / "mistral_v1_sp.model"))
+    library = sentencepiece.SentencePieceProcessor(model_file=str(ASSETS / "mistral" / "tokenizer.model"))
     mistral = tokenizer("mistral")
     first = next(i for i in range(32_000) if library.id_to_piece(i) == "a")
     for i in range(3, 32_000):

@@ -272,7 +272,7 @@ def write_tokenizer(folder, case):
     if kind == "none":
         return 50, {}, None
     if kind == "sentencepiece":
-        model = ASSETS / "mistral_v1_sp.model"
+        model = ASSETS / "mistral/tokenizer.model"
         (folder / "tokenizer.model").write_bytes(model.read_bytes())
         roles = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
         config = {"tokenizer_class": "LlamaTokenizer", "add_bos_token": bool(case["add_bos"]), **roles}
@@ -364,7 +364,7 @@ def _id(folder, token, kind, config):
 
 @functools.cache
 def pieces():
-    return sentencepiece.SentencePieceProcessor(model_file=str(ASSETS / "mistral_v1_sp.model"))
+    return sentencepiece.SentencePieceProcessor(model_file=str(ASSETS / "mistral/tokenizer.model"))
 
 
 # Models

@@ -76,7 +76,7 @@ def tiktoken_gpt2() -> tiktoken.Encoding:
 
 ORACLES = {
     "gpt2": lambda: tiktoken_gpt2().encode_ordinary,
-    "mistral": lambda: SentencePieceProcessor(model_file=str(ASSETS / "mistral_v1_sp.model")).encode,
+    "mistral": lambda: SentencePieceProcessor(model_file=str(ASSETS / "mistral/tokenizer.model")).encode,
     "smollm2": lambda: load_tokenizer("smollm2").encode,
 }
 
