@@ -110,7 +110,9 @@ def oracles() -> dict[str, dict[str, Oracle]]:
     llama.encode_special_tokens = True
 
     small = json.loads((ASSETS / "smollm2" / "tokenizer.json").read_text("utf-8"))["model"]
-    bpe = tokenizers.models.BPE(vocab=small["vocab"], merges=[tuple(pair) for pair in small["merges"]])
+    bpe = tokenizers.models.BPE(
+        vocab=small["vocab"], merges=[tuple(pair.split(" ")) for pair in small["merges"]]
+    )
     digits_first = Sequence([Digits(individual_digits=True), ByteLevel(add_prefix_space=False)])
     return {
         "gpt2": {
