@@ -710,6 +710,6 @@ def test_a_broken_widget_leaves_one_sentence(visit, tmp_path):
     page = visit(tmp_path / "page.html")
     page.get_by_text("alive").wait_for()
     texts = page.locator("body > div").all_inner_texts()
-    assert texts[0] == "This widget could not start (no data); the text goes on without it."
-    assert texts[1].startswith("This widget could not start (") and texts[1].endswith("goes on without it.")
+    assert texts[0] == "This widget could not start (no data). The text continues below."
+    assert texts[1].startswith("This widget could not start (") and texts[1].endswith("The text continues below.")
     assert texts[2] == "alive"
