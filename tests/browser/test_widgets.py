@@ -711,5 +711,7 @@ def test_a_broken_widget_leaves_one_sentence(visit, tmp_path):
     page.get_by_text("alive").wait_for()
     texts = page.locator("body > div").all_inner_texts()
     assert texts[0] == "This widget could not start (no data). The text continues below."
-    assert texts[1].startswith("This widget could not start (") and texts[1].endswith("The text continues below.")
+    assert texts[1].startswith("This widget could not start (") and texts[1].endswith(
+        "The text continues below."
+    )
     assert texts[2] == "alive"
