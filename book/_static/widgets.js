@@ -59,7 +59,7 @@
       URL.revokeObjectURL(address);
       await widget.render({ model, el });
     } catch (error) {
-      el.textContent = `This widget could not start (${error.message}); the text goes on without it.`;
+      el.textContent = `This widget could not start (${error.message}). The text continues below.`;
     }
   }
 

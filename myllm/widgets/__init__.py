@@ -1,6 +1,6 @@
-"""Interactive figures that also work on the published page: state as JSON, computed in the browser.
+"""Interactive figures for the published page: state as JSON, all computation in the reader's browser.
 
-Each widget asks one question, to be answered before a control is moved. It needs the ``book`` extra.
+Each widget asks one question, to be answered before a control is moved. The ``book`` extra is needed.
 """
 
 from __future__ import annotations
@@ -51,5 +51,5 @@ def __getattr__(name: str) -> Any:
     """Import a widget on first access, so that the core installation can import this package."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import_module(".base", __name__)  # first, for it names the extra where that is missing
+    import_module(".base", __name__)  # first: its error message names the missing extra
     return getattr(import_module(f".{_HOMES[name]}", __name__), name)

@@ -1,4 +1,4 @@
-"""What all widgets share: one layout, checks of arguments, a size limit, a stable text representation."""
+"""Shared by all widgets: the layout, argument checks, a limit on the state, a reproducible text form."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ def source(*names: str) -> str:
 
 
 def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
-    """Refuse a value that is none of some choices."""
+    """Raise ValueError unless `value` is one of `choices`."""
     if value not in choices:
         raise ValueError(f"The {name} must be one of {', '.join(choices)}, not {value!r}.")
 
 
 def check_integer(name: str, value: Any, least: int, most: int) -> None:
-    """Refuse a value that is not an integer from `least` to `most`."""
+    """Raise ValueError unless `value` is an integer from `least` to `most`."""
     if type(value) is not int or not least <= value <= most:
         raise ValueError(f"The {name} must be a whole number from {least:,} to {most:,}, not {value!r}.")
 
 
 def check_text(name: str, value: Any, least: int, most: int) -> None:
-    """Refuse a value that is not a string of `least` to `most` characters."""
+    """Raise ValueError unless `value` is a string of `least` to `most` characters."""
     if not isinstance(value, str) or not least <= len(value) <= most:
         raise ValueError(f"The {name} must be a string of {least:,} to {most:,} characters.")
 

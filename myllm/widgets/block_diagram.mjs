@@ -26,7 +26,7 @@ export function parts(config, B, T) {
     inLayer("add1", "Add to the stream", {}),
     inLayer("norm2", "LayerNorm", { ...norm, branch: true }),
     inLayer("mlp", "Feed-forward network", { branch: true, parameters: holds.mlp, flops: computes.mlp,
-      formula: "8·C² + 5·C", work: "16·C²", inside: [["widened, then GELU", [B, T, I]]] }),
+      formula: "8·C² + 5·C", work: "16·C²", inside: [["expanded, after GELU", [B, T, I]]] }),
     inLayer("add2", "Add to the stream", {}),
     part("norm", "Final LayerNorm", norm),
     part("head", "Head", { to: [B, T, V], parameters: holds.head, flops: computes.head,
@@ -86,7 +86,7 @@ function render({ model, el }) {
     [preset.label, tie.label, dials(batch, tokens, width, heads, layers, vocabulary)],
     [html("div", { class: "pair" }, html("div", { class: "part" }, stack), html("div", { class: "part" }, facts, all))]);
   question.textContent =
-    "Predict: which holds the most parameters: the embedding, all attentions, or all feed-forward networks? Decide, then choose them.";
+    "Predict: which holds the most parameters: the embedding, all attention layers, or all feed-forward networks? Decide, then choose them.";
 
   return follow(model, ["model", "settings", "batch", "tokens", "part"], () => {
     const [now, B, T] = [config(), model.get("batch"), model.get("tokens")];
@@ -100,7 +100,7 @@ function render({ model, el }) {
     tie.show(now.tie_embeddings);
 
     const every = parts(now, B, T);
-    layerName.textContent = `${many(now.n_layer, "layer")}, all alike`;
+    layerName.textContent = `${many(now.n_layer, "layer")}, all identical in shape`;
     for (const part of every) {
       const { name, button } = buttons.get(part.key);
       button.setAttribute("aria-pressed", part.key === model.get("part"));
@@ -117,9 +117,9 @@ function render({ model, el }) {
     facts.replaceChildren(html("div", {}, html("dt", { class: "title" }, part.name), html("dd", {}, part.layer ? "in a layer" : "")),
       ...sizes.map(([what, numbers]) => fact(what, shape(numbers))),
       ...amount("parameters", part.formula, part.parameters, total(now)),
-      ...amount("operations a token", part.work, part.flops, flopsPerToken(now, T)));
-    all.textContent = `All parts: ${number(total(now))} parameters, ${operations(flopsPerToken(now, T))} a token, ` +
-      `${operations(B * T * flopsPerToken(now, T))} for ${shape([B, T])} ids. Only products of matrices are counted.`;
+      ...amount("operations per token", part.work, part.flops, flopsPerToken(now, T)));
+    all.textContent = `All parts: ${number(total(now))} parameters, ${operations(flopsPerToken(now, T))} per token, ` +
+      `${operations(B * T * flopsPerToken(now, T))} for ${shape([B, T])} ids. Only matrix products are counted.`;
     sentence.textContent = describe(part, now, T);
   });
 }

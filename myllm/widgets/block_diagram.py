@@ -14,21 +14,21 @@ LIMITS = {"n_layer": 100, "n_head": 128, "n_embd": 16_384, "vocab_size": 300_000
 
 
 class BlockDiagram(Widget):
-    """Draws a GPT-2 whose sizes the reader may change, with live shapes, parameters and operations.
+    """Draws a GPT-2 whose sizes the reader can change, with live shapes, parameters and operations.
 
     The sums are those of `myllm.config.ModelConfig`: `n_params` and `flops_per_token`.
 
     Args:
-        model: The initial model: ``gpt2``, ``gpt2-medium``, ``gpt2-large`` or ``gpt2-xl``.
+        model: The model shown first: ``gpt2``, ``gpt2-medium``, ``gpt2-large`` or ``gpt2-xl``.
         batch: Texts B, 1 to 64.
         tokens: Tokens T of each text, 1 to the model's `block_size`.
-        part: The part explained initially: ``embedding``, ``positions``, ``norm1``, ``attention``, ``add1``,
+        part: The part explained first: ``embedding``, ``positions``, ``norm1``, ``attention``, ``add1``,
             ``norm2``, ``mlp``, ``add2``, ``norm`` or ``head``.
         **settings: What differs from the model: `n_layer`, `n_head`, `n_embd`, `vocab_size`, `block_size` and
             `tie_embeddings`, as in `ModelConfig`.
 
     Raises:
-        ValueError: If an argument is none of these, or they do not fit together.
+        ValueError: If an argument is not one of these, or they do not fit together.
     """
 
     _css = source("layout.css", "config.css")

@@ -10,7 +10,7 @@ function slider(name, change, say = (value) => value.toLocaleString("en")) {
     input.max = list.length - 1;
     input.value = list.indexOf(value);
     input.disabled = list.length < 2;
-    said.textContent = say(value) + (input.disabled ? ", the only value here" : "");
+    said.textContent = say(value) + (input.disabled ? ", the only possible value" : "");
     input.setAttribute("aria-valuetext", said.textContent);
   };
   return { label: field(name, input, said), show };

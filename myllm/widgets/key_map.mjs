@@ -37,12 +37,12 @@ const NUMBERS = { 2: "two", 3: "three" };
 
 // What happens on the way from the file to us.
 export function marks({ part, theirs, group, tensors, heads, tied }) {
-  if (tied) return ["tied and left out"];
+  if (tied) return ["tied, not in the file"];
   return [
-    theirs === part ? "the same name" : theirs === `model.${part}` ? "only the prefix goes" : "renamed",
-    group.length > 1 && `cut in ${NUMBERS[group.length]}`,
+    theirs === part ? "the same name" : theirs === `model.${part}` ? "only the prefix removed" : "renamed",
+    group.length > 1 && `split into ${NUMBERS[group.length]}`,
     tensors[0].transposed && "transposed",
-    heads && "rows put back",
+    heads && "rows reordered",
   ].filter(Boolean);
 }
 
@@ -50,18 +50,18 @@ export function marks({ part, theirs, group, tensors, heads, tied }) {
 export function describe(line, known) {
   const { part, theirs, group, tensors: [first, bias], heads, tied } = line;
   const name = (tensor) => `${layer(part)}.${tensor.leaf} ${shape(tensor.shape)}`;
-  if (tied) return `${name(first)} is no tensor of the file: it is tied to embed_tokens.weight, and left out.`;
+  if (tied) return `${name(first)} is not in the file: it is tied to embed_tokens.weight.`;
   const piece = (tensor, what) => (group.length > 1 ? `${what} ${tensor.from} to ${tensor.to - 1} of ` : "") +
     `${layer(theirs)}.${tensor.leaf} ${shape(tensor.whole)}`;
   const done = marks(line);
   const steps = [done.slice(0, -1).join(", "), done.at(-1)].filter(Boolean).join(" and ");
-  const order = heads ? ` In each of its ${heads} heads the file has first rows 0 and ${first.shape[0] / heads / 2}, then 1 and ${first.shape[0] / heads / 2 + 1}, and so on.` : "";
-  const also = !bias ? "" : group.length > 1 ? ` Its bias ${shape(bias.shape)} is ${piece(bias, "numbers")}.` : ` Its bias ${shape(bias.shape)} goes with it.`;
+  const order = heads ? ` In each of its ${heads} heads the file stores our rows in the order 0, ${first.shape[0] / heads / 2}, 1, ${first.shape[0] / heads / 2 + 1}, and so on.` : "";
+  const also = !bias ? "" : group.length > 1 ? ` Its bias ${shape(bias.shape)} is ${piece(bias, "numbers")}.` : ` Its bias ${shape(bias.shape)} is treated in the same way.`;
   const taken = known.find((other) => other.part !== part && other.theirs === LLAMA[part]);
   const other = known.find((other) => other.part !== part && theirs === LLAMA[other.part]);
-  const beware = (taken ? ` Beware: ${layer(taken.theirs)} is here our ${layer(taken.part)}.` : "") +
-    (other ? ` Beware: in LLaMA this name is our ${layer(other.part)}.` : "");
-  return `${name(first)} is ${piece(first, first.transposed ? "columns" : "rows")}: ${steps}.${order}${also}${beware}`;
+  const careful = (taken ? ` Careful: here ${layer(taken.theirs)} is our ${layer(taken.part)}.` : "") +
+    (other ? ` Careful: in LLaMA this name is our ${layer(other.part)}.` : "");
+  return `${name(first)} is ${piece(first, first.transposed ? "columns" : "rows")}: ${steps}.${order}${also}${careful}`;
 }
 
 const ROLES = { q_proj: "query", k_proj: "key", v_proj: "value" };
@@ -74,7 +74,7 @@ function render({ model, el }) {
   const count = html("p", { class: "note" });
   const { question, sentence } = frame(el, "Key map", [family.label], [count, map]);
   question.textContent =
-    "Predict: given LLaMA's table, which other family needs the fewest lines of its own, and which nothing but its own? Decide, then choose.";
+    "Predict: in which other family do the fewest names differ from LLaMA's, and in which do all differ? Decide, then choose.";
 
   const spelled = (name) => layer(name).split(/(?<=\.|_(?=layernorm))/).flatMap((piece) => [piece, html("wbr")]);
   const entry = (name, tensors, key, ...rest) => [html("span", { class: "mono" }, ...spelled(name)),
@@ -115,7 +115,7 @@ function render({ model, el }) {
       cells.set(part, { button, file, paths, path: paths[0] });
     }
     const { file, ours } = tensors(known, MODELS[key]);
-    count.textContent = `${differing(known)} of ${known.length} lines of the table differ from LLaMA's. ` +
+    count.textContent = `${differing(known)} of ${known.length} names differ from LLaMA's. ` +
       `Layer 0 stands for all ${MODELS[key].n_layer}: ${file} tensors in the file, ${ours} of ours.`;
   }
 
@@ -130,7 +130,7 @@ function render({ model, el }) {
       path.classList.toggle("chosen", part === chosen);
       file.classList.toggle("chosen", group.includes(chosen));
     }
-    sentence.textContent = line ? describe(line, known) : `${MODELS[key].preset} has no ${layer(chosen)}: choose another part.`;
+    sentence.textContent = line ? describe(line, known) : `${MODELS[key].preset} has no ${layer(chosen)}. Choose another part.`;
   });
 }
 

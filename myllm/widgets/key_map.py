@@ -1,4 +1,4 @@
-"""What published files call the parts of a Transformer, and what happens to their tensors on the way."""
+"""What published files call the parts of a Transformer, and how their tensors are converted."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ PARTS = (
 
 
 class KeyMap(Widget):
-    """Draws lines from our tensors to those of a published file: renamed, cut, transposed, left out.
+    """Draws lines from our tensors to those of a published file: renamed, split, transposed, or absent.
 
     The tables are those of `myllm.weights.convert` and `myllm.weights.gguf`, the shapes those of a published
     model of each family.
 
     Args:
-        family: The initial family: ``gpt2``, ``llama`` (Mistral and Qwen2 too), ``qwen3``, ``gemma``,
+        family: The family shown first: ``gpt2``, ``llama`` (Mistral and Qwen2 too), ``qwen3``, ``gemma``,
             ``gemma2``, ``phi``, ``phi3``, or ``gguf`` for a LLaMA in that format.
-        part: The part first explained, a module of the Transformer with ``N`` for the number of a layer.
+        part: The part explained first, a module of the Transformer with ``N`` for the number of a layer.
 
     Raises:
-        ValueError: If an argument is none of these.
+        ValueError: If an argument is not one of these.
     """
 
     _css = source("layout.css", "key_map.css")

@@ -32,9 +32,9 @@ export function describe(config, B, T, each) {
   const read = bytesRead(config, B, T, each);
   const step = (read.weights + read.cache) / B;
   const last = kept(config, T) < T ? `; a window keeps the last ${kept(config, T).toLocaleString("en")} tokens` : "";
-  const more = config.block_size < T ? ` The model was made for ${config.block_size.toLocaleString("en")} tokens.` : "";
+  const more = config.block_size < T ? ` The model was trained for ${config.block_size.toLocaleString("en")} tokens.` : "";
   return `The keys and values of ${many(B, "text")} of ${many(T, "token")} take ${inBytes(cache)}, ` +
-    `${times(cache / weights)} times the ${inBytes(weights)} of the weights${last}. ` +
+    `${times(cache / weights)} times as much as the weights (${inBytes(weights)})${last}. ` +
     `Each generated token reads ${inBytes(step)}, ${percent(read.cache / (read.weights + read.cache))} of it keys and values.${more}`;
 }
 
@@ -52,7 +52,7 @@ function render({ model, el }) {
     put(model, "shape", {});
   });
   const heads = slider("Key-value heads", (n_kv_head) => reshape({ n_kv_head }));
-  const context = slider("Tokens a text", change("context"));
+  const context = slider("Tokens per text", change("context"));
   const batch = slider("Texts at once", change("batch"));
   const format = select("Numbers", [["float32", "float32: 4 bytes"], ["bfloat16", "bfloat16, float16: 2 bytes"], ["int8", "int8: 1 byte"]],
     change("dtype"));
@@ -70,7 +70,7 @@ function render({ model, el }) {
   const { question, sentence } = frame(el, "KV bytes",
     [preset.label, format.label, dials(context, batch, heads, window), rest], [note, list]);
   question.textContent =
-    "Predict: how many texts at once until their keys and values outweigh the model? Decide, then move ‘Texts at once’.";
+    "Predict: with how many texts at once do keys and values take more memory than the model? Decide, then move ‘Texts at once’.";
 
   return follow(model, ["model", "shape", "context", "batch", "dtype"], () => {
     const now = config();

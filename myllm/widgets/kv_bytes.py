@@ -11,20 +11,20 @@ FORMATS = ("float32", "bfloat16", "int8")
 
 
 class KVBytes(Widget):
-    """Shows the cache of a published model, whose numbers the reader may change.
+    """Shows the cache of a published model, whose numbers the reader can change.
 
     The cache is that of `myllm.config.ModelConfig.kv_bytes`; with a window only the last tokens are kept.
     Changing heads leaves the width of the model as it is.
 
     Args:
-        model: The initial model: ``gpt2``, ``llama-2-7b``, ``llama-2-70b``, ``llama-3-8b``, ``mistral-7b``
-            or ``smollm2-135m``.
+        model: The model shown first: ``gpt2``, ``llama-2-7b``, ``llama-2-70b``, ``llama-3-8b``,
+            ``mistral-7b`` or ``smollm2-135m``.
         context: Tokens of each text, 1 to 131,072.
         batch: Texts that are continued together, 1 to 256.
         dtype: Format of weights and cache: ``float32``, ``bfloat16`` or ``int8``.
 
     Raises:
-        ValueError: If an argument is none of these.
+        ValueError: If an argument is not one of these.
     """
 
     _css = source("layout.css", "config.css")

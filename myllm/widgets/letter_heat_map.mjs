@@ -11,7 +11,7 @@ export function probabilities(counts, alpha) {
 // Bits of one row; 0 · log 0 is 0.
 export const entropy = (row) => -row.reduce((sum, p) => sum + (p > 0 ? p * Math.log2(p) : 0), 0);
 
-// `length` row numbers after `start`, each drawn from the row of the one before.
+// `length` row numbers after `start`, each sampled from the row of the one before.
 export function sample(table, start, length, seed) {
   const random = generator(seed);
   const written = [];
@@ -29,7 +29,7 @@ export function describe(row, alphabet, letter) {
   const best = row.indexOf(Math.max(...row));
   const bits = entropy(row);
   return `After ‘${visible(letter)}’ comes ‘${visible(alphabet[best])}’ in ${percent(row[best])} of cases; entropy ` +
-    `${bits.toFixed(2)} bits, as uncertain as a choice among ${(2 ** bits).toFixed(2)} letters.`;
+    `${bits.toFixed(2)} bits, as uncertain as a choice among ${(2 ** bits).toFixed(2)} equally likely letters.`;
 }
 
 const ALPHAS = [0, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10];
@@ -64,7 +64,7 @@ function render({ model, el }) {
   const side = EDGE + alphabet.length * CELL + 1;
   const mark = svg("rect", { class: "mark", x: EDGE, width: alphabet.length * CELL, height: CELL });
   const drawing = svg("svg", { viewBox: `0 0 ${side} ${side}`, role: "img", style: `min-width: ${side * 0.85}px; max-width: ${side * 3}px`,
-    "aria-label": "Map of probabilities: one row a letter, one column a next letter, darker is likelier" },
+    "aria-label": "Map of probabilities: one row per letter, one column per next letter; darker is more likely" },
     svg("g", { class: "cells" }, ...cells.flat()), ...rowNames, ...columnNames, mark);
 
   const cellAt = (event) => {
@@ -77,7 +77,7 @@ function render({ model, el }) {
     const cell = cellAt(event);
     note.textContent = cell
       ? `‘${visible(alphabet[cell[0]])}’ then ‘${visible(alphabet[cell[1]])}’: ${percent(table[cell[0]][cell[1]])}`
-      : "Rows: a letter. Columns: the next one. The shade grows with the root of the probability.";
+      : "Rows: letters. Columns: next letters. The shade is proportional to the square root of the probability.";
   };
   const keys = (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;

@@ -18,8 +18,8 @@ class LetterHeatMap(Widget):
         counts: (V, V) whole numbers, a nested list, an array or a tensor: row = letter, column = next letter.
         alphabet: The V different characters, in the order of the rows.
         smoothing: Additive smoothing α, 0 to 10, before the reader moves the slider.
-        letter: The row shown initially; by default that of the most frequent letter.
-        predict: The letter the question asks about; ``"q"`` if the alphabet has it, else its last letter.
+        letter: The row shown first; the most frequent letter if not given.
+        predict: The letter that the question asks about; ``"q"`` if it is in the alphabet, else the last.
 
     Raises:
         ValueError: If the arguments do not fit each other, or the state would not fit the page.
@@ -72,7 +72,7 @@ def _rows(counts: Any, alphabet: str) -> list[list[int]]:
     except (TypeError, ValueError, OverflowError):
         rows, exact = [], False
     if len(rows) != size or any(len(row) != size for row in rows):
-        raise ValueError(f"The counts must be a {size} × {size} table of whole numbers, one row a letter.")
+        raise ValueError(f"The counts must be a {size} × {size} table of whole numbers, one row per letter.")
     if not exact or any(count < 0 for row in rows for count in row):
         raise ValueError("The counts must be whole numbers, none below zero.")
     return rows

@@ -122,7 +122,7 @@ function render({ model, el }) {
 
   const figure = (name, title) => {
     const drawing = svg("svg", { role: "img" });
-    const grid = html("div", { class: "scroll grid", tabindex: 0, role: "group", "aria-label": `${name}; the arrow keys move the frame`,
+    const grid = html("div", { class: "scroll grid", tabindex: 0, role: "group", "aria-label": `${name}; the arrow keys move the selection`,
       onkeydown: keys, onpointermove: point, onclick: point }, drawing);
     const caption = html("p", { class: "note" }, title);
     return { drawing, caption, grid, part: html("div", { class: "part" }, caption, grid) };
@@ -134,12 +134,12 @@ function render({ model, el }) {
   const python = html("code", { class: "mono" });
   const { question, sentence } = frame(el, "Mask explorer",
     [field("Mask", kind), sizeField, ...(net ? [field("Layer", layer)] : []), ...(heads > 1 ? [field("Head h", head)] : []),
-      field("Rule: may q look at k?", rule), field(net ? "String to copy" : "Text", text)],
+      field("Rule: may q attend to k?", rule), field(net ? "String to copy" : "Text", text)],
     [html("div", { class: "pair masks" }, mask.part, ...(net ? [weights.part] : [])), note, ...(net ? [answer] : []),
       html("p", { class: "note" }, "In Python: ", python)]);
   question.textContent = net
-    ? "Predict: how far back must a position see, at least, for the model to copy? Decide, then try a causal window."
-    : "Predict: how many pairs will a causal window of 3 leave? Decide, then choose it.";
+    ? "Predict: how far back must each position be able to attend, at least, for the model to copy? Decide, then try a causal window."
+    : "Predict: how many pairs remain with a causal window of 3? Decide, then choose it.";
 
   function move(q, k) {
     const last = shown.tokens.length - 1;
@@ -154,7 +154,7 @@ function render({ model, el }) {
     const name = (letter) => `${letter} = ${cursor[letter]} ‘${visible(shown.tokens[cursor[letter]])}’`;
     const may = shown.mask[cursor.q][cursor.k];
     const weight = shown.weights ? `, and does so with a weight of ${percent(shown.weights[cursor.q][cursor.k])}` : "";
-    note.textContent = `${name("q")} may ${may ? `look at ${name("k")}${weight}` : `not look at ${name("k")}`}.`;
+    note.textContent = `${name("q")} may ${may ? `attend to ${name("k")}${weight}` : `not attend to ${name("k")}`}.`;
   }
   function keys(event) {
     const step = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
@@ -223,11 +223,11 @@ function render({ model, el }) {
       masks = build(parsed.allows, heads, T);
     } catch (error) {
       rule.setAttribute("aria-invalid", true);
-      sentence.textContent = `${error.message}${shown ? " The picture keeps the last rule." : ""}`;
+      sentence.textContent = `${error.message}${shown ? " The picture still shows the last valid rule." : ""}`;
       return;
     }
     if (!n) {
-      sentence.textContent = net ? `There is no string yet: type letters from ‘${alphabet.join("")}’.` : "There is no text yet: type some.";
+      sentence.textContent = net ? `The string is empty. Type letters from ‘${alphabet.join("")}’.` : "The text is empty. Type some.";
       return;
     }
     const ids = [...string.map((letter) => alphabet.indexOf(letter)), alphabet.length];
@@ -236,11 +236,11 @@ function render({ model, el }) {
     const tokens = net ? [...string, SEPARATOR, ...copy].slice(0, T) : string;
     const followed = shown?.tokens.length === T;
     shown = { tokens, mask: masks[h], weights: result?.weights[l - 1][h] };
-    draw(mask, "Mask: one row a query, one column a key; a square where the query may look, a dot where not",
+    draw(mask, "Mask: one row per query, one column per key; a square where the query may attend to the key, a dot where it may not",
       (q, k) => (shown.mask[q][k] ? 1 : null));
     if (net) {
       weights.caption.textContent = `Weights of layer ${l}, head ${h}`;
-      draw(weights, "Attention weights: one row a query, one column a key, darker is heavier, a dot where the mask forbids it",
+      draw(weights, "Attention weights: one row per query, one column per key; a darker square is a larger weight, a dot is a masked pair",
         (q, k) => (shown.mask[q][k] ? shown.weights[q][k] : null));
       answer.replaceChildren(letters("copy", string), letters("model", copy, string));
     }
@@ -250,7 +250,7 @@ function render({ model, el }) {
     const same = masks.every((other) => other.flat().join() === shown.mask.flat().join());
     sentence.textContent = describe({ said: named?.said(number) ?? "Your rule", remain: count(shown.mask), T,
       where: same ? "" : ` in head ${h}`, wanted: net ? string.join("") : "", written: copy.join("") }) +
-      (typed === string.join("") ? "" : net ? ` Only letters from ‘${alphabet.join("")}’ count, ${longest} at most.` : ` Only the first ${longest} characters count.`);
+      (typed === string.join("") ? "" : net ? ` Only letters from ‘${alphabet.join("")}’ are used, at most ${longest}.` : ` Only the first ${longest} characters are used.`);
   });
 }
 

@@ -26,22 +26,22 @@ class MaskExplorer(Widget):
     understands as well.
 
     The model has attention layers alone, without biases: ``x = embed[ids] + positions``, then
-    ``x = x + layer(x)`` for every layer, then ``head(x)``. It reads a string and a separator, and is to write
-    the string again.
+    ``x = x + layer(x)`` for every layer, then ``head(x)``. It reads a string and a separator, and should then
+    write the string again.
 
     Args:
         weights: Name to matrix, as from `state_dict()` of such a model: ``embed.weight`` (V, C),
             ``positions.weight`` (P, C), ``head.weight`` (V, C), and q_proj, k_proj, v_proj and o_proj of
             every layer, as ``layers.0.q_proj.weight``, (C, C). They are kept as float16. Without them
-            there is the mask alone.
+            only the mask is shown.
         n_head: Heads of every layer; needed with weights, 1 without.
         alphabet: The letters of the ids 0 to V - 2; id V - 1 is the separator.
-        text: The initial string: with weights 1 to P // 2 letters of the alphabet, else any 1 to 32
+        text: The string shown first: with weights 1 to P // 2 letters of the alphabet, else any 1 to 32
             characters.
-        kind: The initial mask: causal, causal window, prefix, padding, documents, window or full.
+        kind: The mask shown first: causal, causal window, prefix, padding, documents, window or full.
         size: Positions of the window, the prefix, the padding or the first document.
-        rule: A mask of one's own, in place of a kind.
-        layer: The layer whose weights are shown initially, counted from 1.
+        rule: A custom mask, instead of a kind.
+        layer: The layer whose weights are shown first, counted from 1.
         head: The head, counted from 0, as h is in rules.
 
     Raises:
@@ -75,7 +75,7 @@ class MaskExplorer(Widget):
         head: int = 0,
     ) -> None:
         if weights is not None and n_head is None:
-            raise ValueError("Say how many heads the layers have: MaskExplorer(weights, n_head=4).")
+            raise ValueError("Pass the number of heads: MaskExplorer(weights, n_head=4).")
         n_head = 1 if n_head is None else n_head
         check_integer("n_head", n_head, 1, MAX_HEADS)
         packed = {} if weights is None else _pack(weights, n_head)
@@ -116,16 +116,14 @@ def _pack(weights: dict[str, Any], n_head: int) -> dict[str, Any]:
             r"(embed|positions|head)\.weight|(?:.+\.)?(\d+)\.(?:.+\.)?([qkvo])_proj\.weight", name
         )
         if not found:
-            raise ValueError(
-                f"The page runs attention layers without biases alone; it has no use for {name!r}."
-            )
+            raise ValueError(f"The page runs only attention layers without biases; it cannot use {name!r}.")
         place = found[1] or f"{found[2]}.{found[3]}_proj"
         matrices[place] = matrix.tolist() if hasattr(matrix, "tolist") else matrix
     layers = max(1, -(-(len(matrices) - 3) // 4))
     parts = [f"{layer}.{part}_proj" for layer in range(layers) for part in "qkvo"]
     order = ["embed", "positions", *parts, "head"]
     if wrong := sorted(matrices.keys() ^ set(order)):
-        raise ValueError(f"Missing or left over among the weights: {', '.join(wrong)}.")
+        raise ValueError(f"Missing or unexpected weights: {', '.join(wrong)}.")
     try:
         tokens, places, width = len(matrices["embed"]), len(matrices["positions"]), len(matrices["embed"][0])
         for name in order:

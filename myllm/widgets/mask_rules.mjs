@@ -28,7 +28,7 @@ function words(text) {
     if (match) found.push({ number: match[1], name: match[2], sign: match[3] ?? SPELLED[match[2]] ?? "", shown: match[0].trim() });
     else {
       const [sign] = text.slice(at).trim();
-      throw new Error(sign === "=" ? "Compare with ==, for a single = means nothing in a mask." : `‘${sign}’ means nothing in a mask.`);
+      throw new Error(sign === "=" ? "Use == to compare; a single = is not allowed in a mask." : `‘${sign}’ is not allowed in a mask.`);
     }
   }
   return found;
@@ -38,13 +38,13 @@ function words(text) {
 export function parse(text) {
   if (text.length > LONGEST_RULE) throw new Error(`A rule has at most ${LONGEST_RULE} characters.`);
   const rest = words(text.replace(/^\s*lambda\s+b\s*,\s*h\s*,\s*q\s*,\s*k\s*:/, ""));
-  if (!rest.length) throw new Error("There is no rule yet: write one, such as k <= q.");
+  if (!rest.length) throw new Error("The rule is empty. Write one, such as k <= q.");
   const take = (signs) => (signs.includes(rest[0]?.sign || null) ? rest.shift().sign : null);
   const logic = (sign, level, run, ...parts) => {
     if (!parts.every((part) => part.bool))
       throw new Error(parts.length > 1
         ? `${sign} joins two comparisons; put each in brackets, as in (k <= q) ${sign} (q - k < 3).`
-        : "~ and not reverse a comparison; put it in brackets, as in ~(k > q).");
+        : "~ and not need a comparison in brackets, as in ~(k > q).");
     const shown = parts.map((part) => bracket(part, level));
     return { bool: true, level, run, text: parts.length > 1 ? shown.join(` ${sign} `) : `~${shown[0]}` };
   };
@@ -69,16 +69,16 @@ export function parse(text) {
 
   function atom() {
     const word = rest.shift();
-    if (!word) throw new Error("The rule ends too early: something is missing at its end.");
+    if (!word) throw new Error("The rule is incomplete: something is missing at its end.");
     if (word.number) return { level: ATOM, text: word.number, run: () => Number(word.number) };
     if (word.sign === "(") {
       const inside = whole();
-      if (!take([")"])) throw new Error(rest.length ? `‘${rest[0].shown}’ was not expected.` : "A bracket is not closed.");
+      if (!take([")"])) throw new Error(rest.length ? `‘${rest[0].shown}’ was not expected.` : "A closing bracket is missing.");
       return inside;
     }
     if (word.sign) throw new Error(`‘${word.shown}’ was not expected.`);
     const at = ["b", "h", "q", "k"].indexOf(word.name);
-    if (at < 0) throw new Error(`‘${word.name}’ is unknown: a mask knows b, h, q and k.`);
+    if (at < 0) throw new Error(`‘${word.name}’ is unknown: a mask can use b, h, q and k.`);
     return { level: ATOM, text: word.name, run: (...values) => values[at] };
   }
   function unary() {
@@ -97,7 +97,7 @@ export function parse(text) {
     if (!sign) return a;
     const b = joined();
     if (take(Object.keys(COMPARISONS))) throw new Error("Compare two things at a time: for 0 < q < 3 write (0 < q) & (q < 3).");
-    if (!!a.bool !== !!b.bool || (a.bool && !["==", "!="].includes(sign))) throw new Error(`${sign} cannot compare these two: give it numbers.`);
+    if (!!a.bool !== !!b.bool || (a.bool && !["==", "!="].includes(sign))) throw new Error(`${sign} cannot compare these two: it needs numbers.`);
     const run = COMPARISONS[sign];
     return { bool: true, level: COMPARE, text: `${bracket(a, OR)} ${sign} ${bracket(b, OR)}`, run: (...at) => run(a.run(...at), b.run(...at)) };
   }
@@ -106,7 +106,7 @@ export function parse(text) {
 
   const found = whole();
   if (rest.length) throw new Error(`‘${rest[0].shown}’ was not expected.`);
-  if (!found.bool) throw new Error("A rule is true or false for each pair: compare something, as in k <= q.");
+  if (!found.bool) throw new Error("A rule must be true or false for each pair: use a comparison, as in k <= q.");
   return { allows: found.run, text: found.text };
 }
 
@@ -125,7 +125,7 @@ export const KINDS = {
   full: { name: "full", rule: () => "k == k", said: () => "Full" },
 };
 
-// Who may look at whom: [head][q][k], for the queries and keys 0 to T - 1 of row 0.
+// Which query may attend to which key: [head][q][k], for the queries and keys 0 to T - 1 of row 0.
 export const build = (allows, heads, T) =>
   Array.from({ length: heads }, (_, h) =>
     Array.from({ length: T }, (_, q) => Array.from({ length: T }, (_, k) => allows(0, h, q, k))));

@@ -56,7 +56,7 @@ export function vocabulary(states) {
 // What the step shows, in words.
 export function describe(states, step, wanted) {
   const { words, merge: made, pairs } = states[step];
-  if (!words.length) return "There is no text yet: type some to see its bytes.";
+  if (!words.length) return "The text is empty. Type some to see its bytes.";
   const tokens = words.flat().length;
   const bytes = states[0].words.flat().length;
   const name = (id) => `‘${spell(vocabulary(states)[id])}’`;
@@ -87,8 +87,8 @@ function render({ model, el }) {
   const listTitle = html("p", { class: "note" });
   const { question, sentence } = frame(el, "Merge stepper",
     [field("Your text", area), field("Merges made", slider, made), html("div", { class: "buttons" }, back, forward)],
-    [chips, html("details", {}, html("summary", {}, "Reveal the pair counts; the top one is next"), bars), listTitle, list]);
-  question.textContent = "Predict: which pair will be merged next? Decide before you step.";
+    [chips, html("details", {}, html("summary", {}, "Show the pair counts; the first pair is next"), bars), listTitle, list]);
+  question.textContent = "Predict: which pair will be merged next? Decide before you press ‘Merge next’.";
 
   return follow(model, ["text", "merges", "step"], () => {
     if (model.get("text") !== text || model.get("merges") !== merges) {

@@ -11,14 +11,14 @@ MAX_MERGES = 100
 
 
 class MergeStepper(Widget):
-    """Learns byte-level BPE merges in the page; steps forward and back through them.
+    """Learns byte-level BPE merges in the page; steps forwards and backwards through them.
 
     The text is cut by the GPT-2 pattern; of equally frequent pairs the one with the smaller ids wins.
 
     Args:
-        text: The initial text, which the reader may replace. At most 2,000 characters.
+        text: The text shown first; the reader can replace it. At most 2,000 characters.
         merges: How many merges the reader can step through, 1 to 100.
-        step: How many of them are applied initially.
+        step: How many of them are already made at first.
 
     Raises:
         ValueError: If an argument lies outside its bounds.

@@ -57,9 +57,9 @@ const wavelength = (freq) => (2 * Math.PI) / freq;
 
 // What is to be seen, in words.
 export function describe({ pair, freq, plain, grow, query, key, shift }) {
-  const before = freq === plain ? "" : `, without the scaling in ${three(wavelength(plain))}`;
+  const before = freq === plain ? "" : ` (${three(wavelength(plain))} without scaling)`;
   const same = shift ? `, the same as before the shift of ${shift}` : "";
-  return `Pair ${pair} turns by ${degrees(freq)} a token, once around in ${three(wavelength(freq))} tokens${before}. ` +
+  return `Pair ${pair} rotates by ${degrees(freq)} per token, a full turn in ${three(wavelength(freq))} tokens${before}. ` +
     `The query at ${query + shift} and the key at ${key + shift} are ${many(Math.abs(query - key), "token")} apart: ` +
     `score ${decimals(pairScore(query + shift, key + shift, freq, grow))}${same}.`;
 }
@@ -111,7 +111,7 @@ function render({ model, el }) {
     [html("div", { class: "pair" },
       html("div", { class: "part" }, dial, html("p", { class: "note keys" }, swatch("query", atQuery), swatch("key", atKey)), facts),
       html("div", { class: "part" }, waves, chart))]);
-  question.textContent = "Predict: what does the score do when both tokens move to the right? Decide, then move ‘Shift of both’.";
+  question.textContent = "Predict: what happens to the score when both tokens move to the right? Decide, then move ‘Shift of both’.";
 
   return follow(model, ["pair", "query", "key", "shift", "theta", "factor", "scaling"], () => {
     const [pair, m, n, shift, theta, factor, kind] =
@@ -161,10 +161,10 @@ function render({ model, el }) {
       now.setAttribute("class", i === pair ? "chosen" : "now");
       now.setAttribute("r", i === pair ? 5 : 2.6);
     });
-    waves.textContent = `Tokens for a whole turn, pair by pair; dashed: the original context${kind === "none" ? "" : "; hollow: without scaling"}`;
+    waves.textContent = `Tokens for a full turn, pair by pair; dashed: the original context${kind === "none" ? "" : "; hollow circles: without scaling"}`;
     const slow = freq.filter((w) => wavelength(w) > original_context).length;
-    chart.setAttribute("aria-label", `Tokens for a whole turn, from ${three(wavelength(freq[0]))} for pair 0 to ` +
-      `${three(wavelength(freq.at(-1)))} for pair ${pairs.length - 1}; ${many(slow, "pair")} turn more slowly than once in the original context of ${original_context.toLocaleString("en")} tokens`);
+    chart.setAttribute("aria-label", `Tokens for a full turn, from ${three(wavelength(freq[0]))} for pair 0 to ` +
+      `${three(wavelength(freq.at(-1)))} for pair ${pairs.length - 1}; ${many(slow, "pair")} do not complete a turn within the original context of ${original_context.toLocaleString("en")} tokens`);
     sentence.textContent = describe({ pair, freq: f, plain: plain[pair], grow, query: m, key: n, shift });
   });
 }

@@ -19,12 +19,12 @@ class RopeDial(Widget):
     Args:
         head_dim: The dimensions that are rotated, an even number from 4 to 256.
         theta: Base of the frequencies, at least 2.
-        pair: The initial pair, from 0.
+        pair: The pair shown first, from 0.
         query: Position m of the query, 0 to 100.
         key: Position n of the key, 0 to 100.
         scaling: ``none``, ``linear``, ``llama3`` or ``yarn``.
-        factor: How many times longer the texts become, 1 to 64.
-        original_context: The longest text of the training, at least 16 tokens.
+        factor: How many times longer the texts are to become, 1 to 64.
+        original_context: Length of the longest training text, at least 16 tokens.
 
     Raises:
         ValueError: If an argument lies outside its bounds.

@@ -39,8 +39,8 @@ const listed = (names) => names.length > 1 ? `${names.slice(0, -1).join(", ")} a
 
 // What the counts [name, tokens] of a text of so many bytes say, in words.
 export function describe(counts, bytes, absent = []) {
-  const missing = absent.length ? ` Out of reach here: the vocabulary of ${listed(absent)}.` : "";
-  if (!bytes) return "There is no text yet: type some to see its tokens." + missing;
+  const missing = absent.length ? ` Could not be loaded: the vocabulary of ${listed(absent)}.` : "";
+  if (!bytes) return "The text is empty. Type some to see its tokens." + missing;
   if (!counts.length) return `The text is ${many(bytes, "byte")}.${missing}`;
   const needs = counts.map(([name, tokens], i) => i ? `${name} ${tokens.toLocaleString("en")}`
     : `${name} needs ${many(tokens, "token")} for ${many(bytes, "byte")}`).join(", ");
@@ -72,7 +72,7 @@ function render({ model, el }) {
   const tokenizers = { bytes: { name: "Bytes", encode: byteByByte } };
   if (own.pairs) tokenizers.own = { name: model.get("name"), encode: byteLevel(own, compile(own.pattern)) };
   for (const [key, { name }] of Object.entries(PUBLISHED))
-    tokenizers[key] = { name, why: "Its vocabulary comes when you type or choose a sentence." };
+    tokenizers[key] = { name, why: "Its vocabulary is loaded when you type or choose a sentence." };
 
   let asked = false;
   function use(text) {
@@ -80,9 +80,9 @@ function render({ model, el }) {
     if (asked) return;
     asked = true;
     for (const [key, { build }] of Object.entries(PUBLISHED)) {
-      tokenizers[key].why = "Its vocabulary is on its way.";
+      tokenizers[key].why = "Its vocabulary is being loaded.";
       fetchVocabulary(model, key).then((data) => (tokenizers[key].encode = build(data)))
-        .catch(() => Object.assign(tokenizers[key], { why: "Its vocabulary is out of reach here.", absent: true }))
+        .catch(() => Object.assign(tokenizers[key], { why: "Its vocabulary could not be loaded.", absent: true }))
         .then(draw);
     }
     draw();
@@ -91,7 +91,7 @@ function render({ model, el }) {
   const area = html("textarea", { rows: 3, spellcheck: "false", dir: "auto", oninput: () => use(area.value) });
   const samples = SAMPLES.map(([lang, name, text]) =>
     html("button", { type: "button", lang, onclick: () => use(text) }, name));
-  const list = html("ul", { class: "bars tokenizers", "aria-label": "Your text through each tokenizer" });
+  const list = html("ul", { class: "bars tokenizers", "aria-label": "Your text as tokens of each tokenizer" });
   const { question, sentence } = frame(el, "Token comparer",
     [field("Your text", area), html("div", { class: "buttons", role: "group", "aria-label": "Sentences to try" }, ...samples)], [list]);
   question.textContent = "Predict: which tokenizer needs the fewest tokens for your own language? Decide, then type a sentence.";

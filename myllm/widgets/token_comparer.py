@@ -20,9 +20,9 @@ class TokenComparer(Widget):
     files of the site, in a notebook from the kernel. If one cannot be loaded, the others are shown.
 
     Args:
-        text: The initial text, which the reader may replace. At most 500 characters.
+        text: The text shown first; the reader can replace it. At most 500 characters.
         own: A trained `myllm.tokenizers.bpe.BPE` of some 4,096 ids, or None; its special tokens are not used.
-        name: What it is called.
+        name: Its displayed name.
 
     Raises:
         ValueError: If the text is out of bounds, `own` is no BPE that the page can run, or too large for it.
@@ -46,7 +46,7 @@ class TokenComparer(Widget):
         self.on_msg(self._send_vocabulary)
 
     def _send_vocabulary(self, _: object, message: dict[str, Any], buffers: object) -> None:
-        """Send a vocabulary to a notebook's page that requests it; no data if it is not available."""
+        """Answer a notebook's page that asks for a vocabulary; without data if it is not available."""
         if (name := message.get("vocabulary")) in NAMES:
             try:
                 data = vocabulary(name)
@@ -59,7 +59,7 @@ class TokenComparer(Widget):
 
 
 def _own(tokenizer: Any) -> dict[str, Any]:
-    """The merges of a `BPE`, as the page reads them."""
+    """The merges of a `BPE`, in the form that the page reads."""
     merges: dict[tuple[int, int], int] = getattr(tokenizer, "merges", {})
     pattern: str = getattr(tokenizer, "pattern", "")
     if not pattern or [*merges.values()] != [*range(256, 256 + len(merges))]:

@@ -28,7 +28,7 @@ const range = (places) => places.length > 1 ? `tokens ${places[0]}–${places.at
 // What is to be seen, in words.
 export function describe(n, T, stride, i) {
   const count = windows(n, T, stride);
-  if (!count) return `No window: ${many(T, "token")} and the one that follows are more than the ${n} of the text.`;
+  if (!count) return `No window: ${many(T, "token")} and one more for the last target do not fit into a text of ${n}.`;
   const { read, predicted } = uses(n, T, stride);
   const { x, y } = windowAt(i, T, stride);
   const twice = predicted.filter((times) => times > 1).length;
@@ -63,11 +63,11 @@ function render({ model, el }) {
     html("div", { class: "line" }, html("b", {}, "x"), inputs), html("div", { class: "line" }, html("b", {}, "y"), targets));
   const key = (style, what) => html("span", {}, html("span", { class: `chip ${style}` }, "a"), ` ${what}`);
   const note = html("p", { class: "note keys" }, key("newest", "read by this window"), key("merged", "only predicted by it"),
-    key("again", "predicted twice or more"), key("masked", "reached by no window"));
+    key("again", "predicted twice or more"), key("masked", "in no window"));
 
   const { question, sentence } = frame(el, "Window slider",
     [block.label, stride.label, place.label, html("div", { class: "buttons" }, back, forward)], [strip, note, pair]);
-  question.textContent = "Predict: how many windows will there be with a stride of half as much? Decide, then move the slider.";
+  question.textContent = "Predict: how many windows will there be if you halve the stride? Decide, then move the slider.";
 
   return follow(model, ["block_size", "stride", "window"], () => {
     const [T, S] = [model.get("block_size"), model.get("stride")];

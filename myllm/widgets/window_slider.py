@@ -20,7 +20,7 @@ class WindowSlider(Widget):
         text: 2 to 400 characters.
         block_size: Tokens T of a window, 1 to 32 and fewer than the text has.
         stride: Tokens from the beginning of a window to that of the next, 1 to 32.
-        window: The initial window.
+        window: The window shown first.
 
     Raises:
         ValueError: If an argument lies outside its bounds.

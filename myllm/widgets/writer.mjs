@@ -152,9 +152,9 @@ export function describe(shares, bytes, temperature, written) {
   const bits = shares.reduce((sum, p) => sum - (p > 0 ? p * Math.log2(p) : 0), 0);
   const state = written ? `After ${many(written, "token")} of its own` : "After your text";
   const unsure = temperature
-    ? `at a temperature of ${temperature} the choice is as uncertain as one among ${(2 ** bits).toFixed(1)} equally likely tokens`
-    : "at a temperature of 0 the model always takes it";
-  return `${state}, the model holds ‘${spell(bytes[best])}’ to be the most likely next token; ${unsure}.`;
+    ? `at a temperature of ${temperature} the choice is as uncertain as a choice among ${(2 ** bits).toFixed(1)} equally likely tokens`
+    : "at a temperature of 0 the model always chooses it";
+  return `${state}, the model considers ‘${spell(bytes[best])}’ the most likely next token; ${unsure}.`;
 }
 
 const LENGTH = 160; // tokens of a text
@@ -225,13 +225,13 @@ function render({ model, el }) {
 
   // Whether the weights are here and no other run has begun meanwhile.
   async function loaded(mine) {
-    if (!net) say(`The weights are on their way: ${many(size, "number")}, a byte each.`);
+    if (!net) say(`Loading the weights: ${many(size, "number")} of one byte each.`);
     try {
       await load();
     } catch {
       if (mine === run) {
         stop();
-        say("The weights are out of reach here, so the model cannot write.");
+        say("The weights could not be loaded, so the model cannot write.");
       }
       return false;
     }
@@ -295,8 +295,8 @@ function render({ model, el }) {
   ];
   told.textContent = model.get("written");
   say(told.textContent
-    ? "The model wrote this earlier; press Write, and it writes a new text here, in your browser."
-    : `Press Write: a GPT of ${size.toLocaleString("en")} parameters comes to your browser and continues the prompt there.`);
+    ? "The model wrote this text earlier. Press Write, and it writes a new one in your browser."
+    : `Press Write: a GPT of ${size.toLocaleString("en")} parameters is loaded into your browser and continues the prompt.`);
 
   const still = globalThis.matchMedia?.("(prefers-reduced-motion: reduce)").matches || globalThis.navigator?.connection?.saveData;
   if (model.get("start") && !still)

@@ -143,7 +143,7 @@ def _arrays(state: Mapping[str, Any]) -> dict[str, Array]:
     n_layer = sum(name.endswith(".mlp.up_proj.weight") for name in given)
     shapes = _shapes(V, P, C, len(up) if up is not None else 4 * C, max(1, n_layer))
     if wrong := sorted(given.keys() ^ shapes.keys()):
-        raise ValueError(f"Missing or left over among the weights: {', '.join(wrong[:5])}.")
+        raise ValueError(f"Missing or unexpected weights: {', '.join(wrong[:5])}.")
     for name, shape in shapes.items():
         if given[name].shape != shape:
             raise ValueError(f"{name} must have the shape {shape}, not {given[name].shape}.")

@@ -121,7 +121,8 @@ def expected(state: dict, letter: str, alpha: float) -> str:
     bits = -sum(p * math.log2(p) for p in row if p)
     return (
         f"After ‘{marks.get(letter, letter)}’ comes ‘{marks.get(best, best)}’ in {100 * max(row):.1f} % "
-        f"of cases; entropy {bits + 0.0:.2f} bits, as uncertain as a choice among {2**bits:.2f} letters."
+        f"of cases; entropy {bits + 0.0:.2f} bits, as uncertain as a choice among {2**bits:.2f} "
+        "equally likely letters."
     )
 
 
@@ -237,7 +238,7 @@ def test_stepper_learns_the_readers_own_text(stepper):
         "the text is now 1 token, 2.0 bytes per token. No pair is left to merge."
     )
     area.fill("")
-    assert sentence(widget) == "There is no text yet: type some to see its bytes."
+    assert sentence(widget) == "The text is empty. Type some to see its bytes."
     area.fill("😀" * 2500)
     assert sentence(widget).endswith(" Only the first 2,000 characters of your 2,500 are used.")
 
@@ -310,11 +311,11 @@ def test_kv_bytes_by_model_heads_texts_and_window(started):
     model = widget.get_by_label("Model", exact=True)
     dial = {
         name: widget.get_by_label(name, exact=True)
-        for name in ("Tokens a text", "Texts at once", "Key-value heads", "Window")
+        for name in ("Tokens per text", "Texts at once", "Key-value heads", "Window")
     }
     model.select_option("llama-3-8b")
     widget.get_by_label("Numbers", exact=True).select_option("bfloat16")
-    for name, value in (("Tokens a text", "8,192"), ("Texts at once", "4")):
+    for name, value in (("Tokens per text", "8,192"), ("Texts at once", "4")):
         dial[name].press("Home")
         press_until(dial[name], "ArrowRight", f"{name}: {value}")
 
@@ -345,7 +346,7 @@ def test_kv_bytes_by_model_heads_texts_and_window(started):
     assert len(shares) == 5 and max(shares) == pytest.approx(1, abs=0.02)
     model.select_option("gpt2")
     assert model.input_value() == "gpt2" and dial["Window"].get_attribute("aria-valuetext") == "none"
-    assert sentence(widget).endswith(" The model was made for 1,024 tokens.")
+    assert sentence(widget).endswith(" The model was trained for 1,024 tokens.")
 
 
 def test_block_diagram_by_parts_sizes_and_tying(started):
@@ -372,7 +373,7 @@ def test_block_diagram_by_parts_sizes_and_tying(started):
         widget.get_by_label(name, exact=True).press(key)
     widget.get_by_label("Tokens T", exact=True).press("Home")
     config = config.replace(n_layer=1, n_embd=16, n_head=16, vocab_size=32)
-    flops = f"{config.flops_per_token(1) / 1000:.3g} thousand operations a token"
+    flops = f"{config.flops_per_token(1) / 1000:.3g} thousand operations per token"
     assert note.inner_text().startswith(f"All parts: {config.n_params:,} parameters, {flops}, ")
     parts.nth(3).press("Enter")
     shown = widget.locator(".facts > div").filter(has_text="queries, keys, values")
@@ -390,7 +391,7 @@ def test_rope_dial_by_pair_positions_shift_and_scaling(started):
         press_until(dial[name], "ArrowRight", f"{name}: {value}")
     freq = state["theta"] ** (-4 / state["head_dim"])
     score = f"score {math.cos(5 * freq):.3f}".replace("-", "−")
-    assert sentence(widget).startswith(f"Pair 2 turns by {math.degrees(freq):.3g}° a token, ")
+    assert sentence(widget).startswith(f"Pair 2 rotates by {math.degrees(freq):.3g}° per token, ")
     assert f"The query at 9 and the key at 4 are 5 tokens apart: {score}." in sentence(widget)
     hands = widget.locator(".dial .hand")
     before = hands.evaluate_all("all => all.map((hand) => hand.getAttribute('d'))")
@@ -405,16 +406,16 @@ def test_rope_dial_by_pair_positions_shift_and_scaling(started):
     widget.get_by_label("Scaling", exact=True).select_option("linear")
     factor = widget.get_by_label("Factor", exact=True)
     factor.press("End")
-    assert f"once around in {2 * math.pi / freq * 64:.3g} tokens, " in sentence(widget)
-    assert f", without the scaling in {2 * math.pi / freq:.3g}." in sentence(widget)
+    assert f"a full turn in {2 * math.pi / freq * 64:.3g} tokens (" in sentence(widget)
+    assert f" tokens ({2 * math.pi / freq:.3g} without scaling)." in sentence(widget)
     assert widget.locator(".waves circle").count() == state["head_dim"]
     factor.press("Home")
-    assert "without the scaling" not in sentence(widget)
+    assert "without scaling" not in sentence(widget)
 
 
 def test_mask_explorer_by_kinds_own_rules_and_strings(started):
     widget, state = started("MaskExplorer", "Mask explorer")
-    kind, rule = (widget.get_by_label(name, exact=True) for name in ("Mask", "Rule: may q look at k?"))
+    kind, rule = (widget.get_by_label(name, exact=True) for name in ("Mask", "Rule: may q attend to k?"))
     cells, dots, note = (widget.locator(part) for part in (".grid .cell", ".grid .forbidden", "output"))
     size = widget.get_by_label("Window size", exact=True)
     letters = state["alphabet"][:4]
@@ -450,7 +451,8 @@ def test_mask_explorer_by_kinds_own_rules_and_strings(started):
     assert widget.locator("code").inner_text() == "Mask(lambda b, h, q, k: (k <= q) & (h >= 0))"
     rule.fill("k <= q &")
     assert sentence(widget) == (
-        "The rule ends too early: something is missing at its end. The picture keeps the last rule."
+        "The rule is incomplete: something is missing at its end. "
+        "The picture still shows the last valid rule."
     )
     assert rule.get_attribute("aria-invalid") == "true" and cells.count() == 2 * 36
     rule.press("End")
@@ -467,15 +469,15 @@ def test_mask_explorer_by_kinds_own_rules_and_strings(started):
             grid.press(key)
     assert note.inner_text().startswith("q = 7 ‘")
     grid.press("ArrowUp")
-    assert re.fullmatch(r"q = 6 ‘.’ may not look at k = 7 ‘.’\.", note.inner_text())
+    assert re.fullmatch(r"q = 6 ‘.’ may not attend to k = 7 ‘.’\.", note.inner_text())
     grid.press("ArrowLeft")
     assert re.fullmatch(
-        r"q = 6 ‘.’ may look at k = 6 ‘.’, and does so with a weight of .* %\.", note.inner_text()
+        r"q = 6 ‘.’ may attend to k = 6 ‘.’, and does so with a weight of .* %\.", note.inner_text()
     )
     text.fill("?")
-    assert sentence(widget) == f"There is no string yet: type letters from ‘{state['alphabet']}’."
+    assert sentence(widget) == f"The string is empty. Type letters from ‘{state['alphabet']}’."
     text.fill(letters + "?")
-    assert f" Only letters from ‘{state['alphabet']}’ count, " in sentence(widget)
+    assert f" Only letters from ‘{state['alphabet']}’ are used, " in sentence(widget)
 
 
 def test_key_map_by_family_rows_and_keys(started):
@@ -490,12 +492,12 @@ def test_key_map_by_family_rows_and_keys(started):
     assert sorted(rows.locator(".mono").all_inner_texts()) == sorted(parts)
     theirs = [name.removesuffix(".weight") for name in layout]
     assert sorted(files.locator(".mono").all_inner_texts()) == sorted(theirs)
-    assert note.inner_text().startswith("5 of 12 lines of the table differ from LLaMA's. ")
+    assert note.inner_text().startswith("5 of 12 names differ from LLaMA's. ")
     family.select_option("gpt2")
     assert (rows.count(), files.count(), widget.locator(".keymap path").count()) == (12, 10, 12)
-    assert note.inner_text().startswith("11 of 12 lines of the table differ from LLaMA's. ")
+    assert note.inner_text().startswith("11 of 12 names differ from LLaMA's. ")
     rows.nth(3).press("Enter")
-    of = "transformer.h.0.attn.c_attn.weight (768, 2304): renamed, cut in three and transposed. "
+    of = "transformer.h.0.attn.c_attn.weight (768, 2304): renamed, split into three and transposed. "
     for i, (letter, columns) in enumerate((("q", "0 to 767"), ("k", "768 to 1535"), ("v", "1536 to 2303"))):
         assert sentence(widget).startswith(
             f"layers.0.self_attn.{letter}_proj.weight (768, 768) is columns {columns} of {of}"
@@ -516,15 +518,15 @@ def test_key_map_by_family_rows_and_keys(started):
         fused.click(position={"x": 20, "y": 20})
         assert sentence(widget).startswith(f"layers.0.self_attn.{letter}_proj.weight ")
     rows.nth(11).click()
-    assert sentence(widget).endswith(" it is tied to embed_tokens.weight, and left out.")
+    assert sentence(widget).endswith(" it is tied to embed_tokens.weight.")
     rows.nth(11).press("ArrowDown")
     assert rows.evaluate_all(pressed) == [11]
     family.select_option("gemma")
     assert note.inner_text().startswith("0 of 12 ")
     widget.get_by_role("button", name="gate_proj").press("Enter")
-    assert sentence(widget).endswith("(16384, 2048): only the prefix goes.")
+    assert sentence(widget).endswith("(16384, 2048): only the prefix removed.")
     family.select_option("gpt2")
-    assert sentence(widget) == "gpt2 has no layers.0.mlp.gate_proj: choose another part."
+    assert sentence(widget) == "gpt2 has no layers.0.mlp.gate_proj. Choose another part."
     assert rows.evaluate_all(pressed) == [] and widget.locator(".keymap .chosen").count() == 0
     rows.first.evaluate("row => row.scrollIntoView()")
     assert widget.locator(".sentence").evaluate("p => p.getBoundingClientRect().bottom <= innerHeight")
@@ -565,7 +567,7 @@ def test_comparer_loads_vocabularies_when_first_used_and_encodes_as_the_package(
     assert widget.get_by_label("Your text", exact=True).input_value().startswith("All human beings")
     assert len(loaded_vocabularies(page)) == 3  # each comes once
     widget.get_by_label("Your text", exact=True).fill("")
-    assert sentence(widget) == "There is no text yet: type some to see its tokens."
+    assert sentence(widget) == "The text is empty. Type some to see its tokens."
     widget.get_by_label("Your text", exact=True).fill("😀" * 600)
     assert sentence(widget).endswith(" Only the first 500 characters of your 600 are used.")
 
@@ -582,10 +584,10 @@ def test_comparer_without_a_vocabulary_says_so_and_shows_the_others(visit, tmp_p
     page = visit(path)
     widget = page.get_by_role("group", name="Token comparer", exact=True).first
     widget.get_by_role("button", name="English").press("Enter")
-    widget.get_by_text("Its vocabulary is out of reach here.").wait_for()
+    widget.get_by_text("Its vocabulary could not be loaded.").wait_for()
     widget.get_by_role("group", name="Tokens of SmolLM2").wait_for()
     widget.get_by_role("group", name="Tokens of GPT-2").wait_for()
-    assert sentence(widget).endswith(" Out of reach here: the vocabulary of Mistral.")
+    assert sentence(widget).endswith(" Could not be loaded: the vocabulary of Mistral.")
     assert {"GPT-2", "SmolLM2"} <= set(counts_said(widget))
 
 
@@ -608,7 +610,9 @@ def test_writer_writes_stops_and_shows_what_it_expects_next(started):
         widget.page.wait_for_function("el => el.innerText.length > 40", arg=lines.element_handle())
         assert sentence(widget).startswith("The model is writing, ")
         press(button, "Stop")
-        assert re.match(r"After \d+ tokens of its own, the model holds ‘.+’ to be ", sentence(widget))
+        assert re.match(
+            r"After \d+ tokens of its own, the model considers ‘.+’ the most likely ", sentence(widget)
+        )
         assert button.evaluate("button => button === document.activeElement")
         texts.append(lines.inner_text())
     assert texts[0][:40] == texts[1][:40]
@@ -617,7 +621,7 @@ def test_writer_writes_stops_and_shows_what_it_expects_next(started):
     widget.get_by_label("Temperature", exact=True).press("End")
     shares = [float(text.removesuffix(" %")) for text in bars.all_text_contents()]
     assert shares == sorted(shares, reverse=True) and 0 < shares[4] < shares[0] < 100
-    assert "at a temperature of 1.5 the choice is as uncertain as one among " in sentence(widget)
+    assert "at a temperature of 1.5 the choice is as uncertain as a choice among " in sentence(widget)
     assert state["weights"] and lines.get_attribute("tabindex") == "0"
 
 
@@ -706,6 +710,8 @@ def test_a_broken_widget_leaves_one_sentence(visit, tmp_path):
     page = visit(tmp_path / "page.html")
     page.get_by_text("alive").wait_for()
     texts = page.locator("body > div").all_inner_texts()
-    assert texts[0] == "This widget could not start (no data); the text goes on without it."
-    assert texts[1].startswith("This widget could not start (") and texts[1].endswith("goes on without it.")
+    assert texts[0] == "This widget could not start (no data). The text continues below."
+    assert texts[1].startswith("This widget could not start (") and texts[1].endswith(
+        "The text continues below."
+    )
     assert texts[2] == "alive"

@@ -83,7 +83,7 @@ def test_shapes_and_parameters_are_those_of_a_real_model(node, tied):
     model(torch.zeros(4, 7, dtype=torch.int64))
     assert {key: (each[key]["from"], each[key]["to"]) for key in MODULES} == seen
     assert [1, *each["positions"]["inside"][0][1]] == inner[:3]
-    assert each["mlp"]["inside"] == [["widened, then GELU", inner[3:]]]
+    assert each["mlp"]["inside"] == [["expanded, after GELU", inner[3:]]]
     for key, path in MODULES.items():
         own = sum(p.numel() for p in modules[path].parameters())
         assert each[key]["parameters"] == (0 if tied and key == "head" else own), key

@@ -125,7 +125,7 @@ def test_gguf_rows_are_in_the_order_that_the_sentence_gives(found):
     query, key = "layers.N.self_attn.q_proj", "layers.N.self_attn.k_proj"
     assert heads == {query: config.n_head, key: config.n_kv_head}
     for part, n_head in heads.items():
-        order = r"In each of its (\d+) heads the file has first rows 0 and (\d+), then 1 and (\d+), "
+        order = r"In each of its (\d+) heads the file stores our rows in the order 0, (\d+), 1, (\d+), "
         said = re.search(order, found["gguf"]["says"][part])
         n, second, fourth = map(int, said.groups())
         assert n == n_head
@@ -159,13 +159,13 @@ def test_marks_of_each_way(found):
         }
 
     gpt2, phi3, file = of("gpt2"), of("phi3"), of("gguf")
-    assert gpt2["q_proj"] == gpt2["v_proj"] == ["renamed", "cut in three", "transposed"]
+    assert gpt2["q_proj"] == gpt2["v_proj"] == ["renamed", "split into three", "transposed"]
     assert gpt2["o_proj"] == gpt2["up_proj"] == gpt2["down_proj"] == ["renamed", "transposed"]
     assert gpt2["norm"] == gpt2["embed_positions"] == ["renamed"]
-    assert gpt2["lm_head"] == file["lm_head"] == ["tied and left out"]
-    assert phi3["gate_proj"] == phi3["up_proj"] == ["renamed", "cut in two"]
-    assert (phi3["lm_head"], phi3["norm"]) == (["the same name"], ["only the prefix goes"])
-    assert file["k_proj"] == ["renamed", "rows put back"] and file["v_proj"] == ["renamed"]
+    assert gpt2["lm_head"] == file["lm_head"] == ["tied, not in the file"]
+    assert phi3["gate_proj"] == phi3["up_proj"] == ["renamed", "split into two"]
+    assert (phi3["lm_head"], phi3["norm"]) == (["the same name"], ["only the prefix removed"])
+    assert file["k_proj"] == ["renamed", "rows reordered"] and file["v_proj"] == ["renamed"]
 
 
 @pytest.mark.parametrize(
@@ -175,50 +175,51 @@ def test_marks_of_each_way(found):
             "gpt2",
             "layers.N.self_attn.k_proj",
             "layers.0.self_attn.k_proj.weight (768, 768) is columns 768 to 1535 of "
-            "transformer.h.0.attn.c_attn.weight (768, 2304): renamed, cut in three and transposed. "
+            "transformer.h.0.attn.c_attn.weight (768, 2304): renamed, split into three and transposed. "
             "Its bias (768) is numbers 768 to 1535 of transformer.h.0.attn.c_attn.bias (2304).",
         ),
         (
             "gpt2",
             "norm",
-            "norm.weight (768) is transformer.ln_f.weight (768): renamed. Its bias (768) goes with it.",
+            "norm.weight (768) is transformer.ln_f.weight (768): renamed. "
+            "Its bias (768) is treated in the same way.",
         ),
         (
             "gpt2",
             "lm_head",
-            "lm_head.weight (50257, 768) is no tensor of the file: it is tied to embed_tokens.weight, "
-            "and left out.",
+            "lm_head.weight (50257, 768) is not in the file: it is tied to embed_tokens.weight.",
         ),
         (
             "phi3",
             "layers.N.mlp.up_proj",
             "layers.0.mlp.up_proj.weight (8192, 3072) is rows 8192 to 16383 of "
-            "model.layers.0.mlp.gate_up_proj.weight (16384, 3072): renamed and cut in two.",
+            "model.layers.0.mlp.gate_up_proj.weight (16384, 3072): renamed and split into two.",
         ),
         (
             "gguf",
             "layers.N.self_attn.k_proj",
-            "layers.0.self_attn.k_proj.weight (192, 576) is blk.0.attn_k.weight (192, 576): renamed and rows "
-            "put back. In each of its 3 heads the file has first rows 0 and 32, then 1 and 33, and so on.",
+            "layers.0.self_attn.k_proj.weight (192, 576) is blk.0.attn_k.weight (192, 576): renamed and "
+            "rows reordered. In each of its 3 heads the file stores our rows in the order 0, 32, 1, 33, "
+            "and so on.",
         ),
         (
             "gemma2",
             "layers.N.post_attention_layernorm",
             "layers.0.post_attention_layernorm.weight (2304) is model.layers.0.pre_feedforward_layernorm"
-            ".weight (2304): renamed. Beware: model.layers.0.post_attention_layernorm is here our "
+            ".weight (2304): renamed. Careful: here model.layers.0.post_attention_layernorm is our "
             "layers.0.attention_output_norm.",
         ),
         (
             "gemma2",
             "layers.N.attention_output_norm",
             "layers.0.attention_output_norm.weight (2304) is model.layers.0.post_attention_layernorm.weight "
-            "(2304): renamed. Beware: in LLaMA this name is our layers.0.post_attention_layernorm.",
+            "(2304): renamed. Careful: in LLaMA this name is our layers.0.post_attention_layernorm.",
         ),
         (
             "llama",
             "layers.N.mlp.gate_proj",
             "layers.0.mlp.gate_proj.weight (14336, 4096) is model.layers.0.mlp.gate_proj.weight "
-            "(14336, 4096): only the prefix goes.",
+            "(14336, 4096): only the prefix removed.",
         ),
     ],
 )
@@ -227,13 +228,13 @@ def test_sentence_says_what_is_seen(found, family, part, sentence):
 
 
 def test_only_gemma2_gives_a_name_of_llamas_another_meaning(found):
-    bewares = {
+    warned = {
         (family, part)
         for family, mine in found.items()
         for part, say in mine["says"].items()
-        if "Beware" in say
+        if "Careful" in say
     }
-    assert bewares == {
+    assert warned == {
         ("gemma2", f"layers.N.{norm}") for norm in ("post_attention_layernorm", "attention_output_norm")
     }
 

@@ -122,24 +122,24 @@ def test_sharings_divide_the_query_heads_and_keep_the_models_own_groups(node):
             "llama-2-7b",
             1,
             4096,
-            "The keys and values of 1 text of 4,096 tokens take 2.15 GB, 0.16 times the 13.5 GB of the "
-            "weights. Each generated token reads 15.4 GB, 14.0 % of it keys and values.",
+            "The keys and values of 1 text of 4,096 tokens take 2.15 GB, 0.16 times as much as the "
+            "weights (13.5 GB). Each generated token reads 15.4 GB, 14.0 % of it keys and values.",
         ),
         (
             "gpt2",
             64,
             2048,
-            "The keys and values of 64 texts of 2,048 tokens take 4.83 GB, 19 times the 249 MB of the "
-            "weights. Each generated token reads 79.4 MB, 95.1 % of it keys and values. "
-            "The model was made for 1,024 tokens.",
+            "The keys and values of 64 texts of 2,048 tokens take 4.83 GB, 19 times as much as "
+            "the weights (249 MB). Each generated token reads 79.4 MB, 95.1 % of it keys and values. "
+            "The model was trained for 1,024 tokens.",
         ),
         (
             "mistral-7b",
             1,
             8192,
-            "The keys and values of 1 text of 8,192 tokens take 537 MB, 0.037 times the 14.5 GB of the "
-            "weights; a window keeps the last 4,096 tokens. Each generated token reads 14.8 GB, 3.6 % of it "
-            "keys and values.",
+            "The keys and values of 1 text of 8,192 tokens take 537 MB, 0.037 times as much as the "
+            "weights (14.5 GB); a window keeps the last 4,096 tokens. Each generated token reads 14.8 GB, "
+            "3.6 % of it keys and values.",
         ),
     ],
 )

@@ -94,11 +94,11 @@ def test_sentence_says_what_the_row_holds(node):
     row[ALPHABET.index(" ")] = 0.009
     assert node(LetterHeatMap, "describe(row, [...alphabet], 'q')", row=row, alphabet=ALPHABET) == (
         "After ‘q’ comes ‘u’ in 99.1 % of cases; "
-        "entropy 0.07 bits, as uncertain as a choice among 1.05 letters."
+        "entropy 0.07 bits, as uncertain as a choice among 1.05 equally likely letters."
     )
     assert node(LetterHeatMap, "describe([0.5, 0.5], ['\\n', ' '], ' ')") == (
         "After ‘␣’ comes ‘↵’ in 50.0 % of cases; "
-        "entropy 1.00 bits, as uncertain as a choice among 2.00 letters."
+        "entropy 1.00 bits, as uncertain as a choice among 2.00 equally likely letters."
     )
 
 

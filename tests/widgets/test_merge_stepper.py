@@ -147,7 +147,7 @@ def test_sentence_at_the_end_and_without_text(node):
         "Merge 2 joins ‘ab’ + ‘c’ (seen 1 time) into token 257; "
         "the text is now 1 token, 3.0 bytes per token. No pair is left to merge."
     )
-    assert node(MergeStepper, say, text="") == "There is no text yet: type some to see its bytes."
+    assert node(MergeStepper, say, text="") == "The text is empty. Type some to see its bytes."
 
 
 @pytest.mark.parametrize(

@@ -110,19 +110,19 @@ def test_score_of_a_pair_depends_on_the_distance_alone(node):
     [
         (
             {"pair": 0, "freq": 1, "plain": 1, "grow": 1, "query": 12, "key": 5, "shift": 0},
-            "Pair 0 turns by 57.3° a token, once around in 6.28 tokens. The query at 12 and the key at 5 are "
-            "7 tokens apart: score 0.754.",
+            "Pair 0 rotates by 57.3° per token, a full turn in 6.28 tokens. The query at 12 and the key at 5 "
+            "are 7 tokens apart: score 0.754.",
         ),
         (
             {"pair": 9, "freq": 0.01, "plain": 0.08, "grow": 1.2, "query": 3, "key": 4, "shift": 40},
-            "Pair 9 turns by 0.573° a token, once around in 628 tokens, without the scaling in 78.5. The "
+            "Pair 9 rotates by 0.573° per token, a full turn in 628 tokens (78.5 without scaling). The "
             "query at 43 and the key at 44 are 1 token apart: score 1.440, the same as before the shift "
             "of 40.",
         ),
         (
             {"pair": 1, "freq": math.pi, "plain": math.pi, "grow": 1, "query": 6, "key": 5, "shift": 1},
-            "Pair 1 turns by 180° a token, once around in 2 tokens. The query at 7 and the key at 6 are 1 "
-            "token apart: score −1.000, the same as before the shift of 1.",
+            "Pair 1 rotates by 180° per token, a full turn in 2 tokens. The query at 7 and the key at 6 are "
+            "1 token apart: score −1.000, the same as before the shift of 1.",
         ),
     ],
 )

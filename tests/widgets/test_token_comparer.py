@@ -180,11 +180,11 @@ def test_all_text_a_widget_takes_is_encoded_in_little_work(node):
         ),
         (([["Our BPE", 1234]], 4000), "Our BPE needs 1,234 tokens for 4,000 bytes."),
         (([], 5), "The text is 5 bytes."),
-        (([["GPT-2", 0]], 0), "There is no text yet: type some to see its tokens."),
+        (([["GPT-2", 0]], 0), "The text is empty. Type some to see its tokens."),
         (
             ([["Our BPE", 3]], 9, ["GPT-2", "Mistral", "SmolLM2"]),
             "Our BPE needs 3 tokens for 9 bytes. "
-            "Out of reach here: the vocabulary of GPT-2, Mistral and SmolLM2.",
+            "Could not be loaded: the vocabulary of GPT-2, Mistral and SmolLM2.",
         ),
     ],
 )

@@ -93,7 +93,7 @@ def test_uses_are_counted_window_by_window(node):
         ),
         (
             (5, 8, 1, 0),
-            "No window: 8 tokens and the one that follows are more than the 5 of the text.",
+            "No window: 8 tokens and one more for the last target do not fit into a text of 5.",
         ),
     ],
 )

@@ -160,12 +160,12 @@ def test_choices_are_as_frequent_as_they_are_probable(node):
 def test_sentence_says_what_is_seen(node):
     values = {"shares": [0.25, 0.25, 0.5], "bytes": [[32, 97], [98], [10]]}
     assert node(Writer, "describe(shares, bytes, 0.8, 1)", **values) == (
-        "After 1 token of its own, the model holds ‘↵’ to be the most likely next token; "
-        "at a temperature of 0.8 the choice is as uncertain as one among 2.8 equally likely tokens."
+        "After 1 token of its own, the model considers ‘↵’ the most likely next token; "
+        "at a temperature of 0.8 the choice is as uncertain as a choice among 2.8 equally likely tokens."
     )
     assert node(Writer, "describe([1, 0, 0], bytes, 0, 0)", **values) == (
-        "After your text, the model holds ‘␣a’ to be the most likely next token; "
-        "at a temperature of 0 the model always takes it."
+        "After your text, the model considers ‘␣a’ the most likely next token; "
+        "at a temperature of 0 the model always chooses it."
     )
 
 
@@ -234,7 +234,7 @@ def broken(**changes) -> dict:
     [
         (broken(**{"embed_positions.weight": None}), {}, "learned positions"),
         (broken(**{"lm_head.weight": np.zeros((300, 8))}), {}, r"tie_embeddings=True"),
-        (broken(**{"layers.0.self_attn.q_proj.bias": None}), {}, "Missing or left over .*q_proj.bias"),
+        (broken(**{"layers.0.self_attn.q_proj.bias": None}), {}, "Missing or unexpected .*q_proj.bias"),
         (broken(**{"layers.0.mlp.gate_proj.weight": np.ones((32, 8))}), {}, "gate_proj"),
         (broken(**{"norm.bias": np.ones(7)}), {}, r"norm.bias must have the shape \(8,\), not \(7,\)"),
         (broken(**{"norm.bias": np.full(8, np.nan)}), {}, "not finite"),

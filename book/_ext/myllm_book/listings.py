@@ -10,7 +10,7 @@ LISTING = re.compile(
     re.DOTALL,
 )
 WIDGET = re.compile(r'(<script type="application/vnd\.jupyter\.widget-view\+json">)')
-SILENT = "A widget stands here; it needs JavaScript. The text goes on without it."
+SILENT = "This is an interactive widget, which needs JavaScript. The text continues below."
 LITERAL = re.compile(r'(<span class="pre">)([^<]{14,})(</span>)')
 
 
