@@ -4,6 +4,7 @@ import inspect
 import json
 import textwrap
 from collections.abc import Callable
+from html import escape
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -39,6 +40,32 @@ class Source:
 def show(*objects: Any) -> Source:
     """Show the source of functions, classes, methods or modules, in this order, as it is installed."""
     return Source(*objects)
+
+
+class Grids:
+    """Grids of characters by name: pictures side by side in a notebook and the book, text elsewhere."""
+
+    def __init__(self, grids: dict[str, str]):
+        self.grids = grids
+
+    def __repr__(self) -> str:
+        return "\n\n".join(f"{name}\n{grid}" for name, grid in self.grids.items())
+
+    def _repr_html_(self) -> str:
+        figures = (_figure(name, grid) for name, grid in self.grids.items())
+        return f'<div style="display: flex; flex-wrap: wrap; gap: 1rem 2rem">{"".join(figures)}</div>'
+
+
+def draw_masks(masks: dict[str, Any], queries: int) -> Grids:
+    """Draw attention masks side by side: a row for each query, a column for each key.
+
+    Args:
+        masks: Mask functions by name, as `myllm.model.masks.draw` takes them.
+        queries: T.
+    """
+    from myllm.model.masks import draw
+
+    return Grids({name: draw(mask, queries) for name, mask in masks.items()})
 
 
 def style() -> dict[str, str]:
@@ -92,6 +119,28 @@ def check(exercise: str, function: Callable[..., Any], *, seed: int | None = Non
     from myllm.grading.notebook import check as grade
 
     return grade(exercise, function, seed=seed)
+
+
+def _figure(name: str, grid: str) -> str:
+    """A grid of ``■`` and ``·`` as a drawing with a caption."""
+    lines = [line.split() for line in grid.splitlines()]
+    width, height = 16 * len(lines[0]), 16 * len(lines)
+    cells = [
+        f'<rect x="{16 * x + 1}" y="{16 * y + 1}" width="14" height="14" rx="2" '
+        f'style="fill: var(--c-query, #3b7dd8)"/>'
+        if cell == "■"
+        else f'<circle cx="{16 * x + 8}" cy="{16 * y + 8}" r="1.5" style="fill: var(--c-masked, #868b93)"/>'
+        for y, line in enumerate(lines)
+        for x, cell in enumerate(line)
+    ]
+    alt = f"{name}: " + "; ".join(
+        f"query {i} attends to {[j for j, cell in enumerate(line) if cell == '■']}"
+        for i, line in enumerate(lines)
+    )
+    drawing = (
+        f'<svg role="img" aria-label="{escape(alt)}" width="{width}" height="{height}">{"".join(cells)}</svg>'
+    )
+    return f'<figure style="margin: 0">{drawing}<figcaption><code>{escape(name)}</code></figcaption></figure>'
 
 
 def _source(thing: Any) -> str:

@@ -72,3 +72,14 @@ def test_style_gives_every_role_a_colour_of_its_own():
         colours = course.style()
         assert len(set(colours.values())) == len(colours) == 8
         assert plt.rcParams["axes.spines.top"] is False
+
+
+def test_masks_are_drawn_cell_by_cell_and_printed_as_text():
+    from myllm.model.masks import causal, window
+
+    grids = course.draw_masks({"causal": causal, "a & b": causal & window(2)}, 3)
+    assert repr(grids) == "causal\n■ · ·\n■ ■ ·\n■ ■ ■\n\na & b\n■ · ·\n■ ■ ·\n· ■ ■"
+    page = grids._repr_html_()
+    assert page.count("<rect") == 6 + 5 and page.count("<circle") == 3 + 4
+    assert 'aria-label="a &amp; b: query 0 attends to [0]; query 1 attends to [0, 1]; ' in page
+    assert "query 2 attends to [1, 2]" in page and "<code>a &amp; b</code>" in page
