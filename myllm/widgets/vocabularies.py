@@ -45,7 +45,7 @@ def _gpt2() -> dict[str, Any]:
 
 def _smollm2() -> dict[str, Any]:
     model = json.loads((ASSETS / "smollm2/tokenizer.json").read_text(encoding="utf-8"))["model"]
-    return _byte_level(model["vocab"], model["merges"])
+    return _byte_level(model["vocab"], [pair.split(" ") for pair in model["merges"]])
 
 
 def _byte_level(ids: dict[str, int], merges: list[list[str]]) -> dict[str, Any]:
