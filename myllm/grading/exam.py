@@ -11,7 +11,7 @@ from torch import Tensor
 
 from myllm.grading.compare import Failure, WrongType, as_expected, difference, kind, show
 from myllm.grading.meters import same_operations
-from myllm.grading.mistakes import listed
+from myllm.grading.mistakes import mistakes
 
 Function = Callable[..., Any]
 Cases = Callable[["Rng"], Iterator[tuple[Any, ...]]]
@@ -73,6 +73,9 @@ class Exam(Generic[P]):
         self.checks: list[Check] = []
         self.examples: list[tuple[tuple[Any, ...], Any]] = []
         self.forbidden: list[str] = [*ANSWERS]
+        rows = [row for row in mistakes(id[:2]) if row.exercise == id and row.label and row.hint]
+        # What the oracle check recognizes: the mistakes of the chapter's table that no other check names.
+        self.unnamed: dict[str, tuple[Function, str]] = {row.label: (row, row.hint) for row in rows}
         Exam.all[id] = self
 
     @property
@@ -89,20 +92,27 @@ class Exam(Generic[P]):
         self.examples.append((args, expected))
         self.checks.append(Check("example", weight, run))
 
-    def oracle(self, weight: float, *labels: str, mistakes: Mistakes[P] = NONE) -> Callable[[Cases], Cases]:
+    def oracle(self, weight: float, *, mistakes: Mistakes[P] = NONE) -> Callable[[Cases], Cases]:
         """Add a comparison with the reference on the cases that the decorated generator yields.
+
+        The hint of a mistake in the chapter's table is shown when the answer equals the wrong one on every
+        case; this check knows all mistakes of the exercise that no :meth:`edge` names.
 
         Args:
             weight: points.
-            labels: of mistakes in the chapter's table; the hint is shown when the answer equals the wrong one
-                on every case.
             mistakes: the same for wrong functions of the check's own: ``{label: (wrong function, hint)}``.
         """
-        return self._cases("oracle", weight, labels, mistakes)
+        self.unnamed.update(mistakes)
+        return self._cases("oracle", weight, self.unnamed)
 
     def edge(self, weight: float, *labels: str, mistakes: Mistakes[P] = NONE) -> Callable[[Cases], Cases]:
-        """Add edge cases (empty, length 1, ties …); otherwise as :meth:`oracle`."""
-        return self._cases("edge", weight, labels, mistakes)
+        """Add edge cases (empty, length 1, ties …); otherwise as :meth:`oracle`.
+
+        Raises:
+            KeyError: the chapter's table has no mistake of this exercise with a hint and this label.
+        """
+        named = {label: self.unnamed.pop(label) for label in labels}
+        return self._cases("edge", weight, {**named, **mistakes})
 
     def property(self, weight: float) -> Callable[[Property], Property]:
         """Add a check of a property that always holds; its docstring states it."""
@@ -149,14 +159,7 @@ class Exam(Generic[P]):
 
         return add
 
-    def _cases(
-        self, kind: str, weight: float, labels: tuple[str, ...], mistakes: Mistakes[P]
-    ) -> Callable[[Cases], Cases]:
-        known = dict[str, tuple[Function, str]]()
-        for label in labels:
-            known[label] = (row := listed(self.id, label)), row.hint
-        known |= mistakes
-
+    def _cases(self, kind: str, weight: float, known: Mistakes[P]) -> Callable[[Cases], Cases]:
         def add(cases: Cases) -> Cases:
             def run(f: Function, rng: Rng) -> None:
                 self._compare(f, list(cases(rng)), known)

@@ -66,7 +66,8 @@ def _function(mistake: Mistake) -> Any:
 
 @cache
 def _table(chapter: str) -> dict[str, Any]:
-    return tomllib.loads(read_text(catalogue.folder("solutions") / "mistakes" / f"ch{chapter}.toml"))
+    path = catalogue.folder("solutions") / "mistakes" / f"ch{chapter}.toml"
+    return tomllib.loads(read_text(path)) if path.exists() else {}
 
 
 def hints(one: Exercise) -> list[str]:
@@ -76,20 +77,8 @@ def hints(one: Exercise) -> list[str]:
 
 @cache
 def mistakes(chapter: str) -> list[Mistake]:
-    """All rows of a chapter (its two digits)."""
-    rows: list[Any] = _table(chapter)["mistake"]
+    """All rows of a chapter (its two digits); none if it has no table."""
+    rows: list[Any] = _table(chapter).get("mistake", [])
     return [
         Mistake(**row | {"edits": tuple((old, new) for old, new in row.get("edits", ()))}) for row in rows
     ]
-
-
-def listed(id: str, label: str) -> Mistake:
-    """The first row of a label, which defines it.
-
-    Raises:
-        KeyError: there is none, or it has no hint.
-    """
-    for one in mistakes(id[:2]):
-        if (one.exercise, one.label) == (id, label) and one.hint:
-            return one
-    raise KeyError(f"{id} has no mistake with a hint and the label {label!r}")

@@ -56,20 +56,7 @@ files_exam.example(
 )
 
 
-@files_exam.oracle(
-    2,
-    "the bytes numbered by their value",
-    "only ASCII as itself",
-    "256 added to every other byte",
-    "every byte as its own character",
-    "the soft hyphen as itself",
-    "the others counted from 257",
-    "the last byte of each range left out of it",
-    "tokens written without a space between them",
-    "ids in place of tokens in the lines",
-    "special tokens before the merges",
-    "special tokens left out",
-)
+@files_exam.oracle(2)
 def random_merges(rng: Rng) -> Iterator[tuple[Merges, list[str]]]:
     """Many merges and few, with special tokens."""
     yield some_merges(rng, 40), ["<|endoftext|>"]
@@ -172,18 +159,7 @@ def some_chat(rng: Rng, turns: int) -> list[dict[str, str]]:
     return chat
 
 
-@batch_exam.oracle(
-    2,
-    "targets that are not shifted",
-    "the system's messages learned",
-    "every message learned",
-    "<|im_start|> and the role learned",
-    "the line feed after <|im_end|> learned",
-    "the end of an answer not learned",
-    "the spaces around the content removed",
-    "padding on the left",
-    "the code as it was",
-)
+@batch_exam.oracle(2)
 def random_chats(rng: Rng) -> Iterator[Batch]:
     """Batches of chats of different lengths; the padding is the end token, another one or a byte."""
     start = rng.randint(400, 50_000)
@@ -309,7 +285,7 @@ defuse_exam.example(0.5, ("2 > 1", ["<|im_end|>"], False), "2 > 1")
 defuse_exam.example(0.5, ("2 > 1", ["<|im_end|>"], True), "2 > 1")
 
 
-@defuse_exam.oracle(1, "the other special characters rewritten, too", "white space lost at both ends")
+@defuse_exam.oracle(1)
 def ordinary_texts(rng: Rng) -> Iterator[tuple[str, list[str], bool]]:
     """Rule 3: texts without `<`, there and back, among them what other ways of writing would make."""
     for back in (False, True):
@@ -437,18 +413,7 @@ choice_exam.example(
 )
 
 
-@choice_exam.oracle(
-    3,
-    "languages counted that nobody sends",
-    "ids in place of rows in the memory",
-    "always one more block of 64 rows",
-    "the bytes of all embeddings in place of the padding",
-    "rows of padding in place of bytes",
-    "all languages counted alike",
-    "no language compared with another",
-    "English in place of the cheapest language",
-    "a budget that may not be used up",
-)
+@choice_exam.oracle(3)
 def random_tables(rng: Rng) -> Iterator[Table]:
     """Tables in which each rule drops a tokenizer."""
     for _ in range(2):

@@ -49,24 +49,7 @@ def some_places(rng: Rng, B: int, T: int, most: int = 40) -> Tensor:
     return rng.integers(0, most, B, T)
 
 
-@rotation_exam.oracle(
-    2,
-    "all numbers of the head rotated",
-    "frequencies for D numbers in place of R",
-    "pairs with number i + D / 2",
-    "neighbours as pairs",
-    "a rotation the other way",
-    "positions counted anew from 0",
-    "the positions of the first text for all",
-    "frequencies that fall half as fast",
-    "frequencies that grow",
-    "frequencies from slow to fast",
-    "frequencies whose last one is 1 / theta",
-    "a base of 10,000 whatever is given",
-    "the other numbers left out",
-    "the last numbers rotated, not the first",
-    "a plus where a minus belongs",
-)
+@rotation_exam.oracle(2)
 def random_rotations(rng: Rng) -> Iterator[Rotation]:
     """Parts of heads, and positions that differ from text to text."""
     yield rng.normal(2, 2, 3, 8), some_places(rng, 2, 3), 100.0, 6
@@ -144,15 +127,7 @@ halves_exam = Exam("08.2", naive_halves)
 halves_exam.example(1, (torch.arange(10), 2, 4), torch.tensor([0, 2, 1, 3, 4, 5, 7, 6, 8, 9]))
 
 
-@halves_exam.oracle(
-    1.5,
-    "the way back, from halves to neighbours",
-    "all numbers of a head reordered",
-    "the matrix taken for one head",
-    "nothing reordered",
-    "the first head alone",
-    "the second number of each pair before the first",
-)
+@halves_exam.oracle(1.5)
 def random_weights(rng: Rng) -> Iterator[tuple[Tensor, int, int]]:
     """Weights and biases of two and three heads, rotated in part."""
     yield rng.normal(20, 3), 2, 8
@@ -233,19 +208,7 @@ def step(
     return q, new[0], new[1], (keys, values), 100.0, R
 
 
-@step_exam.oracle(
-    3,
-    "new queries at positions from 0",
-    "new keys at positions from 0",
-    "the cached keys rotated again",
-    "the key heads in the order of `repeat`",
-    "a mask that ignores the cache",
-    "later tokens seen",
-    "a cache with a copy for each query head",
-    "the values rotated, too",
-    "a cache of keys that are not rotated",
-    "the code as it was",
-)
+@step_exam.oracle(3)
 def random_steps(rng: Rng) -> Iterator[Step]:
     """Several new tokens behind a cache; two and three heads with keys."""
     yield step(rng, 2, 4, 2, 3, 3, 6, 4)
@@ -317,21 +280,7 @@ budget_exam = Exam("08.4", naive_widest)
 budget_exam.example(1, (49_152, 30, 576, 9, 3, 64, True, 256, 135_000_000), (1536, 134515008))
 
 
-@budget_exam.oracle(
-    2,
-    "two matrices in place of three",
-    "as many key heads as query heads",
-    "projections from C to C",
-    "a head that is always tied",
-    "no norms",
-    "one norm in each block",
-    "no norm before the head",
-    "norms with biases",
-    "no output projection",
-    "any width, not a multiple",
-    "the width that exceeds the budget first",
-    "the budget as the number of parameters",
-)
+@budget_exam.oracle(2)
 def random_budgets(rng: Rng) -> Iterator[Budget]:
     """Models with several multiples of width; tied and not."""
     for tied in (True, False, True, False):
@@ -435,16 +384,7 @@ scaling_exam.example(
 )
 
 
-@scaling_exam.oracle(
-    2.5,
-    "the method with the lowest mean",
-    "short texts that are never compared",
-    "long texts that are never compared",
-    "means compared with means on short texts",
-    "the mean of the best in place of its highest loss",
-    "a best method from the whole table",
-    "the best seed in place of the best mean",
-)
+@scaling_exam.oracle(2.5)
 def random_tables(rng: Rng) -> Iterator[tuple[Rows, int, int]]:
     """Tables in which each rule drops a method."""
     for _ in range(6):
