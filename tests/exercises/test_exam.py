@@ -18,7 +18,7 @@ from myllm.grading.engine import grade
 from myllm.grading.exam import Exam, Function, Rng, expect, same
 from myllm.grading.meters import WatchedDict, measure
 from myllm.grading.results import LONGEST, Result, clean
-from myllm.grading.verdicts import VerdictExam
+from myllm.grading.verdicts import Suspect, VerdictExam
 
 EXERCISE = Exercise("98.1", "Double", 10, 5, 1, "s", "double", "ch98_test.py")
 
@@ -441,10 +441,17 @@ def test_a_test_is_judged_by_what_it_says_about_right_and_wrong_functions() -> N
         return f(5) == 6
 
     assert graded(twice, verdicts).status == "passed"
-    assert graded(twice, verdicts, seed=2).status == "passed"  # what was remembered is forgotten
+    assert graded(twice, verdicts, seed=2).status == "passed"
     assert [one.passed for one in graded(once, verdicts).checks] == [True, True, False]
     assert "expected True, got False" in message(graded(lambda f: False, verdicts), "oracle")
     assert "expected False, got True" in message(graded(lambda f: True, verdicts), "oracle")
     told = message(graded(lambda f: f(value=1) == 2, verdicts), "oracle")
     assert "TypeError: missing a required argument: 'number' in line" in told
     assert "f(value=1)" in told  # the learner's line, not one of the standard library
+
+
+def test_a_suspect_shares_no_memory_with_another() -> None:
+    function = Remembers()
+    first, second = (Suspect("remembers", function, double) for _ in range(2))
+    assert [first(1), first(x=1), second(1)] == [2, -1, 2]
+    assert (first.calls, second.calls, repr(first)) == (2, 1, "remembers")
