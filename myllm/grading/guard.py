@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from importlib.abc import Loader
 from importlib.machinery import ModuleSpec
 from operator import is_
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -145,9 +146,8 @@ def describe(error: BaseException) -> str:
         for frame in traceback.extract_tb(error.__traceback__)
         if "/myllm/grading/" not in frame.filename and "/solutions/checks/" not in frame.filename
     ]
-    own = [
-        frame for frame in frames if "site-packages" not in frame.filename and "<frozen" not in frame.filename
-    ]
+    foreign = ("site-packages", "<frozen", str(Path(linecache.__file__).parent))  # the last: standard library
+    own = [frame for frame in frames if not any(place in frame.filename for place in foreign)]
     if not own:
         return text
     line = linecache.getline(own[-1].filename, own[-1].lineno or 0).strip()

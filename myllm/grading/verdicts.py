@@ -1,5 +1,6 @@
 """Exams of exercises whose answer is a test: it must accept right functions and reject wrong ones."""
 
+import copy
 from collections.abc import Iterator, Mapping
 from inspect import signature
 from typing import Any
@@ -16,8 +17,9 @@ class Suspect:
         form: a function whose parameters the suspect has; its arguments may be given by these names.
     """
 
-    def __init__(self, name: str, function: Function, form: Function | None = None) -> None:
-        self.__name__, self.function, self.form, self.calls = name, function, form or function, 0
+    def __init__(self, name: str, function: Function, form: Function) -> None:
+        self.__name__, self.form, self.calls = name, form, 0
+        self.function = copy.deepcopy(function)  # one that remembers something begins anew
 
     def __call__(self, *args: Any, **named: Any) -> Any:
         """What the function returns."""
@@ -48,10 +50,10 @@ class VerdictExam(Exam[[Suspect]]):
         """Add an ``"oracle"`` or ``"edge"`` check: these are rejected, all right ones accepted.
 
         Args:
-            kind: of the check.
+            kind: of the check; an oracle check recognizes all mistakes that no edge check names.
             weight: points.
             wrong: functions that the test must reject, by names.
-            labels: as :meth:`edge` takes them.
+            labels: of an edge check, as :meth:`edge` takes them.
         """
 
         def cases(rng: Rng) -> Iterator[tuple[Suspect]]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from myllm.grading.exam import Exam, Function, Rng, expect, same
+from myllm.grading.verdicts import VerdictExam
 
 SCORES = "myllm.evaluation.*"
 
@@ -85,11 +86,11 @@ def both(nll: Tensor, n_bytes: float) -> tuple[float, float]:
     return math.exp(nll.mean()), float(nll.sum()) / math.log(2) / n_bytes
 
 
-def by_hand(p: Tensor, ids: Tensor, n: int) -> tuple[float, float]:
+def by_hand(probabilities: Tensor, ids: Tensor, n_bytes: int) -> tuple[float, float]:
     """Step by step, in Python's floats."""
-    table, text = cast("list[list[float]]", p.tolist()), cast("list[int]", ids.tolist())
+    table, text = cast("list[list[float]]", probabilities.tolist()), cast("list[int]", ids.tolist())
     nll = [-math.log(table[a][b]) if table[a][b] else math.inf for a, b in pairwise(text)]
-    return math.exp(sum(nll) / len(nll)), sum(nll) / math.log(2) / n
+    return math.exp(sum(nll) / len(nll)), sum(nll) / math.log(2) / n_bytes
 
 
 def by_torch(p: Tensor, ids: Tensor, n: int) -> tuple[float, float]:
@@ -111,9 +112,9 @@ def product(p: Tensor, ids: Tensor, n: int) -> tuple[float, float]:
 
 
 RIGHT: dict[str, Score] = {
+    "right_in_a_loop": by_hand,
     "right_with_tensors": lambda p, ids, n: both(nats(p, ids), n),
     "right_in_single_precision": lambda p, ids, n: both(nats(p, ids).float(), n),
-    "right_in_a_loop": by_hand,
     "right_with_cross_entropy": by_torch,
 }
 NUMBERS: dict[str, Score] = {
@@ -147,48 +148,10 @@ RARE: dict[str, Score] = {
 }
 
 
-class Suspect:
-    """One of the functions above."""
-
-    def __init__(self, name: str) -> None:
-        self.__name__ = name
-
-    def __call__(self, probabilities: Tensor, ids: Tensor, n_bytes: int) -> Any:
-        """The score, right or wrong."""
-        return (RIGHT | NUMBERS | RARE)[self.__name__](probabilities, ids, n_bytes)
-
-    def __repr__(self) -> str:
-        return self.__name__
-
-
-def known_verdict(score: Suspect, /) -> bool:
-    """By name."""
-    return score.__name__ in RIGHT
-
-
-verdict = Exam("01.2", known_verdict)
-
-verdict.example(1, (Suspect("hopeful"),), False)
-
-
-def suspects(rng: Rng, *names: str) -> Iterator[tuple[Suspect]]:
-    """The right functions and those with these names, in random order."""
-    for name in rng.sample([*RIGHT, *names], len(RIGHT) + len(names)):
-        yield (Suspect(name),)
-
-
-@verdict.oracle(3)
-def wrong_numbers(rng: Rng) -> Iterator[tuple[Suspect]]:
-    """Pairs, means, logarithms and bytes that are mistaken."""
-    yield from suspects(rng, *NUMBERS)
-
-
-@verdict.edge(2.5, "a test without impossible pairs")
-def rare_faults(rng: Rng) -> Iterator[tuple[Suspect]]:
-    """Zeros in the table, long texts, other types, an exception, a changed argument."""
-    yield from suspects(rng, *RARE)
-
-
+verdict = VerdictExam("01.2", RIGHT)
+verdict.example(1, (verdict.suspect("hopeful", NUMBERS["hopeful"]),), False)
+verdict.reject("oracle", 3, NUMBERS)
+verdict.reject("edge", 2.5, RARE, "a test without impossible pairs")
 verdict.conduct(0.5, SCORES)
 
 

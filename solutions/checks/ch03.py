@@ -9,6 +9,7 @@ from typing import Any
 from myllm.grading.compare import kind
 from myllm.grading.exam import Exam, Function, Rng, Spell, expect, same
 from myllm.grading.meters import WatchedDict
+from myllm.grading.verdicts import VerdictExam
 
 Pair = tuple[int, int]
 Merges = dict[Pair, int]
@@ -210,24 +211,18 @@ step_exam.conduct(1, *PACKAGES)
 
 # 03.3
 
+Encoder = Callable[[bytes, Merges], Any]
 
-class Encoder:
-    """An encoder with a name that says what is wrong with it; counts its calls."""
 
-    def __init__(self, name: str) -> None:
-        self.__name__, self.calls, self.memory = name, 0, dict[Any, list[int]]()
+class Remembering:
+    """An encoder that keeps the ids of what ``key`` makes of its arguments."""
 
-    def __call__(self, chunk: bytes, merges: Merges) -> Any:
-        """The ids; some functions keep what they found before."""
-        self.calls += 1
-        if self.__name__ == "keeps_ids_by_chunk":
-            return self.memory.setdefault(chunk, replayed(chunk, merges))[:]
-        if self.__name__ == "right_with_a_cache":
-            return self.memory.setdefault((chunk, *sorted(merges.items())), replayed(chunk, merges))[:]
-        return ENCODERS[self.__name__](chunk, merges)
+    def __init__(self, key: Callable[[bytes, Merges], Any]) -> None:
+        self.key, self.memory = key, dict[Any, list[int]]()
 
-    def __repr__(self) -> str:
-        return self.__name__
+    def __call__(self, chunk: bytes, merges: Merges) -> list[int]:
+        """The ids, which were perhaps found before."""
+        return self.memory.setdefault(self.key(chunk, merges), replayed(chunk, merges))[:]
 
 
 def replayed(chunk: bytes, merges: Merges, rounds: int = 99) -> list[int]:
@@ -297,11 +292,13 @@ def in_dict_order(chunk: bytes, merges: Merges) -> list[int]:
     return ids
 
 
-ENCODERS: dict[str, Callable[[bytes, Merges], Any]] = {
-    "right_merge_by_merge": replayed,
+RIGHT: dict[str, Encoder] = {
     "right_round_by_round": lambda chunk, merges: chosen(chunk, merges, lambda new, i, n: new),
+    "right_merge_by_merge": replayed,
     "right_place_by_place": lambda chunk, merges: chosen(chunk, merges, lambda new, i, n: (new, i), 1),
-    "right_with_a_cache": replayed,
+    "right_with_a_cache": Remembering(lambda chunk, merges: (chunk, *sorted(merges.items()))),
+}
+ORDERS: dict[str, Encoder] = {
     "leftmost_pair_first": lambda chunk, merges: chosen(chunk, merges, lambda new, i, n: i),
     "most_frequent_pair_first": lambda chunk, merges: chosen(chunk, merges, lambda new, i, n: (-n, new)),
     "highest_id_first": lambda chunk, merges: chosen(chunk, merges, lambda new, i, n: -new),
@@ -317,13 +314,16 @@ ENCODERS: dict[str, Callable[[bytes, Merges], Any]] = {
     "in_the_order_of_the_dict": in_dict_order,
     "bytes_only": lambda chunk, merges: list(chunk),
     "last_id_lost": lambda chunk, merges: replayed(chunk, merges)[: max(1, len(chunk) - 1)],
+}
+FORMS: dict[str, Encoder] = {
+    "in_the_order_of_the_dict": in_dict_order,
     "fails_on_nothing": lambda chunk, merges: [*replayed(chunk, merges)] if chunk[0] else [],
     "wrong_for_one_letter": lambda chunk, merges: (
         [min(pairwise(chunk), default=0)] if len(chunk) == 1 else replayed(chunk, merges)
     ),
     "bytes_for_a_list": lambda chunk, merges: tuple(replayed(chunk, merges)),
     "uses_the_merges_up": popped,
-    "keeps_ids_by_chunk": replayed,
+    "keeps_ids_by_chunk": Remembering(lambda chunk, merges: chunk),
     "only_three_letters_merged": lambda chunk, merges: replayed(chunk[:3], merges) + list(chunk[3:]),
     "runs_merged_once": lambda chunk, merges: (
         replayed(chunk, merges) if len({*chunk}) != 1 else replayed(chunk[:2], merges) + list(chunk[2:])
@@ -331,48 +331,21 @@ ENCODERS: dict[str, Callable[[bytes, Merges], Any]] = {
 }
 
 
-def naive_verdict(encode: Encoder, /) -> bool:
-    """By its name."""
-    return encode.__name__.startswith("right_")
-
-
-verdict_exam = Exam("03.3", naive_verdict)
-
-
-verdict_exam.example(1, (Encoder("bytes_only"),), False)
-
-
-def encoders(rng: Rng, *names: str) -> Iterator[tuple[Encoder]]:
-    """All right encoders and the wrong ones with these names, in random order."""
-    right = [name for name in ENCODERS if naive_verdict(Encoder(name))]
-    for name in rng.sample([*right, *names], len(right) + len(names)):
-        yield (Encoder(name),)
-
-
-FORM = [*ENCODERS][-7:]
-
-
-@verdict_exam.oracle(2)
-def orders(rng: Rng) -> Iterator[tuple[Encoder]]:
-    """Encoders that merge in another order, too little, or from the wrong side."""
-    wrong = [name for name in ENCODERS if name not in FORM and not naive_verdict(Encoder(name))]
-    yield from encoders(rng, *wrong)
-
-
-@verdict_exam.edge(1.5, "a test with one order of the dict", "a test of the number of ids")
-def forms(rng: Rng) -> Iterator[tuple[Encoder]]:
-    """Encoders that fail on short chunks, lose ids, return no list, change the merges, keep old ids."""
-    yield from encoders(rng, "in_the_order_of_the_dict", *FORM)
+verdict_exam = VerdictExam("03.3", RIGHT)
+verdict_exam.example(1, (verdict_exam.suspect("bytes_only", ORDERS["bytes_only"]),), False)
+verdict_exam.reject("oracle", 2, ORDERS)
+verdict_exam.reject("edge", 1.5, FORMS, "a test with one order of the dict", "a test of the number of ids")
 
 
 @verdict_exam.property(1)
 def tried(f: Function, rng: Rng) -> None:
     """A right encoder is called and accepted; a wrong one is rejected, whatever was tested before it."""
-    encode = Encoder("right_merge_by_merge")
+    encode = verdict_exam.suspect("right_merge_by_merge", replayed)
     same(f(encode), True, "is_encoder(a right encoder)")
     expect(encode.calls, "the encoder was never called")
     for name in ("leftmost_pair_first", "right_round_by_round", "keeps_ids_by_chunk"):
-        same(f(Encoder(name)), naive_verdict(Encoder(name)), f"is_encoder({name})")
+        encode = verdict_exam.suspect(name, (RIGHT | ORDERS | FORMS)[name])
+        same(f(encode), name in RIGHT, f"is_encoder({name})")
 
 
 verdict_exam.conduct(0.5, *PACKAGES)

@@ -18,6 +18,7 @@ from myllm.grading.engine import grade
 from myllm.grading.exam import Exam, Function, Rng, expect, same
 from myllm.grading.meters import WatchedDict, measure
 from myllm.grading.results import LONGEST, Result, clean
+from myllm.grading.verdicts import Suspect, VerdictExam
 
 EXERCISE = Exercise("98.1", "Double", 10, 5, 1, "s", "double", "ch98_test.py")
 
@@ -409,3 +410,48 @@ def test_subclasses_become_plain() -> None:
     assert type(plain(collections.Counter("aab"))) is dict
     assert plain(collections.OrderedDict(a=[1])) == {"a": [1]}
     assert type(plain(torch.nn.Parameter(torch.ones(1)))) is Tensor
+
+
+class Remembers:
+    """Right at its first call only."""
+
+    def __init__(self) -> None:
+        self.called = False
+
+    def __call__(self, x: int) -> int:
+        self.called, before = True, self.called
+        return -1 if before else x + 1
+
+
+def verdicts() -> None:
+    def successor(number: int) -> int:
+        return number + 1
+
+    made = VerdictExam("98.1", {"right": successor, "right_too": lambda x: 1 + x})
+    made.example(2, (made.suspect("same", lambda x: x),), False)
+    made.reject("oracle", 4, {"two_more": lambda x: x + 2, "right_for_nothing": lambda x: bool(x) * 2 - 1})
+    made.reject("edge", 4, {"remembers": Remembers()})
+
+
+def test_a_test_is_judged_by_what_it_says_about_right_and_wrong_functions() -> None:
+    def twice(f: Callable[..., int]) -> bool:
+        return [f(5), f(number=0)] == [6, 1]
+
+    def once(f: Callable[..., int]) -> bool:
+        return f(5) == 6
+
+    assert graded(twice, verdicts).status == "passed"
+    assert graded(twice, verdicts, seed=2).status == "passed"
+    assert [one.passed for one in graded(once, verdicts).checks] == [True, True, False]
+    assert "expected True, got False" in message(graded(lambda f: False, verdicts), "oracle")
+    assert "expected False, got True" in message(graded(lambda f: True, verdicts), "oracle")
+    told = message(graded(lambda f: f(value=1) == 2, verdicts), "oracle")
+    assert "TypeError: missing a required argument: 'number' in line" in told
+    assert "f(value=1)" in told  # the learner's line, not one of the standard library
+
+
+def test_a_suspect_shares_no_memory_with_another() -> None:
+    function = Remembers()
+    first, second = (Suspect("remembers", function, double) for _ in range(2))
+    assert [first(1), first(x=1), second(1)] == [2, -1, 2]
+    assert (first.calls, second.calls, repr(first)) == (2, 1, "remembers")
