@@ -69,13 +69,16 @@ def launch(function: Callable[..., Any], *arguments: Any, world: int = 2, timeou
     return [pickle.loads(result) for result, _ in answers]
 
 
-def same_as_one_process(loop: Callable[[int, int], dict[str, Any]], *, world: int = 2) -> dict[str, float]:
+def same_as_one_process(
+    loop: Callable[[int, int], dict[str, Any]], *, world: int = 2, timeout: float = 60.0
+) -> dict[str, float]:
     """How far a training loop on several processes is from the same loop on one: the invariant of this field.
 
     Args:
         loop: Called with rank and world, it trains on its share of the data and returns numbers and tensors
             by name: losses, norms, weights. On one process it is called with 0 and 1.
         world: How many processes.
+        timeout: See `launch`.
 
     Returns:
         For each name the largest absolute difference between any process and the one alone.
@@ -83,7 +86,8 @@ def same_as_one_process(loop: Callable[[int, int], dict[str, Any]], *, world: in
     Raises:
         UserError: As `launch`, or the results have other names or shapes.
     """
-    alone, *ranks = launch(loop, world=1)[0], *launch(loop, world=world)
+    alone = launch(loop, world=1, timeout=timeout)[0]
+    ranks = launch(loop, world=world, timeout=timeout)
     differences: dict[str, float] = {}
     for found in ranks:
         if found.keys() != alone.keys():

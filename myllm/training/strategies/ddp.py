@@ -58,7 +58,7 @@ class DDP(Distributed):
         """Wrap the step."""
         self.align(step)
         super().setup(step, optimizer)
-        self.wrapped = DistributedDataParallel(step, broadcast_buffers=False, gradient_as_bucket_view=True)
+        self.wrapped = DistributedDataParallel(step, gradient_as_bucket_view=True)
         return self.wrapped
 
     def accumulate(self, last: bool) -> AbstractContextManager[Any]:
