@@ -85,6 +85,7 @@ COMMANDS = {"build": Build, "info": Info}
 
 
 def load(name: str) -> "Tokenizer":
+    """A tokenizer by name or file; "bytes" has each byte as an id."""
     if name == "bytes":
         from myllm.tokenizers.bpe import BPE
 

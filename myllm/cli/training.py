@@ -1,19 +1,16 @@
 """``myllm pretrain`` and ``myllm speedrun``."""
 
 import os
-import shlex
-import sys
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
+from myllm.cli.run_folder import prepare, save, say, shards_folder, training_tokens
 from myllm.files import UserError, expand
 
 if TYPE_CHECKING:
     from myllm.config import ModelConfig
-    from myllm.llm import LLM
     from myllm.tokenizers.base import Tokenizer
     from myllm.training.loop import Record, Trainer
     from myllm.training.step import Strategy
@@ -57,6 +54,21 @@ class Run:
         name = ("ddp" if several else "single") if self.strategy == "auto" else self.strategy
         return make_strategy(name, self.precision)
 
+    def run(self) -> int:
+        """Prepare, train, save, in each process."""
+        from myllm.training.interruptions import lost_process
+
+        if self.batch_size < 1 or self.micro_batch < 0 or self.seed < 0:
+            raise UserError("--batch-size must be at least 1, --micro-batch and --seed at least 0.")
+        strategy = self.make_strategy()
+        with lost_process(strategy.world):
+            self.work(strategy)
+        return 0
+
+    def work(self, strategy: "Strategy") -> None:
+        """What a command does in each process."""
+        raise NotImplementedError
+
     def train(
         self, strategy: "Strategy", config: "ModelConfig", tokenizer: "Tokenizer", settings: dict[str, Any]
     ) -> "tuple[Trainer, Record]":
@@ -77,9 +89,12 @@ class Run:
         rows, left = divmod(self.batch_size, strategy.world)
         micro = self.micro_batch or rows
         if left or rows % micro:
-            raise UserError(f"{self.batch_size} rows cannot be split into {strategy.world} × {micro}; choose others.")
+            raise UserError(
+                f"{self.batch_size} rows cannot be split into {strategy.world} × {micro}; choose others."
+            )
         folder, T = expand(self.out), config.block_size
-        ids, held_out = Shards(shards_folder(self), tokenizer=tokenizer), np.load(folder / "validation.npy")
+        held_out = np.load(folder / "validation.npy")
+        ids = training_tokens(self, Shards(shards_folder(self), tokenizer=tokenizer), len(held_out))
         torch.manual_seed(self.seed)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         model = Transformer(config).to(device)
@@ -87,13 +102,11 @@ class Run:
         objective = Pretrain(loader)
         few = min(len(held_out), 32 * T + 1)
         checks = WindowLoader(held_out[:few], block_size=min(T, few - 1), batch_size=1, shuffle=False)
-        share = range(strategy.rank, checks.n, strategy.world)
-        validation = [tuple(part.to(device) for part in checks.batch(np.array([i]))) for i in share]
+        validation = [tuple(part.to(device) for part in checks.batch(np.array([i]))) for i in range(checks.n)]
         names = {field.name for field in fields(TrainConfig)}
         mine = {name: getattr(self, name) for name in ("precision", "compile", "recompute", "seed")}
-        options = TrainConfig(
-            accumulation=rows // micro, **mine, **{k: v for k, v in settings.items() if k in names}
-        )
+        settings = {"accumulation": rows // micro, **settings, **mine}
+        options = TrainConfig(**{name: value for name, value in settings.items() if name in names})
         sinks = [TensorBoard(folder / "tensorboard")] if self.tensorboard and strategy.rank == 0 else []
         journal = Journal(folder, sinks=sinks, flops_per_unit=config.flops_per_token(T))
         trainer = Trainer(
@@ -105,10 +118,7 @@ class Run:
             folder=folder / "checkpoints",
             callbacks=[journal],
         )
-        record = trainer.fit()
-        for note in trainer.notes:
-            say(strategy, note)
-        return trainer, record
+        return trainer, trainer.fit()
 
 
 @dataclass(frozen=True)
@@ -119,7 +129,7 @@ class Pretrain(Run):
     LLM.from_pretrained load. Ctrl-C writes a checkpoint; the same command again goes on.
 
     Examples:
-        myllm pretrain shakespeare --preset gpt2 --n-layer 4 --n-head 4 --n-embd 128 --block-size 128 --steps 500
+        myllm pretrain shakespeare --preset gpt2 --n-layer 4 --n-head 4 --n-embd 128 --steps 500
         torchrun --nproc-per-node 2 -m myllm pretrain shakespeare --steps 500 --strategy fsdp
     """
 
@@ -158,23 +168,25 @@ class Pretrain(Run):
     checkpoint_every: int = 100
     """Updates between checkpoints."""
 
-    def run(self) -> int:
+    def work(self, strategy: "Strategy") -> None:
         """Prepare the tokens, train, save."""
         from myllm.cli.data import load
         from myllm.config import ModelConfig
 
-        strategy, tokenizer = self.make_strategy(), load(self.tokenizer)
+        tokenizer = load(self.tokenizer)
+        prepare(self, strategy, tokenizer)
         sizes = {"n_layer": self.n_layer, "n_head": self.n_head, "n_embd": self.n_embd}
         whole = {"n_kv_head": 0, "head_dim": 0, "intermediate_size": 0}  # derived from these sizes
         config = ModelConfig.preset(
             self.preset, vocab_size=tokenizer.vocab_size, block_size=self.block_size, **sizes, **whole
         )
-        prepare(self, strategy, tokenizer)
         trainer, record = self.train(strategy, config, tokenizer, vars(self))
         llm = save(trainer, tokenizer, expand(self.out) / "model")
         if llm and "validation" in record:
-            say(strategy, f"validation {record['validation']:.3f} nats per token; the model is in {self.out}/model")
-        return 0
+            say(
+                strategy,
+                f"validation {record['validation']:.3f} nats per token; the model is in {self.out}/model",
+            )
 
 
 @dataclass(frozen=True)
@@ -196,20 +208,15 @@ class Speedrun(Run):
     vocab_size: int = 1024
     """Size of the tokenizer that is trained on the text."""
 
-    def run(self) -> int:
+    def work(self, strategy: "Strategy") -> None:
         """Do all of it."""
         from myllm.config import ModelConfig
         from myllm.tokenizers.pretrained import load_tokenizer
 
         if self.depth < 1:
             raise UserError(f"--depth must be at least 1, not {self.depth}.")
-        strategy = self.make_strategy()
-        file = expand(self.out) / "tokenizer.json"
-        if strategy.rank == 0 and not file.is_file():
-            train_tokenizer(self, file)
-        strategy.sum(0)
-        tokenizer = load_tokenizer(file)
-        prepare(self, strategy, tokenizer)
+        prepare(self, strategy, vocab_size=self.vocab_size)
+        tokenizer = load_tokenizer(expand(self.out) / "tokenizer.json")
         width = 32 * self.depth
         config = ModelConfig(
             vocab_size=tokenizer.vocab_size,
@@ -231,95 +238,6 @@ class Speedrun(Run):
             from myllm.cli.report import report
 
             print(report(llm, self, settings))
-        return 0
 
 
 COMMANDS = {"pretrain": Pretrain, "speedrun": Speedrun}
-
-
-def say(strategy: "Strategy", text: str) -> None:
-    """Tell the user something, once for all processes."""
-    if strategy.rank == 0:
-        print(text, file=sys.stderr, flush=True)
-
-
-def command() -> str:
-    """The command as it was typed."""
-    return shlex.join(["myllm", *sys.argv[1:]])
-
-
-def shards_folder(run: Run) -> Path:
-    """The folder of tokens: the one that was named, or the one that `prepare` makes."""
-    given = Path(run.data[0]) if len(run.data) == 1 else None
-    return given if given and (given / "index.json").is_file() else expand(run.out) / "tokens"
-
-
-def texts(data: tuple[str, ...]) -> tuple[list[str], list[str]]:
-    """The training documents and the held-out ones: whole works of Shakespeare, else the end of the text."""
-    from myllm.cli.data import documents
-    from myllm.data import corpus
-
-    if data == ("shakespeare",):
-        parts = corpus.split(corpus.load("shakespeare"), validation=corpus.HELD_OUT)
-        return [work.text for work in parts[0]], [work.text for work in parts[1]]
-    found = ["".join(document) for file in data for document in documents(file)]
-    joined = "\n".join(found)
-    cut = len(joined) - max(len(joined) // 20, 1)
-    if len(joined) < 2000:
-        raise UserError("There are fewer than 2,000 characters to train on; give more text.")
-    return [joined[:cut]], [joined[cut:]]
-
-
-def prepare(run: Run, strategy: "Strategy", tokenizer: "Tokenizer") -> None:
-    """Encode the texts once; the other processes wait."""
-    import numpy as np
-
-    from myllm.cli.data import encode
-    from myllm.data.shards import Shards, hash_vocabulary, write_shards
-    from myllm.files import atomic_write, atomic_writer
-
-    folder = expand(run.out)
-    if not run.data:
-        raise UserError("Name at least one text file or corpus to train on.")
-    if strategy.rank == 0 and not (folder / "validation.npy").is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        if shards_folder(run) == folder / "tokens":
-            train, held_out = texts(run.data)
-            ids = [encode(tokenizer, [text]) for text in train]
-            size, name = tokenizer.vocab_size, hash_vocabulary(tokenizer)
-            write_shards(ids, folder / "tokens", vocab_size=size, vocab_hash=name)
-            last = np.array(tokenizer.encode("\n".join(held_out)), dtype=np.uint32)
-            atomic_write(folder / "validation.txt", "\n".join(held_out))
-        else:
-            shards = Shards(shards_folder(run), tokenizer=tokenizer)
-            last = np.asarray(shards[max(0, len(shards) - 100_000) :], dtype=np.uint32)
-        with atomic_writer(folder / "validation.npy") as file:
-            np.save(file, last)
-    strategy.sum(0)
-
-
-def train_tokenizer(run: "Speedrun", file: Path) -> None:
-    """Train a tokenizer on the training text."""
-    from myllm.tokenizers.bpe import BPE
-
-    file.parent.mkdir(parents=True, exist_ok=True)
-    tokens = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-    BPE.train(iter(texts(run.data)[0]), run.vocab_size, special_tokens=tokens).save(file)
-
-
-def save(trainer: "Trainer", tokenizer: "Tokenizer", folder: Path) -> "LLM | None":
-    """Write the trained model on rank 0; the moving average of its weights, if one was kept."""
-    from myllm.llm import LLM
-    from myllm.model.transformer import Transformer
-
-    state = trainer.strategy.state_dict()
-    if trainer.strategy.rank:
-        return None
-    weights = state["model"]
-    weights |= {name: moments["average"] for name, moments in state["optimizer"].items() if "average" in moments}
-    model = Transformer(trainer.model.config)
-    model.load_state_dict(weights, strict=False)
-    model.tie_weights()
-    llm = LLM(model, tokenizer)
-    llm.save_pretrained(folder)
-    return llm

@@ -2,13 +2,11 @@
 
 ``step-000100`` holds ``rank-00000.safetensors``, one such file for each process, and ``state.json`` with
 everything that is no tensor and the SHA-256 of each file and of itself. A tensor's name is its path in the
-state, joined by "/". Tensors that are sharded over processes are cut along their first dimension, and stand in
-each file under the same name.
+state, joined by "/". A tensor that stands in several files under one name was cut along its first dimension.
 """
 
 import hashlib
 import json
-import os
 import random
 import re
 import shutil
@@ -19,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file, save  # pyright: ignore[reportUnknownVariableType]
 from torch import Tensor
 
 from myllm.files import UserError, atomic_write, read_json, sha256
@@ -81,7 +79,7 @@ def write(folder: Path, step: int, tree: Mapping[str, Any], strategy: Strategy) 
         content = {"format": FORMAT, "files": files, "state": plain}
         atomic_write(temporary / STATE, json.dumps({"sha256": _digest(content), **content}))
         shutil.rmtree(target, ignore_errors=True)
-        os.replace(temporary, target)
+        temporary.replace(target)
     strategy.sum(0)  # nobody goes on before the checkpoint is there
     return target
 
@@ -147,7 +145,7 @@ def rng_state() -> dict[str, Tensor]:
     """The state of all generators of this process: PyTorch's, NumPy's and Python's."""
     # Both keep a pair's second normal number; as a float it would not fit among integers, so its bits do.
     _, keys, position, has_pair, pair = np.random.get_state(legacy=True)
-    numpy = [*np.asarray(keys).tolist(), position, has_pair, _bits(pair)]
+    numpy: list[Any] = [*np.asarray(keys).tolist(), position, has_pair, _bits(float(pair))]
     _, words, second = random.getstate()
     python = [*words, second is not None, _bits(second or 0.0)]
     state = {"torch": torch.get_rng_state(), "numpy": torch.tensor(numpy), "python": torch.tensor(python)}
@@ -159,10 +157,12 @@ def rng_state() -> dict[str, Tensor]:
 def set_rng_state(state: Mapping[str, Tensor]) -> None:
     """Bring back what `rng_state` returned."""
     torch.set_rng_state(state["torch"])
-    *keys, position, has_pair, bits = state["numpy"].tolist()
-    np.random.set_state(("MT19937", np.array(keys, np.uint32), position, has_pair, _float(bits)))
-    *words, has_second, bits = state["python"].tolist()
-    random.setstate((3, tuple(words), _float(bits) if has_second else None))
+    numpy = [int(x) for x in state["numpy"]]
+    position, has_pair, bits = numpy[-3:]
+    np.random.set_state(("MT19937", np.array(numpy[:-3], np.uint32), position, has_pair, _float(bits)))
+    python = [int(x) for x in state["python"]]
+    has_second, bits = python[-2:]
+    random.setstate((3, tuple(python[:-2]), _float(bits) if has_second else None))
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])
 

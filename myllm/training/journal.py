@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from myllm.files import StrPath, UserError, expand
+from myllm.files import StrPath, UserError, atomic_write, expand
 from myllm.training.loop import Record, Trainer
 
 JOURNAL = "journal.jsonl"
@@ -32,7 +32,9 @@ class TensorBoard:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
-            raise UserError("TensorBoard is not installed; run pip install 'myllm-course[logging]'.") from error
+            raise UserError(
+                "TensorBoard is not installed; run pip install 'myllm-course[logging]'."
+            ) from error
         self.writer = SummaryWriter(str(expand(folder)))
 
     def log(self, values: Record, step: int) -> None:
@@ -98,6 +100,8 @@ class Journal:
         if self.first is None:
             self.first = step
             self._begin(step)
+            if trainer.notes and not self.quiet:
+                print(*trainer.notes, sep="\n", file=sys.stderr)
         if self.path:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
@@ -115,7 +119,7 @@ class Journal:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         kept = [line for line in _lines(self.path) if line["step"] < step]
-        self.path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        atomic_write(self.path, "".join(json.dumps(line) + "\n" for line in kept))
 
     def _show(self, trainer: Trainer, record: Record, step: int) -> None:
         """A line that is written over on a terminal; elsewhere about twenty lines a run."""

@@ -1,118 +1,48 @@
 """The training loop: one for every objective, every strategy and every precision."""
 
+import json
 import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict
 from functools import partial
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint as recompute
+from torch import nn
+from torch.utils.checkpoint import checkpoint as recompute  # pyright: ignore[reportUnknownVariableType]
 
 from myllm.files import StrPath, UserError, expand
 from myllm.training import checkpoint
-from myllm.training.schedule import Kind, rate
+from myllm.training.interruptions import lost_process, stop_signals
 from myllm.training.optimizer import make_optimizer
+from myllm.training.schedule import rate
+from myllm.training.settings import BOOKKEEPING, TrainConfig
 from myllm.training.step import Objective, Step, Strategy
-from myllm.training.strategies import Precision, make_strategy
+from myllm.training.strategies import make_strategy
 
 Record = dict[str, float]
-"""What a step measured: step, loss, norm, rate, seconds, units a second, metrics, and at times validation."""
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """The settings of a training run.
-
-    Raises:
-        UserError: A number out of range, or settings that exclude each other.
-    """
-
-    steps: int
-    """Updates of the weights."""
-    lr: float = 1e-3
-    """The peak learning rate."""
-    optimizer: Literal["adamw", "muon"] = "adamw"
-    """AdamW for all parameters, or Muon for the matrices inside the layers."""
-    weight_decay: float = 0.1
-    """Of matrices; embeddings, norms and biases do not decay."""
-    betas: tuple[float, float] = (0.9, 0.95)
-    """Decay rates of AdamW's averages."""
-    eps: float = 1e-8
-    """Added to AdamW's denominator."""
-    schedule: Kind = "cosine"
-    """How the learning rate falls after the warm-up; see myllm.training.schedule.rate."""
-    warmup: int = 0
-    """Updates over which the learning rate rises."""
-    floor: float = 0.1
-    """The last learning rate as a share of the peak."""
-    decay: float = 0.2
-    """The share of all updates over which the schedule wsd falls."""
-    clip: float = 1.0
-    """The largest norm of the gradient of all parameters together; inf does not clip."""
-    accumulation: int = 1
-    """Micro-batches whose gradients are summed for one update."""
-    precision: Precision = "fp32"
-    """fp32, or bf16: weights are held in bfloat16, the optimizer updates fp32 masters."""
-    compile: bool = False
-    """Compile each layer."""
-    recompute: bool = False
-    """Keep only the inputs of the layers, and compute the rest again in the backward pass."""
-    ema: float = 0.0
-    """Decay of a moving average of the weights; 0 keeps none."""
-    evaluate_every: int = 0
-    """Updates between validations; 0 validates at the end only."""
-    patience: int = 0
-    """Stop after so many validations in a row without a new best one; 0 never stops early."""
-    checkpoint_every: int = 0
-    """Updates between checkpoints; 0 writes one at the end only."""
-    keep_last: int = 2
-    """Checkpoints to keep, besides the one with the best validation."""
-    seed: int = 0
-    """Of PyTorch's generator when training begins."""
-
-    def __post_init__(self) -> None:
-        smallest = {"steps": 1, "accumulation": 1, "keep_last": 1} | dict.fromkeys(
-            ("warmup", "evaluate_every", "patience", "checkpoint_every", "weight_decay"), 0
-        )
-        for name, least in smallest.items():
-            if getattr(self, name) < least:
-                raise UserError(f"{name} must be at least {least}, not {getattr(self, name)}.")
-        for name in ("lr", "eps", "clip"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"{name} must be positive, not {getattr(self, name)}.")
-        for name in ("floor", "decay", "ema"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"{name} must lie between 0 and 1, not {getattr(self, name)}.")
-        if self.warmup >= self.steps:
-            raise UserError(f"A warm-up of {self.warmup} updates needs more than {self.steps} in all.")
-
-
-BOOKKEEPING = {"evaluate_every", "patience", "checkpoint_every", "keep_last"}
-"""Settings that may differ when a run is resumed; they change no weight."""
+"""What an update measured: step, loss, norm, rate, seconds, count, metrics, and at times validation."""
 
 
 class Trainer:
     """Train a model on an objective.
 
-    One update works so: take the micro-batches, add up what they count over micro-batches and processes, then
-    for each of them add the gradient of its loss divided by that count, clip, update. So how a batch is split
-    never changes the gradient.
+    One update: take the micro-batches, sum their counts over micro-batches and processes, add the gradient of
+    each micro-batch's loss divided by that sum, clip, update. So the gradient does not depend on how a batch
+    is split.
 
     Args:
         model: Any module that the objective can call.
         objective: What is learned.
         config: The settings.
         strategy: How it is spread over processes, by name or as an object.
-        validation: Batches that measure progress, the same each time; each process gives its own share.
+        validation: Batches that measure progress, the same on all processes, which share the work.
         folder: Where checkpoints are written, and looked for when `fit` begins; None writes none.
         callbacks: Called with the trainer and the record of each update.
+
+    Raises:
+        UserError: A strategy that does not fit the settings, or patience without validation batches.
     """
 
     def __init__(
@@ -128,8 +58,13 @@ class Trainer:
     ) -> None:
         self.objective, self.config, self.callbacks = objective, config, callbacks
         self.folder = None if folder is None else expand(folder)
-        self.validation = validation
+        self.validation = [*validation]
+        if config.patience and not self.validation:
+            raise UserError("patience counts validations; give validation batches.")
         self.strategy = make_strategy(strategy, config.precision) if isinstance(strategy, str) else strategy
+        precision = getattr(self.strategy, "precision", config.precision)
+        if precision != config.precision:
+            raise UserError(f"The strategy computes in {precision}, the settings say {config.precision}.")
         objective.share(self.strategy.rank, self.strategy.world)
         self.model = model
         for layer in _layers(model):
@@ -137,9 +72,8 @@ class Trainer:
                 layer.forward = partial(recompute, layer.forward, use_reentrant=False)
             if config.compile:
                 layer.compile()
-        self.optimizer = make_optimizer(
-            model, config.optimizer, lr=config.lr, weight_decay=config.weight_decay, betas=config.betas, eps=config.eps
-        )
+        options = {name: getattr(config, name) for name in ("lr", "weight_decay", "betas", "eps")}
+        self.optimizer = make_optimizer(model, config.optimizer, **options)
         self.step = self.strategy.setup(Step(model, objective), self.optimizer)
         self.done = 0  # updates so far
         self.best, self.best_step, self.waited = math.inf, None, 0
@@ -156,40 +90,41 @@ class Trainer:
         Raises:
             UserError: A loss that is not finite, a checkpoint of another run, or a process that was lost.
         """
-        torch.manual_seed(self.config.seed)
-        self.resume()
+        torch.manual_seed(self.config.seed + self.strategy.rank)  # each process has its own dropout
         record: Record = {}
-        batches = self.objective.batches(self.model)
-        with _stop_signals() as received:
+        with lost_process(self.strategy.world), stop_signals() as received:
+            self.resume()
+            batches = self.objective.batches(self.model)
             while self.done < self.config.steps and not self._exhausted():
-                record = self.update(batches, bool(received))
+                record = self.update(batches, received)
                 self.done += 1
                 stopping = record.pop("stopping") > 0
-                last = stopping or self.done == self.config.steps
-                if not stopping and (last or self._due(self.config.evaluate_every)):
+                last = self.done == self.config.steps
+                if last or self._due(self.config.evaluate_every):
                     record |= self.validate()
                 for callback in self.callbacks:
                     callback(self, record)
-                if last or self._exhausted() or self._due(self.config.checkpoint_every):
+                best = self.best_step == self.done
+                if stopping or last or best or self._exhausted() or self._due(self.config.checkpoint_every):
                     self.save()
-                if stopping:
+                if stopping and not last:
                     raise KeyboardInterrupt(f"stopped after update {self.done}; run again to go on")
         return record
 
-    def update(self, batches: Iterator[Any], stopping: bool = False) -> Record:
-        """One update of the weights."""
+    def update(self, batches: Iterator[Any], signals: Sequence[int] = ()) -> Record:
+        """One update of the weights; all ranks learn whether one has received a signal to stop."""
         c, strategy = self.config, self.strategy
         start, where = time.perf_counter(), self.objective.state_dict()
-        share = rate(
-            self.done, c.steps, c.schedule, warmup=c.warmup, floor=c.floor, decay=c.decay
-        )
+        share = rate(self.done, c.steps, c.schedule, warmup=c.warmup, floor=c.floor, decay=c.decay)
         for group in self.optimizer.param_groups:
             group["lr"] = c.lr * share
         self.step.train()
         micro_batches = [next(batches) for _ in range(c.accumulation)]
         count = strategy.sum(sum(map(self.objective.count, micro_batches)))
         if count == 0:
-            raise UserError(f"Nothing in the batch of update {self.done} has a loss; check masks and targets.")
+            raise UserError(
+                f"Nothing in the batch of update {self.done + 1} has a loss; check masks and targets."
+            )
         sums: dict[str, Any] = {"loss": 0.0}
         for i, batch in enumerate(micro_batches):
             with strategy.accumulate(last=i == len(micro_batches) - 1):
@@ -197,27 +132,40 @@ class Trainer:
                 strategy.backward(loss.total * strategy.world / count)
             for name, value in {"loss": loss.total, **loss.metrics}.items():
                 sums[name] = sums.get(name, 0.0) + value.detach()
-        norm = float(strategy.step(c.clip))
-        sums = self._sums(sums | {"stopping": float(stopping)})
+        sums = self._sums(sums | {"stopping": len(signals)})
         record = {name: value / count for name, value in sums.items()}
-        if not math.isfinite(record["loss"] + norm):
+        # All ranks know the same loss, so all update or none does.
+        norm = float(strategy.step(c.clip)) if math.isfinite(record["loss"]) else math.nan
+        if not math.isfinite(norm):
+            found = f"The loss was {record['loss']} and the gradient's norm {norm}"
             raise UserError(
-                f"The loss was {record['loss']} and the gradient's norm {norm} in update {self.done}, in the batch at "
-                f"{where}; nothing was updated. {self._advice()}"
+                f"{found} in update {self.done + 1}, whose batch begins at {where}; nothing was updated. "
+                + self._advice()
             )
         if c.ema:
             strategy.average(c.ema)
         seconds = time.perf_counter() - start
-        return {"step": self.done, **record, "norm": norm, "rate": c.lr * share, "seconds": seconds, "count": count}
+        return {
+            "step": self.done,
+            **record,
+            "norm": norm,
+            "rate": c.lr * share,
+            "seconds": seconds,
+            "count": count,
+        }
 
     @torch.no_grad()
     def validate(self) -> Record:
         """The mean loss over the validation batches; remembers whether it is the best so far."""
         self.step.eval()
-        total, count = 0.0, 0
-        for batch in self.validation:
-            total += float(self.step(batch).total)
-            count += self.objective.count(batch)
+        total, count, batches = 0.0, 0, self.validation
+        for first in range(0, len(batches), self.strategy.world):
+            i = first + self.strategy.rank
+            batch = batches[min(i, len(batches) - 1)]  # all ranks call the model equally often, as FSDP needs
+            loss = float(self.step(batch).total)
+            if i < len(batches):
+                total += loss
+                count += self.objective.count(batch)
         total, count = self._sums({"total": total, "count": float(count)}).values()
         if count == 0:
             return {}
@@ -235,7 +183,7 @@ class Trainer:
         return self.step(function)
 
     def save(self) -> None:
-        """Write a checkpoint, and delete old ones."""
+        """Write a checkpoint, and delete old ones; every process must call it."""
         if self.folder is None:
             return
         progress = {"step": self.done, "best": self.best, "best_step": self.best_step, "waited": self.waited}
@@ -258,13 +206,12 @@ class Trainer:
         self.notes += [f"{problem} An earlier one is used." for problem in problems]
         if state is None:
             return
-        for name, value in asdict(self.config).items():
-            old = state["config"].get(name)
-            old = tuple(old) if isinstance(old, list) else old  # pyright: ignore[reportUnknownArgumentType]
+        settings = json.loads(json.dumps(asdict(self.config)))  # as the checkpoint holds them
+        for name, value in settings.items():
+            old: Any = state["config"].get(name)
             if old != value and name not in BOOKKEEPING:
-                raise UserError(
-                    f"The run in {self.folder} has {name} {old}, not {value}; keep it, or train in another folder."
-                )
+                advice = "keep it, or train in another folder"
+                raise UserError(f"The run in {self.folder} has {name} {old}, not {value}; {advice}.")
         self.strategy.load_state_dict(state)
         self.objective.load_state_dict(state["objective"])
         progress = state["progress"]
@@ -295,24 +242,3 @@ def _layers(model: nn.Module) -> list[nn.Module]:
     """The layers of a model: what its module lists hold, or the whole model."""
     lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
     return [layer for module in lists for layer in module] or [model]
-
-
-@contextmanager
-def _stop_signals() -> Generator[list[int]]:
-    """A list of the signals received that ask this process to stop; a second Ctrl-C stops at once."""
-    received: list[int] = []
-
-    def note(number: int, _: Any) -> None:
-        if received and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        received.append(number)
-
-    if threading.current_thread() is not threading.main_thread():  # only there may handlers be set
-        yield received
-        return
-    old = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)

@@ -71,7 +71,7 @@ def chunked_loss(
     if rows is None:
         rows = max(1, CHUNK_LOGITS // head.out_features)
     hidden, targets = hidden.flatten(0, -2), targets.flatten()
-    return _Chunked.apply(loss, rows, targets, hidden, head.weight, head.bias)  # pyright: ignore[reportReturnType]
+    return _Chunked.apply(loss, rows, targets, hidden, head.weight, head.bias)  # pyright: ignore[reportReturnType, reportUnknownVariableType]
 
 
 class _Chunked(torch.autograd.Function):

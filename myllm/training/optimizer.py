@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from myllm.files import UserError
+from myllm.model.basics import upcast
 
 Params = Iterable[Tensor] | Iterable[dict[str, Any]]
 
@@ -45,9 +46,9 @@ class AdamW(Optimizer):
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is not None:
-                    self.update(p, self.state[p], group)
+                    self.update(p, p.grad, self.state[p], group)
 
-    def update(self, p: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
+    def update(self, p: Tensor, gradient: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
         """Update one parameter from its gradient."""
         if "exp_avg" not in state:
             state["step"] = torch.zeros(())
@@ -58,8 +59,8 @@ class AdamW(Optimizer):
         state["step"] += 1
         t = state["step"].item()
         p.mul_(1 - group["lr"] * group["weight_decay"])
-        m.lerp_(p.grad, 1 - beta1)  # pyright: ignore[reportArgumentType]
-        v.mul_(beta2).addcmul_(p.grad, p.grad, value=1 - beta2)  # pyright: ignore[reportArgumentType]
+        m.lerp_(gradient, 1 - beta1)
+        v.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
         v_hat = v / (1 - beta2**t)
         p.addcdiv_(m, v_hat.sqrt() + group["eps"], value=-group["lr"] / (1 - beta1**t))
 
@@ -86,16 +87,16 @@ class Muon(AdamW):
             group.setdefault("muon", False)
             group["momentum"] = momentum
 
-    def update(self, p: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
+    def update(self, p: Tensor, gradient: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
         """Update one parameter from its gradient."""
         if not group["muon"]:
-            super().update(p, state, group)
+            super().update(p, gradient, state, group)
             return
         if "momentum" not in state:
             state["momentum"] = torch.zeros_like(p)
         average, momentum = state["momentum"], group["momentum"]
-        average.lerp_(p.grad, 1 - momentum)  # pyright: ignore[reportArgumentType]
-        direction = orthogonalize(p.grad.lerp(average, momentum))  # pyright: ignore[reportOptionalMemberAccess]
+        average.lerp_(gradient, 1 - momentum)
+        direction = orthogonalize(gradient.lerp(average, momentum))
         p.mul_(1 - group["lr"] * group["weight_decay"])
         p.add_(direction.to(p.dtype), alpha=-group["lr"] * 0.2 * math.sqrt(max(p.shape)))
 
@@ -103,8 +104,8 @@ class Muon(AdamW):
 def orthogonalize(matrix: Tensor, steps: int = 5) -> Tensor:
     """A matrix with the same singular vectors whose singular values are all near 1.
 
-    Newton–Schulz iteration: each step applies the odd polynomial ``a x + b x³ + c x⁵`` to the singular values.
-    These coefficients of Jordan et al. rise steeply at 0 and bring everything above 0.01 or so into
+    Newton–Schulz iteration: each step applies the odd polynomial ``a x + b x³ + c x⁵`` to the singular
+    values. These coefficients of Jordan et al. rise steeply at 0 and bring everything above 0.01 or so into
     0.7 … 1.2, which is near enough for training.
 
     Args:
@@ -112,14 +113,14 @@ def orthogonalize(matrix: Tensor, steps: int = 5) -> Tensor:
         steps: How often the polynomial is applied.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
-    x = matrix.to(torch.promote_types(matrix.dtype, torch.float32))
+    x = upcast(matrix)
     tall = x.shape[0] > x.shape[1]
-    x = x.mT if tall else x  # the smaller side first: the products below are then smallest
-    x = x / (x.norm() + 1e-7)
+    x = x.t() if tall else x  # the smaller side first: the products below are then smallest
+    x = x / (x.square().sum().sqrt() + 1e-7)
     for _ in range(steps):
-        square = x @ x.mT
+        square: Tensor = x @ x.t()
         x = a * x + (b * square + c * square @ square) @ x
-    return x.mT if tall else x
+    return x.t() if tall else x
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -135,7 +136,11 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     """
     modules: list[tuple[str, nn.Module]] = [*model.named_modules()]
     embeddings = {id(module.weight) for _, module in modules if isinstance(module, nn.Embedding)}
-    head = {id(module.weight) for path, module in modules if path.endswith("lm_head") and hasattr(module, "weight")}
+    head = {
+        id(module.weight)
+        for path, module in modules
+        if path.endswith("lm_head") and hasattr(module, "weight")
+    }
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for p in model.parameters():
         matrix = p.ndim == 2 and id(p) not in embeddings

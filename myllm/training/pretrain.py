@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from myllm.data.loader import Loader
@@ -47,7 +46,9 @@ class Pretrain:
         ids, targets, *packed = batch
         if not isinstance(model, Transformer):
             if packed:
-                raise UserError("Packed rows need a Transformer, which masks other documents; use a WindowLoader.")
+                raise UserError(
+                    "Packed rows need a Transformer, which masks other documents; use a WindowLoader."
+                )
             return Loss(cross_entropy(model(ids), targets, z_loss=self.z_loss), {})
         options: dict[str, Any] = {}
         if packed:

@@ -72,7 +72,9 @@ def launch(function: Callable[..., Any], *arguments: Any, world: int = 2, timeou
 def same_as_one_process(
     loop: Callable[[int, int], dict[str, Any]], *, world: int = 2, timeout: float = 60.0
 ) -> dict[str, float]:
-    """How far a training loop on several processes is from the same loop on one: the invariant of this field.
+    """How far a training loop on several processes is from the same loop on one process.
+
+    Up to rounding they must be equal: the invariant of distributed training.
 
     Args:
         loop: Called with rank and world, it trains on its share of the data and returns numbers and tensors
@@ -95,9 +97,12 @@ def same_as_one_process(
         for name, value in found.items():
             a, b = torch.as_tensor(value).double(), torch.as_tensor(alone[name]).double()
             if a.shape != b.shape:
-                raise UserError(f"{name} has the shape {tuple(a.shape)}, and on one process {tuple(b.shape)}.")
-            worst = (a - b).abs().max().item() if a.numel() else 0.0
-            differences[name] = max(worst, differences.get(name, 0.0))
+                raise UserError(
+                    f"{name} has the shape {tuple(a.shape)}, and on one process {tuple(b.shape)}."
+                )
+            worst = (a - b).abs().max() if a.numel() else torch.zeros(())
+            before = torch.as_tensor(differences.get(name, 0.0))
+            differences[name] = torch.maximum(worst, before.to(worst.dtype)).item()  # NaN stays NaN
     return differences
 
 

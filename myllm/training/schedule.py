@@ -26,7 +26,7 @@ def rate(
       of all updates (Hu et al., 2024, MiniCPM);
     - ``constant`` stays at the peak.
 
-    The last update, ``steps - 1``, uses exactly `floor`.
+    The last update, ``steps - 1``, uses exactly `floor` (with ``wsd``, if its share makes an update or more).
 
     Args:
         step: The number of the update, from 0.

@@ -1,13 +1,13 @@
 """Strategies: how a training step is spread over processes; `make_strategy` chooses one by name."""
 
 from importlib import import_module
-from typing import Any, Literal
+from typing import Any
 
 from myllm.files import UserError
+from myllm.training.settings import Precision
 from myllm.training.step import Strategy
 
-Precision = Literal["fp32", "bf16"]
-STRATEGIES = {  # name -> module, class, options
+STRATEGIES: dict[str, tuple[str, str, dict[str, Any]]] = {  # name -> module, class, options
     "single": ("single", "Single", {}),
     "ddp": ("ddp", "DDP", {}),
     "fsdp": ("fsdp", "FSDP", {}),

@@ -25,14 +25,14 @@ class FSDP(Distributed):
     casts = False
 
     def setup(self, step: Step, optimizer: Optimizer) -> nn.Module:
-        """Shard each layer, and what stands outside the layers as one group, so that tied weights stay tied."""
+        """Shard each layer, and all else as one group, so that tied weights stay tied."""
         if isinstance(optimizer, Muon):
             raise UserError("Muon needs whole matrices, which FSDP does not have; use AdamW or DDP.")
         self.align(step)
         names = {p: name for name, p in step.named_parameters()}
         half = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
         options: dict[str, Any] = {"mp_policy": half} if self.precision == "bf16" else {}
-        for module in [*step.modules()]:
+        for module in reversed([*step.modules()]):  # inner lists before the layers that hold them
             for layer in module if isinstance(module, nn.ModuleList) else ():
                 fully_shard(layer, **options)
         fully_shard(step, **options)

@@ -34,7 +34,9 @@ class Single:
     def setup(self, step: Step, optimizer: Optimizer) -> nn.Module:
         """Remember what is trained; returns the step, which the loop calls."""
         self.model, self.optimizer = step.model, optimizer
-        self.masters = {p: p for group in optimizer.param_groups for p in group["params"]}
+        self.masters: dict[nn.Parameter, nn.Parameter] = {
+            p: p for group in optimizer.param_groups for p in group["params"]
+        }
         if self.precision == "bf16" and self.casts:
             self.masters = {p: nn.Parameter(p.detach().clone().float()) for p in self.masters}
             for p in step.model.parameters():
@@ -85,10 +87,9 @@ class Single:
     def average(self, decay: float) -> None:
         """Update the moving average of the weights, which is kept beside the optimizer's state."""
         for p in self.masters.values():
-            state = self.optimizer.state[p]
-            if "average" not in state:
-                state["average"] = p.detach().clone()
-            state["average"].lerp_(p, 1 - decay)
+            state = self.optimizer.state.get(p)
+            if state:  # a parameter that was never updated is its own average
+                state.setdefault("average", p.detach().clone()).lerp_(p, 1 - decay)
 
     def whole(self, x: Tensor) -> Tensor:
         """The whole of a tensor that may be sharded."""
@@ -96,11 +97,11 @@ class Single:
 
     def part(self, x: Tensor, like: Tensor) -> Tensor:
         """What this process keeps of a whole tensor that is sharded as `like` is."""
-        return x.to(like.device)
+        return x.to(like.device, copy=True)
 
     def state_dict(self) -> dict[str, Any]:
         """Weights and optimizer by the names of the parameters, whole, in the precision of the masters."""
-        weights: dict[str, Tensor] = {name: b.detach().clone() for name, b in self._buffers().items()}
+        weights: dict[str, Tensor] = {name: b.detach().clone() for name, b in self.buffers().items()}
         optimizer: dict[str, dict[str, Tensor]] = {}
         for name, p in self.model.named_parameters():
             master = self.masters.get(p, p)
@@ -116,24 +117,30 @@ class Single:
         Raises:
             UserError: The state belongs to another model.
         """
-        weights, buffers = state["model"], self._buffers()
-        names = {name: tuple(p.shape) for name, p in self.model.named_parameters()}
-        found = {name: tuple(x.shape) for name, x in weights.items() if name not in buffers}
-        if names != found or not buffers.keys() <= weights.keys():
-            raise UserError("This checkpoint is of another model; train the model that it was made with.")
-        for name, b in buffers.items():
-            b.copy_(weights[name])
+        weights = state["model"]
+        self.load_buffers(weights)
         for name, p in self.model.named_parameters():
             master = self.masters.get(p, p)
             master.copy_(self.part(weights[name], master))
             moments = state["optimizer"].get(name, {})
             if moments:
                 self.optimizer.state[master] = {
-                    key: self.part(x, master) if x.ndim else x.to(master.device) for key, x in moments.items()
+                    key: self.part(x, master) if x.ndim else x.to(master.device, copy=True)
+                    for key, x in moments.items()
                 }
         self.copy_masters()
 
-    def _buffers(self) -> dict[str, Tensor]:
+    def load_buffers(self, weights: Mapping[str, Tensor]) -> None:
+        """Load the buffers from weights, which must be those of this model."""
+        parameters, buffers = dict(self.model.named_parameters()), self.buffers()
+        shapes = {name: tuple(getattr(p, "ds_shape", p.shape)) for name, p in parameters.items()}
+        found = {name: tuple(x.shape) for name, x in weights.items() if name not in buffers}
+        if shapes != found or not buffers.keys() <= weights.keys():
+            raise UserError("This checkpoint is of another model; train the model that it was made with.")
+        for name, b in buffers.items():
+            b.copy_(weights[name])
+
+    def buffers(self) -> dict[str, Tensor]:
         """The buffers that a state dict holds."""
         saved = self.model.state_dict()
         return {name: b for name, b in self.model.named_buffers() if name in saved}
