@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from myllm.tokenizers.bpe import BPE as BPE
     from myllm.tokenizers.chat import render as render
     from myllm.tokenizers.pretrained import load_tokenizer as load_tokenizer
+    from myllm.training.loop import Trainer as Trainer
+    from myllm.training.pretrain import Pretrain as Pretrain
+    from myllm.training.settings import TrainConfig as TrainConfig
 
 __version__ = "0.1.0"
 
@@ -26,6 +29,9 @@ _HOME = {
     "BPE": "myllm.tokenizers.bpe",
     "LLM": "myllm.llm",
     "ModelConfig": "myllm.config",
+    "Pretrain": "myllm.training.pretrain",
+    "TrainConfig": "myllm.training.settings",
+    "Trainer": "myllm.training.loop",
     "Transformer": "myllm.model.transformer",
     "attend": "myllm.model.attention",
     "check": "myllm.course",

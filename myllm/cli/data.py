@@ -48,11 +48,11 @@ class Build:
 
         if not self.files:
             raise UserError("Name at least one file or corpus to build from.")
-        tokenizer = _tokenizer(self.tokenizer)
-        documents = (document for file in self.files for document in _documents(file))
+        tokenizer = load(self.tokenizer)
+        texts = (document for file in self.files for document in documents(file))
         if self.clean:
-            documents = ([clean("".join(document))] for document in documents)
-        ids = (_encode(tokenizer, document) for document in documents)
+            texts = ([clean("".join(document))] for document in texts)
+        ids = (encode(tokenizer, document) for document in texts)
         vocab_hash = hash_vocabulary(tokenizer)
         write_shards(ids, self.out, vocab_size=tokenizer.vocab_size, vocab_hash=vocab_hash)
         _report(self.out, self.json)
@@ -77,14 +77,15 @@ class Info:
 
     def run(self) -> int:
         """Print sizes and the vocabulary's hash."""
-        _report(self.folder, self.json, _tokenizer(self.tokenizer) if self.tokenizer else None)
+        _report(self.folder, self.json, load(self.tokenizer) if self.tokenizer else None)
         return 0
 
 
 COMMANDS = {"build": Build, "info": Info}
 
 
-def _tokenizer(name: str) -> "Tokenizer":
+def load(name: str) -> "Tokenizer":
+    """A tokenizer by name or file; "bytes" has each byte as an id."""
     if name == "bytes":
         from myllm.tokenizers.bpe import BPE
 
@@ -94,7 +95,7 @@ def _tokenizer(name: str) -> "Tokenizer":
     return load_tokenizer(name)
 
 
-def _documents(file: str) -> Iterator[Iterable[str]]:
+def documents(file: str) -> Iterator[Iterable[str]]:
     """The documents of a file or corpus, each as the pieces of its text."""
     from myllm.data import corpus
 
@@ -130,7 +131,7 @@ def _text(line: str, where: str) -> str:
     return text
 
 
-def _encode(tokenizer: "Tokenizer", document: Iterable[str]) -> Iterator[int]:
+def encode(tokenizer: "Tokenizer", document: Iterable[str]) -> Iterator[int]:
     """The ids of a document and the end token, encoded piece by piece where a cut changes no id."""
     from myllm.tokenizers.bpe import BPE
     from myllm.tokenizers.patterns import PATTERNS, pieces

@@ -28,6 +28,10 @@ class Loss(NamedTuple):
 class Objective(Protocol):
     """What is learned: batches, how much each counts, and their loss."""
 
+    def share(self, rank: int, world: int) -> None:
+        """From now on, give the part of this process; all parts together are what one process would get."""
+        ...
+
     def batches(self, model: nn.Module) -> Iterator[Any]:
         """Micro-batches without end; reinforcement learning generates them with `model`."""
         ...
@@ -52,6 +56,9 @@ class Objective(Protocol):
 class Step(nn.Module):
     """The one module that a strategy wraps: its forward pass maps a micro-batch to its `Loss`.
 
+    A function in place of a micro-batch is called with the model. So evaluation and sampling, too, enter
+    through the wrapper, which may have to gather weights for them.
+
     Args:
         model: The model.
         objective: What is learned.
@@ -61,8 +68,10 @@ class Step(nn.Module):
         super().__init__()
         self.model, self.objective = model, objective
 
-    def forward(self, batch: Any) -> Loss:
-        """The loss of a micro-batch."""
+    def forward(self, batch: Any) -> Any:
+        """The loss of a micro-batch, or what a function of the model returns."""
+        if callable(batch):
+            return batch(self.model)
         return self.objective.loss(self.model, batch)
 
 
@@ -106,8 +115,12 @@ class Strategy(Protocol):
         """Clip by the global norm over all ranks, update, clear the gradients; returns the norm before."""
         ...
 
-    def sum(self, x: float) -> float:
-        """The sum of a number over all ranks."""
+    def sum(self, x: Any) -> Any:
+        """The sum of a number or a tensor over all ranks."""
+        ...
+
+    def average(self, decay: float) -> None:
+        """Update the moving average of the weights."""
         ...
 
     def state_dict(self) -> dict[str, Any]:

@@ -169,7 +169,8 @@ def test_constraints_name_every_requirement_and_no_registry():
     assert not names & {"torch", "triton"} and not any(name.startswith("nvidia") for name in names)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    for text in [*project["dependencies"], *extras["book"], *extras["dev"]]:
+    named = [text for extra in ("book", "dev", "distributed", "logging") for text in extras[extra]]
+    for text in [*project["dependencies"], *named]:
         wanted = Requirement(text)
         pins = [Requirement(line) for line in lines if Requirement(line).name.lower() == wanted.name.lower()]
         assert pins or wanted.name == "torch", f"{text}: run `make constraints`"

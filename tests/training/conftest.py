@@ -1,4 +1,4 @@
-"""Makes `sketches` importable for the tests beside it."""
+"""Makes `sketches` and `tiny` importable for the tests beside it."""
 
 import sys
 from pathlib import Path

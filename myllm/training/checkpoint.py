@@ -1,0 +1,179 @@
+"""Checkpoints: a folder a step, which is whole or absent; safetensors and JSON, no pickles.
+
+``step-000100`` holds ``rank-00000.safetensors``, one such file for each process, and ``state.json`` with
+everything that is no tensor and the SHA-256 of each file and of itself. A tensor's name is its path in the
+state, joined by "/". A tensor that stands in several files under one name was cut along its first dimension.
+"""
+
+import hashlib
+import json
+import random
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save  # pyright: ignore[reportUnknownVariableType]
+from torch import Tensor
+
+from myllm.files import UserError, atomic_write, read_json, sha256
+from myllm.training.step import Strategy
+
+STATE, FORMAT = "state.json", "myllm-checkpoint-1"
+Tree = dict[str, Any]
+
+
+def flatten(tree: Mapping[str, Any], path: str = "") -> tuple[Tree, dict[str, Tensor]]:
+    """Separate a nested dictionary into its plain values and its tensors, by path."""
+    plain: Tree = {}
+    tensors: dict[str, Tensor] = {}
+    for key, value in tree.items():
+        if isinstance(value, Tensor):
+            tensors[path + key] = value
+        elif isinstance(value, Mapping):
+            plain[key], more = flatten(value, f"{path}{key}/")  # pyright: ignore[reportUnknownArgumentType]
+            tensors |= more
+        else:
+            plain[key] = value
+    return plain, tensors
+
+
+def unflatten(plain: Tree, tensors: Mapping[str, Tensor]) -> Tree:
+    """Put tensors back where `flatten` found them."""
+    for path, tensor in tensors.items():
+        *folders, name = path.split("/")
+        node = plain
+        for folder in folders:
+            node = node.setdefault(folder, {})
+        node[name] = tensor
+    return plain
+
+
+def write(folder: Path, step: int, tree: Mapping[str, Any], strategy: Strategy) -> Path:
+    """Write a checkpoint; every process calls it with its own tensors, and rank 0 writes the plain values.
+
+    The folder takes its name when all files are on the disk.
+
+    Raises:
+        UserError: The disk is full, or the folder cannot be written.
+    """
+    target = folder / f"step-{step:06d}"
+    temporary = folder / f".{target.name}.tmp"
+    if strategy.rank == 0:
+        shutil.rmtree(temporary, ignore_errors=True)
+        try:
+            temporary.mkdir(parents=True)
+        except OSError as error:
+            raise UserError(f"Cannot write checkpoints into {folder}: {error.strerror}.") from error
+    strategy.sum(0)  # nobody writes before the folder is there
+    plain, tensors = flatten(tree)
+    whole = {name: x.detach().cpu().contiguous() for name, x in tensors.items()}
+    atomic_write(temporary / f"rank-{strategy.rank:05d}.safetensors", save(whole))
+    strategy.sum(0)  # nobody closes the folder before all have written
+    if strategy.rank == 0:
+        files = {path.name: sha256(path) for path in sorted(temporary.glob("rank-*.safetensors"))}
+        content = {"format": FORMAT, "files": files, "state": plain}
+        atomic_write(temporary / STATE, json.dumps({"sha256": _digest(content), **content}))
+        shutil.rmtree(target, ignore_errors=True)
+        temporary.replace(target)
+    strategy.sum(0)  # nobody goes on before the checkpoint is there
+    return target
+
+
+def read(path: Path) -> Tree:
+    """The state in a checkpoint, sharded tensors joined.
+
+    Raises:
+        UserError: No checkpoint, or one that is damaged.
+    """
+    content = read_json(path / STATE, "a checkpoint")
+    if not isinstance(content, dict) or content.get("format") != FORMAT:  # pyright: ignore[reportUnknownMemberType]
+        raise UserError(f"{path} is not a checkpoint of this package.")
+    stated = content.pop("sha256", None)  # pyright: ignore[reportUnknownVariableType]
+    if stated != _digest(content):  # pyright: ignore[reportUnknownArgumentType]
+        raise UserError(f"The checkpoint {path} is damaged: {STATE} was changed.")
+    pieces: dict[str, list[Tensor]] = {}
+    for name, expected in content["files"].items():  # pyright: ignore[reportUnknownVariableType]
+        file = path / Path(name).name  # pyright: ignore[reportUnknownArgumentType]
+        if not file.is_file() or sha256(file) != expected:
+            raise UserError(f"The checkpoint {path} is damaged: {name} is missing or was changed.")
+        try:
+            for key, tensor in load_file(file).items():
+                pieces.setdefault(key, []).append(tensor)
+        except SafetensorError as error:
+            raise UserError(f"The checkpoint {path} is damaged: {name} is no safetensors file.") from error
+    joined = {key: torch.cat(parts) if len(parts) > 1 else parts[0] for key, parts in pieces.items()}
+    return unflatten(content["state"], joined)  # pyright: ignore[reportUnknownArgumentType]
+
+
+def steps(folder: Path) -> dict[int, Path]:
+    """The checkpoints in a folder by their step, the oldest first."""
+    found = {path: re.fullmatch(r"step-(\d+)", path.name) for path in folder.glob("step-*")}
+    return dict(sorted((int(match[1]), path) for path, match in found.items() if match))
+
+
+def latest(folder: Path) -> tuple[Tree | None, list[str]]:
+    """The state of the newest checkpoint that is whole, and what was wrong with those after it.
+
+    Raises:
+        UserError: There are checkpoints, and none of them is whole.
+    """
+    problems: list[str] = []
+    for path in reversed(steps(folder).values()):
+        try:
+            return read(path), problems
+        except UserError as error:
+            problems.append(str(error))
+    if problems:
+        raise UserError(f"{problems[0]} No earlier checkpoint is whole; begin anew in another folder.")
+    return None, problems
+
+
+def prune(folder: Path, keep_last: int, best: int | None) -> None:
+    """Delete all checkpoints but the last few and the best one."""
+    found = steps(folder)
+    for step in [*found][:-keep_last]:
+        if step != best:
+            shutil.rmtree(found[step], ignore_errors=True)
+
+
+def rng_state() -> dict[str, Tensor]:
+    """The state of all generators of this process: PyTorch's, NumPy's and Python's."""
+    # Both keep a pair's second normal number; as a float it would not fit among integers, so its bits do.
+    _, keys, position, has_pair, pair = np.random.get_state(legacy=True)
+    numpy: list[Any] = [*np.asarray(keys).tolist(), position, has_pair, _bits(float(pair))]
+    _, words, second = random.getstate()
+    python = [*words, second is not None, _bits(second or 0.0)]
+    state = {"torch": torch.get_rng_state(), "numpy": torch.tensor(numpy), "python": torch.tensor(python)}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def set_rng_state(state: Mapping[str, Tensor]) -> None:
+    """Bring back what `rng_state` returned."""
+    torch.set_rng_state(state["torch"])
+    numpy = [int(x) for x in state["numpy"]]
+    position, has_pair, bits = numpy[-3:]
+    np.random.set_state(("MT19937", np.array(numpy[:-3], np.uint32), position, has_pair, _float(bits)))
+    python = [int(x) for x in state["python"]]
+    has_second, bits = python[-2:]
+    random.setstate((3, tuple(python[:-2]), _float(bits) if has_second else None))
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
+
+
+def _bits(x: float) -> int:
+    return int(np.float64(x).view(np.int64))
+
+
+def _float(bits: int) -> float:
+    return float(np.int64(bits).view(np.float64))
+
+
+def _digest(content: Tree) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

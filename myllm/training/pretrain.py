@@ -1,0 +1,69 @@
+"""Pretraining as an objective: predict each next token of a text."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from myllm.data.loader import Loader
+from myllm.files import UserError
+from myllm.model.masks import causal, document
+from myllm.model.transformer import Transformer
+from myllm.training.losses import chunked_loss, cross_entropy
+from myllm.training.step import Loss
+
+
+class Pretrain:
+    """Next-token prediction on the batches of a loader; the unit that is counted is the token.
+
+    Args:
+        loader: A `WindowLoader`, or a `PackedLoader`, whose documents do not attend to each other.
+        z_loss: See `myllm.training.losses.cross_entropy`.
+    """
+
+    def __init__(self, loader: Loader, *, z_loss: float = 0.0) -> None:
+        self.loader, self.z_loss = loader, z_loss
+
+    def share(self, rank: int, world: int) -> None:
+        """Return the part of one process from now on."""
+        self.loader.rank, self.loader.world = rank, world
+
+    def batches(self, model: nn.Module) -> Iterator[tuple[Tensor, ...]]:
+        """The batches of the loader, on the model's device."""
+        device = next(model.parameters()).device
+        for batch in self.loader:
+            yield tuple(part.to(device, non_blocking=True) for part in batch)
+
+    def count(self, batch: tuple[Tensor, ...]) -> int:
+        """The targets that have a loss."""
+        return int((batch[1] >= 0).sum())
+
+    def loss(self, model: nn.Module, batch: tuple[Tensor, ...]) -> Loss:
+        """The summed negative log-likelihood; logits are never held for the whole batch.
+
+        A model that is no `Transformer` is called with the ids alone, and returns logits.
+        """
+        ids, targets, *packed = batch
+        if not isinstance(model, Transformer):
+            if packed:
+                raise UserError(
+                    "Packed rows need a Transformer, which masks other documents; use a WindowLoader."
+                )
+            return Loss(cross_entropy(model(ids), targets, z_loss=self.z_loss), {})
+        options: dict[str, Any] = {}
+        if packed:
+            options = {"mask": causal & document(packed[0]), "positions": packed[1]}
+
+        def head(hidden: Tensor) -> Tensor:
+            cap = model.config.logit_softcap
+            return chunked_loss(hidden, targets, model.lm_head, softcap=cap, z_loss=self.z_loss)
+
+        return Loss(model(ids, head=head, **options), {})
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the loader stands."""
+        return self.loader.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where another loader stood."""
+        self.loader.load_state_dict(state)

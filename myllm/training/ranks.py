@@ -1,0 +1,159 @@
+"""Several processes on one machine that run the same function, each with its own rank."""
+
+import atexit
+import os
+import pickle
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import cloudpickle  # pyright: ignore[reportMissingTypeStubs]
+import torch
+
+from myllm.files import UserError
+
+_warm: dict[int, list[subprocess.Popen[bytes]]] = {}
+
+
+def launch(function: Callable[..., Any], *arguments: Any, world: int = 2, timeout: float = 60.0) -> list[Any]:
+    """Run ``function(rank, world, *arguments)`` in `world` processes joined by gloo; their results by rank.
+
+    The processes stay for the next call, so that PyTorch is imported once. Functions of a notebook travel to
+    them by value.
+
+    Args:
+        function: Called in each process; it may use `torch.distributed`.
+        arguments: Passed on.
+        world: How many processes.
+        timeout: Seconds after which all of them are ended.
+
+    Raises:
+        UserError: A process raised, ended or did not finish in time; the first error of them.
+    """
+    if world not in _warm:
+        _warm[world] = _start(world)
+    workers = _warm[world]
+    work = cloudpickle.dumps((function, arguments))
+    answers: list[Any] = [None] * world
+    done = threading.Condition()
+    finished: list[int] = []
+
+    def exchange(rank: int, worker: subprocess.Popen[bytes]) -> None:
+        try:
+            pickle.dump(work, worker.stdin)  # pyright: ignore[reportArgumentType]
+            worker.stdin.flush()  # pyright: ignore[reportOptionalMemberAccess]
+            answers[rank] = pickle.load(worker.stdout)  # pyright: ignore[reportArgumentType]
+        except (EOFError, OSError, pickle.UnpicklingError):
+            answers[rank] = None, f"process {rank} ended without an answer"
+        with done:
+            finished.append(rank)
+            done.notify()
+
+    for rank, worker in enumerate(workers):
+        threading.Thread(target=exchange, args=(rank, worker), daemon=True).start()
+
+    def decided() -> bool:
+        return len(finished) == world or any(answers[rank][1] for rank in finished)
+
+    with done:
+        in_time = done.wait_for(decided, timeout)
+    failed = [answers[rank][1] for rank in finished if answers[rank][1]]
+    if failed or not in_time:
+        _stop(world)
+        raise UserError(failed[0] if failed else f"The processes did not finish in {timeout:g} seconds.")
+    return [pickle.loads(result) for result, _ in answers]
+
+
+def same_as_one_process(
+    loop: Callable[[int, int], dict[str, Any]], *, world: int = 2, timeout: float = 60.0
+) -> dict[str, float]:
+    """How far a training loop on several processes is from the same loop on one process.
+
+    Up to rounding they must be equal: the invariant of distributed training.
+
+    Args:
+        loop: Called with rank and world, it trains on its share of the data and returns numbers and tensors
+            by name: losses, norms, weights. On one process it is called with 0 and 1.
+        world: How many processes.
+        timeout: See `launch`.
+
+    Returns:
+        For each name the largest absolute difference between any process and the one alone.
+
+    Raises:
+        UserError: As `launch`, or the results have other names or shapes.
+    """
+    alone = launch(loop, world=1, timeout=timeout)[0]
+    ranks = launch(loop, world=world, timeout=timeout)
+    differences: dict[str, float] = {}
+    for found in ranks:
+        if found.keys() != alone.keys():
+            raise UserError(f"One process returned {sorted(alone)}, several returned {sorted(found)}.")
+        for name, value in found.items():
+            a, b = torch.as_tensor(value).double(), torch.as_tensor(alone[name]).double()
+            if a.shape != b.shape:
+                raise UserError(
+                    f"{name} has the shape {tuple(a.shape)}, and on one process {tuple(b.shape)}."
+                )
+            worst = (a - b).abs().max() if a.numel() else torch.zeros(())
+            before = torch.as_tensor(differences.get(name, 0.0))
+            differences[name] = torch.maximum(worst, before.to(worst.dtype)).item()  # NaN stays NaN
+    return differences
+
+
+def _start(world: int) -> list[subprocess.Popen[bytes]]:
+    store = Path(tempfile.mkdtemp()) / "store"
+    path = os.pathsep.join(filter(None, sys.path))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+    return [
+        subprocess.Popen(
+            [sys.executable, "-m", "myllm.training.ranks", str(rank), str(world), str(store)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
+        )
+        for rank in range(world)
+    ]
+
+
+def _stop(world: int) -> None:
+    for worker in _warm.pop(world, []):
+        worker.kill()
+        worker.wait()
+
+
+@atexit.register
+def _stop_all() -> None:
+    for world in [*_warm]:
+        _stop(world)
+
+
+def _serve(rank: int, world: int, store: str) -> None:
+    """One of the processes: answer calls until the input ends."""
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a function prints must not mix with answers
+    torch.set_num_threads(1)
+    if world > 1:
+        torch.distributed.init_process_group(
+            "gloo", f"file://{store}", timeout=timedelta(seconds=60), rank=rank, world_size=world
+        )
+    while True:
+        try:
+            function, arguments = pickle.loads(pickle.load(sys.stdin.buffer))
+        except EOFError:
+            return
+        try:
+            answer = cloudpickle.dumps(function(rank, world, *arguments)), None
+        except Exception as error:
+            answer = None, f"process {rank}: {type(error).__name__}: {error}"
+        pickle.dump(answer, answers)
+        answers.flush()
+
+
+if __name__ == "__main__":
+    _serve(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])

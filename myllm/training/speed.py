@@ -1,0 +1,40 @@
+"""How fast this machine can be: the peak of its matrix products, and a faster way for them on a CPU."""
+
+import time
+
+import torch
+
+
+def peak_flops(n: int = 1024, rounds: int = 5, dtype: torch.dtype = torch.float32) -> float:
+    """Operations a second of the product of two (n, n) matrices, the best of some rounds.
+
+    A product of (m, k) and (k, n) takes 2 m k n operations. Training uses a share of this peak, its model
+    FLOPs utilization (MFU).
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    a, b = (torch.randn(n, n, dtype=dtype, device=device) for _ in "ab")
+    best = 0.0
+    for _ in range(rounds + 1):
+        start = time.perf_counter()
+        _ = (a @ b)[0, 0].item()  # waits for a GPU
+        best = max(best, 2 * n**3 / (time.perf_counter() - start))
+    return best
+
+
+def allow_fast_products() -> str:
+    """Send a CPU's fp32 products to oneDNN, if these are as exact as the default; says what was done.
+
+    PyTorch's precision "medium" does so. On a processor with AMX it may compute in bfloat16, so the error
+    against fp64 is compared first.
+    """
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(256, 256, generator=generator) for _ in "ab")
+    exact = a.double() @ b.double()
+    default = ((a @ b).double() - exact).abs().max().item()
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    fast = ((a @ b).double() - exact).abs().max().item()
+    if fast <= 4 * default:
+        return f"fp32 products by oneDNN: error {fast:.1e}, by default {default:.1e}"
+    torch.set_float32_matmul_precision(before)
+    return f"fp32 products stay as they are: oneDNN's error is {fast:.1e}, the default's {default:.1e}"
