@@ -58,7 +58,11 @@ MUTANTS = {
         '        p.mul_(1 - group["weight_decay"])\n        m.lerp_',
     ),
     "betas swapped": ("optimizer", 'beta1, beta2 = group["betas"]', 'beta2, beta1 = group["betas"]'),
-    "the square forgotten": ("optimizer", "addcmul_(gradient, gradient,", "add_(gradient,"),
+    "the square forgotten": (
+        "optimizer",
+        "addcmul_(gradient, gradient, value=",
+        "add_(gradient.abs(), alpha=",
+    ),
     "without a gradient it decays": (
         "optimizer",
         "if p.grad is not None:\n",
