@@ -9,6 +9,8 @@ TORCH ?= torch==2.13.0
 PORT ?= 8000
 VENV ?= .venv
 PYTHON ?=
+# What is installed with the course; continuous integration adds distributed and logging.
+EXTRAS ?= book,dev
 BIN := $(VENV)/bin
 PY := $(BIN)/python
 
@@ -46,7 +48,7 @@ test: install weights lint types layers unit proofs execute site compare gate br
 install: $(VENV)/.installed ## Make .venv and install the package with all that the book and the tests need
 
 $(VENV)/.installed: pyproject.toml constraints.txt
-	@PYTHON="$(PYTHON)" tools/make_venv.sh "$(VENV)" "$(TORCH)"
+	@PYTHON="$(PYTHON)" tools/make_venv.sh "$(VENV)" "$(TORCH)" "$(EXTRAS)"
 	@touch $@
 
 weights: install ## Fetch the published model that some chapters run at their end (98 MB, once)
