@@ -66,7 +66,7 @@ def check(id: str, function: Callable[..., Any], *, seed: int | None = None) -> 
     if is_stub(function):
         return Card(
             Result.unstarted(exercise),
-            "Replace `raise NotImplementedError` by your answer and run the cell again.",
+            "Replace `raise NotImplementedError` with your answer and run the cell again.",
         )
     if not callable(function):
         return Card(None, f"check({id!r}, …) needs the function itself: check({id!r}, {exercise.function}).")

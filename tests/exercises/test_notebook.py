@@ -42,7 +42,7 @@ def test_a_stub_gives_a_fixed_card_and_starts_no_worker(monkeypatch: pytest.Monk
     card = check("01.1", stub)
     assert repr(card) == (
         "01.1 Count bigrams: not started\n"
-        "Replace `raise NotImplementedError` by your answer and run the cell again."
+        "Replace `raise NotImplementedError` with your answer and run the cell again."
     )
     assert card._repr_html_() == check("01.1", stub)._repr_html_()
 
