@@ -281,6 +281,8 @@ def seeds_and_epochs(f: Function, rng: Rng) -> None:
     sizes, orders = [12] * 4, dict[tuple[int, int], list[Item]]()
     for seed in (0, 1, 2, 10**12):
         orders |= {(seed, epoch): whole(f, sizes, 2, seed, epoch) for epoch in (0, 1, 2, 12)}
+    for epoch in (*range(3, 12), 16, 31, 32, 64, 97, 100, 101, 128, 256, 997, *(10**n for n in range(3, 10))):
+        orders[0, epoch] = whole(f, sizes, 2, 0, epoch)  # k * seed + epoch gives seed 1 the order of epoch k
     random.seed(rng.randint(0, 10**9))
     torch.manual_seed(rng.randint(0, 10**9))
     expect(whole(f, sizes, 2, 2, 1) == orders[2, 1], "the same arguments gave two orders")

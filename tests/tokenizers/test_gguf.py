@@ -60,7 +60,7 @@ def smollm2() -> dict[str, Any]:
         "pre": "smollm",
         "tokens": tokens,
         "token_type": np.array([3 if token in special else 1 for token in tokens]),
-        "merges": [" ".join(pair) for pair in fields["model"]["merges"]],
+        "merges": fields["model"]["merges"],
         "bos_token_id": np.uint32(1),
         "eos_token_id": 2,
         "padding_token_id": 2,
