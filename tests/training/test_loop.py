@@ -103,6 +103,7 @@ def test_recomputing_saves_memory():
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(" " in torch.__file__, reason="PyTorch's linker call fails where its path holds a space")
 def test_compiled_layers_give_the_same_up_to_rounding():
     torch.testing.assert_close(losses(run(3)[0]), losses(run(3, compile=True)[0]), rtol=1e-10, atol=1e-12)
 
