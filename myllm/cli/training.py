@@ -82,7 +82,7 @@ class Run:
         from myllm.training.journal import Journal, TensorBoard
         from myllm.training.loop import TrainConfig, Trainer
         from myllm.training.pretrain import Pretrain
-        from myllm.training.speed import allow_fast_products
+        from myllm.training.speed import allow_fast_products, peak_flops
 
         if self.fast_products:
             say(strategy, allow_fast_products())
@@ -108,7 +108,9 @@ class Run:
         settings = {"accumulation": rows // micro, **settings, **mine}
         options = TrainConfig(**{name: value for name, value in settings.items() if name in names})
         sinks = [TensorBoard(folder / "tensorboard")] if self.tensorboard and strategy.rank == 0 else []
-        journal = Journal(folder, sinks=sinks, flops_per_unit=config.flops_per_token(T))
+        peak = peak_flops(dtype=torch.bfloat16 if self.precision == "bf16" else torch.float32)
+        work = 3 * config.flops_per_token(T)  # the backward pass takes two of three
+        journal = Journal(folder, sinks=sinks, flops_per_unit=work, peak_flops=peak)
         trainer = Trainer(
             model,
             objective,

@@ -68,7 +68,7 @@ class Journal:
         sinks: Loggers with ``log(values, step)``.
         quiet: Show nothing.
         flops_per_unit: Operations of forward and backward pass for each unit that the objective counts, for
-            a token ``ModelConfig.flops_per_token(T)``.
+            a token ``3 * ModelConfig.flops_per_token(T)``; recomputed ones do not count.
         peak_flops: Operations a second that the machine could do at best; with both, the record has ``mfu``,
             the share of the peak that was used (Chowdhery et al., 2022, PaLM, appendix B).
     """

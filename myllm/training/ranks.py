@@ -3,6 +3,7 @@
 import atexit
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -108,6 +109,7 @@ def same_as_one_process(
 
 def _start(world: int) -> list[subprocess.Popen[bytes]]:
     store = Path(tempfile.mkdtemp()) / "store"
+    atexit.register(shutil.rmtree, store.parent, ignore_errors=True)
     path = os.pathsep.join(filter(None, sys.path))
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
     return [

@@ -63,6 +63,14 @@ def test_pretrain_writes_a_model_that_generates(folder, capsys):
     assert not [name for name in files(folder) if "tmp" in name]
 
 
+def test_mfu_counts_three_times_the_forward_pass(monkeypatch):
+    monkeypatch.setattr("myllm.training.speed.peak_flops", lambda **_: 1e9)
+    assert pretrain("--out", "a") == 0
+    forward = LLM.from_pretrained("a/model").config.flops_per_token(16)
+    for record in journal.read("a"):
+        assert record["mfu"] == pytest.approx(record["units_per_second"] * 3 * forward / 1e9)
+
+
 def test_the_same_command_again_trains_no_more(folder):
     assert pretrain("--out", "a") == 0
     before = weights("a")
