@@ -31,7 +31,10 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
-    return tmp_path
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in the processes that the tests start: sums are equal to the last bit
+    yield tmp_path
+    torch.set_num_threads(threads)
 
 
 def pretrain(*args):
