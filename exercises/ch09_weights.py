@@ -153,7 +153,7 @@ def diagnose(
     - ``"fits"``: The file fits. The evidence is an empty list.
     - ``"prefix"``: The file would fit if one prefix was removed from all its names that begin with it. A
       prefix is one or more parts of a name and the dot behind them, such as ``model.``. Two names must not
-      become the same. The evidence is this prefix; at most one will do.
+      become the same. The evidence is this prefix; at most one prefix makes the file fit.
     - ``"transposed"``: The file would fit if some matrices, of two dimensions, were transposed. The evidence
       is the names of those whose shapes show it, in the order of ``wanted``.
     - ``"layers"``: The file has more or fewer layers than the model, and would fit if the layers that only

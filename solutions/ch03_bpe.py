@@ -231,7 +231,7 @@ def choose_vocabulary(
     1. ``"memory"``: drop a size if its embeddings take more than ``budget`` bytes. There is a row of
        ``width`` numbers of 4 bytes for each id, and at the output another such table unless ``tied``.
     2. ``"context"``: drop a size if a document of ``document`` bytes takes more than ``context`` tokens, at
-       the bytes per token of the validation text.
+       the bytes per token of the validation text; the number of tokens is an average and is not rounded.
     3. ``"bits"``: of what is left, the best has the fewest bits per byte. Drop a size that needs more than
        1.01 times as many.
     4. ``"size"``: of what is left, choose the smallest size and drop the others.

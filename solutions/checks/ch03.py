@@ -540,6 +540,9 @@ def border_tables(rng: Rng) -> Iterator[Table]:
     yield rows, n_bytes, width, tied, budget, document, 0
     yield rows, n_bytes, width, tied, 10 * budget, 0, 0
     yield rows, n_bytes, width, False, 10 * budget, document, 10 * context
+    n = rng.randint(3, 9)  # documents of n + 1/2 tokens at 600 ids, which n tokens do not hold
+    few = [{"size": size, "tokens": 300 * tokens, "perplexity": 9.0} for size, tokens in ((300, 4), (600, 1))]
+    yield few, 600, 8, True, 10**9, 2 * n + 1, n
 
 
 @vocabulary_exam.property(1)

@@ -511,6 +511,9 @@ def two_faults(rng: Rng) -> Iterator[Load]:
     cube: Any = {**wanted, "cube": (2, 3, 4)}
     yield cube, {**found, "cube": [4, 3, 2]}, False
     yield wanted, {f"modelx{n}": s for n, s in found.items()}, False
+    inner: Any = {**wanted, "draft.model.scale": (4,)}  # a prefix stands at the beginning, once
+    yield inner, {f"model.{n}": s for n, s in file_of(rng, inner).items()}, False
+    yield inner, {f"model.{n.replace('model.', '')}": s for n, s in file_of(rng, inner).items()}, False
 
 
 @diagnosis_exam.property(0.5)
