@@ -2,7 +2,7 @@
 
 ``step-000100`` holds ``rank-00000.safetensors``, one such file for each process, and ``state.json`` with
 everything that is no tensor and the SHA-256 of each file and of itself. A tensor's name is its path in the
-state, joined by "/". A tensor that stands in several files under one name was cut along its first dimension.
+state, joined by "/"; weights and optimizer stand whole in the file of rank 0.
 """
 
 import hashlib
@@ -85,7 +85,7 @@ def write(folder: Path, step: int, tree: Mapping[str, Any], strategy: Strategy) 
 
 
 def read(path: Path) -> Tree:
-    """The state in a checkpoint, sharded tensors joined.
+    """The state in a checkpoint.
 
     Raises:
         UserError: No checkpoint, or one that is damaged.
@@ -96,18 +96,16 @@ def read(path: Path) -> Tree:
     stated = content.pop("sha256", None)  # pyright: ignore[reportUnknownVariableType]
     if stated != _digest(content):  # pyright: ignore[reportUnknownArgumentType]
         raise UserError(f"The checkpoint {path} is damaged: {STATE} was changed.")
-    pieces: dict[str, list[Tensor]] = {}
+    tensors: dict[str, Tensor] = {}
     for name, expected in content["files"].items():  # pyright: ignore[reportUnknownVariableType]
         file = path / Path(name).name  # pyright: ignore[reportUnknownArgumentType]
         if not file.is_file() or sha256(file) != expected:
             raise UserError(f"The checkpoint {path} is damaged: {name} is missing or was changed.")
         try:
-            for key, tensor in load_file(file).items():
-                pieces.setdefault(key, []).append(tensor)
+            tensors |= load_file(file)
         except SafetensorError as error:
             raise UserError(f"The checkpoint {path} is damaged: {name} is no safetensors file.") from error
-    joined = {key: torch.cat(parts) if len(parts) > 1 else parts[0] for key, parts in pieces.items()}
-    return unflatten(content["state"], joined)  # pyright: ignore[reportUnknownArgumentType]
+    return unflatten(content["state"], tensors)  # pyright: ignore[reportUnknownArgumentType]
 
 
 def steps(folder: Path) -> dict[int, Path]:

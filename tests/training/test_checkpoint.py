@@ -130,19 +130,6 @@ def test_a_checkpoint_is_replaced_whole(tmp_path):
     assert not (path / "more").exists()
 
 
-def test_pieces_of_several_processes_are_joined(tmp_path):
-    path = checkpoint.write(tmp_path, 1, {"x": torch.arange(6).view(3, 2)}, SINGLE)
-    from safetensors.torch import save_file
-
-    state = json.loads((path / "state.json").read_text())
-    save_file({"x": torch.arange(6, 10).view(2, 2), "y": torch.ones(1)}, path / "rank-00001.safetensors")
-    state.pop("sha256")
-    state["files"]["rank-00001.safetensors"] = checkpoint.sha256(path / "rank-00001.safetensors")
-    text = json.dumps({"sha256": checkpoint._digest(state), **state})
-    (path / "state.json").write_text(text)
-    same(checkpoint.read(path), {"x": torch.arange(10).view(5, 2), "y": torch.ones(1)})
-
-
 def test_keep_last_and_keep_best(tmp_path):
     for step in (1, 2, 3, 10, 20):
         checkpoint.write(tmp_path, step, {"x": torch.ones(1)}, SINGLE)
