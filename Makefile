@@ -9,8 +9,6 @@ TORCH ?= torch==2.13.0
 PORT ?= 8000
 VENV ?= .venv
 PYTHON ?=
-# What is installed with the course; continuous integration adds distributed and logging.
-EXTRAS ?= book,dev
 BIN := $(VENV)/bin
 PY := $(BIN)/python
 
@@ -22,7 +20,7 @@ export PYDEVD_DISABLE_FILE_VALIDATION := 1
 unexport PYTHONDONTWRITEBYTECODE
 step = @printf '\n== %s\n' "$(1)"
 
-.PHONY: help book html lab test install weights execute site serve lint types layers unit full proofs compare gate browser constraints clean
+.PHONY: help book html lab test install weights execute site serve lint types layers unit full proofs distributed compare gate browser constraints clean
 
 help: ## List what can be made
 	@echo "MyLLM: build a large language model from nothing, chapter by chapter."
@@ -48,7 +46,7 @@ test: install weights lint types layers unit proofs execute site compare gate br
 install: $(VENV)/.installed ## Make .venv and install the package with all that the book and the tests need
 
 $(VENV)/.installed: pyproject.toml constraints.txt
-	@PYTHON="$(PYTHON)" tools/make_venv.sh "$(VENV)" "$(TORCH)" "$(EXTRAS)"
+	@PYTHON="$(PYTHON)" tools/make_venv.sh "$(VENV)" "$(TORCH)"
 	@touch $@
 
 weights: install ## Fetch the published model that some chapters run at their end (98 MB, once)
@@ -90,6 +88,12 @@ full: install ## The same with twenty times the random cases, others in every ru
 proofs: install ## Long proofs: mutants, compiled graphs, two processes, a published model
 	$(call step,Long proofs)
 	@$(PY) -m pytest -n 2 --dist loadfile -m slow tests/model tests/training tests/weights
+
+# Not a part of `make test`: with DeepSpeed installed, transformers imports it and prints a line into chapter 9.
+distributed: install ## Install the extras for training and prove their parts, ZeRO over two processes among them
+	$(call step,Extras: DeepSpeed and TensorBoard)
+	@$(PY) -m pip install -c constraints.txt -e ".[distributed,logging]"
+	@$(PY) -m pytest tests/training/test_strategies.py tests/training/test_journal.py
 
 compare: install ## Run every chapter a second time and compare its outputs, strictly; the canaries must fail
 	$(call step,Second run of every chapter: strict comparison)

@@ -1,7 +1,7 @@
 #!/bin/sh
-# Make an environment and install the course into it: tools/make_venv.sh .venv torch==2.13.0 book,dev
+# Make an environment and install the course into it: tools/make_venv.sh .venv torch==2.13.0
 set -eu
-venv=$1 torch=$2 extras=${3:-book,dev}
+venv=$1 torch=$2
 started=$(date +%s)
 
 if [ ! -x "$venv/bin/python" ]; then
@@ -24,5 +24,5 @@ fi
 printf '\n== Installing %s (a few hundred MB the first time)\n' "$torch"
 "$venv/bin/python" -m pip install $torch
 printf '\n== Installing the course and its tools\n'
-"$venv/bin/python" -m pip install -c constraints.txt -e ".[$extras]"
+"$venv/bin/python" -m pip install -c constraints.txt -e ".[book,dev]"
 printf '\n== Installed in %s s\n' "$(($(date +%s) - started))"
