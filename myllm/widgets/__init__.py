@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .all_reduce import AllReduce
     from .block_diagram import BlockDiagram
     from .key_map import KeyMap
     from .kv_bytes import KVBytes
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from .writer import Writer
 
 __all__ = [
+    "AllReduce",
     "BlockDiagram",
     "KVBytes",
     "KeyMap",
@@ -34,6 +36,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "AllReduce": "all_reduce",
     "BlockDiagram": "block_diagram",
     "KVBytes": "kv_bytes",
     "KeyMap": "key_map",

@@ -413,6 +413,56 @@ def test_rope_dial_by_pair_positions_shift_and_scaling(started):
     assert "without scaling" not in sentence(widget)
 
 
+def test_all_reduce_by_steps_algorithms_and_sizes(started):
+    widget, _ = started("AllReduce", "All-reduce")
+    dial = {
+        name: widget.get_by_label(name, exact=True)
+        for name in ("Step", "Ranks n", "Parameters", "Latency", "Bandwidth")
+    }
+    back, forward = (widget.get_by_role("button", name=name) for name in ("Back", "Next step"))
+    kind = widget.get_by_label("Algorithm", exact=True)
+    for name, value in (("Ranks n", "5"), ("Parameters", "1 billion, S = 2 GB")):
+        dial[name].press("Home")
+        press_until(dial[name], "ArrowRight", f"{name}: {value}")
+    for name, value in (("Latency", "100 µs"), ("Bandwidth", "50 GB/s")):
+        dial[name].press("Home")
+        press_until(dial[name], "ArrowRight", f"{name}: {value}")
+    cells, done, arrows = (widget.locator(f".ranks {part}") for part in ("rect", "rect.done", "path"))
+    current = widget.locator(".spans [aria-current] .head")
+    for algorithm, steps, sent, time in (
+        ("ring", 8, "1.6 S = 3.2 GB", "64.8 ms"),
+        ("naive", 8, "4 S = 8 GB", "321 ms"),
+        ("tree", 6, "3 S = 6 GB", "241 ms"),
+    ):
+        kind.select_option(algorithm)
+        assert sentence(widget).startswith(f"{algorithm.title()}, before step 1 of {steps}: each rank has ")
+        assert (cells.count(), done.count(), arrows.count()) == (5 * 10, 0, 0)
+        assert back.get_attribute("aria-disabled") == "true"
+        for step in range(1, steps + 1):
+            forward.press("Enter")
+            assert sentence(widget).startswith(f"{algorithm.title()}, step {step} of {steps} (")
+            assert arrows.count() == (
+                5 if algorithm == "ring" else 1 if algorithm == "naive" else [2, 1, 1, 1, 1, 2][step - 1]
+            )
+        assert (
+            f" Every rank has the whole sum. In all, the busiest rank sends {sent} in {time} ("
+            in sentence(widget)
+        )
+        assert done.count() == 5 * 10
+        assert re.fullmatch(
+            rf"{algorithm.title()}: {steps} steps, at most .+ S\s{time}", current.inner_text()
+        )
+        forward.press("Enter")  # there is no further step, and the focus stays
+        assert forward.evaluate("button => button === document.activeElement")
+        back.press("Enter")
+        assert sentence(widget).startswith(f"{algorithm.title()}, step {steps - 1} of {steps} (")
+    stages = widget.get_by_label("Bytes of each rank at the stages of ZeRO").locator("li .head b")
+    assert stages.all_inner_texts() == ["16 GB", "6.4 GB", "4.8 GB", "3.2 GB"]
+    dial["Ranks n"].press("End")
+    assert stages.all_inner_texts() == ["16 GB", "5.5 GB", "3.75 GB", "2 GB"]
+    assert sentence(widget).startswith("Tree, before step 1 of 6: ")
+
+
 def test_mask_explorer_by_kinds_own_rules_and_strings(started):
     widget, state = started("MaskExplorer", "Mask explorer")
     kind, rule = (widget.get_by_label(name, exact=True) for name in ("Mask", "Rule: may q attend to k?"))
@@ -640,6 +690,7 @@ def test_vocabularies_of_the_site_are_small_and_say_what_the_package_holds(name)
 @pytest.mark.parametrize(
     "name",
     [
+        "AllReduce",
         "BlockDiagram",
         "KVBytes",
         "KeyMap",
