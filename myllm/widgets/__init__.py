@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .letter_heat_map import LetterHeatMap
     from .mask_explorer import MaskExplorer
     from .merge_stepper import MergeStepper
+    from .number_line import NumberLine
     from .rope_dial import RopeDial
     from .token_comparer import TokenComparer
     from .window_slider import WindowSlider
@@ -29,6 +30,7 @@ __all__ = [
     "LetterHeatMap",
     "MaskExplorer",
     "MergeStepper",
+    "NumberLine",
     "RopeDial",
     "TokenComparer",
     "WindowSlider",
@@ -43,6 +45,7 @@ _HOMES = {
     "LetterHeatMap": "letter_heat_map",
     "MaskExplorer": "mask_explorer",
     "MergeStepper": "merge_stepper",
+    "NumberLine": "number_line",
     "RopeDial": "rope_dial",
     "TokenComparer": "token_comparer",
     "WindowSlider": "window_slider",

@@ -141,7 +141,7 @@ function render({ model, el }) {
     [html("div", { class: "pair" },
       html("div", { class: "part" }, drawing, html("p", { class: "note keys" }, key("out", "sent"), key("in", "received"), key("done", "complete sum")),
         html("p", { class: "note" }, "Time of one all-reduce of S bytes"), clock),
-      html("div", { class: "part" }, html("p", { class: "note" }, "ZeRO on n ranks: bytes of each rank in mixed precision, in bytes a parameter"),
+      html("div", { class: "part" }, html("p", { class: "note" }, "ZeRO on n ranks: memory of each rank in mixed precision; bytes a parameter:"),
         html("p", { class: "note keys" }, swatch("weights", "2: weight"), swatch("value", "2: gradient"), swatch("key", "12: fp32 master, moments")), memory))]);
   question.textContent = "Predict: which algorithm is the fastest for a thousand parameters, and which for a billion? Decide, then move ‘Parameters’.";
 

@@ -463,6 +463,47 @@ def test_all_reduce_by_steps_algorithms_and_sizes(started):
     assert sentence(widget).startswith("Tree, before step 1 of 6: ")
 
 
+def test_number_line_by_format_step_and_additions(started):
+    widget, state = started("NumberLine", "Number line")
+    step, done = (widget.get_by_label(name, exact=True) for name in ("Step", "Additions"))
+    kind = widget.get_by_label("Format", exact=True)
+    kind.select_option("bf16")
+    step.press("Home")
+    press_until(step, "ArrowRight", "Step: 0.0006")
+    done.press("Home")
+    labels, dense = widget.locator(".lines text"), widget.locator(".lines .dense")
+    assert dense.count() == 0
+    assert labels.nth(1).text_content() == "plain rounding: 1"
+    n = state["adds"]
+    total = f"{1 + n * 6e-4:.8g}"
+    done.press("End")
+    assert sentence(widget).startswith(
+        f"After {n} additions of 0.0006 to 1 in bf16: exact {total}, plain rounding 1, fp32 master "
+    )
+    assert (
+        labels.nth(0).text_content() == f"exact: {total}"
+        and labels.nth(1).text_content() == "plain rounding: 1"
+    )
+    dots = widget.locator(".lines circle:not(.trail)")
+    places = dots.evaluate_all("all => all.map((dot) => +dot.getAttribute('cx'))")
+    assert places[1] < min(places[0], places[2])
+    again = widget.get_by_role("button", name="Round at random again")
+    ends = {labels.nth(3).text_content()}
+    for _ in range(8):
+        again.press("Enter")
+        ends.add(labels.nth(3).text_content())
+    assert len(ends) > 1 and again.evaluate("button => button === document.activeElement")
+    kind.select_option("fp16")
+    plain = re.search(r"plain rounding ([\d.]+),", sentence(widget))
+    assert plain and float(plain[1]) == pytest.approx(1 + n / 1024, abs=1e-6)  # each step became 1/1024
+    kind.select_option("fp32")
+    assert dense.count() == 3  # the numbers are too many to be drawn
+    assert widget.locator(".picture .note").inner_text().startswith("Shaded: the numbers of fp32 ")
+    kind.select_option("bf16")
+    step.press("End")
+    assert f" additions of 0.25 to 1 in bf16: exact {1 + n / 4:g}, " in sentence(widget)
+
+
 def test_mask_explorer_by_kinds_own_rules_and_strings(started):
     widget, state = started("MaskExplorer", "Mask explorer")
     kind, rule = (widget.get_by_label(name, exact=True) for name in ("Mask", "Rule: may q attend to k?"))
@@ -697,6 +738,7 @@ def test_vocabularies_of_the_site_are_small_and_say_what_the_package_holds(name)
         "LetterHeatMap",
         "MaskExplorer",
         "MergeStepper",
+        "NumberLine",
         "RopeDial",
         "TokenComparer",
         "WindowSlider",

@@ -13,6 +13,7 @@ from myllm.widgets import (
     KVBytes,
     LetterHeatMap,
     MergeStepper,
+    NumberLine,
     RopeDial,
     TokenComparer,
     WindowSlider,
@@ -39,7 +40,7 @@ def test_state_is_bounded():
     alphabet = "".join(chr(33 + i) for i in range(size))
     heat_map = LetterHeatMap([[1234 * (i * j % 3) for j in range(size)] for i in range(size)], alphabet)
     texts = MergeStepper("大" * 2000), WindowSlider("大" * 400), TokenComparer("大" * 500)
-    for widget in (heat_map, *texts, KVBytes(), BlockDiagram(), RopeDial(), AllReduce()):
+    for widget in (heat_map, *texts, KVBytes(), BlockDiagram(), RopeDial(), AllReduce(), NumberLine()):
         assert page_bytes(widget) < 60_000
     assert abs(STATE_LIMIT - 60_000) < 1
 
