@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .kv_bytes import KVBytes
     from .letter_heat_map import LetterHeatMap
     from .mask_explorer import MaskExplorer
+    from .memory_timeline import MemoryTimeline
     from .merge_stepper import MergeStepper
     from .number_line import NumberLine
     from .rope_dial import RopeDial
@@ -29,6 +30,7 @@ __all__ = [
     "KeyMap",
     "LetterHeatMap",
     "MaskExplorer",
+    "MemoryTimeline",
     "MergeStepper",
     "NumberLine",
     "RopeDial",
@@ -44,6 +46,7 @@ _HOMES = {
     "KeyMap": "key_map",
     "LetterHeatMap": "letter_heat_map",
     "MaskExplorer": "mask_explorer",
+    "MemoryTimeline": "memory_timeline",
     "MergeStepper": "merge_stepper",
     "NumberLine": "number_line",
     "RopeDial": "rope_dial",

@@ -504,6 +504,42 @@ def test_number_line_by_format_step_and_additions(started):
     assert f" additions of 0.25 to 1 in bf16: exact {1 + n / 4:g}, " in sentence(widget)
 
 
+def test_memory_timeline_by_model_recomputation_and_micro_batches(started):
+    widget, state = started("MemoryTimeline", "Memory timeline")
+    which = widget.get_by_label("Model", exact=True)
+    again = widget.get_by_label("Recompute activations")
+    micro, moment = (widget.get_by_label(name, exact=True) for name in ("Micro-batches", "Moment"))
+    rows = widget.locator(".bars li")
+
+    def said() -> tuple[str, str, str]:
+        found = re.fullmatch(
+            r"(.+): the peak is (.+?), reached at ‘.+’; [\d.]+ % of it .+, and with(?:out)? recomputation it "
+            r"would be (.+)\.",
+            sentence(widget),
+        )
+        assert found, sentence(widget)
+        return found.groups()
+
+    for i, config in enumerate(state["configs"]):
+        which.select_option(str(i))
+        again.uncheck()
+        micro.press("Home")
+        name, peak, other = said()
+        assert name == config["name"] and rows.last.inner_text().split("\n")[-1] == peak  # shown: the peak
+        again.check()
+        assert said() == (name, other, peak)
+        assert "runs forward twice" in widget.locator(".pair .note").inner_text()
+        micro.press("End")
+        assert sentence(widget) != "" and micro.get_attribute("aria-valuetext") == "32"
+        moment.press("Home")
+        assert moment.get_attribute("aria-valuetext") == "before the step"
+        moment.press("ArrowRight")
+        assert moment.get_attribute("aria-valuetext") == "forward, layer 0, micro-batch 1 of 32"
+        micro.press("Home")  # back to the peak
+        assert said() == (name, other, peak) and rows.last.inner_text().split("\n")[-1] == other
+    assert widget.locator(".areas path[d*=NaN]").count() == 0
+
+
 def test_mask_explorer_by_kinds_own_rules_and_strings(started):
     widget, state = started("MaskExplorer", "Mask explorer")
     kind, rule = (widget.get_by_label(name, exact=True) for name in ("Mask", "Rule: may q attend to k?"))
@@ -737,6 +773,7 @@ def test_vocabularies_of_the_site_are_small_and_say_what_the_package_holds(name)
         "KeyMap",
         "LetterHeatMap",
         "MaskExplorer",
+        "MemoryTimeline",
         "MergeStepper",
         "NumberLine",
         "RopeDial",
