@@ -62,20 +62,21 @@ export function ticks(to, low, high) {
 
 const digits = (x) => x.toLocaleString("en", { maximumSignificantDigits: 8 });
 
-function reason(to, step) {
-  const [next, added] = [gap(1, to), Math.fround(step)];
-  const gained = nearest(1 + added, to) - 1;
-  const at = `After 1 the next number is ${digits(1 + next)}: `;
+// What plain rounding makes of the next step, and why.
+function reason(to, step, plain) {
+  const [next, added] = [gap(plain, to), Math.fround(step)];
+  const reached = nearest(Math.fround(plain + added), to);
+  const at = `The next number after ${digits(plain)} is ${digits(plain + next)}: `;
   if (added < next / 2) return `${at}the step is less than half of the gap, so plain rounding drops it.`;
-  if (added === next / 2) return `${at}the step is half of the gap, and the tie goes back to the even number, 1.`;
-  if (gained === added) return `${at}the first step is a whole number of gaps, so plain rounding keeps it.`;
-  return `${at}plain rounding makes ${digits(gained)} of the first step.`;
+  if (added === next / 2) return `${at}the step is half of the gap, and the tie goes to the even number, ${digits(reached)}.`;
+  if (reached - plain === added) return `${at}the step is a whole number of gaps, so plain rounding keeps it.`;
+  return `${at}plain rounding makes ${digits(reached - plain)} of the next step.`;
 }
 
 // What is to be seen, in words.
 export function describe(to, step, done, { exact, plain, master, stored, random }) {
   return `After ${many(done, "addition")} of ${digits(step)} to 1 in ${to.name}: exact ${digits(exact)}, plain rounding ${digits(plain)}, ` +
-    `fp32 master ${digits(master)} (stored as ${digits(stored)}), stochastic rounding ${digits(random)}. ${reason(to, step)}`;
+    `fp32 master ${digits(master)} (stored as ${digits(stored)}), stochastic rounding ${digits(random)}. ${reason(to, step, plain)}`;
 }
 
 const STEPS = [1e-5, 1e-4, 3e-4, 6e-4, 1e-3, 2e-3, 2 ** -8, 5e-3, 1e-2, 2e-2, 4e-2, 2 ** -4, 0.1, 0.25];
@@ -104,7 +105,7 @@ function render({ model, el }) {
     done.show(now, Array.from({ length: adds + 1 }, (_, i) => i));
 
     const end = Math.max(1 + gap(1, to), ...states.flatMap(Object.values));
-    const [low, high] = [1 - 0.07 * (end - 1), end + 0.03 * (end - 1)];
+    const [low, high] = [Math.max(0.5, 1 - 0.07 * (end - 1)), end + 0.03 * (end - 1)];
     const x = (value) => (8 + ((value - low) * (WIDE - 16)) / (high - low)).toFixed(1);
     const marks = ticks(to, low, high);
     const visited = (name) => [...new Set(states.slice(0, now).map((state) => x(state[name])))];

@@ -152,7 +152,7 @@ def test_ticks_are_the_numbers_of_the_format(node, name):
             6e-4,
             100,
             "After 100 additions of 0.0006 to 1 in bf16: exact 1.06, plain rounding 1, fp32 master 1.059998 "
-            "(stored as 1.0625), stochastic rounding 9. After 1 the next number is 1.0078125: the step is "
+            "(stored as 1.0625), stochastic rounding 9. The next number after 1 is 1.0078125: the step is "
             "less than half of the gap, so plain rounding drops it.",
         ),
         (
@@ -160,24 +160,32 @@ def test_ticks_are_the_numbers_of_the_format(node, name):
             2**-8,
             1,
             "After 1 addition of 0.00390625 to 1 in bf16: exact 1.0039063, plain rounding 1, fp32 master "
-            "1.0039063 (stored as 1), stochastic rounding 9. After 1 the next number is 1.0078125: the step "
-            "is half of the gap, and the tie goes back to the even number, 1.",
+            "1.0039063 (stored as 1), stochastic rounding 9. The next number after 1 is 1.0078125: the step "
+            "is half of the gap, and the tie goes to the even number, 1.",
         ),
         (
             "fp16",
             6e-4,
             0,
             "After 0 additions of 0.0006 to 1 in fp16: exact 1, plain rounding 1, fp32 master 1 (stored as "
-            "1), stochastic rounding 9. After 1 the next number is 1.0009766: plain rounding makes "
-            "0.0009765625 of the first step.",
+            "1), stochastic rounding 9. The next number after 1 is 1.0009766: plain rounding makes "
+            "0.0009765625 of the next step.",
         ),
         (
             "e4m3",
             0.25,
             2,
             "After 2 additions of 0.25 to 1 in fp8 (e4m3): exact 1.5, plain rounding 1.5, fp32 master 1.5 "
-            "(stored as 1.5), stochastic rounding 9. After 1 the next number is 1.125: the first step is a "
+            "(stored as 1.5), stochastic rounding 9. The next number after 1.5 is 1.625: the step is a "
             "whole number of gaps, so plain rounding keeps it.",
+        ),
+        (
+            "e4m3",
+            0.25,
+            100,
+            "After 100 additions of 0.25 to 1 in fp8 (e4m3): exact 26, plain rounding 4, fp32 master 26 "
+            "(stored as 26), stochastic rounding 9. The next number after 4 is 4.5: the step is half of the "
+            "gap, and the tie goes to the even number, 4.",
         ),
     ],
 )
