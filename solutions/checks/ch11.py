@@ -54,7 +54,7 @@ def naive_gradients(model: nn.Module, micro_batches: list[Batch], ignore: int, /
         raise ValueError
     (loss / total).backward()
     slopes = [torch.zeros_like(p) if p.grad is None else p.grad for p in model.parameters()]
-    return float(loss / total), [slope.to(dtype) for slope in slopes]
+    return float(loss.detach() / total), [slope.to(dtype) for slope in slopes]
 
 
 def batch(rng: Rng, B: int, T: int, ignore: int, share: float = 0.3) -> Batch:
@@ -65,7 +65,7 @@ def batch(rng: Rng, B: int, T: int, ignore: int, share: float = 0.3) -> Batch:
     return rng.integers(0, 5, B, T), y, 0.1 + rng.normal(B, T).abs()
 
 
-gradients_exam = Exam("11.1", naive_gradients)
+gradients_exam = Exam("11.1", naive_gradients, tolerance=1e-5)
 gradients_exam.example(
     1,
     (
@@ -284,17 +284,11 @@ def border_accounts(rng: Rng) -> Iterator[Account]:
 @account_exam.property(1)
 def bytes_are_exact(f: Function, rng: Rng) -> None:
     """`bytes` is an exact int, however large."""
-    config = llama(rng, 99) | {"n_layer": 10**9 + 7}
     for recompute in (True, False):
-        found = f(config, 10**6 + 3, 101, 1e9, 1e15, recompute)["bytes"]
+        case = llama(rng, 99), 10**12 + rng.randint(1, 99), 101, 1e9, 1e15, recompute
+        found = f(*case)["bytes"]
         expect(type(found) is int, f"`bytes` is {found!r}")
-        same(found, naive_bytes(config, 10**6 + 3, 101, recompute), "`bytes`")
-
-
-def naive_bytes(config: dict[str, int], B: int, T: int, recompute: bool) -> int:
-    """From two small numbers of layers: bytes grow by the same number with each layer."""
-    one, two = (naive_account(config | {"n_layer": n}, B, T, 1.0, 1.0, recompute)["bytes"] for n in (1, 2))
-    return int(one) + (config["n_layer"] - 1) * int(two - one)
+        same(found, naive_account(*case)["bytes"], "`bytes`")
 
 
 account_exam.conduct(0.5, "myllm.config.*", "myllm.accounting.*", "myllm.model.*")
@@ -493,5 +487,7 @@ def no_search(f: Function, rng: Rng) -> None:
     f(1.0, 20.0, 1e5, 100)  # what happens only once, such as an import
     small, large = (effort(f, 1.0, 20.0, 1e9, total) for total in (300, 30_000))
     expect(large < small + 50_000, "a run of 30,000 updates took far more work than one of 300")
-    found = f(1.0, 20.0, 1e20, 10**12)
-    expect(type(found) is int and 3e10 < found < 1.2e11, f"interval(1.0, 20.0, 1e20, 10**12) is {found!r}")
+    found = f(1.0, 20.0, 1e9, 10**12)
+    expect(
+        type(found) is int and 20_000 < found < 2_000_000, f"interval(1.0, 20.0, 1e9, 10**12) is {found!r}"
+    )
