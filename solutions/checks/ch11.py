@@ -66,18 +66,11 @@ def batch(rng: Rng, B: int, T: int, ignore: int, share: float = 0.3) -> Batch:
 
 
 gradients_exam = Exam("11.1", naive_gradients, tolerance=1e-5)
-gradients_exam.example(
-    1,
-    (
-        nn.Embedding.from_pretrained(torch.zeros(2, 2), freeze=False),
-        [
-            (torch.tensor([[0, 0]]), torch.tensor([[1, -1]]), torch.tensor([[3.0, 9.0]])),
-            (torch.tensor([[1]]), torch.tensor([[0]]), torch.tensor([[1.0]])),
-        ],
-        -1,
-    ),
-    (math.log(2), [torch.tensor([[0.375, -0.375], [-0.125, 0.125]])]),
-)
+TABLE = nn.Embedding.from_pretrained(torch.zeros(2, 2), freeze=False)
+ONE = torch.tensor([[0, 0]]), torch.tensor([[1, -1]]), torch.tensor([[3.0, 9.0]])
+TWO = torch.tensor([[1]]), torch.tensor([[0]]), torch.tensor([[1.0]])
+SLOPES = torch.tensor([[0.375, -0.375], [-0.125, 0.125]])
+gradients_exam.example(1, (TABLE, [ONE, TWO], -1), (math.log(2), [SLOPES]))
 
 
 @gradients_exam.oracle(2.5)
