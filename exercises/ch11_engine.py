@@ -191,9 +191,9 @@ def keep(rungs: list[dict[str, Any]], updates: int) -> tuple[list[str], dict[str
        seconds of ``setup``.
 
     Args:
-        rungs: A table, in which each row is a dict: ``name``; ``needs``, the name of a row further up, or
-            None; ``losses``, one pair or more, one for each seed; ``seconds`` of an update, two pairs or
-            more; and ``setup``, the seconds that the rung takes once, at the beginning of a run.
+        rungs: A table, in which each row is a dict: ``name``, different for each row; ``needs``, the name of
+            a row further up, or None; ``losses``, one pair or more, one for each seed; ``seconds`` of an
+            update, two pairs or more; and ``setup``, the seconds that the rung takes once, when a run begins.
         updates: The length of the planned run.
 
     Returns:
@@ -233,8 +233,8 @@ def interval(step_seconds: float, save_seconds: float, mtbf: float, total: int) 
 
     Returns:
         An int n, 1 to ``total``: updates between checkpoints. It need not be the best one: the time of an
-        update may be a thousandth above the least that is possible with such an n. ``total`` if nothing
-        ever fails. For full points, the work does not grow with ``total``.
+        update may be up to a thousandth above the least that any n from 1 to ``total`` gives. If the machine
+        never fails, n is ``total``. For full points, the work does not grow with ``total``.
 
     Example:
         An update takes ten minutes, a save one, and the machine fails every 10,000 seconds: with n from 1 to
