@@ -85,7 +85,7 @@ def diagnose(log: dict[str, Any]) -> str:
       by a half or more. No honest model gets below 1 nat on held-out text; one that sees its targets ends
       below 0.1.
     - At the peak rate, healthy updates are 0.0003 to 0.003 of the weights. Far too large is above 0.03, far
-      too small is below 0.00003. Where weights are far too large, the same updates are a smaller part of them.
+      too small is below 0.00003. The same updates are a smaller part of weights that are far too large.
     - An evaluation without dropout gives the same number twice. Two evaluations with dropout differ by 0.002
       or more.
     - A model that overfits ends above its lowest held-out loss by 0.3 or more. Up to 0.05 is noise.
@@ -185,7 +185,8 @@ def compare(runs: list[dict[str, Any]]) -> dict[str, Any]:
         >>> adamw = {"optimizer": "adamw", "rate": 0.1, "seed": 0, "flops": 10, "losses": [3.0, 2.5, 2.0]}
         >>> muon = {"optimizer": "muon", "rate": 0.2, "seed": 0, "flops": 14, "losses": [3.0, 2.25, 1.5]}
         >>> compare([adamw, muon])
-        {'rates': {'adamw': 0.1, 'muon': 0.2}, 'difference': -0.25, 'winner': 'adamw', 'edge': ['adamw', 'muon']}
+        {'rates': {'adamw': 0.1, 'muon': 0.2}, 'difference': -0.25, 'winner': 'adamw',
+         'edge': ['adamw', 'muon']}
     """
     raise NotImplementedError
 
@@ -198,8 +199,8 @@ def anneal(step: int, peak: float, warmup: int, finishes: list[tuple[int, int]])
     a *finish*: from update ``start`` on, the rate falls for ``length`` updates, and after that, training goes
     on. The rules:
 
-    1. Outside of finishes, the rate of update s, counted from 0, is the peak, or ``(s + 1) / warmup`` of it if
-       that is less. So it returns to the peak at once after a finish.
+    1. Outside of finishes, the rate of update s, counted from 0, is the peak, or ``(s + 1) / warmup`` of it
+       if that is less. So it returns to the peak at once after a finish.
     2. A finish falls in a line from the rate r that update ``start`` would have without it. The first of its
        updates already falls, to ``(length - 1) / length`` of r, and the last one uses exactly 0.
     3. A finish may start within the one before it, because plans change. From its start on, the earlier one
