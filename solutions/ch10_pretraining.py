@@ -180,8 +180,8 @@ def spend(
     # SOLUTION
     E, A, a, B, b = (fit[name] for name in ("E", "A", "a", "B", "b"))
     product = flops / 6  # N D
-    D = (b * B / (a * A) * product**a) ** (1 / (a + b))
-    D = min(D, 4 * unique_tokens)
+    best = (b * B / (a * A) * product**a) ** (1 / (a + b))
+    D = min(best, 4 * unique_tokens)
     N = product / D
     return N + table, D, D / unique_tokens, E + A / N**a + B / D**b
     # END SOLUTION

@@ -45,7 +45,7 @@ def naive_adamw(
     return p, m, v, counts
 
 
-adamw_exam = Exam("10.1", naive_adamw)
+adamw_exam = Exam("10.1", naive_adamw, tolerance=1e-5)  # corrections may be in float32
 adamw_exam.example(
     1,
     (
@@ -89,7 +89,8 @@ def random_updates(rng: Rng) -> Iterator[Step]:
 @adamw_exam.edge(1)
 def border_updates(rng: Rng) -> Iterator[Step]:
     """Gradients that are not finite in rows that do not occur; no row, all rows, empty tables; betas of 0."""
-    p, grad, m, v, counts, *numbers, rows = update(rng, 6, 3)
+    p, grad, m, v, counts, *_, rows = update(rng, 6, 3)
+    numbers = 0.2, (0.7, 0.9), 0.1, 0.5
     spoiled = grad.masked_fill(~rows[:, None], torch.nan)
     yield p, spoiled, m, v, counts, *numbers, rows
     yield p, grad * torch.inf, m, v, counts, *numbers, torch.zeros_like(rows)
@@ -103,14 +104,14 @@ def border_updates(rng: Rng) -> Iterator[Step]:
 @adamw_exam.property(1)
 def many_updates(f: Function, rng: Rng) -> None:
     """After several updates with other rows each time, every row is where its own updates lead."""
-    p, _, _, _, _, *numbers, _ = update(rng, 5, 3)
+    p, numbers = rng.normal(5, 3, dtype=torch.float64), (0.2, (0.7, 0.9), 0.1, 0.5)
     state: Any = p, 0 * p, 0 * p, torch.zeros(5, dtype=torch.int64)
-    expected = state
+    expected = p, 0 * p, 0 * p, torch.zeros(5, dtype=torch.int64)
     for step in range(1, 7):
         grad, rows = rng.normal(5, 3, dtype=torch.float64), rng.integers(0, 2, 5).bool()
         state = f(state[0], grad, *state[1:], *numbers, rows)
         expected = naive_adamw(expected[0], grad, *expected[1:], *numbers, rows)
-        same(state, expected, f"p, m, v and counts after {step} updates")
+        same(state, expected, f"p, m, v and counts after {step} updates", 1e-5)
 
 
 adamw_exam.operations(0.5, "rows", (5, 300), lambda rng, n: update(rng, n, 2))
@@ -315,7 +316,7 @@ def all_is_spent(f: Function, rng: Rng) -> None:
     for epochs in (0.5, 2.0, 12.0):
         flops, unique, fit, table = case(rng, epochs)
         found: Any = f(flops, unique, fit, table)
-        expect(isinstance(found, tuple) and len(found) == 4, "the result is no tuple of four numbers")
+        expect(hasattr(found, "__len__") and len(found) == 4, "the result is no tuple of four numbers")
         N, D = found[0] - table, found[1]
         same(6 * N * D / flops, 1.0, "the share of the FLOPs that is used", 1e-3)
         for other in (D * 0.8, min(D * 1.2, 4 * unique)):
