@@ -84,8 +84,8 @@ def diagnose(log: dict[str, Any]) -> str:
     - Guessing gives ln V nats per token. A healthy start is within 5 % of it, a bad initialization above it
       by a half or more. No honest model gets below 1 nat on held-out text; one that sees its targets ends
       below 0.1.
-    - At the peak rate, healthy updates are 0.0003 to 0.003 of the weights. Far too large is above 0.03, far
-      too small is below 0.00003. The same updates are a smaller part of weights that are far too large.
+    - At the peak rate, healthy updates of these small models are 0.005 to 0.05 of the weights. Far too large
+      is above 0.2, far too small is below 0.001. If the weights are too large, the ratio is small as well.
     - An evaluation without dropout gives the same number twice. Two evaluations with dropout differ by 0.002
       or more.
     - A model that overfits ends above its lowest held-out loss by 0.3 or more. Up to 0.05 is noise.
@@ -110,7 +110,7 @@ def diagnose(log: dict[str, Any]) -> str:
         >>> losses = [4.2, 0.9, 0.2, 0.06, 0.03, 0.02]
         >>> log = {"vocab_size": 64, "train": losses, "validation": losses, "again": losses}
         >>> log["norm"] = [2.1, 1.5, 0.4, 0.1, 0.05, 0.04]
-        >>> log["ratio"] = [0.0005, 0.001, 0.001, 0.001, 0.0008, 0.0004]
+        >>> log["ratio"] = [0.01, 0.02, 0.02, 0.02, 0.016, 0.008]
         >>> log["rate"] = [0.05, 0.1, 0.1, 0.1, 0.08, 0.04]
         >>> diagnose(log)
         'unshifted labels'

@@ -128,7 +128,7 @@ def naive_diagnosis(log: Log, /) -> str:
     lowest, late = min(held_out), log["ratio"][len(held_out) // 2 :]
     if held_out[0] > 1.3 * guess:
         return "bad initialization"
-    if not all(map(math.isfinite, held_out)) or min(late[:-1]) > 0.03:
+    if not all(map(math.isfinite, held_out)) or min(late[:-1]) > 0.1:
         return "rate too high"
     if held_out != log["again"]:
         return "evaluation in train mode"
@@ -136,7 +136,7 @@ def naive_diagnosis(log: Log, /) -> str:
         return "unshifted labels"
     if max(held_out) > 1.15 * guess:
         return "no warm-up"
-    if max(late) < 3e-5 and max(log["ratio"]) < 3e-5:
+    if max(late) < 0.001 and max(log["ratio"]) < 0.001:
         return "rate too low"
     return "overfitting" if held_out[-1] > lowest + 0.2 else "healthy"
 
@@ -151,7 +151,7 @@ def decline(n: int, start: float, end: float) -> list[float]:
     return [start * (end / start) ** (i / (n - 1)) for i in range(n)]
 
 
-SIZES = {"rate too high": 0.1, "rate too low": 5e-6, "bad initialization": 8e-6}
+SIZES = {"rate too high": 0.6, "rate too low": 3e-4, "bad initialization": 3e-4}
 
 
 def make_log(rng: Rng, illness: str, harmless: str = "", n: int = 0) -> Log:
@@ -163,7 +163,7 @@ def make_log(rng: Rng, illness: str, harmless: str = "", n: int = 0) -> Log:
     rate = [0.02 * min(1, (i + 1) / warmup) for i in range(n)]
     if harmless == "decay":
         rate = [one * min(1, (n - 1 - i) * 3 / n) for i, one in enumerate(rate)]
-    size = SIZES.get(illness, 0.001) * rng.uniform(0.5, 2)
+    size = SIZES.get(illness, 0.02) * rng.uniform(0.5, 2)
     ratio = [size * one / 0.02 * rng.uniform(0.8, 1.2) for one in rate]
     train, gap = fall(n, guess, end), rng.uniform(0.05, 0.1) * rng.choice([-1, 1])
     rise = [0.0] * n
@@ -179,7 +179,7 @@ def make_log(rng: Rng, illness: str, harmless: str = "", n: int = 0) -> Log:
         train = fall(n, guess, 1.2 * end)
         few = min(3, n // 3)
         train[1 : few + 1] = [guess * rng.uniform(1.3, 1.8) for _ in range(few)]
-        ratio[:few] = [rng.uniform(0.05, 0.3) for _ in range(few)]
+        ratio[:few] = [rng.uniform(0.3, 0.6) for _ in range(few)]
     elif illness == "rate too low":
         train = [guess * (1 - 0.2 * i / (n - 1)) for i in range(n)]
     elif illness == "overfitting":
@@ -212,7 +212,7 @@ log_exam.example(
             "vocab_size": 64,
             **dict.fromkeys(("train", "validation", "again"), LOSSES),
             "norm": [2.1, 1.5, 0.4, 0.1, 0.05, 0.04],
-            "ratio": [0.0005, 0.001, 0.001, 0.001, 0.0008, 0.0004],
+            "ratio": [0.01, 0.02, 0.02, 0.02, 0.016, 0.008],
             "rate": [0.05, 0.1, 0.1, 0.1, 0.08, 0.04],
         },
     ),
