@@ -373,6 +373,7 @@ def race(rng: Rng, adamw: dict[float, list[float]], muon: dict[float, list[float
         for rate, losses in by_rate.items():
             for seed, loss in enumerate(losses):
                 before = [loss + 0.05 * (count - i) + rng.uniform(-0.01, 0.01) for i in range(1, count)]
+                before[-1] -= rng.choice([0.0, 0.2])  # a run may have been better before
                 after = [loss - 0.06 * i for i in range(1, rng.randint(2, 5))] if runs else []
                 row = {"optimizer": name, "rate": rate, "seed": seed, "flops": flops}
                 runs.append(row | {"losses": [*before, loss, *after]})
