@@ -292,9 +292,10 @@ def case(rng: Rng, epochs: float) -> tuple[float, float, Fit, int]:
 
 @spend_exam.oracle(3)
 def random_budgets(rng: Rng) -> Iterator[tuple[float, float, Fit, int]]:
-    """Less than one epoch, some epochs, more than four."""
+    """Far more text than is needed, less than one epoch, some epochs, more than four."""
     yield from (
-        case(rng, rng.uniform(*epochs)) for epochs in ((0.2, 0.8), (1.5, 2.5), (3, 3.7), (6, 9), (20, 30))
+        case(rng, rng.uniform(*epochs))
+        for epochs in ((1e-4, 1e-3), (0.2, 0.8), (1.5, 2.5), (3, 3.7), (6, 9), (20, 30))
     )
 
 
