@@ -190,8 +190,9 @@ def choose(job: dict[str, Any], plans: list[dict[str, Any]]) -> tuple[str | None
     Args:
         job: The model and the machines: ``parameters``, ``layers``, ``width``, ``tokens`` (of a sequence),
             ``batch`` (sequences of an update), ``activations`` (bytes for one sequence in all layers
-            together), ``seconds`` (for one sequence, forward and backward, on one GPU), ``memory`` (bytes of
-            a GPU), ``node`` (GPUs in a node), ``fast`` and ``slow`` (bytes per second).
+            together), ``seconds`` (for one sequence, forward and backward, on one GPU), and ``machines``, a
+            dict of its own: ``memory`` (bytes of a GPU), ``node`` (GPUs in a node), ``fast`` and ``slow``
+            (bytes per second).
         plans: Dicts with ``name``, ``data``, ``tensor`` and ``sharded``. Sizes of tensor groups divide the
             size of a node or are multiples of it.
 
@@ -202,8 +203,9 @@ def choose(job: dict[str, Any], plans: list[dict[str, Any]]) -> tuple[str | None
     Example:
         Two GPUs halve the second of computing; sending 2 * 1/2 * 200 bytes takes 0.2 seconds.
 
-        >>> job = {"parameters": 100, "layers": 1, "width": 5, "tokens": 10, "batch": 2, "activations": 50}
-        >>> job |= {"seconds": 0.5, "memory": 1700, "node": 2, "fast": 1000, "slow": 100}
+        >>> job = {"parameters": 100, "layers": 1, "width": 5, "tokens": 10, "batch": 2}
+        >>> job |= {"activations": 50, "seconds": 0.5}
+        >>> job |= {"machines": {"memory": 1700, "node": 2, "fast": 1000, "slow": 100}}
         >>> one = {"name": "one", "data": 1, "tensor": 1, "sharded": False}
         >>> ddp = {"name": "ddp", "data": 2, "tensor": 1, "sharded": False}
         >>> choose(job, [one, ddp, {"name": "many", "data": 3, "tensor": 1, "sharded": True}])

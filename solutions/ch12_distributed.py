@@ -220,8 +220,9 @@ def choose(job: dict[str, Any], plans: list[dict[str, Any]]) -> tuple[str | None
     Args:
         job: The model and the machines: ``parameters``, ``layers``, ``width``, ``tokens`` (of a sequence),
             ``batch`` (sequences of an update), ``activations`` (bytes for one sequence in all layers
-            together), ``seconds`` (for one sequence, forward and backward, on one GPU), ``memory`` (bytes of
-            a GPU), ``node`` (GPUs in a node), ``fast`` and ``slow`` (bytes per second).
+            together), ``seconds`` (for one sequence, forward and backward, on one GPU), and ``machines``, a
+            dict of its own: ``memory`` (bytes of a GPU), ``node`` (GPUs in a node), ``fast`` and ``slow``
+            (bytes per second).
         plans: Dicts with ``name``, ``data``, ``tensor`` and ``sharded``. Sizes of tensor groups divide the
             size of a node or are multiples of it.
 
@@ -232,26 +233,27 @@ def choose(job: dict[str, Any], plans: list[dict[str, Any]]) -> tuple[str | None
     Example:
         Two GPUs halve the second of computing; sending 2 * 1/2 * 200 bytes takes 0.2 seconds.
 
-        >>> job = {"parameters": 100, "layers": 1, "width": 5, "tokens": 10, "batch": 2, "activations": 50}
-        >>> job |= {"seconds": 0.5, "memory": 1700, "node": 2, "fast": 1000, "slow": 100}
+        >>> job = {"parameters": 100, "layers": 1, "width": 5, "tokens": 10, "batch": 2}
+        >>> job |= {"activations": 50, "seconds": 0.5}
+        >>> job |= {"machines": {"memory": 1700, "node": 2, "fast": 1000, "slow": 100}}
         >>> one = {"name": "one", "data": 1, "tensor": 1, "sharded": False}
         >>> ddp = {"name": "ddp", "data": 2, "tensor": 1, "sharded": False}
         >>> choose(job, [one, ddp, {"name": "many", "data": 3, "tensor": 1, "sharded": True}])
         ('ddp', {'one': 1.0, 'ddp': 0.7, 'many': 'batch'})
     """
     # SOLUTION
-    evidence = dict[str, str | float]()
+    evidence, machines = dict[str, str | float](), job["machines"]
     for plan in plans:
         data, tensor, sharded = plan["data"], plan["tensor"], plan["sharded"]
         sequences, parts = job["batch"] // data, tensor * data if sharded else tensor
         held = 16 * job["parameters"] / parts + sequences * job["activations"] / tensor
         if job["batch"] % data:
             evidence[plan["name"]] = "batch"
-        elif held > job["memory"]:
+        elif held > machines["memory"]:
             evidence[plan["name"]] = "memory"
         else:
-            within = job["fast"] if tensor <= job["node"] else job["slow"]
-            across = job["fast"] if tensor * data <= job["node"] else job["slow"]
+            within = machines["fast"] if tensor <= machines["node"] else machines["slow"]
+            across = machines["fast"] if tensor * data <= machines["node"] else machines["slow"]
             reduced = sequences * 4 * job["layers"] * job["tokens"] * job["width"] * 2
             gradients = 2 * job["parameters"] / tensor
             computing = sequences * job["seconds"] / tensor
