@@ -208,16 +208,14 @@ def fewest_messages(f: Function, rng: Rng) -> None:
 
 
 class Wrapped(nn.Module):
-    """A linear model that behaves as DistributedDataParallel on simulated ranks."""
+    """A linear model that behaves as DistributedDataParallel; the bias is the last column of ``weight``."""
 
     def __init__(self, weight: Tensor, port: Port) -> None:
         super().__init__()
-        self.layer = nn.Linear(weight.shape[1], len(weight), dtype=weight.dtype)
-        self.layer.weight = nn.Parameter(weight.clone())
-        nn.init.zeros_(self.layer.bias)
+        self.weight, self.bias = nn.Parameter(weight[:, :-1].clone()), nn.Parameter(weight[:, -1].clone())
         self.port, self.synchronized = [port], 0
         self.require_backward_grad_sync = True
-        self.hooks = list[Any]()
+        self.hooks, self.found = list[Any](), None
 
     def forward(self, x: Tensor) -> Tensor:
         """Scores; decides whether the next backward pass is synchronized."""
@@ -225,7 +223,7 @@ class Wrapped(nn.Module):
             self.hooks.pop().remove()
         if self.require_backward_grad_sync and torch.is_grad_enabled():
             self.hooks = [p.register_post_accumulate_grad_hook(self.average) for p in self.parameters()]
-        return self.layer(x)
+        return F.linear(x, self.weight, self.bias)
 
     def average(self, p: Tensor) -> None:
         """Replace a gradient by the mean over the ranks."""
@@ -244,20 +242,25 @@ class Wrapped(nn.Module):
 Rows = list[tuple[Tensor, Tensor]]
 
 
-def training(f: Function, models: dict[int, Wrapped] | None = None) -> Function:
+def trained(f: Function, rounds: list[tuple[Rows, ...]], max_norm: float, model: Wrapped) -> Tensor:
+    """The weights of a rank after some updates, the results of the last one in ``model.found``."""
+    for rows in rounds:
+        model.require_backward_grad_sync = True
+        own = copy.deepcopy(rows[model.port[0].rank])
+        model.found = f(model, own, model.port[0].all_sum, len(rows), 0.5, max_norm)
+    return torch.cat([model.weight, model.bias[:, None]], dim=1).detach()
+
+
+def training(f: Function) -> Function:
     """Loss, norm and weights of all ranks after an update."""
 
     def run(weight: Tensor, max_norm: float, *rows: Rows) -> Any:
-        ranks = Ranks(len(rows))
-
         def call(port: Port) -> Any:
             model = Wrapped(weight, port)
-            if models is not None:
-                models[port.rank] = model
-            found = f(model, copy.deepcopy(rows[port.rank]), port.all_sum, len(rows), 0.5, max_norm)
-            return {"result": found, "weights": [p.detach().clone() for p in model.parameters()]}
+            weights = trained(f, [rows], max_norm, model)
+            return {"result": model.found, "weights": weights}
 
-        return ranks.run(call)
+        return Ranks(len(rows)).run(call)
 
     return run
 
@@ -265,17 +268,14 @@ def training(f: Function, models: dict[int, Wrapped] | None = None) -> Function:
 def one_process(weight: Tensor, max_norm: float, *rows: Rows) -> list[Any]:
     """The update of one process that has all rows; the gradient from the formula."""
     x, y = (torch.cat(parts) for parts in zip(*chain(*rows), strict=True))
-    x, y = x[y != -100], y[y != -100]
+    x, y = F.pad(x, (0, 1), value=1.0)[y != -100], y[y != -100]
     scores = x @ weight.T
-    wrong = torch.softmax(scores, -1) - F.one_hot(y, len(weight))
-    slopes = [wrong.T @ x / len(y), wrong.sum(0) / len(y)]
-    norm = math.sqrt(sum(float((slope**2).sum()) for slope in slopes))
+    slope = (torch.softmax(scores, -1) - F.one_hot(y, len(weight))).T @ x / len(y)
+    norm = float(slope.square().sum().sqrt())
     loss = float((torch.logsumexp(scores, -1) - scores.gather(1, y[:, None])[:, 0]).mean())
-    weights = [weight, torch.zeros(len(weight), dtype=weight.dtype)]
     if math.isfinite(norm):
-        scale = min(1.0, max_norm / (norm + 1e-6))
-        weights = [p - 0.5 * scale * slope for p, slope in zip(weights, slopes, strict=True)]
-    return [{"result": (loss, norm), "weights": weights}] * len(rows)
+        weight = weight - 0.5 * min(1.0, max_norm / (norm + 1e-6)) * slope
+    return [{"result": (loss, norm), "weights": weight}] * len(rows)
 
 
 update_exam = RanksExam("12.2", one_process, training, 1e-5)
@@ -301,7 +301,7 @@ def some_rows(rng: Rng, *sizes: int, counted: float = 0.7) -> Rows:
 
 def some_weight(rng: Rng) -> Tensor:
     """The weights that all ranks begin with."""
-    return rng.normal(4, 3, dtype=torch.float64)
+    return rng.normal(4, 4, dtype=torch.float64)
 
 
 @update_exam.oracle(2)
@@ -334,33 +334,25 @@ def border_updates(rng: Rng) -> Iterator[tuple[Any, ...]]:
 @update_exam.property(1)
 def several_updates(f: Function, rng: Rng) -> None:
     """After two updates in a row all ranks have the weights of one process."""
-    weight, batches = some_weight(rng), [(some_rows(rng, 3, 6), some_rows(rng, 5, 2)) for _ in range(2)]
-
-    def call(port: Port) -> Any:
-        model = Wrapped(weight, port)
-        for rows in batches:
-            model.require_backward_grad_sync = True
-            f(model, copy.deepcopy(rows[port.rank]), port.all_sum, 2, 0.5, 1e3)
-        return model.layer.weight.detach()
-
-    leaf = nn.Linear(3, 4, dtype=torch.float64)
-    leaf.weight, leaf.bias = nn.Parameter(weight.clone()), nn.Parameter(weight[:, 0] * 0)
-    for rows in batches:
-        x, y = (torch.cat(parts) for parts in zip(*chain(*rows), strict=True))
-        slopes = torch.autograd.grad(F.cross_entropy(leaf(x), y), [leaf.weight, leaf.bias])
-        for p, slope in zip((leaf.weight, leaf.bias), slopes, strict=True):
-            p.data -= 0.5 * slope
-    same(Ranks(2).run(call), [leaf.weight.detach()] * 2, "the weights of the ranks", 1e-6)
+    rounds, weight = [(some_rows(rng, 3, 6), some_rows(rng, 5, 2)) for _ in range(2)], some_weight(rng)
+    found = Ranks(2).run(lambda port: trained(f, rounds, 1e3, Wrapped(weight, port)))
+    for rows in rounds:
+        weight = one_process(weight, 1e3, *rows)[0]["weights"]
+    same(found, [weight] * 2, "the weights of the ranks", 1e-6)
 
 
 @update_exam.cost(1)
 def synchronized_once(f: Function, rng: Rng) -> None:
     """A rank synchronizes in one backward pass only, however many micro-batches it has."""
-    models: dict[int, Wrapped] = {}
-    training(f, models)(some_weight(rng), 1.0, some_rows(rng, 2, 3, 2, 4), some_rows(rng, 3, 2, 4, 2))
-    for rank, model in models.items():
-        passes = model.synchronized // 2
-        expect(passes == 1, f"rank {rank} synchronizes in {passes} of 4 backward passes")
+    weight, rounds = some_weight(rng), [(some_rows(rng, 2, 3, 2, 4), some_rows(rng, 3, 2, 4, 2))]
+
+    def call(port: Port) -> float:
+        model = Wrapped(weight, port)
+        trained(f, rounds, 1.0, model)
+        return model.synchronized / 2  # of two parameters
+
+    for rank, passes in enumerate(Ranks(2).run(call)):
+        expect(passes == 1, f"rank {rank} synchronizes in {passes:g} of 4 backward passes")
 
 
 # 12.3
@@ -436,22 +428,16 @@ def naive_choice(job: Job, plans: list[Plan], /) -> tuple[str | None, dict[str, 
     machines = job["machines"]
 
     def pass_seconds(size: Fraction, gpus: int, span: int) -> Fraction:
-        return (
-            size
-            * (gpus - 1)
-            / gpus
-            / Fraction(machines["fast"] if span <= machines["node"] else machines["slow"])
-        )
+        link = machines["fast"] if span <= machines["node"] else machines["slow"]
+        return size * (gpus - 1) / gpus / Fraction(link)
 
     for plan in plans:
         data, tensor = plan["data"], plan["tensor"]
         share, parameters = Fraction(job["batch"], data), Fraction(job["parameters"], tensor)
         copies = data if plan["sharded"] else 1
-        if share.denominator > 1:
-            evidence[plan["name"]] = "batch"
-            continue
-        if 16 * parameters / copies + share * job["activations"] / tensor > machines["memory"]:
-            evidence[plan["name"]] = "memory"
+        held = 16 * parameters / copies + share * job["activations"] / tensor
+        if share.denominator > 1 or held > machines["memory"]:
+            evidence[plan["name"]] = "batch" if share.denominator > 1 else "memory"
             continue
         hidden = Fraction(2 * job["tokens"] * job["width"])
         seconds = share * Fraction(job["seconds"]) / tensor
@@ -498,16 +484,9 @@ def some_job(rng: Rng, batch: int = 64) -> Job:
     return {**job, "machines": {"memory": 10**15, "node": 8, **links}}
 
 
-PLANS = [
-    plan("ddp 8", 8),
-    plan("fsdp 8", 8, sharded=True),
-    plan("ddp 32", 32),
-    plan("tensor 8", 1, 8),
-    plan("tensor 4 × ddp 8", 8, 4),
-    plan("tensor 8 × fsdp 4", 4, 8, sharded=True),
-    plan("tensor 16 × ddp 2", 2, 16),
-    plan("ddp 24", 24),
-]
+DATA = [plan("ddp 8", 8), plan("fsdp 8", 8, sharded=True), plan("ddp 32", 32), plan("ddp 24", 24)]
+TENSOR = [plan("tensor 8", 1, 8), plan("tensor 4 × ddp 8", 8, 4), plan("tensor 16 × ddp 2", 2, 16)]
+PLANS = [*DATA, *TENSOR, plan("tensor 8 × fsdp 4", 4, 8, sharded=True)]
 
 
 @choice_exam.oracle(3)
