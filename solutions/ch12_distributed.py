@@ -18,8 +18,7 @@ def reduce_scatter(
     """Do one rank's part of a reduce-scatter on a ring: rank r ends with the mean of chunk r over all ranks.
 
     Each rank calls this function with its own gradients, cut into as many chunks as there are ranks. Chunks
-    with the same index have the same length on all ranks; chunks with different indices may differ in length,
-    so that a message of the wrong chunk cannot be added.
+    with the same index have the same length on all ranks; chunks with different indices may differ in length.
 
     Args:
         chunks: The gradients of this rank: ``world`` vectors, float32 or float64, of any lengths, 0 too.
@@ -276,7 +275,7 @@ def shard(n: int, seed: int, epoch: int, rank: int, world: int, start: int) -> l
     - It depends on n, the seed and the epoch alone, so that a run may stop after any step and go on with
       another number of ranks: nothing is repeated, nothing is left out.
     - Two different pairs of seed and epoch give different orders, also (0, 1) and (1, 0).
-    - It is well shuffled: any item may come first, and neighbours in it are not neighbours in the data.
+    - It is well shuffled: any item may come first, and any other item may follow it.
     - PyTorch's, NumPy's and Python's global random generators are neither used nor changed.
 
     Args:

@@ -616,7 +616,7 @@ def another_order(f: Function, rng: Rng) -> None:
 
 @sampler_exam.property(1)
 def well_shuffled(f: Function, rng: Rng) -> None:
-    """Any item may come first, and neighbours in the order are not neighbours in the data."""
+    """Any item may come first, and any other item may follow it."""
     orders = [play(f, 20, seed, seed % 3, 0, [Phase(1)])[0] for seed in range(400)]
     rare = {*range(20)} - {order[0] for order in orders}
     expect(not rare, f"with 400 seeds, {min(rare, default=0)} of 20 items never comes first")
