@@ -34,7 +34,9 @@ export function unpack(packed, layout, form) {
   for (const [name, rows, columns] of layout) {
     const scales = floats.subarray(i, (i += rows));
     const whole = integers.subarray(j, (j += rows * columns));
-    tensors[name] = columns ? Float32Array.from(whole, (n, at) => n * scales[Math.floor(at / columns)]) : scales;
+    tensors[name] = columns ? new Float32Array(whole) : scales;
+    for (let row = 0, at = 0; columns && row < rows; row++)
+      for (const end = at + columns; at < end; at++) tensors[name][at] *= scales[row];
   }
   const sizes = Object.fromEntries(layout.map(([name, ...size]) => [name, size]));
   const [queries, width] = sizes["layers.0.self_attn.q_proj.weight"];
