@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .letter_heat_map import LetterHeatMap
     from .mask_explorer import MaskExplorer
     from .merge_stepper import MergeStepper
+    from .optimizer_race import OptimizerRace
     from .rope_dial import RopeDial
     from .token_comparer import TokenComparer
     from .window_slider import WindowSlider
@@ -27,6 +28,7 @@ __all__ = [
     "LetterHeatMap",
     "MaskExplorer",
     "MergeStepper",
+    "OptimizerRace",
     "RopeDial",
     "TokenComparer",
     "WindowSlider",
@@ -40,6 +42,7 @@ _HOMES = {
     "LetterHeatMap": "letter_heat_map",
     "MaskExplorer": "mask_explorer",
     "MergeStepper": "merge_stepper",
+    "OptimizerRace": "optimizer_race",
     "RopeDial": "rope_dial",
     "TokenComparer": "token_comparer",
     "WindowSlider": "window_slider",
