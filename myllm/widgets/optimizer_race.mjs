@@ -35,7 +35,7 @@ const ALPHABET = [...new Set(TEXT)].sort().join("");
 const IDS = [...TEXT].map((letter) => ALPHABET.indexOf(letter));
 
 // The network predicts a character from the four before it: their embeddings side by side, two hidden layers, a head.
-export const SIZES = { V: ALPHABET.length, context: 4, E: 8, H: 32, B: 32 };
+export const SIZES = { V: ALPHABET.length, context: 4, E: 6, H: 24, B: 16 };
 const { V, context, E, H, B } = SIZES;
 const C = context * E;
 // Name, rows, columns (0 for a vector), and whether Muon updates it: only the matrices inside.
@@ -194,15 +194,15 @@ export function verdict(finals) {
 
 // What is seen, in words: how each run ended, and, when every rate was tried, where each optimizer diverges.
 export function describe(steps, runs, verdicts) {
-  const ends = runs.map(({ name, rate, loss }) => `${name} ${diverged(loss) ? "diverges" : `ends at ${loss.toFixed(2)}`} with a rate of ${rate}`);
-  const limits = verdicts?.map(({ limit }, i) => `${runs[i].name} ${limit ? `from ${limit} on` : "at none of the rates"}`);
+  const ends = runs.map(({ name, rate, loss }) => `${name} ${diverged(loss) ? "diverges" : `ends at ${loss.toFixed(2)}`} (rate ${rate})`);
+  const limits = verdicts?.map(({ limit }, i) => `${runs[i].name}${i ? "" : " diverges"} ${limit ? `from a rate of ${limit} on` : "at none of the rates"}`);
   const found = verdicts
-    ? ` Best rates: ${verdicts.map(({ best }, i) => `${runs[i].name} ${best}`).join(", ")}. Diverging: ${limits.join(", ")}.`
+    ? ` Best rates: ${verdicts.map(({ best }, i) => `${runs[i].name} ${best}`).join(", ")}. ${limits.join(", ")}.`
     : "";
   return `After ${many(steps, "update")}, in nats per character: ${ends.join(", ")}.${found}`;
 }
 
-const [LEFT, WIDE, HIGH, LOW, TOP] = [26, 330, 230, 1, 5]; // of the charts; the losses from LOW to TOP
+const [LEFT, WIDE, HIGH, LOW, TOP] = [26, 330, 230, 1.5, 5]; // of the charts; the losses from LOW to TOP
 const SMOOTH = 10; // a curve is the mean of so many batches
 const SLICE = 12; // milliseconds of work in a frame
 
@@ -217,12 +217,12 @@ function smoothed(losses) {
   });
 }
 
-function chart(label, marks) {
+function chart(label, marks, [guessAt, guessSide]) {
   const write = (x, y, text, side) => svg("text", { x, y, "text-anchor": side }, text);
   const across = marks.map(([x, text], i) => write(x, HIGH - 8, text, i ? (i === marks.length - 1 ? "end" : "middle") : "start"));
-  const levels = [1, 2, 3, 4, 5].flatMap((loss) =>
+  const levels = [2, 3, 4, 5].flatMap((loss) =>
     [svg("path", { class: "rule", d: `M${LEFT} ${height(loss)}H${WIDE}` }), write(LEFT - 6, height(loss) + 4, loss === TOP ? `≥${loss}` : loss, "end")]);
-  const guess = [svg("path", { class: "context", d: `M${LEFT} ${height(GUESS)}H${WIDE}` }), write(WIDE, height(GUESS) - 4, "uniform guess", "end")];
+  const guess = [svg("path", { class: "context", d: `M${LEFT} ${height(GUESS)}H${WIDE}` }), write(guessAt, height(GUESS) - 4, "uniform guess", guessSide)];
   const lines = RUNNERS.map(([kind]) => svg("path", { class: `run ${kind}` }));
   const spots = RUNNERS.map(([kind]) => svg("circle", { class: kind, r: 5 }));
   const node = svg("svg", { viewBox: `0 0 ${WIDE} ${HIGH}`, role: "img", class: "waves race", "aria-label": label }, ...levels, ...guess, ...across, ...lines, ...spots);
@@ -235,10 +235,10 @@ function render({ model, el }) {
   const dial = Object.fromEntries(RUNNERS.map(([kind, name]) => [kind, slider(`Rate of ${name}`, (rate) => put(model, kind, rate), String)]));
   dial.warmup = slider("Warm-up", (n) => put(model, "warmup", n), (n) => many(n, "update"));
   const button = html("button", { type: "button", onclick: () => sweep() }, "Try every rate");
-  const at = (i) => LEFT + ((WIDE - LEFT) * i) / Math.max(1, steps - 1);
+  const at = (i) => LEFT + ((WIDE - LEFT - 6) * i) / Math.max(1, steps - 1);
   const by = (rate) => LEFT + 6 + ((WIDE - LEFT - 12) * RATES.indexOf(rate)) / (RATES.length - 1);
-  const curves = chart("Loss by update", [[at(0), "update 1"], [at(steps - 1), `update ${steps}`]]);
-  const ends = chart("Loss at the end by learning rate", [0.001, 0.01, 0.1, 1, 10].map((rate) => [by(rate), String(rate)]));
+  const curves = chart("Loss by update", [[at(0), "update 1"], [at(steps - 1), `update ${steps}`]], [WIDE, "end"]);
+  const ends = chart("Loss at the end by learning rate", [0.001, 0.01, 0.1, 1, 10].map((rate) => [by(rate), String(rate)]), [LEFT, "start"]);
   const names = RUNNERS.map(() => html("span"));
   const legend = html("p", { class: "note keys" }, ...RUNNERS.map(([kind], i) => html("span", {}, html("span", { class: `swatch ${kind}` }), " ", names[i])));
   const { question, sentence } = frame(el, "Optimizer race", [dials(...Object.values(dial)), button],

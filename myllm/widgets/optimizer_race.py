@@ -11,7 +11,7 @@ class OptimizerRace(Widget):
     """Trains a character model in the page with three optimizers, from equal weights and on equal batches.
 
     The model predicts a character of two sonnets from the four before it: an embedding, two hidden layers of
-    32 with tanh, a head. SGD has no momentum; AdamW and Muon are those of `myllm.training.optimizer` without
+    24 with tanh, a head. SGD has no momentum; AdamW and Muon are those of `myllm.training.optimizer` without
     weight decay. After the warm-up the rate is constant. Curves on the right fill with the loss at the end of
     every rate that was tried. A run diverges if it ends more than 0.1 nats above a uniform guess.
 
