@@ -293,7 +293,7 @@ ROTARY = {"block_size": 16, "n_head": 4}
         (llama(), {"n_head": 4}, "rotary positions the weights do not tell .*: give block_size"),
         (llama(), ROTARY | {"block_size": 1}, "block_size must be a whole number from 2 to 4,096"),
         (llama(), ROTARY | {"rope_theta": 1}, "rope_theta must be a number from 2"),
-        (llama(), ROTARY | {"n_head": 8}, "heads of an even width 1 that 8 query heads"),
+        (llama(), ROTARY | {"n_head": 8}, "heads of an even width 1 for 8 query heads"),
         (llama(), ROTARY | {"n_head": 3}, "must divide the width 8"),
         (llama(**{"layers.0.self_attn.k_proj.weight": np.ones((6, 8))}), ROTARY, "Keys of width 6 do not"),
         (llama(**{"layers.0.self_attn.v_proj.weight": np.ones((8, 8))}), ROTARY, r"the shape \(4, 8\)"),
