@@ -35,7 +35,7 @@ const ALPHABET = [...new Set(TEXT)].sort().join("");
 const IDS = [...TEXT].map((letter) => ALPHABET.indexOf(letter));
 
 // The network predicts a character from the four before it: their embeddings side by side, two hidden layers, a head.
-export const SIZES = { V: ALPHABET.length, context: 4, E: 6, H: 24, B: 16 };
+export const SIZES = { V: ALPHABET.length, context: 4, E: 5, H: 24, B: 16 };
 const { V, context, E, H, B } = SIZES;
 const C = context * E;
 // Name, rows, columns (0 for a vector), and whether Muon updates it: only the matrices inside.
