@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from docutils import nodes
 from safetensors.numpy import load_file
@@ -16,6 +17,7 @@ from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 from sphinx.util import logging
 
+from myllm.llm import LLM
 from myllm.tokenizers.pretrained import load_tokenizer
 from myllm.widgets import Writer
 
@@ -25,6 +27,7 @@ from .thumbnails import thumbnail
 
 PAGE = "book/index"
 RESULTS = sources.BOOK / "_results"
+COURSE_BASE = sources.ROOT / "myllm" / "data" / "assets" / "course-base"
 HEADS = 4  # of the scoreboard's GPT
 WIDGET = "application/vnd.jupyter.widget-"
 UNUSED = ("layout", "tabbable", "tooltip")  # of a widget's state, what only a notebook has a use for
@@ -47,14 +50,25 @@ def writer() -> Writer:
     return Writer(state, load_tokenizer("shakespeare").merges, n_head=HEADS, start=True, **options)
 
 
+def writers() -> Iterator[Writer]:
+    """The widgets whose weights are files of the site: the book's GPT, and course-base once it is trained."""
+    yield writer()
+    if COURSE_BASE.is_dir():
+        llm = LLM.from_pretrained(COURSE_BASE, dtype=torch.float32)
+        config, merges = llm.model.config, load_tokenizer("shakespeare").merges
+        yield Writer(llm.model.state_dict(), merges, n_head=config.n_head, block_size=config.block_size)
+
+
 def publish_weights(app: Sphinx, exception: Exception | None) -> None:
-    """Write the weights of the GPT, which widgets fetch on demand, as a script: it works from a disk too."""
+    """Write the weights that widgets fetch on demand, each as a script: it works from a disk too."""
     if exception or app.builder.format != "html":
         return
     folder = Path(app.outdir) / "_static" / "weights"
     folder.mkdir(parents=True, exist_ok=True)
-    name, data = writer().weights, b64encode(writer().packed).decode()
-    (folder / f"{name}.js").write_text(f'(globalThis.myllmWeights ??= {{}})["{name}"] = "{data}";\n', "utf-8")
+    for widget in writers():
+        name, data = widget.weights, b64encode(widget.packed).decode()
+        script = f'(globalThis.myllmWeights ??= {{}})["{name}"] = "{data}";\n'
+        (folder / f"{name}.js").write_text(script, "utf-8")
 
 
 class Stage(BookDirective):
