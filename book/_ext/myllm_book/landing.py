@@ -27,7 +27,6 @@ from .thumbnails import thumbnail
 
 PAGE = "book/index"
 RESULTS = sources.BOOK / "_results"
-COURSE_BASE = sources.ROOT / "myllm" / "data" / "assets" / "course-base"
 HEADS = 4  # of the scoreboard's GPT
 WIDGET = "application/vnd.jupyter.widget-"
 UNUSED = ("layout", "tabbable", "tooltip")  # of a widget's state, what only a notebook has a use for
@@ -43,24 +42,30 @@ def result(name: str, made_by: str) -> Path:
 
 @cache
 def writer() -> Writer:
-    """The book's GPT as a widget, with the lines that it wrote earlier."""
-    state = load_file(result("gpt.safetensors", "python -m bench.scoreboard --train gpt"))
+    """The course's own model as a widget, with the lines that it wrote earlier."""
+    llm = LLM.from_pretrained("course-base", dtype=torch.float32)
     run = json.loads(result("writing.json", "python -m bench.writing").read_text("utf-8"))
-    options = {"prompt": run["prompt"], "temperature": run["temperature"], "written": run["text"]}
-    return Writer(state, load_tokenizer("shakespeare").merges, n_head=HEADS, start=True, **options)
+    return Writer(
+        llm.model.state_dict(),
+        load_tokenizer("shakespeare").merges,
+        n_head=llm.config.n_head,
+        block_size=llm.config.block_size,
+        prompt=run["prompt"],
+        temperature=run["temperature"],
+        written=run["text"],
+        start=True,
+    )
 
 
 def writers() -> Iterator[Writer]:
-    """The widgets whose weights are files of the site: the book's GPT, and course-base once it is trained."""
+    """The widgets whose weights are files of the site: those of the landing page and of chapters 7 and 10."""
     yield writer()
-    if COURSE_BASE.is_dir():
-        llm = LLM.from_pretrained(COURSE_BASE, dtype=torch.float32)
-        config, merges = llm.model.config, load_tokenizer("shakespeare").merges
-        yield Writer(llm.model.state_dict(), merges, n_head=config.n_head, block_size=config.block_size)
+    state = load_file(result("gpt.safetensors", "python -m bench.scoreboard --train gpt"))
+    yield Writer(state, load_tokenizer("shakespeare").merges, n_head=HEADS)
 
 
 def publish_weights(app: Sphinx, exception: Exception | None) -> None:
-    """Write the weights that widgets fetch on demand, each as a script: it works from a disk too."""
+    """Write the weights, which widgets fetch on demand, as a script: it works from a disk, too."""
     if exception or app.builder.format != "html":
         return
     folder = Path(app.outdir) / "_static" / "weights"
@@ -72,7 +77,7 @@ def publish_weights(app: Sphinx, exception: Exception | None) -> None:
 
 
 class Stage(BookDirective):
-    """The GPT, alive; the body is its caption, in which ``{parameters}`` is how many it has."""
+    """The model, alive; the body is its caption, in which ``{parameters}`` is how many it has."""
 
     def run(self) -> list[nodes.Node]:
         """A figure with the widget; where no script runs, the lines that it wrote earlier."""
