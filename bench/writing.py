@@ -1,6 +1,6 @@
 """Lines that course-base writes, shown on the landing page at first: book/_results/writing.json.
 
-    python -m bench.writing
+python -m bench.writing
 """
 
 import json
