@@ -8,10 +8,12 @@ import pytest
 
 import myllm.widgets
 from myllm.widgets import (
+    AllReduce,
     BlockDiagram,
     KVBytes,
     LetterHeatMap,
     MergeStepper,
+    NumberLine,
     RopeDial,
     TokenComparer,
     WindowSlider,
@@ -38,7 +40,7 @@ def test_state_is_bounded():
     alphabet = "".join(chr(33 + i) for i in range(size))
     heat_map = LetterHeatMap([[1234 * (i * j % 3) for j in range(size)] for i in range(size)], alphabet)
     texts = MergeStepper("大" * 2000), WindowSlider("大" * 400), TokenComparer("大" * 500)
-    for widget in (heat_map, *texts, KVBytes(), BlockDiagram(), RopeDial()):
+    for widget in (heat_map, *texts, KVBytes(), BlockDiagram(), RopeDial(), AllReduce(), NumberLine()):
         assert page_bytes(widget) < 60_000
     assert abs(STATE_LIMIT - 60_000) < 1
 
