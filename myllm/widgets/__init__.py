@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .memory_timeline import MemoryTimeline
     from .merge_stepper import MergeStepper
     from .number_line import NumberLine
+    from .optimizer_race import OptimizerRace
     from .rope_dial import RopeDial
     from .token_comparer import TokenComparer
     from .window_slider import WindowSlider
@@ -33,6 +34,7 @@ __all__ = [
     "MemoryTimeline",
     "MergeStepper",
     "NumberLine",
+    "OptimizerRace",
     "RopeDial",
     "TokenComparer",
     "WindowSlider",
@@ -49,6 +51,7 @@ _HOMES = {
     "MemoryTimeline": "memory_timeline",
     "MergeStepper": "merge_stepper",
     "NumberLine": "number_line",
+    "OptimizerRace": "optimizer_race",
     "RopeDial": "rope_dial",
     "TokenComparer": "token_comparer",
     "WindowSlider": "window_slider",

@@ -752,6 +752,60 @@ def test_writer_writes_stops_and_shows_what_it_expects_next(started):
     assert state["weights"] and lines.get_attribute("tabindex") == "0"
 
 
+def test_every_writer_finds_its_weights(visit):
+    """Each model that a page runs is a file of the site, and writes."""
+    first = {
+        state["weights"]: path
+        for path, state in reversed(states())
+        if state.get("_anywidget_id", "").endswith(".Writer")
+    }
+    if not first:
+        absent("No page of the built site holds a Writer; run `make html` first.")
+    for path in first.values():
+        widget = visit(path).get_by_role("group", name="Writer", exact=True).first
+        widget.wait_for()
+        widget.get_by_label("Prompt", exact=True).fill("KING.")
+        widget.get_by_text(re.compile(r"^After your text, the model considers ")).wait_for()
+
+
+def race_ends(widget) -> dict[str, float]:
+    """What the sentence says of each optimizer, once all three have finished."""
+    widget.get_by_text(re.compile(r"^After \d+ updates, in nats per character: ")).wait_for(timeout=180_000)
+    found = re.findall(r"(SGD|AdamW|Muon) ends at (\d\.\d\d) \(rate ", sentence(widget))
+    return {name: float(loss) for name, loss in found}
+
+
+def test_optimizer_race_by_rates_warm_up_and_all_rates(started):
+    widget, state = started("OptimizerRace", "Optimizer race")
+    widget.scroll_into_view_if_needed()
+    common = race_ends(widget)
+    assert common["SGD"] > common["AdamW"] + 0.5 and common["SGD"] > common["Muon"] + 0.5
+    rate = {name: widget.get_by_label(f"Rate of {name}", exact=True) for name in common}
+    for name, value in (("SGD", "1"), ("AdamW", "10")):
+        rate[name].press("Home")
+        press_until(rate[name], "ArrowRight", f"Rate of {name}: {value}")
+    own = race_ends(widget)
+    assert own["SGD"] < common["SGD"] - 0.5 and own["Muon"] == common["Muon"]
+    assert "AdamW diverges (rate 10)" in sentence(widget)
+    assert "Best rates" not in sentence(widget)
+    curves = widget.locator(".race .run")
+    lengths = curves.evaluate_all("all => all.map((line) => line.getAttribute('d').split('L').length)")
+    assert lengths[:3] == [state["steps"]] * 3
+    widget.get_by_role("button", name="Try every rate").press("Enter")
+    assert sentence(widget).startswith("Every rate is being tried; ")
+    widget.get_by_text("Best rates: ").wait_for(timeout=600_000)
+    lengths = curves.evaluate_all("all => all.map((line) => line.getAttribute('d').split('L').length)")
+    assert lengths[3:] == [9] * 3
+    limits = {
+        name: float(at)
+        for name, at in re.findall(r"(\w+)(?: diverges)? from a rate of ([\d.]+) on", sentence(widget))
+    }
+    assert limits["SGD"] >= 3 > 0.3 >= max(limits["AdamW"], limits["Muon"])
+    widget.get_by_label("Warm-up", exact=True).press("End")  # none of these runs has been tried
+    race_ends(widget)
+    assert "Best rates" not in sentence(widget)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_vocabularies_of_the_site_are_small_and_say_what_the_package_holds(name):
     path = SITE / "_static/vocabularies" / f"{name}.js"
@@ -776,6 +830,7 @@ def test_vocabularies_of_the_site_are_small_and_say_what_the_package_holds(name)
         "MemoryTimeline",
         "MergeStepper",
         "NumberLine",
+        "OptimizerRace",
         "RopeDial",
         "TokenComparer",
         "WindowSlider",
