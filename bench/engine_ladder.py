@@ -3,7 +3,7 @@
     python -m bench.engine_ladder
 
 Each rung keeps the changes before it, unless it says that it was dropped. All rungs take the same batches of
-16 × 128 tokens and take turns; the file has the CPU seconds of one update in each round, and the losses.
+8 × 64 tokens and take turns; the file has the CPU seconds of one update in each round, and the losses.
 """
 
 import json
@@ -32,7 +32,7 @@ from myllm.training.strategies.single import Single
 
 CONFIG = ModelConfig(
     vocab_size=1024,
-    block_size=128,
+    block_size=64,
     n_layer=4,
     n_head=6,
     n_kv_head=3,
@@ -41,7 +41,7 @@ CONFIG = ModelConfig(
     tie_embeddings=True,
     init_std=0.05,
 )
-ROWS, ROUNDS, LR = 16, 5, TrainConfig(steps=1).lr
+ROWS, ROUNDS, LR = 8, 5, TrainConfig(steps=1).lr
 START: dict[str, Any] = {
     "micro": 1,
     "fused_attention": False,
@@ -53,7 +53,7 @@ START: dict[str, Any] = {
 }
 RUNGS: list[tuple[str, dict[str, Any], bool]] = [
     ("one row at a time", {}, True),
-    ("all 16 rows at once", {"micro": ROWS}, True),
+    ("all 8 rows at once", {"micro": ROWS}, True),
     ("fused attention", {"fused_attention": True}, True),
     ("fused AdamW", {"fused_optimizer": True}, True),
     ("loss in chunks", {"chunked": True}, True),

@@ -22,7 +22,7 @@ from myllm.data.loader import WindowLoader
 from myllm.files import atomic_write
 from myllm.training.schedule import rate
 
-STEPS, LR = 250, 1e-3
+STEPS, LR = 120, 1e-3
 WAYS = {
     "fp32": 16,
     "autocast to bf16": 16,
@@ -53,7 +53,7 @@ def train(way: str, seed: int) -> dict[str, Any]:
     batches = WindowLoader(train_ids, block_size=T, batch_size=BATCH, seed=seed)
     losses, before = [], params
     for step, (x, y) in enumerate(islice(batches, STEPS)):
-        optimizer.param_groups[0]["lr"] = LR * rate(step, STEPS, warmup=20)
+        optimizer.param_groups[0]["lr"] = LR * rate(step, STEPS, warmup=10)
         with torch.autocast("cpu", torch.bfloat16, enabled=way.startswith("autocast")):
             loss = F.cross_entropy(model(x).flatten(0, 1).float(), y.flatten())
         loss.backward()
