@@ -20,12 +20,12 @@ export PYDEVD_DISABLE_FILE_VALIDATION := 1
 unexport PYTHONDONTWRITEBYTECODE
 step = @printf '\n== %s\n' "$(1)"
 
-.PHONY: help book html lab test install weights execute site serve lint types layers unit full proofs distributed compare gate browser constraints clean
+.PHONY: help course-models book html lab test install weights execute site serve lint types layers unit full proofs distributed compare gate browser constraints clean
 
 help: ## List what can be made
 	@echo "MyLLM: build a large language model from nothing, chapter by chapter."
 	@echo
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r name what; do printf '%-20s %s\n' "$$name" "$$what"; done
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r name what; do printf '%-20s %s\n' "$$name" "$$what"; done
 	@echo
 	@echo '  make book PORT=8010             serve at another port'
 	@echo '  make book TORCH="torch==2.13.0" install another build of PyTorch'
@@ -108,6 +108,10 @@ gate: install ## The exercise gate: stubs score 0, solutions 100 %, wrong answer
 browser: install ## The built site: links, names, weight, and with Chromium widgets, accessibility, phone width
 	$(call step,The built site)
 	@MYLLM_SITE=required $(PY) -m pytest -n 2 --dist loadfile tests/book tests/browser --deselect tests/book/test_canaries.py
+
+course-models: install ## Train the model that the package ships, course-base (about an hour; it resumes)
+	$(call step,The course's own model)
+	@$(PY) -m bench.course_models
 
 constraints: install ## Resolve constraints.txt anew (needs a network)
 	$(call step,Resolving constraints.txt)

@@ -1,6 +1,6 @@
-"""The model that the course trains and ships: myllm/data/assets/course-base.
+"""The model that the course trains and ships: myllm/weights/assets/course-base.
 
-    python -m bench.course_models                  train it; about an hour on one core, and it resumes
+    python -m bench.course_models                  train it; 45 minutes on one core, and it resumes
     python -m bench.course_models --folder FOLDER  where its checkpoints and its journal lie meanwhile
 
 The texts, the tokenizer and the loader are those of chapters 2 and 3, the loop is
@@ -22,8 +22,8 @@ from myllm import LLM, ModelConfig, Pretrain, TrainConfig, Trainer, Transformer,
 from myllm.data.loader import WindowLoader
 from myllm.files import atomic_write
 from myllm.training.journal import Journal
+from myllm.weights.hub import SHIPPED
 
-TARGET = ROOT / "myllm" / "data" / "assets" / "course-base"
 CONFIG = ModelConfig(
     vocab_size=1024,
     block_size=256,
@@ -36,7 +36,7 @@ CONFIG = ModelConfig(
     init_std=0.05,
 )
 SETTINGS = TrainConfig(
-    steps=3000,
+    steps=2000,
     lr=1e-2,
     optimizer="muon",
     weight_decay=0.1,
@@ -77,7 +77,7 @@ def main() -> None:
     folder = parser.parse_args().folder
     run = trainer(folder)
     run.fit()
-    LLM(run.model.half(), load_tokenizer("shakespeare")).save_pretrained(TARGET)
+    LLM(run.model.half(), load_tokenizer("shakespeare")).save_pretrained(SHIPPED["course-base"])
     lines = [json.loads(line) for line in (folder / "journal.jsonl").read_text("utf-8").splitlines()]
     kept = [line for line in lines if line["step"] < 50 or line["step"] % 25 == 24 or "validation" in line]
     names = ("step", "loss", "norm", "rate", "validation")

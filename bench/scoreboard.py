@@ -94,6 +94,13 @@ def trained(name: str) -> tuple[float, int]:
     return bits_per_byte(nll(load(name), held_out, stride=64), n_bytes()), CONFIGS[name].n_params
 
 
+def course_base() -> tuple[float, int]:
+    """The model that the package ships, which `python -m bench.course_models` trains."""
+    llm = LLM.from_pretrained("course-base", dtype=torch.float32)
+    held_out = tokens(load_tokenizer("shakespeare"))[1]
+    return bits_per_byte(nll(llm.model, held_out, stride=128), n_bytes()), llm.config.n_params
+
+
 def smollm2() -> tuple[float, int] | None:
     """The published model, if it has been fetched."""
     if (path := downloads.find("smollm2")) is None:
@@ -177,6 +184,7 @@ def main() -> None:
         (7, "GPT, 4 times over the text", lambda: trained("gpt")),
         (8, "LLaMA, 4 times over the text", lambda: trained("llama")),
         (9, "SmolLM2-135M, not trained here", smollm2),
+        (10, "course-base, 4 times over the text", course_base),
     ]
     for chapter, name, score in models:
         if (found := score()) is not None:

@@ -50,7 +50,8 @@ class Models:
             [[row["name"], *(f"{row[key]:,}" for key in list(row)[1:])] for row in rows],
         )
         where = downloads.find("smollm2") or "run `myllm download smollm2` first (98 MB)"
-        print(f"\nReady to use by name: smollm2, which is smollm2-135m with its weights: {where}")
+        print("\nReady to use by name: course-base, the model that chapter 10 trains;")
+        print(f"smollm2, which is smollm2-135m with its weights: {where}")
         return 0
 
 
@@ -248,8 +249,9 @@ def _config(name: str) -> "ModelConfig":
     from myllm.presets import PRESETS
     from myllm.weights import gguf
     from myllm.weights.gguf_file import GGUFFile
+    from myllm.weights.hub import SHIPPED
 
-    path = expand(name)
+    path = SHIPPED.get(name) or expand(name)
     name = "smollm2-135m" if name == "smollm2" else name
     if name in PRESETS:
         return ModelConfig.preset(name)

@@ -21,6 +21,8 @@ _DANGER = "which can run arbitrary code when it is loaded; use a model in safete
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 WANTED = ["*.json", "*.safetensors", "*.model", "merges.txt", "*.jinja"]
 UNWANTED = ["*/*", "consolidated*"]  # the same weights in other formats
+SHIPPED = {"course-base": Path(__file__).with_name("assets") / "course-base"}
+"""The course's own models, which are part of the package."""
 
 
 def load_folder(
@@ -134,13 +136,14 @@ def save(model: Transformer, folder: StrPath) -> None:
 
 
 def resolve(name_or_path: StrPath, revision: str | None = None) -> Path:
-    """The path of a model on this machine: a folder or file of that name, or what the hub has under it.
+    """The path of a model on this machine: one of `SHIPPED`, a folder or file, or what the hub has.
 
     Only configuration, tokenizer and safetensors are downloaded from the hub. What was downloaded once is
     found again without a network.
 
     Args:
-        name_or_path: A folder, a file in it, or a name such as ``HuggingFaceTB/SmolLM2-135M``.
+        name_or_path: A name in `SHIPPED`, a folder, a file in it, or a name on the hub, such as
+            ``HuggingFaceTB/SmolLM2-135M``.
         revision: A commit, tag or branch; by default the newest commit. Only a commit never changes.
 
     Returns:
@@ -150,6 +153,8 @@ def resolve(name_or_path: StrPath, revision: str | None = None) -> Path:
         UserError: No such folder or name, or no network.
     """
     path, name = expand(name_or_path), str(name_or_path)
+    if name in SHIPPED:
+        return SHIPPED[name]
     if path.suffix in PICKLES:
         raise UserError(f"{path} is a pickle, {_DANGER}")
     if os.path.exists(path):  # noqa: PTH110  (Path.exists raises where a folder may not be searched)
