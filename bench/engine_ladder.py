@@ -97,7 +97,7 @@ def updates(way: dict[str, Any]) -> Iterator[float]:
 
 
 def peak_of_products(n: int = 1024, rounds: int = 7) -> float:
-    """As `myllm.training.speed.peak_flops`, in CPU seconds, which other work on the machine disturbs least."""
+    """Operations a second of a matrix product, in CPU seconds, which other work disturbs least."""
     a, b = torch.randn(2, n, n)
     return 2 * n**3 / min(timed(lambda: a @ b)[0] for _ in range(rounds))
 
