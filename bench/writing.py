@@ -1,15 +1,15 @@
-"""Lines that the book's GPT writes, shown on the landing page at first: book/_results/writing.json.
+"""Lines that course-base writes, shown on the landing page at first: book/_results/writing.json.
 
-    python -m bench.writing
-
-Needs book/_results/gpt.safetensors, which `python -m bench.scoreboard --train gpt` makes.
+python -m bench.writing
 """
 
 import json
 
+import torch
+
 from bench.common import origin
-from bench.scoreboard import RESULTS, load
-from myllm import LLM, load_tokenizer
+from bench.scoreboard import RESULTS
+from myllm import LLM
 from myllm.files import atomic_write
 
 PROMPT = "To be, or not to be"
@@ -18,7 +18,7 @@ OPTIONS = {"max_new_tokens": 60, "temperature": 0.7, "seed": 1}
 
 def write() -> str:
     """What the model writes after the prompt."""
-    return LLM(load("gpt"), load_tokenizer("shakespeare")).generate(PROMPT, **OPTIONS)
+    return LLM.from_pretrained("course-base", dtype=torch.float32).generate(PROMPT, **OPTIONS)
 
 
 def main() -> None:

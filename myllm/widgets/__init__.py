@@ -9,24 +9,32 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .all_reduce import AllReduce
     from .block_diagram import BlockDiagram
     from .key_map import KeyMap
     from .kv_bytes import KVBytes
     from .letter_heat_map import LetterHeatMap
     from .mask_explorer import MaskExplorer
+    from .memory_timeline import MemoryTimeline
     from .merge_stepper import MergeStepper
+    from .number_line import NumberLine
+    from .optimizer_race import OptimizerRace
     from .rope_dial import RopeDial
     from .token_comparer import TokenComparer
     from .window_slider import WindowSlider
     from .writer import Writer
 
 __all__ = [
+    "AllReduce",
     "BlockDiagram",
     "KVBytes",
     "KeyMap",
     "LetterHeatMap",
     "MaskExplorer",
+    "MemoryTimeline",
     "MergeStepper",
+    "NumberLine",
+    "OptimizerRace",
     "RopeDial",
     "TokenComparer",
     "WindowSlider",
@@ -34,12 +42,16 @@ __all__ = [
 ]
 
 _HOMES = {
+    "AllReduce": "all_reduce",
     "BlockDiagram": "block_diagram",
     "KVBytes": "kv_bytes",
     "KeyMap": "key_map",
     "LetterHeatMap": "letter_heat_map",
     "MaskExplorer": "mask_explorer",
+    "MemoryTimeline": "memory_timeline",
     "MergeStepper": "merge_stepper",
+    "NumberLine": "number_line",
+    "OptimizerRace": "optimizer_race",
     "RopeDial": "rope_dial",
     "TokenComparer": "token_comparer",
     "WindowSlider": "window_slider",

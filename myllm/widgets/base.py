@@ -32,6 +32,12 @@ def check_integer(name: str, value: Any, least: int, most: int) -> None:
         raise ValueError(f"The {name} must be a whole number from {least:,} to {most:,}, not {value!r}.")
 
 
+def check_number(name: str, value: Any, least: float, most: float) -> None:
+    """Raise ValueError unless `value` is an integer or a float from `least` to `most`."""
+    if type(value) not in (int, float) or not least <= value <= most:
+        raise ValueError(f"The {name} must be a number from {least:,} to {most:,}, not {value!r}.")
+
+
 def check_text(name: str, value: Any, least: int, most: int) -> None:
     """Raise ValueError unless `value` is a string of `least` to `most` characters."""
     if not isinstance(value, str) or not least <= len(value) <= most:

@@ -57,10 +57,4 @@ export function flopsPerToken(config, T) {
   return config.n_layer * (attention + mlp) + head;
 }
 
-// Three digits and a unit of a thousand: 13.5 GB from ["bytes", "kB", …].
-export function brief(n, units) {
-  const power = units.findLastIndex((_, i) => i === 0 || n >= 999.5 * 1000 ** (i - 1));
-  return `${Number((n / 1000 ** power).toPrecision(3)).toLocaleString("en")} ${units[power]}`;
-}
-
 const divisors = (n) => Array.from({ length: n }, (_, i) => i + 1).filter((d) => n % d === 0);

@@ -22,7 +22,6 @@ export function sharings({ n_head: H, n_kv_head: K }) {
   return [["MHA", H], ["GQA", group], ["MQA", 1]];
 }
 
-const inBytes = (n) => brief(n, ["bytes", "kB", "MB", "GB", "TB", "PB"]);
 const times = (x) => Number(x.toPrecision(2)).toLocaleString("en", { maximumSignificantDigits: 2 });
 
 // What is to be seen, in words.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import traitlets
 
-from .base import Widget, check_choice, check_integer, source
+from .base import Widget, check_choice, check_integer, check_number, source
 
 SCALINGS = ("none", "linear", "llama3", "yarn")
 MAX_POSITION = 100
@@ -58,11 +58,8 @@ class RopeDial(Widget):
         if type(head_dim) is not int or head_dim % 2 or not 4 <= head_dim <= 256:
             raise ValueError(f"The head_dim must be an even number from 4 to 256, not {head_dim!r}.")
         check_choice("scaling", scaling, SCALINGS)
-        for name, number, least, most in (("theta", theta, 2, 1e9), ("factor", factor, 1, 64)):
-            if type(number) not in (int, float) or not least <= number <= most:
-                raise ValueError(
-                    f"The {name} must be a number from {least:,} to {most:,.0f}, not {number!r}."
-                )
+        check_number("theta", theta, 2, 1_000_000_000)
+        check_number("factor", factor, 1, 64)
         check_integer("pair", pair, 0, head_dim // 2 - 1)
         check_integer("query", query, 0, MAX_POSITION)
         check_integer("key", key, 0, MAX_POSITION)

@@ -24,3 +24,11 @@ export function spell(bytes) {
 }
 
 const many = (n, thing) => `${n.toLocaleString("en")} ${thing}${n === 1 ? "" : "s"}`;
+
+// Three digits and a unit of a thousand: 13.5 GB from ["bytes", "kB", …].
+export function brief(n, units) {
+  const power = units.findLastIndex((_, i) => i === 0 || n >= 999.5 * 1000 ** (i - 1));
+  return `${Number((n / 1000 ** power).toPrecision(3)).toLocaleString("en")} ${units[power]}`;
+}
+
+const inBytes = (n) => brief(n, ["bytes", "kB", "MB", "GB", "TB", "PB"]);

@@ -1,4 +1,4 @@
-// A GPT-2 that writes in the page: pure functions first, then the picture.
+// A GPT-2 or a LLaMA-style model that writes in the page: pure functions first, then the picture.
 
 export const LIMIT = 200; // characters of a prompt
 const EPS = 1e-5;
@@ -24,7 +24,8 @@ export function tokenizer(merges) {
 }
 
 // The packed weights to float32 arrays by name. First all vectors and the scales of all rows, then the rows as int8.
-export function unpack(packed, layout, heads) {
+// `form` holds the heads, the longest context and, with rotary positions, the base θ of their frequencies.
+export function unpack(packed, layout, form) {
   const numbers = layout.reduce((sum, [, rows]) => sum + rows, 0);
   const data = packed.slice().buffer; // a copy begins at an address that float32 can have
   const [floats, integers] = [new Float32Array(data, 0, numbers), new Int8Array(data, 4 * numbers)];
@@ -33,29 +34,48 @@ export function unpack(packed, layout, heads) {
   for (const [name, rows, columns] of layout) {
     const scales = floats.subarray(i, (i += rows));
     const whole = integers.subarray(j, (j += rows * columns));
-    tensors[name] = columns ? Float32Array.from(whole, (n, at) => n * scales[Math.floor(at / columns)]) : scales;
+    tensors[name] = columns ? new Float32Array(whole) : scales;
+    for (let row = 0, at = 0; columns && row < rows; row++)
+      for (const end = at + columns; at < end; at++) tensors[name][at] *= scales[row];
   }
-  const [, positions, width] = layout.find(([name]) => name === "embed_positions.weight");
+  const sizes = Object.fromEntries(layout.map(([name, ...size]) => [name, size]));
+  const [queries, width] = sizes["layers.0.self_attn.q_proj.weight"];
   const layers = layout.filter(([name]) => name.endsWith(".mlp.up_proj.weight")).length;
-  return { tensors, positions, width, layers, heads };
+  const dim = queries / form.heads;
+  return { ...form, tensors, width, layers, dim, keyHeads: sizes["layers.0.self_attn.k_proj.weight"][0] / dim };
 }
 
 // Weights (rows, columns), a vector and, where there is one, a bias to a vector of the rows.
 function linear(x, weight, bias) {
-  return Float64Array.from({ length: weight.length / x.length }, (_, row) => {
+  const out = new Float64Array(weight.length / x.length);
+  for (let row = 0, at = 0; row < out.length; row++) {
     let sum = bias ? bias[row] : 0;
-    for (let i = 0, at = row * x.length; i < x.length; i++, at++) sum += weight[at] * x[i];
-    return sum;
-  });
+    for (let i = 0; i < x.length; i++, at++) sum += weight[at] * x[i];
+    out[row] = sum;
+  }
+  return out;
 }
 
-function layerNorm(x, weight, bias) {
-  const mean = x.reduce((sum, number) => sum + number, 0) / x.length;
-  const variance = x.reduce((sum, number) => sum + (number - mean) ** 2, 0) / x.length;
-  return x.map((number, i) => ((number - mean) / Math.sqrt(variance + EPS)) * weight[i] + bias[i]);
+// LayerNorm, and without a bias RMSNorm.
+function normalize(x, weight, bias) {
+  const mean = bias ? x.reduce((sum, number) => sum + number, 0) / x.length : 0;
+  const square = x.reduce((sum, number) => sum + (number - mean) ** 2, 0) / x.length;
+  return x.map((number, i) => ((number - mean) / Math.sqrt(square + EPS)) * weight[i] + (bias ? bias[i] : 0));
 }
 
 const gelu = (x) => 0.5 * x * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3)));
+const silu = (x) => x / (1 + Math.exp(-x));
+
+// Rotates the pairs (i, i + dim / 2) of each head by the angles of a position, in place.
+export function rotate(x, position, dim, theta) {
+  const half = dim / 2;
+  for (let i = 0; i < half; i++) {
+    const angle = position * theta ** (-i / half);
+    const [cos, sin] = [Math.cos(angle), Math.sin(angle)];
+    for (let at = i; at < x.length; at += dim) [x[at], x[at + half]] = [x[at] * cos - x[at + half] * sin, x[at + half] * cos + x[at] * sin];
+  }
+  return x;
+}
 
 // Weights that sum to 1, in place of scores.
 function softmax(scores) {
@@ -67,39 +87,45 @@ function softmax(scores) {
 
 export const emptyCache = ({ layers }) => ({ ids: [], keys: Array.from({ length: layers }, () => []), values: Array.from({ length: layers }, () => []) });
 
-// One head: a query with all cached keys and values, the part of the width from `from` to `to`.
-function attend(query, keys, values, from, to, out) {
+// One head: a query with all cached keys and values. Its numbers begin at `from`, those of the keys and values at `shared`.
+function attend(query, keys, values, from, shared, dim, out) {
   const scores = keys.map((key) => {
     let sum = 0;
-    for (let i = from; i < to; i++) sum += query[i] * key[i];
-    return sum / Math.sqrt(to - from);
+    for (let i = 0; i < dim; i++) sum += query[from + i] * key[shared + i];
+    return sum / Math.sqrt(dim);
   });
   softmax(scores).forEach((weight, at) => {
-    for (let i = from; i < to; i++) out[i] += weight * values[at][i];
+    for (let i = 0; i < dim; i++) out[from + i] += weight * values[at][shared + i];
   });
 }
 
 // Reads one token behind those in the cache; returns the logits of the token that follows.
 export function step(net, cache, id) {
-  const { tensors, width, heads } = net;
+  const { tensors, width, heads, keyHeads, dim, theta } = net;
   const apply = (part, x) => linear(x, tensors[`${part}.weight`], tensors[`${part}.bias`]);
-  const norm = (part, x) => layerNorm(x, tensors[`${part}.weight`], tensors[`${part}.bias`]);
-  const row = (name, at) => tensors[`${name}.weight`].subarray(at * width, (at + 1) * width);
-  const position = row("embed_positions", cache.ids.length);
-  let x = Float64Array.from(row("embed_tokens", id), (number, i) => number + position[i]);
+  const norm = (part, x) => normalize(x, tensors[`${part}.weight`], tensors[`${part}.bias`]);
+  const row = (name, at) => Float64Array.from(tensors[`${name}.weight`].subarray(at * width, (at + 1) * width));
+  const position = cache.ids.length;
+  let x = row("embed_tokens", id);
   const add = (y) => (x = x.map((number, i) => number + y[i]));
+  const turn = (y) => (theta ? rotate(y, position, dim, theta) : y);
+  if (!theta) add(row("embed_positions", position));
   cache.ids.push(id);
   for (let layer = 0; layer < net.layers; layer++) {
     const name = `layers.${layer}`;
     const y = norm(`${name}.input_layernorm`, x);
     const [query, key, value] = ["q", "k", "v"].map((letter) => apply(`${name}.self_attn.${letter}_proj`, y));
-    cache.keys[layer].push(key);
+    cache.keys[layer].push(turn(key));
     cache.values[layer].push(value);
-    const mixed = new Float64Array(width);
+    turn(query);
+    const mixed = new Float64Array(heads * dim);
     for (let h = 0; h < heads; h++)
-      attend(query, cache.keys[layer], cache.values[layer], (h * width) / heads, ((h + 1) * width) / heads, mixed);
+      attend(query, cache.keys[layer], cache.values[layer], h * dim, Math.floor((h * keyHeads) / heads) * dim, dim, mixed);
     add(apply(`${name}.self_attn.o_proj`, mixed));
-    const inner = apply(`${name}.mlp.up_proj`, norm(`${name}.post_attention_layernorm`, x)).map(gelu);
+    const z = norm(`${name}.post_attention_layernorm`, x);
+    const up = apply(`${name}.mlp.up_proj`, z);
+    const gated = `${name}.mlp.gate_proj.weight` in tensors;
+    const inner = gated ? apply(`${name}.mlp.gate_proj`, z).map((gate, i) => silu(gate) * up[i]) : up.map(gelu);
     add(apply(`${name}.mlp.down_proj`, inner));
   }
   return linear(norm("norm", x), tensors["embed_tokens.weight"]);
@@ -109,8 +135,8 @@ export function step(net, cache, id) {
 export function read(net, cache, ids) {
   let logits;
   for (const id of ids) {
-    if (cache.ids.length === net.positions) {
-      const kept = cache.ids.slice(-Math.floor(net.positions / 2));
+    if (cache.ids.length === net.context) {
+      const kept = cache.ids.slice(-Math.floor(net.context / 2));
       Object.assign(cache, emptyCache(net));
       kept.forEach((old) => step(net, cache, old));
     }
@@ -170,6 +196,7 @@ const asBytes = (data) => typeof data === "string" ? Uint8Array.from(atob(data),
 function render({ model, el }) {
   const { bytes, encode, decoder } = tokenizer(model.get("merges"));
   const layout = model.get("tensors");
+  const form = Object.fromEntries(["heads", "context", "theta"].map((name) => [name, model.get(name)]));
   const size = layout.reduce((sum, [, rows, columns]) => sum + rows * (columns || 1), 0);
   const temperatures = [...new Set([...TEMPERATURES, model.get("temperature")])].sort((a, b) => a - b);
   let net, cache, logits, loading;
@@ -194,7 +221,7 @@ function render({ model, el }) {
   question.textContent = "Predict: which word comes next? Press Stop anywhere, decide, then look at the bars.";
 
   const load = () => (loading ??= fetchData(model, WEIGHTS, model.get("weights"))
-    .then((data) => (net = unpack(asBytes(data), layout, model.get("heads"))))
+    .then((data) => (net = unpack(asBytes(data), layout, form)))
     .catch((error) => {
       loading = undefined; // may be tried again
       throw error;
@@ -296,7 +323,7 @@ function render({ model, el }) {
   told.textContent = model.get("written");
   say(told.textContent
     ? "The model wrote this text earlier. Press Write, and it writes a new one in your browser."
-    : `Press Write: a GPT of ${size.toLocaleString("en")} parameters is loaded into your browser and continues the prompt.`);
+    : `Press Write: a model of ${size.toLocaleString("en")} parameters is loaded into your browser and continues the prompt.`);
 
   const still = globalThis.matchMedia?.("(prefers-reduced-motion: reduce)").matches || globalThis.navigator?.connection?.saveData;
   if (model.get("start") && !still)

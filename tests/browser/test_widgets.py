@@ -413,6 +413,133 @@ def test_rope_dial_by_pair_positions_shift_and_scaling(started):
     assert "without scaling" not in sentence(widget)
 
 
+def test_all_reduce_by_steps_algorithms_and_sizes(started):
+    widget, _ = started("AllReduce", "All-reduce")
+    dial = {
+        name: widget.get_by_label(name, exact=True)
+        for name in ("Step", "Ranks n", "Parameters", "Latency", "Bandwidth")
+    }
+    back, forward = (widget.get_by_role("button", name=name) for name in ("Back", "Next step"))
+    kind = widget.get_by_label("Algorithm", exact=True)
+    for name, value in (("Ranks n", "5"), ("Parameters", "1 billion, S = 2 GB")):
+        dial[name].press("Home")
+        press_until(dial[name], "ArrowRight", f"{name}: {value}")
+    for name, value in (("Latency", "100 µs"), ("Bandwidth", "50 GB/s")):
+        dial[name].press("Home")
+        press_until(dial[name], "ArrowRight", f"{name}: {value}")
+    cells, done, arrows = (widget.locator(f".ranks {part}") for part in ("rect", "rect.done", "path"))
+    current = widget.locator(".spans [aria-current] .head")
+    for algorithm, steps, sent, time in (
+        ("ring", 8, "1.6 S = 3.2 GB", "64.8 ms"),
+        ("naive", 8, "4 S = 8 GB", "321 ms"),
+        ("tree", 6, "3 S = 6 GB", "241 ms"),
+    ):
+        kind.select_option(algorithm)
+        assert sentence(widget).startswith(f"{algorithm.title()}, before step 1 of {steps}: each rank has ")
+        assert (cells.count(), done.count(), arrows.count()) == (5 * 10, 0, 0)
+        assert back.get_attribute("aria-disabled") == "true"
+        for step in range(1, steps + 1):
+            forward.press("Enter")
+            assert sentence(widget).startswith(f"{algorithm.title()}, step {step} of {steps} (")
+            assert arrows.count() == (
+                5 if algorithm == "ring" else 1 if algorithm == "naive" else [2, 1, 1, 1, 1, 2][step - 1]
+            )
+        assert (
+            f" Every rank has the whole sum. In all, the busiest rank sends {sent} in {time} ("
+            in sentence(widget)
+        )
+        assert done.count() == 5 * 10
+        assert re.fullmatch(
+            rf"{algorithm.title()}: {steps} steps, at most .+ S\s{time}", current.inner_text()
+        )
+        forward.press("Enter")  # there is no further step, and the focus stays
+        assert forward.evaluate("button => button === document.activeElement")
+        back.press("Enter")
+        assert sentence(widget).startswith(f"{algorithm.title()}, step {steps - 1} of {steps} (")
+    stages = widget.get_by_label("Bytes of each rank at the stages of ZeRO").locator("li .head b")
+    assert stages.all_inner_texts() == ["16 GB", "6.4 GB", "4.8 GB", "3.2 GB"]
+    dial["Ranks n"].press("End")
+    assert stages.all_inner_texts() == ["16 GB", "5.5 GB", "3.75 GB", "2 GB"]
+    assert sentence(widget).startswith("Tree, before step 1 of 6: ")
+
+
+def test_number_line_by_format_step_and_additions(started):
+    widget, state = started("NumberLine", "Number line")
+    step, done = (widget.get_by_label(name, exact=True) for name in ("Step", "Additions"))
+    kind = widget.get_by_label("Format", exact=True)
+    kind.select_option("bf16")
+    step.press("Home")
+    press_until(step, "ArrowRight", "Step: 0.0006")
+    done.press("Home")
+    labels, dense = widget.locator(".lines text"), widget.locator(".lines .dense")
+    assert dense.count() == 0
+    assert labels.nth(1).text_content() == "plain rounding: 1"
+    n = state["adds"]
+    total = f"{1 + n * 6e-4:.8g}"
+    done.press("End")
+    assert sentence(widget).startswith(
+        f"After {n} additions of 0.0006 to 1 in bf16: exact {total}, plain rounding 1, fp32 master "
+    )
+    assert (
+        labels.nth(0).text_content() == f"exact: {total}"
+        and labels.nth(1).text_content() == "plain rounding: 1"
+    )
+    dots = widget.locator(".lines circle:not(.trail)")
+    places = dots.evaluate_all("all => all.map((dot) => +dot.getAttribute('cx'))")
+    assert places[1] < min(places[0], places[2])
+    again = widget.get_by_role("button", name="Round at random again")
+    ends = {labels.nth(3).text_content()}
+    for _ in range(8):
+        again.press("Enter")
+        ends.add(labels.nth(3).text_content())
+    assert len(ends) > 1 and again.evaluate("button => button === document.activeElement")
+    kind.select_option("fp16")
+    plain = re.search(r"plain rounding ([\d.]+),", sentence(widget))
+    assert plain and float(plain[1]) == pytest.approx(1 + n / 1024, abs=1e-6)  # each step became 1/1024
+    kind.select_option("fp32")
+    assert dense.count() == 3  # the numbers are too many to be drawn
+    assert widget.locator(".picture .note").inner_text().startswith("Shaded: the numbers of fp32 ")
+    kind.select_option("bf16")
+    step.press("End")
+    assert f" additions of 0.25 to 1 in bf16: exact {1 + n / 4:g}, " in sentence(widget)
+
+
+def test_memory_timeline_by_model_recomputation_and_micro_batches(started):
+    widget, state = started("MemoryTimeline", "Memory timeline")
+    which = widget.get_by_label("Model", exact=True)
+    again = widget.get_by_label("Recompute activations")
+    micro, moment = (widget.get_by_label(name, exact=True) for name in ("Micro-batches", "Moment"))
+    rows = widget.locator(".bars li")
+
+    def said() -> tuple[str, str, str]:
+        found = re.fullmatch(
+            r"(.+): the peak is (.+?), reached at ‘.+’; [\d.]+ % of it .+, and with(?:out)? recomputation it "
+            r"would be (.+)\.",
+            sentence(widget),
+        )
+        assert found, sentence(widget)
+        return found.groups()
+
+    for i, config in enumerate(state["configs"]):
+        which.select_option(str(i))
+        again.uncheck()
+        micro.press("Home")
+        name, peak, other = said()
+        assert name == config["name"] and rows.last.inner_text().split("\n")[-1] == peak  # shown: the peak
+        again.check()
+        assert said() == (name, other, peak)
+        assert "runs forward twice" in widget.locator(".pair .note").inner_text()
+        micro.press("End")
+        assert sentence(widget) != "" and micro.get_attribute("aria-valuetext") == "32"
+        moment.press("Home")
+        assert moment.get_attribute("aria-valuetext") == "before the step"
+        moment.press("ArrowRight")
+        assert moment.get_attribute("aria-valuetext") == "forward, layer 0, micro-batch 1 of 32"
+        micro.press("Home")  # back to the peak
+        assert said() == (name, other, peak) and rows.last.inner_text().split("\n")[-1] == other
+    assert widget.locator(".areas path[d*=NaN]").count() == 0
+
+
 def test_mask_explorer_by_kinds_own_rules_and_strings(started):
     widget, state = started("MaskExplorer", "Mask explorer")
     kind, rule = (widget.get_by_label(name, exact=True) for name in ("Mask", "Rule: may q attend to k?"))
@@ -625,6 +752,60 @@ def test_writer_writes_stops_and_shows_what_it_expects_next(started):
     assert state["weights"] and lines.get_attribute("tabindex") == "0"
 
 
+def test_every_writer_finds_its_weights(visit):
+    """Each model that a page runs is a file of the site, and writes."""
+    first = {
+        state["weights"]: path
+        for path, state in reversed(states())
+        if state.get("_anywidget_id", "").endswith(".Writer")
+    }
+    if not first:
+        absent("No page of the built site holds a Writer; run `make html` first.")
+    for path in first.values():
+        widget = visit(path).get_by_role("group", name="Writer", exact=True).first
+        widget.wait_for()
+        widget.get_by_label("Prompt", exact=True).fill("KING.")
+        widget.get_by_text(re.compile(r"^After your text, the model considers ")).wait_for()
+
+
+def race_ends(widget) -> dict[str, float]:
+    """What the sentence says of each optimizer, once all three have finished."""
+    widget.get_by_text(re.compile(r"^After \d+ updates, in nats per character: ")).wait_for(timeout=180_000)
+    found = re.findall(r"(SGD|AdamW|Muon) ends at (\d\.\d\d) \(rate ", sentence(widget))
+    return {name: float(loss) for name, loss in found}
+
+
+def test_optimizer_race_by_rates_warm_up_and_all_rates(started):
+    widget, state = started("OptimizerRace", "Optimizer race")
+    widget.scroll_into_view_if_needed()
+    common = race_ends(widget)
+    assert common["SGD"] > common["AdamW"] + 0.5 and common["SGD"] > common["Muon"] + 0.5
+    rate = {name: widget.get_by_label(f"Rate of {name}", exact=True) for name in common}
+    for name, value in (("SGD", "1"), ("AdamW", "10")):
+        rate[name].press("Home")
+        press_until(rate[name], "ArrowRight", f"Rate of {name}: {value}")
+    own = race_ends(widget)
+    assert own["SGD"] < common["SGD"] - 0.5 and own["Muon"] == common["Muon"]
+    assert "AdamW diverges (rate 10)" in sentence(widget)
+    assert "Best rates" not in sentence(widget)
+    curves = widget.locator(".race .run")
+    lengths = curves.evaluate_all("all => all.map((line) => line.getAttribute('d').split('L').length)")
+    assert lengths[:3] == [state["steps"]] * 3
+    widget.get_by_role("button", name="Try every rate").press("Enter")
+    assert sentence(widget).startswith("Every rate is being tried; ")
+    widget.get_by_text("Best rates: ").wait_for(timeout=600_000)
+    lengths = curves.evaluate_all("all => all.map((line) => line.getAttribute('d').split('L').length)")
+    assert lengths[3:] == [9] * 3
+    limits = {
+        name: float(at)
+        for name, at in re.findall(r"(\w+)(?: diverges)? from a rate of ([\d.]+) on", sentence(widget))
+    }
+    assert limits["SGD"] >= 3 > 0.3 >= max(limits["AdamW"], limits["Muon"])
+    widget.get_by_label("Warm-up", exact=True).press("End")  # none of these runs has been tried
+    race_ends(widget)
+    assert "Best rates" not in sentence(widget)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_vocabularies_of_the_site_are_small_and_say_what_the_package_holds(name):
     path = SITE / "_static/vocabularies" / f"{name}.js"
@@ -640,12 +821,16 @@ def test_vocabularies_of_the_site_are_small_and_say_what_the_package_holds(name)
 @pytest.mark.parametrize(
     "name",
     [
+        "AllReduce",
         "BlockDiagram",
         "KVBytes",
         "KeyMap",
         "LetterHeatMap",
         "MaskExplorer",
+        "MemoryTimeline",
         "MergeStepper",
+        "NumberLine",
+        "OptimizerRace",
         "RopeDial",
         "TokenComparer",
         "WindowSlider",

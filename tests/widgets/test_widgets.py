@@ -8,10 +8,13 @@ import pytest
 
 import myllm.widgets
 from myllm.widgets import (
+    AllReduce,
     BlockDiagram,
     KVBytes,
     LetterHeatMap,
     MergeStepper,
+    NumberLine,
+    OptimizerRace,
     RopeDial,
     TokenComparer,
     WindowSlider,
@@ -38,7 +41,16 @@ def test_state_is_bounded():
     alphabet = "".join(chr(33 + i) for i in range(size))
     heat_map = LetterHeatMap([[1234 * (i * j % 3) for j in range(size)] for i in range(size)], alphabet)
     texts = MergeStepper("大" * 2000), WindowSlider("大" * 400), TokenComparer("大" * 500)
-    for widget in (heat_map, *texts, KVBytes(), BlockDiagram(), RopeDial()):
+    for widget in (
+        heat_map,
+        *texts,
+        KVBytes(),
+        BlockDiagram(),
+        RopeDial(),
+        AllReduce(),
+        NumberLine(),
+        OptimizerRace(),
+    ):
         assert page_bytes(widget) < 60_000
     assert abs(STATE_LIMIT - 60_000) < 1
 

@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from bench.course_models import CONFIG as COURSE
 from bench.scoreboard import CONFIGS
+from myllm.config import ModelConfig
 from myllm.data import corpus
 from myllm.model.transformer import Transformer
 from myllm.tokenizers.pretrained import load_tokenizer
@@ -14,7 +16,7 @@ from myllm.widgets import Writer
 
 TOKENIZER = load_tokenizer("shakespeare")
 MERGES = list(TOKENIZER.merges)
-NET = "((net) => ({ net, cache: emptyCache(net) }))(unpack(asBytes(data), layout, heads))"
+NET = "((net) => ({ net, cache: emptyCache(net) }))(unpack(asBytes(data), layout, form))"
 
 
 def rounded(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -29,63 +31,98 @@ def rounded(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return out
 
 
-@pytest.fixture(scope="module")
-def gpt() -> Transformer:
-    """A model of the size of the book's GPT, with biases and norms that do something."""
+def moved(config: ModelConfig) -> Transformer:
+    """A model whose norms, and biases where it has them, do something."""
     torch.manual_seed(3)
-    model = Transformer(CONFIGS["gpt"])
+    model = Transformer(config)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 0.05 * torch.randn_like(parameter)
     return model.eval()
 
 
+def widget_of(model: Transformer, **options) -> Writer:
+    config = model.config
+    rotary = {"block_size": config.block_size, "rope_theta": config.rope_theta}
+    options |= rotary if config.position == "rope" else {}
+    return Writer(model.state_dict(), MERGES, n_head=config.n_head, **options)
+
+
 def values(widget: Writer) -> dict:
     return {
         "data": b64encode(widget.packed).decode(),
         "layout": widget.tensors,
-        "heads": widget.heads,
+        "form": {"heads": widget.heads, "context": widget.context, "theta": widget.theta},
         "merges": widget.merges,
     }
 
 
+def in_page_precision(model: Transformer) -> Transformer:
+    copy = Transformer(model.config).eval()
+    copy.load_state_dict(rounded(model.state_dict()))
+    return copy
+
+
+SMALL = {"vocab_size": 1024, "block_size": 128, "tie_embeddings": True}
+FORMS = {
+    "gpt": CONFIGS["gpt"],
+    "course": COURSE,
+    "one key head": ModelConfig(n_layer=2, n_head=4, n_kv_head=1, n_embd=32, rope_theta=100.0, **SMALL),
+    "wide heads": ModelConfig(n_layer=1, n_head=4, n_kv_head=2, n_embd=24, head_dim=16, **SMALL),
+}
+
+
+@pytest.fixture(scope="module")
+def gpt() -> Transformer:
+    return moved(FORMS["gpt"])
+
+
 @pytest.fixture(scope="module")
 def writer(gpt) -> Writer:
-    return Writer(gpt.state_dict(), MERGES, n_head=4)
+    return widget_of(gpt)
 
 
-def test_logits_are_those_of_the_package_with_the_same_rounded_weights(node, gpt, writer):
+@pytest.fixture(scope="module", params=FORMS)
+def model(request) -> Transformer:
+    """A model of each form, those of the book with their own sizes."""
+    return moved(FORMS[request.param])
+
+
+def test_logits_are_those_of_the_package_with_the_same_rounded_weights(node, model):
     ids = torch.randint(0, 1024, (128,), generator=torch.Generator().manual_seed(1)).tolist()
     found = node(
         Writer,
         f"(({{ net, cache }}) => ids.map((id) => [...step(net, cache, id)]))({NET})",
         ids=ids,
-        **values(writer),
+        **values(widget_of(model)),
     )
-    model = Transformer(CONFIGS["gpt"]).eval()
-    model.load_state_dict(rounded(gpt.state_dict()))
     with torch.no_grad():
-        expected = model(torch.tensor([ids]))[0]
-    assert expected.std() > 0.5
+        expected = in_page_precision(model)(torch.tensor([ids]))[0]
+    assert expected.std() > 0.2
     torch.testing.assert_close(torch.tensor(found), expected, rtol=0, atol=1e-3)
     with torch.no_grad():
-        assert (gpt(torch.tensor([ids]))[0] - expected).abs().max() > 1e-2  # the rounding itself is seen
+        assert (model(torch.tensor([ids]))[0] - expected).abs().max() > 1e-2  # the rounding itself is seen
 
 
-def test_a_full_context_goes_on_from_its_newest_half(node, gpt, writer):
-    ids = torch.randint(0, 1024, (150,), generator=torch.Generator().manual_seed(2)).tolist()
+def test_a_full_context_goes_on_from_its_newest_half(node, model):
+    T = model.config.block_size
+    ids = torch.randint(0, 1024, (T + 22,), generator=torch.Generator().manual_seed(2)).tolist()
     found = node(
         Writer,
         f"(({{ net, cache }}) => [[...read(net, cache, ids)], cache.ids])({NET})",
         ids=ids,
-        **values(writer),
+        **values(widget_of(model)),
     )
-    assert found[1] == ids[64:]
-    model = Transformer(CONFIGS["gpt"]).eval()
-    model.load_state_dict(rounded(gpt.state_dict()))
+    assert found[1] == ids[T // 2 :]
     with torch.no_grad():
-        expected = model(torch.tensor([ids[64:]]))[0, -1]
+        expected = in_page_precision(model)(torch.tensor([found[1]]))[0, -1]
     torch.testing.assert_close(torch.tensor(found[0]), expected, rtol=0, atol=1e-3)
+
+
+def test_the_state_of_a_language_model_in_half_precision_is_taken_as_it_is(node):
+    model = moved(FORMS["wide heads"])
+    half = {name: tensor.half() for name, tensor in model.state_dict().items()}
+    assert Writer(half, MERGES, n_head=4, block_size=128).n_params == model.config.n_params
 
 
 def test_text_becomes_the_ids_of_the_package_and_comes_back(node, writer):
@@ -123,15 +160,14 @@ def test_sampling_is_reproducible_and_follows_the_seed(node, writer):
     assert len(first) == 60 and max(first) < 1021
 
 
-def test_at_temperature_0_the_model_writes_as_the_package_does_greedily(node, gpt, writer):
+def test_at_temperature_0_the_model_writes_as_the_package_does_greedily(node, model):
     prompt = TOKENIZER.encode("To be, or not")
-    found = node(Writer, WRITTEN, prompt=prompt, temperature=0, seed=1, **values(writer))
-    model = Transformer(CONFIGS["gpt"]).eval()
-    model.load_state_dict(rounded(gpt.state_dict()))
+    found = node(Writer, WRITTEN, prompt=prompt, temperature=0, seed=1, **values(widget_of(model)))
+    same = in_page_precision(model)
     ids = list(prompt)
     with torch.no_grad():
         while len(ids) < len(prompt) + 60:
-            ids.append(int(model(torch.tensor([ids]), keep=-1)[0, 0, :1021].argmax()))
+            ids.append(int(same(torch.tensor([ids]), keep=-1)[0, 0, :1021].argmax()))
     assert found == ids[len(prompt) :]
 
 
@@ -181,6 +217,7 @@ def test_a_row_of_zeros_stays_zero(node, gpt):
 def test_weights_are_no_part_of_the_page_and_their_name_is_their_content(gpt, writer):
     assert len(json.dumps(writer.get_state())) < 40_000
     assert len(writer.packed) < 480_000
+    assert len(widget_of(moved(COURSE)).packed) < 1_900_000
     state = {name: tensor.numpy() for name, tensor in gpt.state_dict().items() if name != "lm_head.weight"}
     assert Writer(state, TOKENIZER.merges, n_head=2).weights == writer.weights
     state["norm.bias"] = state["norm.bias"] + 1
@@ -216,6 +253,11 @@ def test_the_page_takes_the_bytes_of_the_kernel(node):
     assert found == [[1, 2, 255], 0]
 
 
+def ones(shapes: dict[str, tuple[int, ...]], changes: dict) -> dict:
+    state = {name: np.ones(shape, np.float32) for name, shape in shapes.items()}
+    return {name: array for name, array in (state | changes).items() if array is not None}
+
+
 def broken(**changes) -> dict:
     shapes = {"embed_tokens.weight": (300, 8), "embed_positions.weight": (16, 8)}
     layer = {f"self_attn.{x}_proj": (8, 8) for x in "qkvo"} | {
@@ -225,14 +267,42 @@ def broken(**changes) -> dict:
     layer |= {"input_layernorm": (8,), "post_attention_layernorm": (8,)}
     for part, shape in ({f"layers.0.{name}": s for name, s in layer.items()} | {"norm": (8,)}).items():
         shapes |= {f"{part}.weight": shape, f"{part}.bias": shape[:1]}
-    state = {name: np.ones(shape, np.float32) for name, shape in shapes.items()}
-    return {name: array for name, array in (state | changes).items() if array is not None}
+    return ones(shapes, changes)
+
+
+def llama(**changes) -> dict:
+    model = Transformer(ModelConfig(300, 16, 1, 4, 8, 2, tie_embeddings=True, intermediate_size=12))
+    return ones({name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}, changes)
+
+
+ROTARY = {"block_size": 16, "n_head": 4}
 
 
 @pytest.mark.parametrize(
     ("state", "options", "sentence"),
     [
-        (broken(**{"embed_positions.weight": None}), {}, "learned positions"),
+        (
+            broken(**{"embed_positions.weight": None}),
+            {},
+            "in the form of LLaMA with rotary positions: layers",
+        ),
+        (broken(**{"embed_positions.weight": np.ones(8)}), {}, "as matrices"),
+        (broken(**{"embed_tokens.weight": None}), {}, "needs embed_tokens.weight"),
+        (broken(), {"rope_theta": 100.0}, "16 learned positions: leave out block_size and rope_theta"),
+        (broken(), {"block_size": 8}, "16 learned positions"),
+        (llama(), {"n_head": 4}, "rotary positions the weights do not tell .*: give block_size"),
+        (llama(), ROTARY | {"block_size": 1}, "block_size must be a whole number from 2 to 4,096"),
+        (llama(), ROTARY | {"rope_theta": 1}, "rope_theta must be a number from 2"),
+        (llama(), ROTARY | {"n_head": 8}, "heads of an even width 1 for 8 query heads"),
+        (llama(), ROTARY | {"n_head": 3}, "must divide the width 8"),
+        (llama(**{"layers.0.self_attn.k_proj.weight": np.ones((6, 8))}), ROTARY, "Keys of width 6 do not"),
+        (llama(**{"layers.0.self_attn.v_proj.weight": np.ones((8, 8))}), ROTARY, r"the shape \(4, 8\)"),
+        (llama(**{"layers.0.mlp.gate_proj.weight": None}), ROTARY, "Missing .*gate_proj"),
+        (
+            llama(**{"layers.0.self_attn.q_proj.bias": np.ones(8)}),
+            ROTARY,
+            "unexpected .* LLaMA .*q_proj.bias",
+        ),
         (broken(**{"lm_head.weight": np.zeros((300, 8))}), {}, r"tie_embeddings=True"),
         (broken(**{"layers.0.self_attn.q_proj.bias": None}), {}, "Missing or unexpected .*q_proj.bias"),
         (broken(**{"layers.0.mlp.gate_proj.weight": np.ones((32, 8))}), {}, "gate_proj"),

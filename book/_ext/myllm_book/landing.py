@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from docutils import nodes
 from safetensors.numpy import load_file
@@ -16,6 +17,7 @@ from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 from sphinx.util import logging
 
+from myllm.llm import LLM
 from myllm.tokenizers.pretrained import load_tokenizer
 from myllm.widgets import Writer
 
@@ -40,25 +42,42 @@ def result(name: str, made_by: str) -> Path:
 
 @cache
 def writer() -> Writer:
-    """The book's GPT as a widget, with the lines that it wrote earlier."""
-    state = load_file(result("gpt.safetensors", "python -m bench.scoreboard --train gpt"))
+    """The course's own model as a widget, with the lines that it wrote earlier."""
+    llm = LLM.from_pretrained("course-base", dtype=torch.float32)
     run = json.loads(result("writing.json", "python -m bench.writing").read_text("utf-8"))
-    options = {"prompt": run["prompt"], "temperature": run["temperature"], "written": run["text"]}
-    return Writer(state, load_tokenizer("shakespeare").merges, n_head=HEADS, start=True, **options)
+    return Writer(
+        llm.model.state_dict(),
+        load_tokenizer("shakespeare").merges,
+        n_head=llm.config.n_head,
+        block_size=llm.config.block_size,
+        prompt=run["prompt"],
+        temperature=run["temperature"],
+        written=run["text"],
+        start=True,
+    )
+
+
+def writers() -> Iterator[Writer]:
+    """The widgets whose weights are files of the site: those of the landing page and of chapters 7 and 10."""
+    yield writer()
+    state = load_file(result("gpt.safetensors", "python -m bench.scoreboard --train gpt"))
+    yield Writer(state, load_tokenizer("shakespeare").merges, n_head=HEADS)
 
 
 def publish_weights(app: Sphinx, exception: Exception | None) -> None:
-    """Write the weights of the GPT, which widgets fetch on demand, as a script: it works from a disk too."""
+    """Write the weights, which widgets fetch on demand, as a script: it works from a disk, too."""
     if exception or app.builder.format != "html":
         return
     folder = Path(app.outdir) / "_static" / "weights"
     folder.mkdir(parents=True, exist_ok=True)
-    name, data = writer().weights, b64encode(writer().packed).decode()
-    (folder / f"{name}.js").write_text(f'(globalThis.myllmWeights ??= {{}})["{name}"] = "{data}";\n', "utf-8")
+    for widget in writers():
+        name, data = widget.weights, b64encode(widget.packed).decode()
+        script = f'(globalThis.myllmWeights ??= {{}})["{name}"] = "{data}";\n'
+        (folder / f"{name}.js").write_text(script, "utf-8")
 
 
 class Stage(BookDirective):
-    """The GPT, alive; the body is its caption, in which ``{parameters}`` is how many it has."""
+    """The model, alive; the body is its caption, in which ``{parameters}`` is how many it has."""
 
     def run(self) -> list[nodes.Node]:
         """A figure with the widget; where no script runs, the lines that it wrote earlier."""

@@ -108,7 +108,30 @@ def names() -> str:
     return lines + ends
 
 
-DRAWINGS = (counts, windows, merges, lengths, triangle, tiles, blocks, rotation, names)
+def curves() -> str:
+    """Chapter 10: losses of small runs, and that of the larger run which they predict."""
+    small = "".join(line(f"M6 {6 + 5 * i}C22 {34 + 4 * i} 40 {38 + 4 * i} 60 {40 + 4 * i}") for i in range(3))
+    return small + line("M6 4C26 46 60 52 112 57", "q") + '<circle class="token" cx="112" cy="57" r="4"/>'
+
+
+def plug() -> str:
+    """Chapter 11: a run that is cut, and goes on where it stood."""
+    steps = "".join(box(4 + 14 * i, 12, 10, 16, "token" if i < 4 else "faint") for i in range(8))
+    again = "".join(box(4 + 14 * i, 40, 10, 16, "faint" if i < 4 else "token") for i in range(8))
+    return steps + again + line("M59 6v54", "k")
+
+
+def ring() -> str:
+    """Chapter 12: four processes that hand on their sums in a ring."""
+    places = [(60, 8), (96, 32), (60, 56), (24, 32)]
+    ways = "".join(
+        line(f"M{a} {b}Q{(a + c) / 2 + (b - d) / -4:g} {(b + d) / 2 + (a - c) / 4:g} {c} {d}", "k")
+        for (a, b), (c, d) in itertools.pairwise([*places, places[0]])
+    )
+    return ways + "".join(box(x - 9, y - 7, 18, 14, "token") for x, y in places)
+
+
+DRAWINGS = (counts, windows, merges, lengths, triangle, tiles, blocks, rotation, names, curves, plug, ring)
 
 
 def thumbnail(chapter: int) -> str:
