@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from myllm.config import ModelConfig
     from myllm.grading.notebook import Card
 
 COLOURS = {  # one role, one colour; mid-tones of book/_static/colours.css that read on light and dark pages
@@ -106,6 +107,36 @@ def weights(name: str) -> Path:
 def _results() -> Path:
     folder = Path(__file__).parent / "_results"  # in an installed wheel
     return folder if folder.is_dir() else Path(__file__).parents[1] / "book" / "_results"
+
+
+def step_memory(config: "ModelConfig", B: int, T: int) -> list[dict[str, Any]]:
+    """The bytes of one training step, in float32 and with weights held in bfloat16, for `MemoryTimeline`.
+
+    Args:
+        config: The model.
+        B: Rows of the batch.
+        T: Tokens in a row.
+    """
+    import torch
+
+    ways: list[dict[str, Any]] = []
+    for name, dtype in (("float32", torch.float32), ("held in bfloat16", torch.bfloat16)):
+        n, item = config.n_params, dtype.itemsize
+        masters = 4 * n if dtype == torch.bfloat16 else 0
+        logits = B * T * config.vocab_size * item
+        layer = (config.activations(B, T, dtype) - logits) // config.n_layer
+        ways.append(
+            {
+                "name": name,
+                "parameters": n * item,
+                "gradients": n * item,
+                "optimizer": 8 * n + masters,
+                "logits": logits,
+                "layers": [layer] * config.n_layer,
+                "inputs": [B * T * config.n_embd * item] * config.n_layer,
+            }
+        )
+    return ways
 
 
 def check(exercise: str, function: Callable[..., Any], *, seed: int | None = None) -> "Card":
