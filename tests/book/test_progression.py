@@ -135,9 +135,9 @@ def read(path: Path) -> Chapter:
 CHAPTERS = [read(path) for path in sorted((ROOT / "book").glob("[0-9][0-9]-*.md"))]
 WRITTEN = {chapter.number for chapter in CHAPTERS}
 MODULES = sorted(
-    ".".join(path.relative_to(ROOT / "myllm").with_suffix("").parts)
+    ".".join(path.relative_to(ROOT / "myllm").with_suffix("").parts).removesuffix(".__init__")
     for path in (ROOT / "myllm").rglob("*.py")
-    if path.name != "__init__.py"
+    if path.name != "__init__.py" or path.parent.name == "strategies"  # the one package that defines something
 )
 
 
@@ -213,7 +213,7 @@ def test_what_is_introduced_exists():
     """Modules from the chapter on, definitions as soon as there is their module."""
     for one, chapter in HOME.items():
         module, _, name = one.rpartition(".")
-        if module in MODULES:
+        if module in MODULES and one not in MODULES:
             assert name in definitions(module), one
         else:
             assert one in MODULES or chapter not in WRITTEN, one
