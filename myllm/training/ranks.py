@@ -147,7 +147,7 @@ def _serve(rank: int, world: int, store: str) -> None:
     while True:
         try:
             function, arguments = pickle.loads(pickle.load(sys.stdin.buffer))
-        except EOFError:
+        except (EOFError, KeyboardInterrupt):
             return
         try:
             answer = cloudpickle.dumps(function(rank, world, *arguments)), None
