@@ -47,7 +47,8 @@ def source_map() -> list[Place]:
 @cache
 def first_lines(module: str) -> dict[str, str]:
     """What each public definition of a module is, by the first sentence of its docstring."""
-    path = ROOT.joinpath("myllm", *module.split(".")).with_suffix(".py")
+    folder = ROOT.joinpath("myllm", *module.split("."))
+    path = folder / "__init__.py" if folder.is_dir() else folder.with_suffix(".py")
     kinds = ast.FunctionDef | ast.ClassDef
     found = {node.name: node for node in ast.parse(path.read_text("utf-8")).body if isinstance(node, kinds)}
     return {name: re.split(r"\.\s", (ast.get_docstring(node) or "") + " ")[0] for name, node in found.items()}
