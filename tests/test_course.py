@@ -83,3 +83,18 @@ def test_masks_are_drawn_cell_by_cell_and_printed_as_text():
     assert page.count("<rect") == 6 + 5 and page.count("<circle") == 3 + 4
     assert 'aria-label="a &amp; b: query 0 attends to [0]; query 1 attends to [0, 1]; ' in page
     assert "query 2 attends to [1, 2]" in page and "<code>a &amp; b</code>" in page
+
+
+def test_the_bytes_of_a_step_are_those_that_the_configuration_counts():
+    torch = pytest.importorskip("torch")
+    from myllm import ModelConfig
+
+    config = ModelConfig(vocab_size=99, block_size=32, n_layer=3, n_head=2, n_embd=16)
+    full, held = course.step_memory(config, B=2, T=8)
+    for way, dtype in ((full, torch.float32), (held, torch.bfloat16)):
+        activations = sum(way["layers"]) + way["logits"]
+        assert abs(activations - config.activations(2, 8, dtype)) < config.n_layer  # whole bytes a layer
+        assert way["logits"] == 2 * 8 * 99 * dtype.itemsize
+        assert way["inputs"] == [2 * 8 * 16 * dtype.itemsize] * 3
+        assert way["parameters"] == way["gradients"] == config.n_params * dtype.itemsize
+    assert (full["optimizer"], held["optimizer"]) == (8 * config.n_params, 12 * config.n_params)

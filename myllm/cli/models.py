@@ -50,8 +50,7 @@ class Models:
             [[row["name"], *(f"{row[key]:,}" for key in list(row)[1:])] for row in rows],
         )
         where = downloads.find("smollm2") or "run `myllm download smollm2` first (98 MB)"
-        print("\nReady to use by name: course-base, the model that chapter 10 trains;")
-        print(f"smollm2, which is smollm2-135m with its weights: {where}")
+        print(f"\nReady to use: course-base, which chapter 10 trains; smollm2, smollm2-135m's weights: {where}")
         return 0
 
 
