@@ -50,7 +50,7 @@ class Models:
             [[row["name"], *(f"{row[key]:,}" for key in list(row)[1:])] for row in rows],
         )
         where = downloads.find("smollm2") or "run `myllm download smollm2` first (98 MB)"
-        print(f"\nReady to use: course-base, which chapter 10 trains; smollm2, smollm2-135m's weights: {where}")
+        print(f"\nReady to use: course-base, which chapter 10 trains; smollm2, SmolLM2-135M: {where}")
         return 0
 
 

@@ -137,7 +137,7 @@ WRITTEN = {chapter.number for chapter in CHAPTERS}
 MODULES = sorted(
     ".".join(path.relative_to(ROOT / "myllm").with_suffix("").parts).removesuffix(".__init__")
     for path in (ROOT / "myllm").rglob("*.py")
-    if path.name != "__init__.py" or path.parent.name == "strategies"  # the one package that defines something
+    if path.name != "__init__.py" or path.parent.name == "strategies"  # it defines something
 )
 
 
