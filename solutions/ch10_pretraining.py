@@ -75,6 +75,8 @@ def adamw_step(
 def diagnose(log: dict[str, Any]) -> str:
     """Name what is wrong with a training run, from its log. A log has one illness at most.
 
+    The logs are generated so that their signs are clear; those of real runs, as in the ward, are less so.
+
     The labels and what they mean:
 
     - ``"unshifted labels"``: the target of each token is the token itself, in training and in evaluation.
@@ -147,7 +149,7 @@ def diagnose(log: dict[str, Any]) -> str:
 def spend(
     flops: float, unique_tokens: float, fit: dict[str, float], table: int
 ) -> tuple[float, float, float, float]:
-    """Choose the size of a model and the number of its tokens for a budget of FLOPs, with few unique tokens.
+    """Choose the size of a model and the number of its tokens for a budget of FLOPs, when unique tokens are scarce.
 
     Micro-runs gave the law ``L(N, D) = E + A / N**a + B / D**b``. Here N counts the parameters that multiply:
     the matrices of the layers and the head, which has its own matrix. It does not count the embedding table,
@@ -187,7 +189,7 @@ def spend(
     # END SOLUTION
 
 
-@exercise("10.4", "Muon or AdamW?", points=6, minutes=25, difficulty=2, section="muon")
+@exercise("10.4", "Muon or AdamW?", points=6, minutes=25, difficulty=2, section="race")
 def compare(runs: list[dict[str, Any]]) -> dict[str, Any]:
     """Compare two optimizers fairly: each at its own best rate, at equal FLOPs, with the spread of the seeds.
 
@@ -202,7 +204,8 @@ def compare(runs: list[dict[str, Any]]) -> dict[str, Any]:
     Args:
         runs: A table in any order, in which each row is a dict: ``optimizer``, ``"adamw"`` or ``"muon"``;
             ``rate``; ``seed``; ``flops``, an int, those of one update; and ``losses``, the loss on held-out
-            text after each update, of which there may be any number from one on. Both optimizers occur, each
+            text after each update, of which there may be any number from one on. The budget is enough for
+            one update of every run. Both optimizers occur, each
             with at least one rate whose losses are finite. The rates and numbers of seeds may differ.
 
     Returns:
@@ -252,11 +255,11 @@ def anneal(step: int, peak: float, warmup: int, finishes: list[tuple[int, int]])
     on. The rules:
 
     1. Outside of finishes, the rate of update s, counted from 0, is the peak, or ``(s + 1) / warmup`` of it
-       if that is less. So it returns to the peak at once after a finish.
-    2. A finish falls in a line from the rate r that update ``start`` would have without it. The first of its
+       if that is less. So after a finish it returns to that rate at once.
+    2. During a finish, the rate falls linearly from the rate r that update ``start`` would have without it. The first of its
        updates already falls, to ``(length - 1) / length`` of r, and the last one uses exactly 0.
-    3. A finish may start within the one before it, because plans change. From its start on, the earlier one
-       is void, also after the later one has ended.
+    3. A finish may start within the one before it, because plans change. From the start of the later one on,
+       the earlier one is void, also after the later one has ended.
     4. What is announced changes no rate before its start.
 
     This version breaks all four rules, some of them more than once::
