@@ -21,7 +21,8 @@ def reduce_scatter(
     with the same index have the same length on all ranks; chunks with different indices may differ in length.
 
     Args:
-        chunks: The gradients of this rank: ``world`` vectors, float32 or float64, of any lengths, 0 too.
+        chunks: The gradients of this rank: ``world`` vectors, float32 or float64, of any lengths, 0 too. They
+            stay as they are.
         rank: The number of this rank, 0 to ``world - 1``.
         world: The number of ranks, 1 or more.
         exchange: ``exchange(to, source, x)`` sends the tensor ``x`` to the rank ``to``, waits, and returns
@@ -123,8 +124,8 @@ def zero_bytes(layers: list[int], world: int, stage: int, micro_batches: int, bf
     whole gradient of one layer, padded, until it is reduced; where the weights are sharded, the whole weights
     of one layer, padded, too. At the worst moment that is the largest layer.
 
-    All traffic runs on rings: in a reduce-scatter or an all-gather of a layer a rank sends all shards but
-    one. Per layer:
+    All traffic runs on rings: in a reduce-scatter or an all-gather of a layer, a rank sends all shards but
+    one, padding included, also in stage 0. Per layer:
 
     - Stage 0: one all-reduce of the gradients per update (a reduce-scatter and an all-gather).
     - Stage 1: one reduce-scatter of the gradients and one all-gather of the new weights per update.

@@ -149,7 +149,7 @@ def diagnose(log: dict[str, Any]) -> str:
 def spend(
     flops: float, unique_tokens: float, fit: dict[str, float], table: int
 ) -> tuple[float, float, float, float]:
-    """Choose the size of a model and the number of its tokens for a budget of FLOPs, when unique tokens are scarce.
+    """Choose the size of a model and the number of its tokens for a budget of FLOPs and little text.
 
     Micro-runs gave the law ``L(N, D) = E + A / N**a + B / D**b``. Here N counts the parameters that multiply:
     the matrices of the layers and the head, which has its own matrix. It does not count the embedding table,
@@ -256,8 +256,8 @@ def anneal(step: int, peak: float, warmup: int, finishes: list[tuple[int, int]])
 
     1. Outside of finishes, the rate of update s, counted from 0, is the peak, or ``(s + 1) / warmup`` of it
        if that is less. So after a finish it returns to that rate at once.
-    2. During a finish, the rate falls linearly from the rate r that update ``start`` would have without it. The first of its
-       updates already falls, to ``(length - 1) / length`` of r, and the last one uses exactly 0.
+    2. During a finish, the rate falls linearly from the rate r that update ``start`` would have without it.
+       The first of its updates already falls, to ``(length - 1) / length`` of r, and the last one uses 0.
     3. A finish may start within the one before it, because plans change. From the start of the later one on,
        the earlier one is void, also after the later one has ended.
     4. What is announced changes no rate before its start.

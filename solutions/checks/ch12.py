@@ -33,7 +33,7 @@ class Ranks:
         self.posted: dict[tuple[Any, ...], Any] = {}
 
     def run(self, call: Callable[["Port"], Any]) -> Any:
-        """The results of all ranks; if one waits for ever, a sentence that says so."""
+        """The results of all ranks; if one waits forever, a sentence that says so."""
         results: list[Any] = [None] * self.world
         left, waiting = [*range(self.world)], ""
         while left:
@@ -77,7 +77,7 @@ class Port:
     def _take(self, *key: Any, who: int) -> Any:
         found = (*key, self._next("take", *key))
         if found not in self.ranks.posted:
-            raise Wait(f"rank {self.rank} waits for ever for rank {who}")
+            raise Wait(f"rank {self.rank} waits forever for rank {who}")
         return self.ranks.posted[found]
 
     def _next(self, *key: Any) -> int:
@@ -606,7 +606,20 @@ def border_runs(rng: Rng) -> Iterator[tuple[int, int, int, int, Phases]]:
 @sampler_exam.property(1)
 def another_order(f: Function, rng: Rng) -> None:
     """Two different pairs of seed and epoch give different orders."""
-    places = [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (0, 2), (1, 11), (11, 1), (10**6, 3), (3, 10**6)]
+    places = [
+        (0, 0),
+        (0, 1),
+        (1, 0),
+        (1, 1),
+        (2, 0),
+        (0, 2),
+        (1, 11),
+        (11, 1),
+        (10**6, 3),
+        (3, 10**6),
+        (0, 100),
+        (0, 1000),
+    ]
     orders = dict[tuple[int, ...], tuple[int, int]]()
     for place in places:
         order = tuple(play(f, 50, *place, 0, [Phase(1)])[0])
