@@ -14,7 +14,7 @@ from bs4 import BeautifulSoup
 from myllm.grading.catalogue import exercises
 
 ROOT = Path(__file__).parents[2]
-LIMIT = 600_000  # bytes of a page's HTML, widget state and pictures
+LIMIT = 700_000  # bytes of a page's HTML, widget state and pictures
 
 
 def is_local(address: str) -> bool:
