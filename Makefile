@@ -109,7 +109,7 @@ browser: install ## The built site: links, names, weight, and with Chromium widg
 	$(call step,The built site)
 	@MYLLM_SITE=required $(PY) -m pytest -n 2 --dist loadfile tests/book tests/browser --deselect tests/book/test_canaries.py
 
-course-models: install ## Train the model that the package ships, course-base (about an hour; it resumes)
+course-models: install ## Train the model that the package ships, course-base (45 minutes; it resumes)
 	$(call step,The course's own model)
 	@$(PY) -m bench.course_models
 

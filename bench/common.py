@@ -117,7 +117,7 @@ def machine(*packages: str) -> dict[str, Any]:
         "load": [round(x, 2) for x in os.getloadavg()],
         "python": platform.python_version(),
         "versions": {package: version(package) for package in packages},
-        "commit": _git("rev-parse", "--short", "HEAD") + ("+" if _git("diff", "HEAD", "--", "myllm") else ""),
+        "commit": _commit(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
@@ -125,7 +125,13 @@ def machine(*packages: str) -> dict[str, Any]:
 def origin() -> dict[str, str]:
     """What a file in book/_results says of its commit and machine."""
     where = f"{platform.machine()}, 1 thread, torch {version('torch')}"
-    return {"commit": _git("rev-parse", "--short", "HEAD"), "machine": where}
+    return {"commit": _commit(), "machine": where}
+
+
+def _commit() -> str:
+    """The commit, with a plus sign if code that matters for a result differs from it."""
+    changed = _git("status", "--porcelain", "--", "myllm", "bench/*.py")
+    return _git("rev-parse", "--short", "HEAD") + ("+" if changed else "")
 
 
 def _git(*arguments: str) -> str:

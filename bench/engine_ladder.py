@@ -18,9 +18,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import cross_entropy
 
 from bench.common import machine, origin, timed
+from bench.course_models import CONFIG as BASE
 from bench.engine_resume import tokens
 from bench.scoreboard import RESULTS
-from myllm import ModelConfig, Transformer
+from myllm import Transformer
 from myllm.data.loader import WindowLoader
 from myllm.files import atomic_write
 from myllm.training.losses import chunked_loss
@@ -30,17 +31,7 @@ from myllm.training.speed import allow_fast_products
 from myllm.training.step import Step
 from myllm.training.strategies.single import Single
 
-CONFIG = ModelConfig(
-    vocab_size=1024,
-    block_size=64,
-    n_layer=4,
-    n_head=6,
-    n_kv_head=3,
-    n_embd=192,
-    intermediate_size=512,
-    tie_embeddings=True,
-    init_std=0.05,
-)
+CONFIG = BASE.replace(block_size=64)
 ROWS, ROUNDS, LR = 8, 5, TrainConfig(steps=1).lr
 START: dict[str, Any] = {
     "micro": 1,

@@ -9,8 +9,8 @@
 - data: the same budget spent on other texts.
 """
 
+import argparse
 import json
-import sys
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from functools import cache, partial
@@ -267,10 +267,15 @@ def ward() -> dict[str, Any]:
 
 def main() -> None:
     """Make the parts that are named, or all, and keep the rest of the file."""
-    torch.set_num_threads(1)
     made = {"forecast": forecast, "race": race, "ward": ward, "data": data}
+    parser = argparse.ArgumentParser(description="Make parts of book/_results/pretraining.json.")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(made)}; by default all")
+    parts = parser.parse_args().parts
+    if unknown := {*parts} - {*made}:
+        parser.error(f"There is no part {min(unknown)!r}; choose from {', '.join(made)}.")
+    torch.set_num_threads(1)
     result: dict[str, Any] = json.loads(TARGET.read_text("utf-8")) if TARGET.exists() else {}
-    for name in sys.argv[1:] or made:
+    for name in parts or made:
         result |= {"command": "python -m bench.pretraining", **origin(), name: made[name]()}
         atomic_write(TARGET, json.dumps(result, indent=1) + "\n")
 

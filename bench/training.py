@@ -100,8 +100,9 @@ def rival(shape: str, precision: str, kind: str) -> Update:
             return model(ids, labels=ids, shift_labels=targets).loss
 
     model.train()
-    decays = [p for p in model.parameters() if p.ndim == 2]
-    others = [p for p in model.parameters() if p.ndim < 2]
+    tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    decays = [p for p in model.parameters() if p.ndim == 2 and id(p) not in tables]
+    others = [p for p in model.parameters() if p.ndim < 2 or id(p) in tables]
     groups = [{"params": decays, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=RATE, betas=(0.9, 0.95), fused=True)
     stream = batches(shape)

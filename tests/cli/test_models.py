@@ -73,6 +73,16 @@ def test_info_counts(capsys):
     assert f"{2 * 3 * 12 * 768 * 100 * 4 / 1e6:,.1f}" in out
 
 
+def test_the_model_that_comes_with_the_package_is_known_by_its_name(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)  # nothing of that name lies here
+    assert main(["info", "course-base", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["parameters"] == 1_820_352
+    assert main(["generate", "course-base", "My lord, ", "--max-new-tokens", "3"]) == 0
+    assert len(capsys.readouterr().out.split()) >= 1
+    assert main(["models"]) == 0
+    assert "course-base" in capsys.readouterr().out
+
+
 def test_info_of_files(capsys, folder, tmp_path):
     assert main(["info", str(folder), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["config"]["n_embd"] == 8
