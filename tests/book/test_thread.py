@@ -58,6 +58,12 @@ def test_the_minutes_on_the_card_are_those_of_the_formula(path):
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_no_formula_is_torn_into_a_list(path):
+    """A line that a wrap makes begin with + ends the paragraph, and with it a formula; lists use -."""
+    assert re.findall(r"^ *\+ .*", prose(path.read_text("utf-8")), re.MULTILINE) == []
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 def test_every_mention_of_a_chapter_is_a_link_with_its_number(path):
     if path.suffix != ".md" or path.parent != BOOK or path.stem == "source-map":
         return
