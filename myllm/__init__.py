@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from myllm.evaluation.perplexity import perplexity as perplexity
     from myllm.inference.generate import generate as generate
     from myllm.inference.generate import stream as stream
+    from myllm.inference.sampling import SamplingConfig as SamplingConfig
     from myllm.llm import LLM as LLM
     from myllm.model.attention import attend as attend
     from myllm.model.transformer import Transformer as Transformer
@@ -30,6 +31,7 @@ _HOME = {
     "LLM": "myllm.llm",
     "ModelConfig": "myllm.config",
     "Pretrain": "myllm.training.pretrain",
+    "SamplingConfig": "myllm.inference.sampling",
     "TrainConfig": "myllm.training.settings",
     "Trainer": "myllm.training.loop",
     "Transformer": "myllm.model.transformer",

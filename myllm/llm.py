@@ -101,9 +101,9 @@ class LLM:
 
         Args:
             prompt: The text to continue.
-            sampling: ``max_new_tokens`` (by default 256, or as many as fit into the context), ``temperature``
-                (0, the default, always takes the most likely token), ``stop`` (strings that end the text) and
-                ``seed``.
+            sampling: ``max_new_tokens`` (by default 256, or as many as fit into the context), ``stop``
+                (strings that end the text), ``seed``, and the fields of `SamplingConfig`, such as
+                ``temperature`` (0, the default, always takes the most likely token) and ``top_p``.
 
         Raises:
             UserError: No tokenizer, an option out of range, or a text that exceeds the context.

@@ -1,6 +1,5 @@
 """Generating text: the model predicts the next token again and again."""
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import takewhile
 from typing import Any
@@ -9,7 +8,8 @@ import torch
 from torch import Tensor
 
 from myllm.files import UserError
-from myllm.model.basics import block_size_of, device_of, upcast
+from myllm.inference.sampling import Sampler, SamplingConfig
+from myllm.model.basics import block_size_of, device_of
 from myllm.model.cache import Cache
 from myllm.model.masks import Mask, causal
 from myllm.model.transformer import Transformer
@@ -18,6 +18,9 @@ from myllm.tokenizers.pretrained import decode_stream
 
 Model = Callable[..., Tensor]
 """Any function from ids (B, T) int64 to logits (B, T, V); called ``model(ids, cache=…)`` with a cache."""
+
+Choose = Callable[[Tensor, Tensor, int], Tensor]
+"""Chooses tokens (B,) int64 from logits (B, V), the text so far (B, N) and where its new part starts."""
 
 
 class GrowingCache:
@@ -33,7 +36,7 @@ class GrowingCache:
         self, n_layer: int, *, pads: Tensor | None = None, device: torch.device | str | None = None
     ) -> None:
         self._held: list[tuple[Tensor, Tensor] | None] = [None] * n_layer
-        self._pads, self._device = pads, device
+        self.pads, self._device = pads, device
 
     @property
     def length(self) -> int:
@@ -43,7 +46,7 @@ class GrowingCache:
     def positions(self, T: int) -> Tensor:
         """The positions of all keys, T new ones included: (S,), or (B, S) with padding; see `Cache`."""
         slots = torch.arange(self.length + T, device=self._device)
-        return slots if self._pads is None else (slots - self._pads[:, None]).clamp(min=-1)
+        return slots if self.pads is None else (slots - self.pads[:, None]).clamp(min=-1)
 
     def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Store a layer's new keys and values, (B, K, T, D); return all of its own, (B, K, S, D)."""
@@ -60,8 +63,7 @@ def decode(
     ids: Tensor,
     *,
     steps: int,
-    temperature: float = 0.0,
-    generator: torch.Generator | None = None,
+    sampler: Choose | None = None,
     pads: Tensor | None = None,
     cache: Cache | None = None,
 ) -> Iterator[Tensor]:
@@ -73,8 +75,8 @@ def decode(
         model: Any function from ids (B, T) to logits (B, T, V).
         ids: The prompts, (B, T) int64.
         steps: How many tokens are generated for each row.
-        temperature: See `generate`.
-        generator: The source of randomness; by default PyTorch's own.
+        sampler: Chooses the next tokens: a `Sampler` or another function of the same form. By default each
+            is the most likely one.
         pads: (B,) int64, by how many tokens each row is padded on the left, without a cache; a cache is told
             itself, as `GrowingCache` is.
         cache: An empty cache. Without one the whole text is computed again at each step.
@@ -87,26 +89,24 @@ def decode(
     """
     if cache is not None and pads is not None:
         raise UserError("With a cache, give the padding to the cache: GrowingCache(n_layer, pads=…).")
-    text = new = ids
+    pads = getattr(cache, "pads", pads)
+    sampler = sampler or Sampler(SamplingConfig())
+    start, new = ids.shape[1], ids
+    columns = torch.arange(start, device=ids.device)
+    text = ids if pads is None else ids.where(columns >= pads[:, None], -1)  # -1 is padding
     for _ in range(steps):
         if cache is not None:
             logits = last_logits(model, new, cache=cache)
             if _length(cache) == 0:
                 raise UserError("This model does not use the cache; generate without one.")
         elif pads is not None:
-            logits = last_logits(model, text, **_padded(text, pads))
+            logits = last_logits(model, text.clamp(min=0), **_padded(text, pads))
         else:
             logits = last_logits(model, text)
-        if not logits.amax(-1).isfinite().all():
-            raise UserError(
-                "The model's logits are not finite: its weights contain NaN or infinite numbers, or overflow "
-                "in this dtype; load it again, or in float32."
-            )
-        chosen = sample(logits, temperature, generator)
+        chosen = sampler(logits, text, start)
         yield chosen
         new = chosen[:, None]
-        if cache is None:
-            text = torch.cat([text, new], dim=1)
+        text = torch.cat([text, new], dim=1)
 
 
 def _length(cache: Cache | None) -> int | None:
@@ -126,10 +126,10 @@ def generate(
     ids: Sequence[int] | Tensor,
     *,
     max_new_tokens: int,
-    temperature: float = 0.0,
     stop_ids: Iterable[int] = (),
     seed: int | None = None,
     cache: Cache | None = None,
+    **sampling: Any,
 ) -> Iterator[int]:
     """Continue one text, one token at a time: `decode` for a batch of one.
 
@@ -137,12 +137,11 @@ def generate(
         model: Any function from ids (B, T) to logits (B, T, V).
         ids: The prompt, at least one id: a sequence, or a tensor (T,).
         max_new_tokens: The most that is generated.
-        temperature: 0 takes the most likely token each time; otherwise a token is sampled, after the logits
-            have been divided by it. 1 is the model's own distribution.
         stop_ids: Ids that end the text; they are not yielded.
         seed: Makes sampling repeatable; by default PyTorch's own generator is used.
         cache: An empty cache of keys and values, so that only the new token is computed each time. Without
             one the whole text is computed again for each token.
+        sampling: The fields of `SamplingConfig`, such as ``temperature`` and ``top_p``.
 
     Returns:
         The new ids, each as soon as it is known.
@@ -152,30 +151,37 @@ def generate(
             are not finite.
     """
     row = [int(i) for i in ids]
+    config, stops = SamplingConfig(**sampling), frozenset(stop_ids)
+    _check_room(model, len(row), max_new_tokens)
+    if _length(cache):
+        raise UserError("The cache already holds keys and values; give an empty one.")
+    device = device_of(model)
+    sampler = Sampler(config, stop_ids=stops, generators=_generators(seed, 1, device))
+    prompt = torch.tensor([row], device=device)
+    new = decode(model, prompt, steps=max_new_tokens, sampler=sampler, cache=cache)
+    return takewhile(lambda i: i not in stops, (int(i) for i in new))
+
+
+def _check_room(model: Model, length: int, max_new_tokens: int) -> None:
+    """Refuse a prompt of this length whose continuation would not fit into the model's context."""
     limit = block_size_of(model)
-    if not row:
+    if length == 0:
         raise UserError("There is nothing to continue; give at least one id, such as the begin token.")
     if max_new_tokens < 0:
         raise UserError(f"max_new_tokens must be 0 or more, not {max_new_tokens}.")
-    if not 0 <= temperature < math.inf:
-        raise UserError(f"temperature must be 0 or a positive number, not {temperature}.")
-    if _length(cache):
-        raise UserError("The cache already holds keys and values; give an empty one.")
-    if limit is not None and len(row) + max_new_tokens > limit:
-        room = limit - len(row)
+    if limit is not None and length + max_new_tokens > limit:
+        room = limit - length
         advice = f"ask for at most {room}" if room > 0 else "shorten the text"
-        text = f"{len(row)} tokens and {max_new_tokens} new ones"
+        text = f"{length} tokens and {max_new_tokens} new ones"
         raise UserError(f"{text} do not fit into a context of {limit}; {advice}.")
-    device = device_of(model)
-    generator = None
-    if seed is not None:
-        generator = torch.Generator(device).manual_seed(seed % (1 << 64))  # PyTorch takes 64 bits
-    prompt = torch.tensor([row], device=device)
-    new = decode(
-        model, prompt, steps=max_new_tokens, temperature=temperature, generator=generator, cache=cache
-    )
-    stops = frozenset(stop_ids)
-    return takewhile(lambda i: i not in stops, (int(i) for i in new))
+
+
+def _generators(seed: int | None, rows: int, device: torch.device) -> list[torch.Generator]:
+    """A generator for each row: row i has the seed ``seed + i``, so that equal prompts differ."""
+    if seed is None:
+        return []
+    seeds = ((seed + i) % (1 << 64) for i in range(rows))  # PyTorch takes 64 bits
+    return [torch.Generator(device).manual_seed(one) for one in seeds]
 
 
 def last_logits(model: Model, ids: Tensor, **options: Any) -> Tensor:
@@ -183,25 +189,6 @@ def last_logits(model: Model, ids: Tensor, **options: Any) -> Tensor:
     if isinstance(getattr(model, "_orig_mod", model), Transformer):  # compiled or not
         options["keep"] = -1
     return model(ids, **options)[:, -1]
-
-
-def sample(logits: Tensor, temperature: float, generator: torch.Generator | None = None) -> Tensor:
-    """The next token of each row: the most likely one at temperature 0, else a random one.
-
-    Args:
-        logits: (B, V).
-        temperature: See `generate`.
-        generator: The source of randomness; by default PyTorch's own.
-
-    Returns:
-        (B,) int64.
-    """
-    if temperature == 0:
-        return logits.argmax(-1)
-    logits = upcast(logits)
-    temperature = max(temperature, torch.finfo(logits.dtype).tiny)  # not 0 in this dtype
-    logits = (logits - logits.amax(-1, keepdim=True)) / temperature  # the largest is 0: nothing overflows
-    return torch.multinomial(torch.softmax(logits, dim=-1), 1, generator=generator).squeeze(-1)
 
 
 def stream(
