@@ -152,17 +152,17 @@ def generate(
     """
     row = [int(i) for i in ids]
     config, stops = SamplingConfig(**sampling), frozenset(stop_ids)
-    _check_room(model, len(row), max_new_tokens)
+    check_room(model, len(row), max_new_tokens)
     if _length(cache):
         raise UserError("The cache already holds keys and values; give an empty one.")
     device = device_of(model)
-    sampler = Sampler(config, stop_ids=stops, generators=_generators(seed, 1, device))
+    sampler = Sampler(config, stop_ids=stops, generators=generators(seed, 1, device))
     prompt = torch.tensor([row], device=device)
     new = decode(model, prompt, steps=max_new_tokens, sampler=sampler, cache=cache)
     return takewhile(lambda i: i not in stops, (int(i) for i in new))
 
 
-def _check_room(model: Model, length: int, max_new_tokens: int) -> None:
+def check_room(model: Model, length: int, max_new_tokens: int) -> None:
     """Refuse a prompt of this length whose continuation would not fit into the model's context."""
     limit = block_size_of(model)
     if length == 0:
@@ -176,7 +176,7 @@ def _check_room(model: Model, length: int, max_new_tokens: int) -> None:
         raise UserError(f"{text} do not fit into a context of {limit}; {advice}.")
 
 
-def _generators(seed: int | None, rows: int, device: torch.device) -> list[torch.Generator]:
+def generators(seed: int | None, rows: int, device: torch.device) -> list[torch.Generator]:
     """A generator for each row: row i has the seed ``seed + i``, so that equal prompts differ."""
     if seed is None:
         return []
