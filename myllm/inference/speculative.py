@@ -139,6 +139,20 @@ class Counts:
     passes: int = 0
 
 
+def acceptance(p: Tensor, q: Tensor) -> Tensor:
+    """The probability with which each token is accepted if proposed, (V,): p is the model's, q the draft's."""
+    return torch.where(q > 0, p / q, 1.0).clamp(max=1)
+
+
+def residual(p: Tensor, q: Tensor) -> Tensor:
+    """The distribution (V,) from which a token is sampled instead of a rejected one.
+
+    A proposal is accepted with probability sum(min(p, q)); what p has above q makes up for the rest.
+    """
+    rest = (p - q).clamp(min=0)
+    return rest / rest.sum() if rest.any() else p  # rounding can leave nothing
+
+
 @torch.inference_mode()
 def speculate(
     model: Transformer,
@@ -189,15 +203,13 @@ def speculate(
             p = sampler.distribution(logits[i : i + 1], row[:, : len(text)], start)[0]
             accepted = False
             if i < n:
-                x, draft_p = proposed[i], q[i].to(p)
                 u = torch.rand((), generator=next(iter(sampler.generators), None), device=device)
-                accepted = bool(u * draft_p[x] < p[x])  # with probability min(1, p / q)
-                rest = (p - draft_p).clamp(min=0)
-                p = rest if not accepted and rest.any() else p  # rounding can leave nothing of the rest
+                accepted = bool(u < acceptance(p, q[i].to(p))[proposed[i]])
+                p = p if accepted else residual(p, q[i].to(p))
             if accepted:
                 chosen, counts.accepted = proposed[i], counts.accepted + 1
             else:
-                chosen = int(sampler.choose(p[None] / p.sum()))
+                chosen = int(sampler.choose(p[None]))
             if chosen in stops:
                 return
             text.append(chosen)
