@@ -140,7 +140,7 @@ class Counts:
 
 
 def acceptance(p: Tensor, q: Tensor) -> Tensor:
-    """The probability with which each token is accepted if proposed, (V,): p is the model's, q the draft's."""
+    """The probability with which each token, if proposed, is accepted, (V,), given the two distributions."""
     return torch.where(q > 0, p / q, 1.0).clamp(max=1)
 
 
