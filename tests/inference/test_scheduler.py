@@ -1,4 +1,4 @@
-"""The engine: each request gets the tokens that it would get alone, and no block is lost or shared wrongly."""
+"""The engine: a request gets the tokens that it would get alone, and no block is lost or shared wrongly."""
 
 import os
 import random
