@@ -113,7 +113,7 @@ class ModelDraft:
             logits = last_logits(self.model, ids[:, self._cache.length :], cache=self._cache)
             found.append(self._sampler.distribution(logits, ids, len(text))[0])
             row.append(int(self._sampler.choose(found[-1][None])))
-        self._seen = row[:-1] if found else []
+        self._seen = row
         if not found:
             return [], _certain([], self.model.config.vocab_size)
         return row[len(text) :], torch.stack(found)
