@@ -11,7 +11,7 @@ from myllm.files import UserError
 from myllm.inference.regex import regex_grammar
 from myllm.inference.sampling import Sampler, SamplingConfig
 from myllm.model.basics import block_size_of, device_of
-from myllm.model.cache import Cache
+from myllm.model.cache import Cache, KVCache
 from myllm.model.masks import Mask, causal
 from myllm.model.transformer import Transformer
 from myllm.tokenizers.base import Tokenizer
@@ -76,7 +76,7 @@ def new_cache(model: Model, rows: int, size: int, pads: Tensor | None = None) ->
         The cache, or None for a model whose configuration is not known.
     """
     config = getattr(model, "config", None)
-    return None if config is None else GrowingCache(config.n_layer, pads=pads, device=device_of(model))
+    return None if config is None else KVCache(config, rows, size, pads=pads, device=device_of(model))
 
 
 @torch.inference_mode()
@@ -186,7 +186,7 @@ def generate(
     if _length(cache):
         raise UserError("The cache already holds keys and values; give an empty one.")
     device = device_of(model)
-    sampler = Sampler(config, stop_ids=stops, generators=_generators(seed, 1, device))
+    sampler = Sampler(config, stop_ids=stops, generators=generators(seed, 1, device))
     prompt = torch.tensor([row], device=device)
     new = decode(model, prompt, steps=max_new_tokens, sampler=sampler, cache=cache)
     return takewhile(lambda i: i not in stops, (int(i) for i in new))
@@ -227,15 +227,12 @@ def generate_batch(
     width = max(map(len, rows), default=0)
     for row in rows:
         check_room(model, len(row), max_new_tokens)
-    sampler = Sampler(SamplingConfig(**sampling), stop_ids=stops)
-    sampler.generators = _generators(seed, len(rows), device)
+    sources = generators(seed, len(rows), device)
+    sampler = Sampler(SamplingConfig(**sampling), stop_ids=stops, generators=sources)
     found: list[list[int]] = [[] for _ in rows]
     new = torch.tensor([[0] * (width - len(row)) + [*map(int, row)] for row in rows], device=device)
-    pads = (
-        torch.tensor([width - len(row) for row in rows], device=device)
-        if len({*map(len, rows)}) > 1
-        else None
-    )
+    padding = torch.tensor([width - len(row) for row in rows], device=device)
+    pads = padding if padding.any() else None
     held = cache(model, len(rows), width + max_new_tokens, pads)
     text, active = _marked(new, pads), [*range(len(rows))]
     for _ in range(max_new_tokens if rows else 0):
@@ -270,7 +267,7 @@ def check_room(model: Model, length: int, max_new_tokens: int) -> None:
         raise UserError(f"{text} do not fit into a context of {limit}; {advice}.")
 
 
-def _generators(seed: int | None, rows: int, device: torch.device) -> list[torch.Generator]:
+def generators(seed: int | None, rows: int, device: torch.device) -> list[torch.Generator]:
     """A generator for each row: row i has the seed ``seed + i``, so that equal prompts differ."""
     if seed is None:
         return []

@@ -252,7 +252,10 @@ class Sampler:
         Returns:
             (B,) int64.
         """
-        probabilities = self.distribution(logits, text, start)
+        return self.choose(self.distribution(logits, text, start))
+
+    def choose(self, probabilities: Tensor) -> Tensor:
+        """A random token of each row, from (B, V); at temperature 0 the most likely one."""
         if self.config.greedy:
             return probabilities.argmax(-1)
         if not self.generators:
