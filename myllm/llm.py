@@ -135,7 +135,7 @@ class LLM:
 
     def complete(
         self,
-        prompts: Sequence[str],
+        prompts: Sequence[str | Sequence[int]],
         *,
         stop: str | Sequence[str] = (),
         regex: str | None = None,
@@ -144,7 +144,7 @@ class LLM:
         """Continue several texts together, as one batch; each as it would be continued alone.
 
         Args:
-            prompts: The texts to continue.
+            prompts: The texts to continue, or their ids.
             stop: Strings that end a text.
             regex: A regular expression that the new texts must match.
             sampling: See `stream`. Prompt i is sampled with the seed ``seed + i``, and where
@@ -198,7 +198,11 @@ class LLM:
 
     def stream_chat(self, messages: Iterable[Message], **sampling: Any) -> Iterator[str]:
         """Answer a conversation, piece by piece; see `chat`."""
-        return self._stream(prompt_ids(messages, self._need_tokenizer()), sampling)
+        return self._stream(self.chat_ids(messages), sampling)
+
+    def chat_ids(self, messages: Iterable[Message]) -> list[int]:
+        """The ids that a conversation is for the model, up to where its answer begins; see `chat`."""
+        return prompt_ids(messages, self._need_tokenizer())
 
     def chat(self, messages: Iterable[Message], **sampling: Any) -> str:
         """Answer a conversation in the chat format that the model was trained on.
@@ -240,7 +244,7 @@ class LLM:
         Raises:
             UserError: No prompt, more tokens than the context holds, or no tokenizer for a text.
         """
-        before = self._encode(prompt) if isinstance(prompt, str) else [*prompt]
+        before = self._encode(prompt)
         new = continuation
         if isinstance(new, str):
             new = self._need_tokenizer().encode_text(new, continued=len(before) > 0)
@@ -262,7 +266,9 @@ class LLM:
         row = torch.tensor(ids, device=self.model.embed_tokens.weight.device)
         return [self._need_tokenizer().decode([i]) for i in ids], attention_maps(self.model, row)
 
-    def _encode(self, text: str) -> list[int]:
+    def _encode(self, text: str | Sequence[int]) -> list[int]:
+        if not isinstance(text, str):
+            return [*text]
         tokenizer = self._need_tokenizer()
         return tokenizer.encode(text, bos=tokenizer.add_bos)
 

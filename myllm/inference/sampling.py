@@ -95,6 +95,9 @@ class SamplingConfig:
         for name, (kind, least, largest) in BOUNDS.items():
             if (value := getattr(self, name)) is not None:
                 check(name, value, kind, bounds=(least, largest))
+        for i, bias in self.logit_bias.items():
+            check("an id of logit_bias", i, int, bounds=(0, LARGEST))
+            check(f"logit_bias[{i}]", bias, float, -math.inf, bounds=(-1e30, 1e30))
         if self.greedy and filters:
             raise UserError(
                 f"{filters[0]} has no effect at temperature 0, which takes the most likely token; "
