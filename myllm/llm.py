@@ -113,7 +113,8 @@ class LLM:
             sampling: ``max_new_tokens`` (by default 256, or as many as fit into the context), ``stop``
                 (strings that end the text), ``regex`` (a regular expression that the new text must match,
                 see `regex_grammar`), ``seed``, and the fields of `SamplingConfig`, such as ``temperature``
-                (0, the default, always takes the most likely token) and ``top_p``.
+                (0, the default, always takes the most likely token) and ``top_p``. With ``write``, another
+                function generates the ids; see `myllm.inference.generate.stream`.
 
         Raises:
             UserError: No tokenizer, an option out of range, or a text that exceeds the context.

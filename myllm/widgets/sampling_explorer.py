@@ -99,7 +99,11 @@ class SamplingExplorer(Widget):
     samples = traitlets.Int(0).tag(sync=True)
 
     def __init__(
-        self, rows: Sequence[Mapping[str, Any]], *, grammar: Sequence[Mapping[str, Any]] = (), shown: int = 250
+        self,
+        rows: Sequence[Mapping[str, Any]],
+        *,
+        grammar: Sequence[Mapping[str, Any]] = (),
+        shown: int = 250,
     ) -> None:
         for name, given, least in (("rows", rows, 1), ("grammar", grammar, 0)):
             if not least <= len(given) <= MAX_ROWS:
