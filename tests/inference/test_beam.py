@@ -107,6 +107,15 @@ def test_it_ends_as_soon_as_no_beam_can_win():
     assert len(calls) == next(n for n in range(1, 10) if n * math.log(0.3) / 9 <= math.log(0.6))
 
 
+def test_with_a_negative_penalty_a_beam_that_ends_soon_may_still_win():
+    def model(ids):  # the stop id 1 at once, or after a 0
+        row = [0.78, 0.2, 0.02] if ids.shape[1] == 1 else [0.03, 0.95, 0.02]
+        return torch.tensor(row).log().expand(*ids.shape, 3)
+
+    [one] = beam_search(model, [0], width=2, max_new_tokens=6, stop_ids=[1], length_penalty=-1.0)
+    assert one.ids == [0, 1] and one.score == pytest.approx(2 * math.log(0.78 * 0.95))
+
+
 def test_a_larger_length_penalty_never_shortens():
     for seed in range(8):
         model = random_model(seed, V=5)
