@@ -223,8 +223,9 @@ def generate_batch(
     Raises:
         UserError: As `generate`.
     """
-    device, stops = device_of(model), frozenset(stop_ids)
-    width = max(map(len, rows), default=0)
+    if not rows:
+        return []
+    device, stops, width = device_of(model), frozenset(stop_ids), max(map(len, rows))
     for row in rows:
         check_room(model, len(row), max_new_tokens)
     sources = generators(seed, len(rows), device)
@@ -235,7 +236,7 @@ def generate_batch(
     pads = padding if padding.any() else None
     held = cache(model, len(rows), width + max_new_tokens, pads)
     text, active = _marked(new, pads), [*range(len(rows))]
-    for _ in range(max_new_tokens if rows else 0):
+    for _ in range(max_new_tokens):
         chosen = sampler(_next_logits(model, text, new, pads, held), text, width)
         going = [n for n, i in enumerate(chosen) if int(i) not in stops]
         for n in going:
