@@ -53,6 +53,12 @@ class Tokenizer(Protocol):
         """Every id that ends a generated text: `eos_id` and `extra_end_ids`."""
         return frozenset(i for i in (self.eos_id, *self.extra_end_ids) if i is not None)
 
+    def roles(self) -> dict[str, str]:
+        """The special token of each role ("bos", "eos" or "pad") that has one."""
+        names = {i: token for token, i in self.special_tokens.items()}
+        ids = {role: getattr(self, f"{role}_id") for role in USUAL_NAMES}
+        return {role: names[i] for role, i in ids.items() if i in names}
+
     @abstractmethod
     def encode_text(self, text: str, *, continued: bool = False) -> list[int]:
         """Encode text in which special tokens are ordinary text; `continued` means that text precedes it."""

@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self
 
 from myllm.files import UserError, atomic_write, read_json
 from myllm.tokenizers.base import USUAL_NAMES, Tokenizer
@@ -147,7 +147,9 @@ class BPE(Tokenizer):
             "pattern": self.pattern,
             "special_tokens": list(self.special_tokens),
             "merges": list(self.merges),
-        } | {role: self._token(role) for role in USUAL_NAMES}
+            **dict.fromkeys(USUAL_NAMES),
+            **self.roles(),
+        }
         atomic_write(path, json.dumps(content | {"sha256": _digest(content)}))
 
     @classmethod
@@ -157,10 +159,9 @@ class BPE(Tokenizer):
         Raises:
             UserError: The file is missing, incomplete, changed since, or of another kind.
         """
-        content = read_json(path, "a tokenizer")
-        if not isinstance(content, dict) or cast("dict[str, Any]", content).get("format") != FORMAT:
+        fields: Any = read_json(path, "a tokenizer")
+        if not hasattr(fields, "items") or fields.get("format") != FORMAT:
             raise UserError(f"{path} is no tokenizer of ours; make one with `myllm tokenizer train`.")
-        fields = cast("dict[str, Any]", content)
         with suppress(AttributeError, KeyError, RecursionError, TypeError, ValueError):
             if fields.pop("sha256") == _digest(fields):
                 del fields["format"]
@@ -195,10 +196,6 @@ class BPE(Tokenizer):
         if sum(map(len, chunks)) != len(text):
             raise UserError(f"The split pattern of {self.name} leaves characters of this text out.")
         return chunks
-
-    def _token(self, role: str) -> str | None:
-        wanted = getattr(self, f"{role}_id")
-        return next((token for token, i in self.special_tokens.items() if i == wanted), None)
 
 
 def _digest(content: dict[str, Any]) -> str:
