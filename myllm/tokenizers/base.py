@@ -134,10 +134,11 @@ class Tokenizer(Protocol):
         for i in ids:
             if i < 0:
                 raise UserError(f"Id {i} is outside the vocabulary of {self.name}; ids start at 0.")
-            known = i < self.vocab_size
-            yield self.id_bytes(i, start=start) if known else b""
-            if known:
+            if i < self.vocab_size:
+                yield self.id_bytes(i, start=start)
                 start = self.starts_anew(i)
+            else:
+                yield b""
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """Decode ids to the exact bytes they stand for; see `token_bytes`."""
@@ -167,17 +168,21 @@ class Tokenizer(Protocol):
             raise UserError(f"pad must be 'left' or 'right', not {pad!r}.")
         rows = [self.encode(text) for text in texts]
         width = max(map(len, rows), default=0)
+        lengths = np.array([len(row) for row in rows], dtype=np.int64)
+        columns = np.arange(width) if pad == "right" else np.arange(width)[::-1]
+        mask = np.less(columns, lengths[:, None])
         fill = self.pad_id if self.pad_id is not None else self.eos_id
-        if fill is None and any(len(row) < width for row in rows):
+        if fill is None and not mask.all():
             raise UserError(f"{self.name} has no padding or end token to pad with; train '<|pad|>'.")
-        ids = np.full((len(rows), width), fill or 0, dtype=np.int64)
-        mask = np.zeros((len(rows), width), dtype=np.int64)
-        for b, row in enumerate(rows):
-            start = width - len(row) if pad == "left" else 0
-            where = slice(start, start + len(row))
-            ids[b, where] = row
-            mask[b, where] = 1
-        return ids, mask
+        ids = np.full(mask.shape, fill or 0, dtype=np.int64)
+        ids[mask] = [i for row in rows for i in row]
+        return ids, mask.astype(np.int64)
+
+
+def usual_roles(tokens: Mapping[str, int]) -> dict[str, str]:
+    """The token of each role for which one of the usual names is among the tokens."""
+    last_first = {role: reversed(names) for role, names in USUAL_NAMES.items()}
+    return {role: name for role, names in last_first.items() for name in names if name in tokens}
 
 
 def any_of(words: Iterable[str], single_words: Set[str] = frozenset()) -> regex.Pattern[str]:

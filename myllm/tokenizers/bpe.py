@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from myllm.files import UserError, atomic_write, read_json
-from myllm.tokenizers.base import USUAL_NAMES, Tokenizer
+from myllm.tokenizers.base import USUAL_NAMES, Tokenizer, usual_roles
 from myllm.tokenizers.merges import Pair, count_chunks, encode_chunk, train
 from myllm.tokenizers.patterns import GPT2, PATTERNS, compile_pattern, pieces, well_formed
 
@@ -53,7 +53,7 @@ class BPE(Tokenizer):
         self.merges: dict[Pair, int] = {}
         size = 0
         for n, (left, right) in enumerate(merges):
-            if not (0 <= left < len(self.tokens) and 0 <= right < len(self.tokens)):
+            if min(left, right) < 0 or max(left, right) >= len(self.tokens):
                 raise UserError(f"Merge {n} joins ids {left} and {right}, which do not exist yet.")
             self.merges[left, right] = len(self.tokens)
             size += len(self.tokens[left]) + len(self.tokens[right])
@@ -62,21 +62,18 @@ class BPE(Tokenizer):
             self.tokens.append(self.tokens[left] + self.tokens[right])
         if len(self.merges) + 256 != len(self.tokens):
             raise UserError("A merge is listed twice; each pair may be merged once.")
-        first = len(self.tokens)
-        self.special_tokens = {token: first + i for i, token in enumerate(check_special(special_tokens))}
+        special = enumerate(check_special(special_tokens), start=len(self.tokens))
+        self.special_tokens = {token: i for i, token in special}
         self.tokens += [token.encode() for token in self.special_tokens]
         self.vocab_size = len(self.tokens)
-        self.bos_id = self._role("bos", bos)
-        self.eos_id = self._role("eos", eos)
-        self.pad_id = self._role("pad", pad)
+        usual = usual_roles(self.special_tokens)
+        for role, given in {"bos": bos, "eos": eos, "pad": pad}.items():
+            token = usual.get(role) if given is None else given
+            if token is not None and token not in self.special_tokens:
+                raise UserError(f"The {role} token {token!r} is not among the special tokens; add it.")
+            setattr(self, f"{role}_id", self.special_tokens.get(token))
         self._split = compile_pattern(pattern).findall
         self._cache: dict[str, list[int]] = {}
-
-    def _role(self, role: str, token: str | None) -> int | None:
-        if token is not None and token not in self.special_tokens:
-            raise UserError(f"The {role} token {token!r} is not among the special tokens; add it to them.")
-        candidates = USUAL_NAMES[role] if token is None else (token,)
-        return next((self.special_tokens[t] for t in candidates if t in self.special_tokens), None)
 
     @classmethod
     def train(

@@ -38,11 +38,7 @@ QWEN2 = LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
 
 def well_formed(text: str) -> str:
     """The text with U+FFFD in place of each lone surrogate, which UTF-8 cannot express."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return text
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def compile_pattern(pattern: str) -> regex.Pattern[str]:
@@ -67,18 +63,16 @@ def pieces(texts: Iterable[str], size: int = 1 << 20) -> Iterator[str]:
     A piece ends only after a run of letters or digits. All patterns in `PATTERNS` have a chunk boundary
     there, so training on the pieces equals training on the whole text.
     """
-    held: list[str] = []
-    length, enough = 0, size
+    held, enough = "", size
     for text in texts:
-        held.append(text)
-        length += len(text)
-        if length < enough:
+        held += text
+        if len(held) < enough:
             continue
-        whole, start = "".join(held), 0
-        while len(whole) - start >= size and (border := BORDER.search(whole, start + size - 1)):
-            yield whole[start : border.end()]
+        start = 0
+        while len(held) - start >= size and (border := BORDER.search(held, start + size - 1)):
+            yield held[start : border.end()]
             start = border.end()
-        held, length = [whole[start:]], len(whole) - start
-        enough = max(size, 2 * length)  # there was no boundary: do not search again at once
-    if length:
-        yield "".join(held)
+        held = held[start:]
+        enough = max(size, 2 * len(held))  # there was no boundary: do not search again at once
+    if held:
+        yield held

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from myllm.files import StrPath, UserError, atomic_write, expand, read_bytes, read_json, read_text, sha256
-from myllm.tokenizers.base import Fields, Tokenizer
+from myllm.tokenizers.base import Tokenizer
 from myllm.tokenizers.bpe import BPE
 from myllm.tokenizers.chat import TEMPLATES
-from myllm.tokenizers.huggingface import HuggingFaceTokenizer
+from myllm.tokenizers.huggingface import HuggingFaceTokenizer, byte_level
 from myllm.tokenizers.patterns import GPT2, LLAMA3
 from myllm.tokenizers.ranks import BYTE_OF, RankedBPE
 from myllm.tokenizers.settings import ADDED, CONFIG, SPECIAL, TEMPLATE, Settings, read_settings
@@ -89,34 +89,26 @@ def save_tokenizer(tokenizer: Tokenizer, folder: StrPath) -> None:
 
 def _from_json(path: Path) -> Tokenizer:
     content: Any = read_json(path, "a tokenizer")
-    settings, files = read_settings(path.parent), {WHOLE: read_bytes(path)}
-    if path.name == VOCABULARY:
-        files = {VOCABULARY: files[WHOLE], MERGES: read_bytes(path.with_name(MERGES))}
-        content = _byte_level(content, files[MERGES], settings, path)
-    elif not hasattr(content, "items") or "model" not in content:
+    if path.name == VOCABULARY:  # with merges.txt, as GPT-2 was published
+        merges = path.with_name(MERGES)
+        settings = read_settings(path.parent, {VOCABULARY: path, MERGES: merges})
+        kind = settings.config.get("tokenizer_class", "GPT2Tokenizer")
+        if kind not in ("GPT2Tokenizer", "GPT2TokenizerFast"):
+            raise UserError(f"{path.parent} holds a {kind} without its {WHOLE}; fetch that file, too.")
+        lines = read_text(merges).split("\n")
+        content = byte_level(content, [s for s in lines if s and not s.startswith("#version")], "GPT2")
+    elif hasattr(content, "items") and "model" in content:
+        settings = read_settings(path.parent, {WHOLE: path})
+    else:
         return BPE.load(path)
-    settings = settings._replace(files={**settings.files, **files})
     return HuggingFaceTokenizer(content, settings, name=_name(path), source=str(path))
-
-
-def _byte_level(vocabulary: Any, merges: bytes, settings: Settings, path: Path) -> Fields:
-    """A byte-level BPE as GPT-2 was published: ``vocab.json`` and ``merges.txt``."""
-    kind = settings.config.get("tokenizer_class", "GPT2Tokenizer")
-    if kind not in ("GPT2Tokenizer", "GPT2TokenizerFast"):
-        raise UserError(f"{path.parent} holds a {kind} without its {WHOLE}; fetch that file, too.")
-    lines = merges.decode("utf-8", "replace").split("\n")
-    pairs = [line for line in lines if line and not line.startswith("#version")]
-    model = {"type": "BPE", "vocab": vocabulary, "merges": pairs}
-    splitter = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
-    return {"model": model, "pre_tokenizer": splitter, "decoder": splitter}
 
 
 def _from_model(path: Path) -> Tokenizer:
     data = read_bytes(path)
     if data.startswith(b"IQ== 0\nI"):  # SentencePiece models are binary
         return _llama3_from(path)
-    settings = read_settings(path.parent)
-    settings = settings._replace(files={**settings.files, MODEL: data})
+    settings = read_settings(path.parent, {MODEL: path})
     return SentencePiece(data, settings, name=_name(path), source=str(path))
 
 
