@@ -48,6 +48,10 @@ class Tokenizer(Protocol):
     extra_end_ids: Set[int] = frozenset()
     files: Mapping[str, bytes] = MappingProxyType({})
 
+    def __repr__(self) -> str:
+        size = f"{self.vocab_size} ids, {len(self.special_tokens)} special tokens"
+        return f"{type(self).__name__} {self.name!r}: {size}"
+
     @property
     def end_ids(self) -> frozenset[int]:
         """Every id that ends a generated text: `eos_id` and `extra_end_ids`."""

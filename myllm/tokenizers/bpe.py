@@ -68,9 +68,11 @@ class BPE(Tokenizer):
         self.vocab_size = len(self.tokens)
         usual = usual_roles(self.special_tokens)
         for role, given in {"bos": bos, "eos": eos, "pad": pad}.items():
-            token = usual.get(role) if given is None else given
-            if token is not None and token not in self.special_tokens:
-                raise UserError(f"The {role} token {token!r} is not among the special tokens; add it.")
+            if given is not None and given not in self.special_tokens:
+                raise UserError(
+                    f"The {role} token {given!r} is not among the special tokens; add it to them."
+                )
+            token = usual.get(role, "") if given is None else given
             setattr(self, f"{role}_id", self.special_tokens.get(token))
         self._split = compile_pattern(pattern).findall
         self._cache: dict[str, list[int]] = {}

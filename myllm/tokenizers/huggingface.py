@@ -119,10 +119,6 @@ class HuggingFaceTokenizer(Tokenizer):
         after = self._decode([ANCHOR, ANCHOR]).removeprefix(ANCHOR)
         return text.removesuffix(after).encode()
 
-    def __repr__(self) -> str:
-        kind, special = self.content["model"]["type"], f"{len(self.special_tokens)} special tokens"
-        return f"HuggingFaceTokenizer {self.name!r}: {kind}, {self.vocab_size} ids, {special}"
-
 
 @contextmanager
 def reading(source: str) -> Generator[None]:

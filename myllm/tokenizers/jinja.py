@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache, partial
 from itertools import accumulate
@@ -26,6 +27,7 @@ VISIBLE = regex.compile(r"(</?think>)|\S")
 LONGEST = 1 << 20  # the largest size of a product or power in a template, in characters or bits
 
 
+@dataclass
 class Conversation:
     """Messages rendered by a chat template, with the positions of answers and special tokens in the text.
 
@@ -48,28 +50,25 @@ class Conversation:
         UserError: The source is not valid Jinja, or the template refuses the messages or fails.
     """
 
-    def __init__(
-        self,
-        source: str,
-        messages: Sequence[Message],
-        prompt: bool,
-        variables: Mapping[str, str],
-        special_tokens: Iterable[str],
-    ) -> None:
-        self._template = _compile(source)
-        self._has_blocks = GENERATION.search(source) is not None
-        self._messages, self._prompt = messages, prompt
+    source: str
+    messages: Sequence[Message]
+    prompt: bool
+    variables: Mapping[str, str]
+    special_tokens: Iterable[str]
+
+    def __post_init__(self) -> None:
         now = datetime.now()  # once, so that all renderings agree
         functions = {"strftime_now": partial(datetime.strftime, now), "raise_exception": _raise_exception}
-        self._variables: dict[str, Any] = {**variables, **functions, "tools": None, "documents": None}
-        self.special = any_of(special_tokens)
-        self.text = self._render(messages, prompt)
+        self._globals: dict[str, Any] = {**self.variables, **functions, "tools": None, "documents": None}
+        self._template = _compile(self.source)
+        self.special = any_of(self.special_tokens)
+        self.text = self._render(self.messages, self.prompt)
 
     def _render(self, messages: Sequence[Message], prompt: bool, mark: str = "") -> str:
         """Render messages, with `mark` at both ends of each ``{% generation %}`` block."""
         given = {"messages": messages, "add_generation_prompt": prompt, "generation_mark": mark}
         try:
-            return self._template.render(given, **self._variables)
+            return self._template.render(given, **self._globals)
         except Exception as error:  # a template can raise anything
             why = str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
             why = f"The chat template does not render these messages ({why:.150})"
@@ -85,11 +84,11 @@ class Conversation:
             UserError: The template renders a message differently once others follow, so that an answer in the
                 text is not what the model would write after the generation prompt.
         """
-        if not self._has_blocks:
-            roles = [message["role"] for message in self._messages]
+        if not GENERATION.search(self.source):
+            roles = [message["role"] for message in self.messages]
             return [self._answer(n) for n, role in enumerate(roles) if role == "assistant"]
         mark = _unused(self.text)
-        parts = self._render(self._messages, self._prompt, mark).split(mark)
+        parts = self._render(self.messages, self.prompt, mark).split(mark)
         if "".join(parts) != self.text or len(parts) % 2 == 0:
             raise UserError("The chat template changes its own generation blocks; give another template.")
         ends = [*accumulate(map(len, parts))]
@@ -97,8 +96,8 @@ class Conversation:
 
     def _answer(self, n: int) -> Span:
         """The span of message `n` in a template without generation blocks."""
-        given = self._render(self._messages[:n], prompt=True)
-        done = self._render(self._messages[: n + 1], prompt=False)
+        given = self._render(self.messages[:n], prompt=True)
+        done = self._render(self.messages[: n + 1], prompt=False)
         token = self.end_token(n)
         done = done[: done.rfind(token) + len(token)]
         is_stable = done.startswith(given) and self.text.startswith(done)
@@ -117,7 +116,7 @@ class Conversation:
         """
         probe = _unused(self.text)
         answer = {"role": "assistant", "content": probe}
-        _, written, rest = self._render([*self._messages[:n], answer], prompt=False).rpartition(probe)
+        _, written, rest = self._render([*self.messages[:n], answer], prompt=False).rpartition(probe)
         if not written:
             raise UserError("The chat template leaves out the content of an answer; give another template.")
         found = self.special.search(rest)
@@ -135,16 +134,16 @@ class Conversation:
                 replaced characters.
         """
         veil = _unused(self.text)
-        veiled = [{name: _veil(name, text, veil) for name, text in m.items()} for m in self._messages]
+        veiled = [{name: _veil(name, text, veil) for name, text in m.items()} for m in self.messages]
         shown = ""
         with suppress(UserError):
-            shown = self._render(veiled, self._prompt)
+            shown = self._render(veiled, self.prompt)
         is_same = len(shown) == len(self.text) and all(
             new in (old, veil) for new, old in zip(shown, self.text, strict=True)
         )
         if is_same and not self._spelled(veiled):
             return [found.span() for found in self.special.finditer(shown)]
-        if found := self._spelled(self._messages):
+        if found := self._spelled(self.messages):
             raise UserError(
                 f"A message spells the special token {found[0]}, and since the chat template changes "
                 "messages, it cannot be told from the template's own; take it out of the message."

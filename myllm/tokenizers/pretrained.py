@@ -186,9 +186,4 @@ def decode_stream(tokenizer: Tokenizer, ids: Iterable[int], *, after: Sequence[i
         ids: The ids, for example from a generator that samples them.
         after: The ids that precede them; see `Tokenizer.token_bytes`.
     """
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    for data in tokenizer.token_bytes(ids, after=after):
-        if text := decoder.decode(data):
-            yield text
-    if text := decoder.decode(b"", final=True):
-        yield text
+    return codecs.iterdecode(tokenizer.token_bytes(ids, after=after), "utf-8", "replace")

@@ -22,16 +22,16 @@ USUAL_SPECIAL = regex.compile(r"<\|.*\|>|<(start|end)_of_turn>|</?s>|<(bos|eos|p
 """The usual names of special tokens, which a model may list as user-defined pieces."""
 
 NO_PREFIX = b"\x1a\x04\x18\x00\x20\x00"
-"""A `normalizer_spec` that sets `add_dummy_prefix` and `remove_extra_whitespaces` to false, in the encoding of
-protocol buffers (field 3 of the model, with fields 3 and 4), in which the last value of a field counts."""
+"""As a protocol buffer, a `normalizer_spec` (field 3 of the model) in which `add_dummy_prefix` and
+`remove_extra_whitespaces` (its fields 3 and 4) are false; the last value of a field counts."""
 
 
 class SentencePiece(Tokenizer):
     """A tokenizer that the library `sentencepiece` runs.
 
-    Added tokens of the settings are split off first, special ones only if they are allowed. The library itself
-    recognizes user-defined pieces in any text; those with a usual name of a special token are special tokens
-    here, and text that spells one is split until the library recognizes none.
+    Added tokens of the settings are split off first, special ones only if they are allowed. The library
+    itself recognizes user-defined pieces in any text; those with a usual name of a special token are special
+    tokens here, and text that spells one is split until the library recognizes none.
 
     Decoding removes the space that encoding prepends to each part of a text, if the model prepends one. ``▁``
     itself decodes to a space; it is the only character that decoding does not restore.
@@ -120,9 +120,6 @@ class SentencePiece(Tokenizer):
     def starts_anew(self, i: int) -> bool:
         """Whether `i` is an added or special token: encoding prepends a space to the text after it."""
         return i >= len(self.pieces) or i in self._starting
-
-    def __repr__(self) -> str:
-        return f"SentencePiece {self.name!r}: {self.vocab_size} pieces"
 
 
 def _processor(model: bytes, source: str) -> "SentencePieceProcessor":
