@@ -13,12 +13,12 @@ from myllm.files import UserError
 
 Fields = Mapping[str, Any]  # of a JSON object
 
+#: For each role, the special tokens that usually have it; the first one present takes it.
 USUAL_NAMES = {
     "bos": ("<|bos|>", "<s>", "<|begin_of_text|>", "<|endoftext|>"),
     "eos": ("<|eos|>", "</s>", "<|end_of_text|>", "<|endoftext|>"),
     "pad": ("<|pad|>", "<pad>"),
 }
-"""For each role, the special tokens that usually have it; the first one present takes it."""
 
 
 class Tokenizer(Protocol):

@@ -66,14 +66,14 @@ class BPE(Tokenizer):
         self.special_tokens = {token: i for i, token in special}
         self.tokens += [token.encode() for token in self.special_tokens]
         self.vocab_size = len(self.tokens)
-        usual = usual_roles(self.special_tokens)
-        for role, given in {"bos": bos, "eos": eos, "pad": pad}.items():
-            if given is not None and given not in self.special_tokens:
-                raise UserError(
-                    f"The {role} token {given!r} is not among the special tokens; add it to them."
-                )
-            token = usual.get(role, "") if given is None else given
-            setattr(self, f"{role}_id", self.special_tokens.get(token))
+        given = {"bos": bos, "eos": eos, "pad": pad}
+        roles = usual_roles(self.special_tokens) | {
+            r: token for r, token in given.items() if token is not None
+        }
+        for role, token in roles.items():
+            if token not in self.special_tokens:
+                raise UserError(f"The {role} token {token!r} is not among the special tokens; add it there.")
+            setattr(self, f"{role}_id", self.special_tokens[token])
         self._split = compile_pattern(pattern).findall
         self._cache: dict[str, list[int]] = {}
 

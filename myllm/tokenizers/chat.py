@@ -12,15 +12,15 @@ from myllm.tokenizers.base import Tokenizer
 from myllm.tokenizers.jinja import Conversation, Message, Span
 
 ROLES = ("system", "user", "assistant")
+#: What a template of `TEMPLATES` writes as a control token.
 CONTROL = re.compile(r"bos_token|eos_token|<\|\w+\|>|<(?:start|end)_of_turn>")
-"""What a template of `TEMPLATES` writes as a control token."""
 
 _TABLE = tomllib.loads(read_text(Path(__file__).with_name("templates.toml")))
+#: The chat formats that the course teaches, as Jinja sources by name.
 TEMPLATES: dict[str, str] = {
     name: _TABLE["order"] + source if name in _TABLE["alternating"] else source
     for name, source in _TABLE["formats"].items()
 }
-"""The chat formats that the course teaches, as Jinja sources by name."""
 
 
 def render(

@@ -56,7 +56,7 @@ def from_gguf(values: Fields, name: str) -> Tokenizer | None:
             content = _sentencepiece(found, ids, types)
         has_bos = kind == "llama" or content["model"]["ignore_merges"]
         if found.get("add_bos_token", has_bos) and "bos_token" in roles:
-            content["post_processor"] = _begin_token(roles["bos_token"], ids)
+            content["post_processor"] = _prepend(roles["bos_token"], ids)
         added = _added(types, {*roles.values()}, kind)
     template = values.get("tokenizer.chat_template")
     config = {"tokenizer_class": "PreTrainedTokenizerFast", **roles}
@@ -100,8 +100,8 @@ def _sentencepiece(values: Fields, ids: Mapping[str, int], types: Mapping[str, i
     return without_prefix(content, ("normalizer", "decoder"))
 
 
-def _begin_token(token: str, ids: Mapping[str, int]) -> Fields:
-    """The post-processor that prepends a begin token to a text."""
+def _prepend(token: str, ids: Mapping[str, int]) -> Fields:
+    """The post-processor that prepends a token to a text."""
     from tokenizers.processors import TemplateProcessing  # the library takes a while to import
 
     step = TemplateProcessing([token, "$A"], special_tokens=[(token, ids[token])])

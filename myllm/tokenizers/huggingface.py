@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 BRACKETED = re.compile(r"<.+>|\[.+\]", re.DOTALL)  # special tokens that are not words of a text
 BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
 ANCHOR = "a"  # a token that every decoder leaves unchanged
+#: The settings with which each component neither adds nor removes a space at the start of a text.
 WITHOUT_PREFIX: dict[str, Fields] = {
     "Metaspace": {"prepend_scheme": "never", "add_prefix_space": False},
     "Prepend": {"prepend": ""},
     "ByteLevel": {"add_prefix_space": False},
     "Strip": {"start": 0},
 }
-"""The settings with which each component neither adds nor removes a space at the start of a text."""
 
 
 class HuggingFaceTokenizer(Tokenizer):
@@ -76,16 +76,6 @@ class HuggingFaceTokenizer(Tokenizer):
             begun = library.encode(self._tokens[self.bos_id])
             self.add_bos = begun.ids[:1] == [self.bos_id] and begun.special_tokens_mask[:1] == [1]
 
-    def _library(self, allowed: frozenset[str], continued: bool) -> "Library":
-        """The library's tokenizer that recognizes no special tokens except for `allowed`."""
-        key = allowed, continued
-        if key not in self._libraries:
-            content = _hide(self.content, self.special_tokens.keys() - allowed)
-            if continued:
-                content = without_prefix(content, ("normalizer", "pre_tokenizer"))
-            self._libraries[key] = _build_library(content, content["added_tokens"])
-        return self._libraries[key]
-
     def encode_special(
         self, text: str, allowed: frozenset[str] = frozenset(), *, continued: bool = False
     ) -> list[int]:
@@ -94,9 +84,14 @@ class HuggingFaceTokenizer(Tokenizer):
         Raises:
             UserError: The vocabulary lacks a character and has no token for unknown ones.
         """
-        library = self._library(allowed, continued)
+        key = allowed, continued
+        if key not in self._libraries:
+            content = _hide(self.content, self.special_tokens.keys() - allowed)
+            if continued:
+                content = without_prefix(content, ("normalizer", "pre_tokenizer"))
+            self._libraries[key] = _build_library(content, content["added_tokens"])
         try:
-            return library.encode(patterns.well_formed(text), add_special_tokens=False).ids
+            return self._libraries[key].encode(patterns.well_formed(text), add_special_tokens=False).ids
         except Exception as error:
             raise UserError(f"{self.source} cannot encode this text: {_one_line(error)}.") from error
 

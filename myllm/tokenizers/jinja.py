@@ -172,21 +172,17 @@ class _Sandbox(ImmutableSandboxedEnvironment):
 @lru_cache(maxsize=32)
 def _compile(source: str) -> Template:
     environment = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
-    filters: dict[str, Any] = {"tojson": partial(json.dumps, ensure_ascii=False), "enclosed_in": _enclose}
-    environment.filters.update(filters)
+    environment.filters["tojson"] = partial(json.dumps, ensure_ascii=False)
     try:
-        return environment.from_string(GENERATION.sub(_as_filter, source))
+        return environment.from_string(GENERATION.sub(_marked, source))
     except Exception as error:  # such as Python's own limit on nested blocks
         raise UserError(f"The chat template is not valid Jinja ({error}); give another template.") from error
 
 
-def _as_filter(tag: regex.Match[str]) -> str:
-    """Jinja's own tags ``filter`` and ``endfilter`` in place of ``generation`` and ``endgeneration``."""
-    return tag[1] + ("endfilter" if tag[2] else "filter enclosed_in(generation_mark)") + tag[3]
-
-
-def _enclose(text: str, mark: str) -> str:
-    return mark + text + mark
+def _marked(tag: regex.Match[str]) -> str:
+    """Tags that Jinja itself has, in place of ``generation`` and ``endgeneration``."""
+    mark = "print generation_mark"
+    return tag[1] + (mark + " %}{% endwith" if tag[2] else "with %}{% " + mark) + tag[3]
 
 
 def _raise_exception(message: str) -> NoReturn:

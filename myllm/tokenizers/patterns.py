@@ -10,30 +10,30 @@ import regex
 
 from myllm.files import UserError
 
+#: Words, numbers and punctuation, each with its leading space (Radford et al. 2019, ``encoder.py``).
 GPT2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-"""Words, numbers and punctuation, each with its leading space (Radford et al. 2019, ``encoder.py``)."""
 
+#: Numbers in groups of at most three digits, line ends separate (``cl100k_base`` of tiktoken).
 GPT4 = (
     r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s++$|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-"""Numbers in groups of at most three digits, line ends separate (``cl100k_base`` of tiktoken)."""
 
+#: Every digit separate, then the GPT-2 pattern on the text between (the pre-tokenizer of SmolLM2).
 SMOLLM2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?![^\s\p{N}])|\s+"
-"""Every digit separate, then the GPT-2 pattern on the text between (the pre-tokenizer of SmolLM2)."""
 
 BORDER = regex.compile(r"\p{L}(?=\P{L})|\p{N}(?=\P{N})")  # where all patterns above have a chunk boundary
 
 PATTERNS = {"gpt2": GPT2, "gpt4": GPT4, "smollm2": SMOLLM2}
 
+#: Words with the character before them, numbers in groups of at most three digits (LLaMA-3).
 LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-"""Words with the character before them, numbers in groups of at most three digits (LLaMA-3)."""
 
+#: The pattern of LLaMA-3 with every digit separate.
 QWEN2 = LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
-"""The pattern of LLaMA-3 with every digit separate."""
 
 
 def well_formed(text: str) -> str:

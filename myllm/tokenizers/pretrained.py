@@ -5,7 +5,7 @@ import codecs
 import json
 import os
 import tomllib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from myllm.tokenizers.chat import TEMPLATES
 from myllm.tokenizers.huggingface import HuggingFaceTokenizer, byte_level
 from myllm.tokenizers.patterns import GPT2, LLAMA3
 from myllm.tokenizers.ranks import BYTE_OF, RankedBPE
-from myllm.tokenizers.settings import ADDED, CONFIG, SPECIAL, TEMPLATE, Settings, read_settings
+from myllm.tokenizers.settings import ADDED, CONFIG, SPECIAL, TEMPLATE, read_settings
 from myllm.tokenizers.spm import SentencePiece
 
 ASSETS = Path(__file__).with_name("assets")
@@ -52,9 +52,13 @@ def load_tokenizer(name_or_path: StrPath | bytes) -> Tokenizer:
         raise UserError(f"There is no tokenizer {name!r}; take {', '.join(KNOWN)}, or name a file.")
     if path.suffix == ".json":
         return _from_json(path)
-    if path.suffix == ".model":
-        return _from_model(path)
-    raise UserError(f"{path} is no tokenizer; name a .json or .model file.")
+    if path.suffix != ".model":
+        raise UserError(f"{path} is no tokenizer; name a .json or .model file.")
+    data = read_bytes(path)
+    if data.startswith(b"IQ== 0\nI"):  # SentencePiece models are binary
+        return _llama3_from(path)
+    settings = read_settings(path.parent, {MODEL: path})
+    return SentencePiece(data, settings, name=_name(path), source=str(path))
 
 
 def save_tokenizer(tokenizer: Tokenizer, folder: StrPath) -> None:
@@ -104,33 +108,18 @@ def _from_json(path: Path) -> Tokenizer:
     return HuggingFaceTokenizer(content, settings, name=_name(path), source=str(path))
 
 
-def _from_model(path: Path) -> Tokenizer:
-    data = read_bytes(path)
-    if data.startswith(b"IQ== 0\nI"):  # SentencePiece models are binary
-        return _llama3_from(path)
-    settings = read_settings(path.parent, {MODEL: path})
-    return SentencePiece(data, settings, name=_name(path), source=str(path))
-
-
 def _name(path: Path) -> str:
     """The name of a file or, where all tokenizers have the same one, that of its folder."""
     return path.parent.resolve().name if path.name in (WHOLE, MODEL, VOCABULARY) else path.stem
 
 
-def _published(name: str, files: Mapping[str, bytes]) -> Settings:
-    """The settings of a tokenizer that is known by name, with the files of its vocabulary."""
-    config = PUBLISHED[name]["config"]
-    config_file = {CONFIG: json.dumps(config, indent=2).encode()}
-    return Settings(config, (), TEMPLATES.get(name), {**config_file, **files})
-
-
 def _gpt2() -> Tokenizer:
     folder, end = ASSETS / "gpt2", "<|endoftext|>"
-    vocabulary: dict[str, int] = read_json(folder / "encoder.json", "a vocabulary")
+    files = {VOCABULARY: folder / "encoder.json", MERGES: folder / "vocab.bpe"}
+    vocabulary: dict[str, int] = read_json(files[VOCABULARY], "a vocabulary")
     special = {end: vocabulary.pop(end)}
     ranks = {bytes(BYTE_OF[symbol] for symbol in token): i for token, i in vocabulary.items()}
-    files = {VOCABULARY: read_bytes(folder / "encoder.json"), MERGES: read_bytes(folder / "vocab.bpe")}
-    settings = _published("gpt2", files)
+    settings = read_settings(folder, files)
     return RankedBPE("gpt2", ranks, pattern=GPT2, special_tokens=special, settings=settings)
 
 
@@ -157,13 +146,13 @@ def _llama3_from(path: Path) -> Tokenizer:
     facts = PUBLISHED["llama3"]
     if sha256(path) != facts["sha256"]:
         raise UserError(f"{path} is not LLaMA-3's tokenizer.model, or damaged; copy it again.")
-    data = read_bytes(path)
-    ranks = {binascii.a2b_base64(token): rank for rank, token in enumerate(data.split()[::2])}
+    tokens = read_bytes(path).split()[::2]
+    ranks = {binascii.a2b_base64(token): rank for rank, token in enumerate(tokens)}
     names: list[str] = facts["first_special_tokens"]
     reserved = range(2, 2 + facts["special_tokens"] - len(names))
     names = names + [f"reserved_special_token_{i}" for i in reserved]
     special = {f"<|{name}|>": len(ranks) + i for i, name in enumerate(names)}
-    settings = _published("llama3", {})._replace(files={MODEL: data})
+    settings = read_settings(ASSETS / "llama3", {MODEL: path})._replace(chat_template=TEMPLATES["llama3"])
     return RankedBPE("llama3", ranks, pattern=LLAMA3, special_tokens=special, settings=settings)
 
 

@@ -22,8 +22,8 @@ def byte_symbols() -> list[str]:
     return [symbols[byte] for byte in range(256)]
 
 
+#: The byte that each of those characters stands for.
 BYTE_OF = {symbol: byte for byte, symbol in enumerate(byte_symbols())}
-"""The byte that each of those characters stands for."""
 
 
 class RankedBPE(Tokenizer):

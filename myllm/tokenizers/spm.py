@@ -18,12 +18,12 @@ from myllm.tokenizers.settings import Settings
 if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor
 
+#: The usual names of special tokens, which a model may list as user-defined pieces.
 USUAL_SPECIAL = regex.compile(r"<\|.*\|>|<(start|end)_of_turn>|</?s>|<(bos|eos|pad|mask)>|\[/?[A-Z_]+\]")
-"""The usual names of special tokens, which a model may list as user-defined pieces."""
 
+#: As a protocol buffer, a `normalizer_spec` (field 3 of the model) in which `add_dummy_prefix` and
+#: `remove_extra_whitespaces` (its fields 3 and 4) are false; the last value of a field counts.
 NO_PREFIX = b"\x1a\x04\x18\x00\x20\x00"
-"""As a protocol buffer, a `normalizer_spec` (field 3 of the model) in which `add_dummy_prefix` and
-`remove_extra_whitespaces` (its fields 3 and 4) are false; the last value of a field counts."""
 
 
 class SentencePiece(Tokenizer):
