@@ -89,7 +89,7 @@ def test_checks_import_the_grader_alone(path):
 ROOMS = {
     "tokenizers": 1150,
     "weights": 450,
-    "data": 560,
+    "data": 557,
     "model": 562,
     "inference": 650,
     "quantization": 480,
