@@ -18,6 +18,7 @@ from myllm.training.interruptions import lost_process, stop_signals
 from myllm.training.optimizer import make_optimizer
 from myllm.training.schedule import rate
 from myllm.training.settings import BOOKKEEPING, TrainConfig
+from myllm.training.speed import compile_problem
 from myllm.training.step import Objective, Step, Strategy
 from myllm.training.strategies import make_strategy
 
@@ -67,17 +68,18 @@ class Trainer:
             raise UserError(f"The strategy computes in {precision}, the settings say {config.precision}.")
         objective.share(self.strategy.rank, self.strategy.world)
         self.model = model
+        problem = compile_problem(next(model.parameters()).device) if config.compile else ""
+        self.notes = [problem] if problem else []  # what went wrong and was worked around
         for layer in _layers(model):
             if config.recompute:
                 layer.forward = partial(recompute, layer.forward, use_reentrant=False)
-            if config.compile:
+            if config.compile and not problem:
                 layer.compile()
         options = {name: getattr(config, name) for name in ("lr", "weight_decay", "betas", "eps")}
         self.optimizer = make_optimizer(model, config.optimizer, **options)
         self.step = self.strategy.setup(Step(model, objective), self.optimizer)
         self.done = 0  # updates so far
         self.best, self.best_step, self.waited = math.inf, None, 0
-        self.notes: list[str] = []  # what went wrong on the way and was put right
 
     def fit(self) -> Record:
         """Train to the end, or go on where the newest checkpoint in the folder stands.

@@ -2,6 +2,10 @@
 
 import copy
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -106,6 +110,41 @@ def test_recomputing_saves_memory():
 @pytest.mark.skipif(" " in torch.__file__, reason="PyTorch's linker call fails where its path holds a space")
 def test_compiled_layers_give_the_same_up_to_rounding():
     torch.testing.assert_close(losses(run(3)[0]), losses(run(3, compile=True)[0]), rtol=1e-10, atol=1e-12)
+
+
+COMPILED = """
+from tiny import trainer
+from myllm.training.journal import Journal
+
+losses = []
+for compiled in (False, True):
+    log = lambda _, record: losses.append(record["loss"])
+    trainer(3, compile=compiled, callbacks=[Journal(quiet=not compiled), log]).fit()
+print(losses[:3] == losses[3:])
+"""
+
+
+@pytest.mark.slow
+def test_where_the_compiler_fails_training_says_so_once_and_goes_on(tmp_path):
+    """A process whose C++ compiler does not exist; nothing that was compiled before may be found."""
+    path = os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])
+    found = subprocess.run(
+        [sys.executable, "-c", COMPILED],
+        env={
+            **os.environ,
+            "PYTHONPATH": path,
+            "CXX": "/no/compiler",
+            "TORCHINDUCTOR_CACHE_DIR": str(tmp_path),
+        },
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert found.stdout == "True\n"
+    said = found.stderr.splitlines()
+    assert said[0].startswith("The layers are not compiled, because torch.compile fails on this machine (")
+    assert said[0].endswith(").") and "/no/compiler" in said[0]
+    assert len(said) == 4 and all(line.startswith("update ") for line in said[1:])
 
 
 def test_packed_rows_equal_rows_of_one_document_each():
