@@ -2,10 +2,12 @@
 
 import json
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TimeRemainingColumn
 
 from myllm.files import StrPath, UserError, atomic_write, expand
 from myllm.training.loop import Record, Trainer
@@ -85,8 +87,20 @@ class Journal:
         self.path = None if folder is None else expand(folder) / JOURNAL
         self.sinks, self.quiet = [*sinks], quiet
         self.flops_per_unit, self.peak_flops = flops_per_unit, peak_flops
-        self.begun, self.shown = time.perf_counter(), 0.0
-        self.first: int | None = None
+        self.left = TimeRemainingColumn()
+        self.bar = Progress(
+            *("update {task.completed:,} of {task.total:,}", BarColumn(), "{task.description}", self.left),
+            console=Console(stderr=True, force_jupyter=False),
+            disable=quiet or not sys.stderr.isatty(),
+        )
+        self.task: TaskID | None = None
+
+    def __enter__(self) -> "Journal":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Give the terminal back, however the run has ended."""
+        self.bar.stop()
 
     def __call__(self, trainer: Trainer, record: Record) -> None:
         """Write one record."""
@@ -97,11 +111,12 @@ class Journal:
         if self.flops_per_unit and self.peak_flops:
             used = record["units_per_second"] * self.flops_per_unit
             record["mfu"] = used / (self.peak_flops * trainer.strategy.world)
-        if self.first is None:
-            self.first = step
+        if self.task is None:
             self._begin(step)
             if trainer.notes and not self.quiet:
                 print(*trainer.notes, sep="\n", file=sys.stderr)
+            self.task = self.bar.add_task("", total=trainer.config.steps, completed=step)
+            self.bar.start()
         if self.path:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
@@ -111,7 +126,8 @@ class Journal:
             except Exception as error:  # a logger must never stop training
                 self.sinks.remove(sink)
                 print(f"The logger {type(sink).__name__} failed and is dropped: {error}", file=sys.stderr)
-        self._show(trainer, record, step)
+        if not self.quiet:
+            self._show(self.task, record, step + 1)
 
     def _begin(self, step: int) -> None:
         """Make the folder, and drop lines that are about to be written again."""
@@ -121,24 +137,21 @@ class Journal:
         kept = [line for line in _lines(self.path) if line["step"] < step]
         atomic_write(self.path, "".join(json.dumps(line) + "\n" for line in kept))
 
-    def _show(self, trainer: Trainer, record: Record, step: int) -> None:
-        """A line that is written over on a terminal; elsewhere about twenty lines a run."""
-        steps, now = trainer.config.steps, time.perf_counter()
-        terminal, last = sys.stderr.isatty(), step + 1 == steps
-        due = now - self.shown > 0.2 if terminal else (step + 1) % max(1, steps // 20) == 0
-        if self.quiet or not (due or last or "validation" in record):
-            return
-        self.shown = now
-        left = (now - self.begun) / (step + 1 - (self.first or 0)) * (steps - step - 1)
-        parts = [f"update {step + 1:,} of {steps:,}", f"loss {record['loss']:.3f}"]
+    def _show(self, task: TaskID, record: Record, done: int) -> None:
+        """A bar on a terminal, above it the validations; elsewhere about twenty lines a run."""
+        parts = [f"loss {record['loss']:.3f}"]
         if "validation" in record:
             parts.append(f"validation {record['validation']:.3f}")
         parts.append(f"{record['units_per_second']:,.0f} a second")
         if "mfu" in record:
             parts.append(f"MFU {record['mfu']:.0%}")
-        parts.append(f"{int(left // 60)}:{int(left % 60):02d} left")
-        end = "\n" if not terminal or last or "validation" in record else ""
-        print(("\r\033[K" if terminal else "") + "  ".join(parts), end=end, file=sys.stderr, flush=True)
+        text = "  ".join(parts)
+        self.bar.update(task, completed=done, description=text)
+        steps = int(self.bar.tasks[0].total or 0)
+        due = self.bar.disable and (done % max(1, steps // 20) == 0 or done == steps)
+        if due or "validation" in record:
+            left = self.left.render(self.bar.tasks[0])
+            print(f"update {done:,} of {steps:,}  {text}  {left} left", file=sys.stderr, flush=True)
 
 
 def read(folder: StrPath) -> list[Record]:

@@ -4,6 +4,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -40,7 +41,8 @@ class Trainer:
         strategy: How it is spread over processes, by name or as an object.
         validation: Batches that measure progress, the same on all processes, which share the work.
         folder: Where checkpoints are written, and looked for when `fit` begins; None writes none.
-        callbacks: Called with the trainer and the record of each update.
+        callbacks: Called with the trainer and the record of each update; one that is a context manager is
+            entered while `fit` runs.
 
     Raises:
         UserError: A strategy that does not fit the settings, or patience without validation batches.
@@ -94,7 +96,10 @@ class Trainer:
         """
         torch.manual_seed(self.config.seed + self.strategy.rank)  # each process has its own dropout
         record: Record = {}
-        with lost_process(self.strategy.world), stop_signals() as received:
+        with lost_process(self.strategy.world), stop_signals() as received, ExitStack() as stack:
+            for callback in self.callbacks:
+                if isinstance(callback, AbstractContextManager):
+                    stack.enter_context(callback)  # pyright: ignore[reportUnknownArgumentType]
             self.resume()
             batches = self.objective.batches(self.model)
             while self.done < self.config.steps and not self._exhausted():

@@ -104,7 +104,7 @@ def test_a_run_that_dies_within_any_operation(server, whole, room, world):
             assert codes in ([0] * world, [KILLED] * world)
             died += codes[0] == KILLED
         finish(server, whole, folder, world)
-    assert died >= 2 * len(range(1, 40, STRIDE)) - 2
+    assert died >= 1.8 * len(range(1, 40, STRIDE))  # a second run may end before the operation
 
 
 @pytest.mark.parametrize("world", [1, pytest.param(2, marks=pytest.mark.slow)])
