@@ -2,7 +2,8 @@
 
 ``step-000100`` holds ``rank-00000.safetensors``, one such file for each process, and ``state.json`` with
 everything that is no tensor and the SHA-256 of each file and of itself. A tensor's name is its path in the
-state, joined by "/"; weights and optimizer stand whole in the file of rank 0.
+state, joined by "/". Rank 0's file holds what is the same on all ranks, the others' files what is their own:
+the states of their generators, and the rows of tensors that are sharded.
 """
 
 import hashlib
@@ -54,7 +55,7 @@ def unflatten(plain: Tree, tensors: Mapping[str, Tensor]) -> Tree:
 
 
 def write(folder: Path, step: int, tree: Mapping[str, Any], strategy: Strategy) -> Path:
-    """Write a checkpoint; every process calls it with its own tensors, and rank 0 writes the plain values.
+    """Write a checkpoint; every process calls it with its own state, and rank 0 writes what is common to all.
 
     The folder takes its name when all files are on the disk.
 
@@ -71,8 +72,12 @@ def write(folder: Path, step: int, tree: Mapping[str, Any], strategy: Strategy) 
             raise UserError(f"Cannot write checkpoints into {folder}: {error.strerror}.") from error
     strategy.sum(0)  # nobody writes before the folder is there
     plain, tensors = flatten(tree)
-    whole = {name: x.detach().cpu().contiguous() for name, x in tensors.items()}
-    atomic_write(temporary / f"rank-{strategy.rank:05d}.safetensors", save(whole))
+    mine: dict[str, Tensor] = {}
+    for name, x in tensors.items():
+        sharded = hasattr(x, "to_local")  # a DTensor, whose import would take seconds
+        if strategy.rank == 0 or sharded or name.startswith("rng/"):
+            mine[name] = getattr(x, "to_local", x.detach)().cpu().contiguous()
+    atomic_write(temporary / f"rank-{strategy.rank:05d}.safetensors", save(mine))
     strategy.sum(0)  # nobody closes the folder before all have written
     if strategy.rank == 0:
         files = {path.name: sha256(path) for path in sorted(temporary.glob("rank-*.safetensors"))}
@@ -102,9 +107,11 @@ def read(path: Path) -> Tree:
         if not file.is_file() or sha256(file) != expected:
             raise UserError(f"The checkpoint {path} is damaged: {name} is missing or was changed.")
         try:
-            tensors |= load_file(file)
+            found = load_file(file)
         except SafetensorError as error:
             raise UserError(f"The checkpoint {path} is damaged: {name} is no safetensors file.") from error
+        for key, x in found.items():  # a tensor in several files is sharded by rows, in the order of ranks
+            tensors[key] = torch.cat([tensors[key], x]) if key in tensors else x
     return unflatten(content["state"], tensors)  # pyright: ignore[reportUnknownArgumentType]
 
 

@@ -68,6 +68,8 @@ class Trainer:
         precision = getattr(self.strategy, "precision", config.precision)
         if precision != config.precision:
             raise UserError(f"The strategy computes in {precision}, the settings say {config.precision}.")
+        if config.sharded and not getattr(self.strategy, "shards", False):
+            raise UserError("Only fsdp can write sharded checkpoints; use it, or leave out sharded.")
         objective.share(self.strategy.rank, self.strategy.world)
         self.model = model
         problem = compile_problem(next(model.parameters()).device) if config.compile else ""
@@ -195,14 +197,12 @@ class Trainer:
             return
         progress = {"step": self.done, "best": self.best, "best_step": self.best_step, "waited": self.waited}
         tree = {
-            **self.strategy.state_dict(),
+            **self.strategy.state_dict(whole=not self.config.sharded),
             "config": asdict(self.config),
             "progress": progress,
             "objective": self.objective.state_dict(),
             "rng": {str(self.strategy.rank): checkpoint.rng_state()},
         }
-        if self.strategy.rank:  # rank 0 writes what is the same everywhere
-            tree = {"rng": tree["rng"]}
         checkpoint.write(self.folder, self.done, tree, self.strategy)
         if self.strategy.rank == 0:
             checkpoint.prune(self.folder, self.config.keep_last, self.best_step)

@@ -9,7 +9,15 @@ from myllm.training.schedule import Kind
 Precision = Literal["fp32", "bf16"]
 OptimizerName = Literal["adamw", "muon"]
 
-BOOKKEEPING = {"evaluate_every", "patience", "checkpoint_every", "keep_last", "recompute", "accumulation"}
+BOOKKEEPING = {
+    "evaluate_every",
+    "patience",
+    "checkpoint_every",
+    "keep_last",
+    "recompute",
+    "accumulation",
+    "sharded",
+}
 """Settings that may differ when a run is resumed; they change how, not what."""
 
 
@@ -38,6 +46,7 @@ class TrainConfig:
         patience: Stop after so many validations in a row without a new best one; 0 never stops early.
         checkpoint_every: Updates between checkpoints; 0 writes one at the end only.
         keep_last: Checkpoints to keep, besides the one with the best validation.
+        sharded: Under FSDP, each process writes its own part of a checkpoint, and nothing is gathered.
         seed: Of PyTorch's generator when training begins.
 
     Raises:
@@ -64,6 +73,7 @@ class TrainConfig:
     patience: int = 0
     checkpoint_every: int = 0
     keep_last: int = 2
+    sharded: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -158,8 +158,8 @@ MUTANTS = {
     "another configuration accepted": ("loop", "if old != value and name", "if False and name"),
     "the seed may change": (
         "settings",
-        '"recompute", "accumulation"}',
-        '"recompute", "accumulation", "seed"}',
+        '"accumulation", "sharded"}',
+        '"accumulation", "sharded", "seed"}',
     ),
     "seed ignored": ("loop", "torch.manual_seed(self.config.seed + self.strategy.rank)", "torch.seed()"),
     "layers not computed again": ("loop", "if config.recompute:", "if False:"),
@@ -187,8 +187,8 @@ MUTANTS = {
     ),
     "weights saved without their masters": (
         ONE,
-        "self.whole(master.detach())",
-        "self.whole(p.detach().float())",
+        "gather(master.detach())",
+        "gather(p.detach().float())",
     ),
     "masters not loaded": (ONE, "master.copy_(self.part(weights[name], master))", "p.copy_(weights[name])"),
     "optimizer not saved": (ONE, "for name, state in optimizer.items() if state", "for name, state in ()"),

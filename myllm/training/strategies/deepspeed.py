@@ -94,8 +94,8 @@ class ZeRO(Distributed):
         """Refused: the masters belong to the engine."""
         raise UserError("A moving average of the weights (ema) is not possible with ZeRO; use DDP or FSDP.")
 
-    def state_dict(self) -> dict[str, Any]:
-        """Weights and optimizer, gathered by the engine."""
+    def state_dict(self, *, whole: bool = True) -> dict[str, Any]:
+        """Weights and optimizer, always whole: gathered by the engine."""
         tools = _tools()
         weights = {name: b.detach().clone() for name, b in self.buffers().items()}
         optimizer: dict[str, dict[str, Tensor]] = {}
