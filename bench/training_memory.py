@@ -6,7 +6,7 @@
 Each side is a fresh process that makes one update in float32, so that the optimizer's state is there, and
 then another, whose high-water mark is reported. All sides train a GPT-2 of the same weights on the same
 batches, as in `bench.training`; their first losses are compared. Ours computes the loss of a few rows at a
-time (`chunked_loss`). Computing activations again saves more and costs a quarter to a third more time; it is a
+time (`chunked_loss`). Computing activations again saves more and costs a third more time; it is a
 setting of both libraries, so these two are compared with each other.
 """
 

@@ -24,7 +24,7 @@ from torch import Tensor
 from myllm.files import UserError, atomic_write, read_json, sha256
 from myllm.training.step import Strategy
 
-STATE, FORMAT = "state.json", "myllm-checkpoint-1"
+STATE, FORMAT = "state.json", "myllm-checkpoint-2"
 Tree = dict[str, Any]
 
 
@@ -148,36 +148,23 @@ def prune(folder: Path, keep_last: int, best: int | None) -> None:
 
 def rng_state() -> dict[str, Tensor]:
     """The state of all generators of this process: PyTorch's, NumPy's and Python's."""
-    # Both keep a pair's second normal number; as a float it would not fit among integers, so its bits do.
-    _, keys, position, has_pair, pair = np.random.get_state(legacy=True)
-    numpy: list[Any] = [*np.asarray(keys).tolist(), position, has_pair, _bits(float(pair))]
-    _, words, second = random.getstate()
-    python = [*words, second is not None, _bits(second or 0.0)]
-    state = {"torch": torch.get_rng_state(), "numpy": torch.tensor(numpy), "python": torch.tensor(python)}
+    others = {"numpy": np.random.get_state(legacy=False), "python": random.getstate()}
+    text = json.dumps(others, default=np.ndarray.tolist)  # which keeps every bit of a float
+    state = {"torch": torch.get_rng_state(), "others": torch.tensor([*text.encode()], dtype=torch.uint8)}
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state()
     return state
 
 
 def set_rng_state(state: Mapping[str, Tensor]) -> None:
-    """Bring back what `rng_state` returned."""
+    """Restore what `rng_state` returned."""
     torch.set_rng_state(state["torch"])
-    numpy = [int(x) for x in state["numpy"]]
-    position, has_pair, bits = numpy[-3:]
-    np.random.set_state(("MT19937", np.array(numpy[:-3], np.uint32), position, has_pair, _float(bits)))
-    python = [int(x) for x in state["python"]]
-    has_second, bits = python[-2:]
-    random.setstate((3, tuple(python[:-2]), _float(bits) if has_second else None))
+    others = json.loads(state["others"].numpy().tobytes())
+    np.random.set_state(others["numpy"])
+    version, words, second = others["python"]
+    random.setstate((version, tuple(words), second))
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])
-
-
-def _bits(x: float) -> int:
-    return int(np.float64(x).view(np.int64))
-
-
-def _float(bits: int) -> float:
-    return float(np.int64(bits).view(np.float64))
 
 
 def _digest(content: Tree) -> str:

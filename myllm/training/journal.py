@@ -3,8 +3,7 @@
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TimeRemainingColumn
@@ -16,7 +15,7 @@ JOURNAL = "journal.jsonl"
 
 
 class Sink(Protocol):
-    """Where values also go: the interface of a logger."""
+    """Where values also go: the interface of a logger, which a run of Weights & Biases has, too."""
 
     def log(self, values: Record, step: int) -> None:
         """Take the values of an update."""
@@ -34,9 +33,8 @@ class TensorBoard:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
-            raise UserError(
-                "TensorBoard is not installed; run pip install 'myllm-course[logging]'."
-            ) from error
+            problem = "TensorBoard is not installed; run pip install 'myllm-course[logging]'."
+            raise UserError(problem) from error
         self.writer = SummaryWriter(str(expand(folder)))
 
     def log(self, values: Record, step: int) -> None:
@@ -44,19 +42,6 @@ class TensorBoard:
         for name, value in values.items():
             self.writer.add_scalar(name, value, step)  # pyright: ignore[reportUnknownMemberType]
         self.writer.flush()
-
-
-def wandb(**options: Any) -> Sink:
-    """A run of Weights & Biases, or of a library with the same ``init`` and ``log``; needs ``wandb``.
-
-    Args:
-        options: Those of ``wandb.init``.
-    """
-    try:
-        import wandb as library  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise UserError("Weights & Biases is not installed; run pip install wandb.") from error
-    return library.init(**options)  # pyright: ignore[reportUnknownVariableType]
 
 
 class Journal:
@@ -67,7 +52,7 @@ class Journal:
 
     Args:
         folder: Where ``journal.jsonl`` is written; None writes none.
-        sinks: Loggers with ``log(values, step)``.
+        sinks: Loggers with ``log(values, step)``, such as `TensorBoard` or what ``wandb.init()`` returns.
         quiet: Show nothing.
         flops_per_unit: Operations of forward and backward pass for each unit that the objective counts, for
             a token ``3 * ModelConfig.flops_per_token(T)``; recomputed ones do not count.
@@ -134,7 +119,7 @@ class Journal:
         if self.path is None:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        kept = [line for line in _lines(self.path) if line["step"] < step]
+        kept = [line for line in read(self.path.parent) if line["step"] < step]
         atomic_write(self.path, "".join(json.dumps(line) + "\n" for line in kept))
 
     def _show(self, task: TaskID, record: Record, done: int) -> None:
@@ -155,12 +140,8 @@ class Journal:
 
 
 def read(folder: StrPath) -> list[Record]:
-    """The records of a run, the oldest first."""
-    return _lines(expand(folder) / JOURNAL)
-
-
-def _lines(path: Path) -> list[Record]:
-    """The records in a file; a last line that was cut off is left out."""
+    """The records of a run, the oldest first; a last line that was cut off is left out."""
+    path = expand(folder) / JOURNAL
     if not path.is_file():
         return []
     records: list[Record] = []

@@ -153,15 +153,8 @@ class Trainer:
             )
         if c.ema:
             strategy.average(c.ema)
-        seconds = time.perf_counter() - start
-        return {
-            "step": self.done,
-            **record,
-            "norm": norm,
-            "rate": c.lr * share,
-            "seconds": seconds,
-            "count": count,
-        }
+        record |= {"norm": norm, "rate": c.lr * share, "seconds": time.perf_counter() - start, "count": count}
+        return {"step": self.done, **record}
 
     @torch.no_grad()
     def validate(self) -> Record:

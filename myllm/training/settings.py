@@ -1,8 +1,10 @@
 """The settings of a training run."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
+from myllm.checks import LARGEST, check
 from myllm.files import UserError
 from myllm.training.schedule import Kind
 
@@ -10,15 +12,19 @@ Precision = Literal["fp32", "bf16"]
 OptimizerName = Literal["adamw", "muon"]
 
 BOOKKEEPING = {
-    "evaluate_every",
-    "patience",
-    "checkpoint_every",
-    "keep_last",
-    "recompute",
-    "accumulation",
-    "sharded",
+    *("evaluate_every", "patience", "checkpoint_every", "keep_last", "sharded"),
+    *("recompute", "accumulation"),
 }
 """Settings that may differ when a run is resumed; they change how, not what."""
+
+RANGES = {
+    **dict.fromkeys(("warmup", "evaluate_every", "patience", "checkpoint_every", "seed"), (0, LARGEST)),
+    **dict.fromkeys(("floor", "decay", "ema"), (0, 1)),
+    "betas": (0, 1 - 1e-9),
+    "weight_decay": (0, 1e30),
+    "clip": (1e-30, math.inf),
+}
+"""The smallest and the largest value of a setting, where they differ from those of `myllm.checks.USUAL`."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +56,7 @@ class TrainConfig:
         seed: Of PyTorch's generator when training begins.
 
     Raises:
-        UserError: A value out of range, or settings that exclude each other.
+        UserError: A value of another type or out of range, or settings that exclude each other.
     """
 
     steps: int
@@ -77,25 +83,11 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        choices = {"optimizer": OptimizerName, "schedule": Kind, "precision": Precision}
-        for name, kind in choices.items():
-            if getattr(self, name) not in get_args(kind):
-                found, known = getattr(self, name), ", ".join(get_args(kind))
-                raise UserError(f"{name} must be one of {known}, not {found!r}.")
-        smallest = {"steps": 1, "accumulation": 1, "keep_last": 1} | dict.fromkeys(
-            ("warmup", "evaluate_every", "patience", "checkpoint_every", "weight_decay"), 0
-        )
-        for name, least in smallest.items():
-            if not getattr(self, name) >= least:
-                raise UserError(f"{name} must be at least {least}, not {getattr(self, name)}.")
-        for name in ("lr", "eps", "clip"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"{name} must be positive, not {getattr(self, name)}.")
-        for name in ("floor", "decay", "ema"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"{name} must lie between 0 and 1, not {getattr(self, name)}.")
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise UserError(f"betas must be at least 0 and less than 1, not {self.betas}.")
+        for one in fields(self):
+            values = self.betas if one.name == "betas" else (getattr(self, one.name),)
+            kinds = dict.fromkeys(get_args(one.type) or (one.type,))
+            for value in values:
+                check(one.name, value, *kinds, bounds=RANGES.get(one.name))
         if self.warmup >= self.steps:
             raise UserError(f"A warm-up of {self.warmup} updates needs more than {self.steps} in all.")
         if self.patience and not self.evaluate_every:

@@ -159,18 +159,7 @@ def test_tensorboard_gets_the_values(tmp_path):
     assert found == expected
 
 
-def test_a_library_with_the_interface_of_wandb_is_a_sink(tmp_path, monkeypatch):
-    got, asked = Sink(), {}
-    library = SimpleNamespace(init=lambda **options: asked.update(options) or got)
-    monkeypatch.setitem(sys.modules, "wandb", library)
-    fit(tmp_path, sinks=[journal.wandb(project="mine")], quiet=True)
-    assert asked == {"project": "mine"} and len(got.got) == 6
-
-
 def test_a_logger_that_is_not_installed_names_what_to_install(monkeypatch, tmp_path):
-    monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(UserError, match="pip install wandb"):
-        journal.wandb()
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(UserError, match=r"pip install 'myllm-course\[logging\]'"):
         TensorBoard(tmp_path)
