@@ -93,7 +93,7 @@ ROOMS = {
     "model": 727,
     "inference": 650,
     "quantization": 480,
-    "training": 1204,
+    "training": 1181,
     "finetuning": 800,
     "evaluation": 250,
     "the rest": 775,
