@@ -113,5 +113,50 @@ def generate():
     )
 
 
-ORACLES = [sampling, regex, beam, generate]
+def engine():
+    """The tests of the scheduler and its blocks, on the changed module."""
+    import random
+
+    import test_scheduler as t
+
+    one, known = t.made(), {}
+    for test in (
+        t.test_a_block_is_known_by_all_that_comes_before_it,
+        t.test_nothing_is_shared_beyond_a_gap,
+        t.test_numbers_are_not_joined_to_other_numbers,
+        t.test_what_is_unused_longest_goes_first_and_is_then_forgotten,
+        t.test_a_block_has_several_users_and_the_same_text_is_kept_once,
+    ):
+        test()
+    t.test_the_work_is_what_must_be_done_and_no_more(one)
+    t.test_prompts_are_computed_in_chunks_while_others_go_on(one)
+    t.test_a_full_pool_is_a_queue(one)
+    t.test_the_end_of_a_text_is_forgotten_before_its_beginning(one)
+    t.test_a_request_that_fails_does_not_end_the_others(one)
+    for seed in range(40):
+        t.run(one, *t.mix(random.Random(seed)), known)
+
+
+def speculation():
+    """The tests of speculative decoding, on the changed module."""
+    import test_speculative as t
+
+    one = t.made(0)
+    t.test_lookup_proposes_what_followed_the_longest_latest_match()
+    t.test_bigrams_say_from_what_they_sampled()
+    t.test_the_model_computes_what_is_new_and_once(one)
+    t.test_the_small_model_computes_each_token_once(one)
+    t.test_a_smaller_model_with_a_shorter_context_proposes_less(one)
+    t.test_a_draft_that_is_right_saves_all_it_can(one)
+    for seed in range(20):
+        t.test_accepted_or_replaced_a_token_follows_the_model_exactly(seed)
+    for name in t.DRAFTS:
+        t.test_greedy_speculative_is_greedy(one, name, 5)
+    t.test_a_seed_repeats_the_text_and_leaves_the_global_generator_alone(one)
+    t.test_options_that_depend_on_the_text_see_it_as_it_is(one, {"repetition_penalty": 1.7})
+    t.test_speculative_draws_are_the_models_draws("random bigrams", {"temperature": 0.7, "top_p": 0.8})
+
+
+ORACLES = [sampling, regex, beam, generate, engine, speculation]
 FIRST = {"sampling": sampling, "regex": regex, "beam": beam, "generate": generate}
+FIRST |= {"blocks": engine, "scheduler": engine, "speculative": speculation}
