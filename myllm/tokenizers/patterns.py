@@ -38,7 +38,11 @@ QWEN2 = LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
 
 def well_formed(text: str) -> str:
     """The text with U+FFFD in place of each lone surrogate, which UTF-8 cannot express."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
 
 
 def compile_pattern(pattern: str) -> regex.Pattern[str]:

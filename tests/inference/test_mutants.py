@@ -30,31 +30,15 @@ MUTANTS = {
     ),
     "typical-p signed": ("sampling", "-(-logs - entropy).abs()", "-(-logs - entropy)"),
     "typical-p keeps the least typical": ("sampling", "-(-logs - entropy).abs()", "(-logs - entropy).abs()"),
-    "entropy of the wrong sign": ("sampling", "entropy = -torch", "entropy = torch"),
-    "temperature multiplies": (
-        "sampling",
-        "scaled, largest = logits / value",
-        "scaled, largest = logits * value",
-    ),
-    "temperature overflows": (
-        "sampling",
-        "(largest / value).isfinite()",
-        "(largest / value).isfinite() | True",
-    ),
-    "logits moved before the penalty": (
-        "sampling",
-        "(largest / value).isfinite()",
-        "(largest / value).isnan()",
-    ),
-    "a repetition penalty rewards": (
-        "sampling",
-        "logits / value, logits * value)",
-        "logits / value, logits / value)",
-    ),
+    "entropy of the wrong sign": ("sampling", "entropy = -(logs.exp()", "entropy = (logs.exp()"),
+    "temperature multiplies": ("sampling", "return logits / value\n", "return logits * value\n"),
+    "temperature overflows": ("sampling", "if value < TINY:", "if False:"),
+    "logits moved before the penalty": ("sampling", "if value < TINY:", "if True:"),
+    "a repetition penalty rewards": ("sampling", "old / value, old * value)", "old / value, old / value)"),
     "the sign of a penalty": (
         "sampling",
-        "torch.where(logits > 0, logits / value",
-        "torch.where(logits < 0, logits / value",
+        "torch.where(old > 0, old / value",
+        "torch.where(old < 0, old / value",
     ),
     "the prompt counts as generated": ("sampling", "new = text[:, start:]\n", "new = text\n"),
     "repetition only of what is new": (
@@ -62,11 +46,11 @@ MUTANTS = {
         "return OF_TEXT[name](logits, value, text)",
         "return OF_TEXT[name](logits, value, text[:, start:])",
     ),
-    "padding counts": ("sampling", "ids.where(ids >= 0, V)", "ids.where(ids >= 0, 0)"),
+    "padding counts": ("sampling", "ids.where(ids >= 0, logits.shape[-1])", "ids.where(ids >= 0, 0)"),
     "frequency is presence": (
         "sampling",
-        "value * counts(new, logits.shape[-1]).to",
-        "value * (counts(new, logits.shape[-1]) > 0).to",
+        "table.scatter_add_(-1, places, table.new_full(places.shape, -value))",
+        "table.scatter_(-1, places, table.gather(-1, places) - value)",
     ),
     "n-grams too long": (
         "sampling",

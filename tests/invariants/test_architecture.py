@@ -87,7 +87,7 @@ def test_checks_import_the_grader_alone(path):
 
 # Code lines a room may have: its budget at the end of the course, or what it has now where that is more.
 ROOMS = {
-    "tokenizers": 1150,
+    "tokenizers": 1154,
     "weights": 450,
     "data": 557,
     "model": 727,
