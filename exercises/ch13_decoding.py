@@ -136,9 +136,7 @@ def beam_cost(
 
 
 @exercise("13.4", "Choose the settings", points=7, minutes=30, difficulty=3, section="greedy-and-sampling")
-def choose(
-    task: dict[str, Any], runs: list[dict[str, Any]]
-) -> tuple[str | None, dict[str, str | float]]:
+def choose(task: dict[str, Any], runs: list[dict[str, Any]]) -> tuple[str | None, dict[str, str | float]]:
     """Choose the settings of a sampler for a task, from measured runs, and give the evidence for each run.
 
     With the same settings, a run was made with one or several seeds. With each seed, n samples were written
@@ -189,7 +187,7 @@ def choose(
 
 @exercise("13.5", "A streamer for any tokenizer", points=7, minutes=30, difficulty=3, section="streaming")
 class Streamer:
-    """Design a class that turns the bytes of tokens into text as soon as the text is certain.
+    r"""Design a class that turns the bytes of tokens into text as soon as the text is certain.
 
     ``push`` is called with the bytes of each new token and returns the text that can be shown now; ``end`` is
     called once, at last, and returns the rest. What they return must satisfy this contract, however the bytes
@@ -213,7 +211,7 @@ class Streamer:
 
     Example:
         >>> streamer = Streamer(["END"])
-        >>> [streamer.push(data) for data in (b"caf\\xc3", b"\\xa9 E", b"N.")]
+        >>> [streamer.push(data) for data in (b"caf\xc3", b"\xa9 E", b"N.")]
         ['caf', 'é ', 'EN.']
         >>> streamer.end()
         ''

@@ -100,9 +100,7 @@ def solution(one: Exercise) -> str:
     """The source of one answer, its specification included, without the marks."""
     text = read_text(folder("solutions") / one.file)
     node = next(
-        node
-        for node in ast.parse(text).body
-        if isinstance(node, ANSWER) and node.name == one.function
+        node for node in ast.parse(text).body if isinstance(node, ANSWER) and node.name == one.function
     )
     lines = text.splitlines(keepends=True)[node.lineno - 1 : node.end_lineno]
     return "".join(line for line in lines if line.strip() not in (START, END))

@@ -14,7 +14,7 @@ class Calls(list[tuple[Any, ...]]):
 
     def named(self, results: Sequence[Any]) -> dict[str, Any]:
         """The results by calls, as `as_function` returns them."""
-        keys = [f"call {i}, {Calls([call])!r}" for i, call in enumerate(self, start=1)]
+        keys = (f"call {i}: {name}" for i, (name, *_) in enumerate(self, start=1))
         return dict(zip(keys, results, strict=True))
 
 

@@ -1,16 +1,15 @@
 """Checks of chapter 13: a naive reference, known mistakes and checks for each exercise."""
 
 import math
-import os
 from collections.abc import Iterator
 from fractions import Fraction
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from myllm.grading.classes import Calls
-from myllm.grading.exam import Exam, Function, Rng, expect
+from myllm.grading.exam import Exam, Function, Rng, expect, same
 
 INFERENCE, ACCOUNTS = "myllm.inference.*", ("myllm.config.*", "myllm.accounting.*")
 
@@ -28,12 +27,12 @@ def naive_nucleus(logits: Tensor, p: float, least: int, /) -> Tensor:
     """Token by token."""
     kept = torch.full_like(logits, -math.inf)
     for row, out in zip(logits, kept, strict=True):
-        probabilities, total = row.double().softmax(-1).tolist(), 0.0
+        probabilities, total = row.double().softmax(-1), 0.0
         for number, i in enumerate(likely(row)):
             if total >= p and number >= least:
                 break
             out[i] = row[i]
-            total += probabilities[i]
+            total += probabilities[i].item()
     return kept
 
 
@@ -51,9 +50,19 @@ def within(row: Tensor, count: int) -> float:
     return (ordered[:count].sum() - ordered[count - 1] / 2).item()
 
 
+TIES = (
+    "the higher id of equal tokens",
+    "equal tokens in the arbitrary order of an unstable sort",
+    "all tokens that are as likely as the last one",
+)
+
+
 @nucleus_exam.oracle(2)
 def random_filters(rng: Rng) -> Iterator[Filter]:
     """Rows that keep different numbers of tokens, with floors that matter and floors that do not."""
+    logits = rng.normal(1, 6)
+    yield logits, within(logits[0], 3), 1
+    yield logits, within(logits[0], 2), 4
     for dtype, V in ((torch.float32, 9), (torch.float64, 12), (torch.float32, 7)):
         logits = rng.normal(3, V, dtype=dtype) * torch.tensor([[1.0], [2.0], [0.3]])
         yield logits, within(logits[0], 4), 1
@@ -63,9 +72,12 @@ def random_filters(rng: Rng) -> Iterator[Filter]:
     yield logits, within(logits[1], 3), 2
 
 
-@nucleus_exam.edge(1, "the higher id of equal tokens", "all tokens that are as likely as the last one")
+@nucleus_exam.edge(1, *TIES)
 def equal_tokens(rng: Rng) -> Iterator[Filter]:
     """Several tokens are equally likely."""
+    small = rng.integers(0, 2, 1, 8).float()
+    small[0, rng.sample(range(8), 3)] = 2.0
+    yield small, within(small[0], rng.randint(1, 2)), 1
     yield torch.full((2, 40), rng.uniform(-1, 1)), rng.uniform(0.3, 0.6), 1
     logits = rng.integers(0, 3, 3, 30).float()
     yield logits, within(logits[0], 5), 1
@@ -107,9 +119,9 @@ def naive_penalty(
     logits: Tensor, text: Tensor, start: Tensor, pad: int, value: float, window: int, /
 ) -> Tensor:
     """Row by row, on lists."""
-    rows = logits.tolist()
-    for row, ids, first in zip(rows, text.tolist(), start.tolist(), strict=True):
-        new = [i for i in ids[first:] if i != pad]
+    rows, texts, starts = (cast("list[Any]", one.tolist()) for one in (logits, text, start))
+    for row, ids, first in zip(rows, texts, starts, strict=True):
+        new: list[int] = [i for i in ids[first:] if i != pad]
         for i in {*new[len(new) - min(window, len(new)) :]}:
             row[i] = row[i] * value if row[i] < 0 else row[i] / value
     return torch.tensor(rows, dtype=logits.dtype)
@@ -131,80 +143,85 @@ penalty_exam.example(
 
 
 def batch(
-    rng: Rng, prompts: list[int], new: list[int], window: int, *, positive: bool = False, calm: bool = False
+    rng: Rng, prompts: list[int], new: list[int], window: int, *, V: int = 12, kind: str = "plain"
 ) -> Penalty:
-    """Rows with such numbers of tokens, ten ids and a pad; ``calm`` gives the pad a logit of 0."""
-    lengths, pad = [a + b for a, b in zip(prompts, new, strict=True)], rng.randrange(12)
-    own = [i for i in range(12) if i != pad]
-    text = torch.full((len(lengths), max(lengths, default=0)), pad)
+    """Rows with such numbers of tokens. Only in a ``mixed`` batch tokens repeat, and logits may be negative.
+
+    In a ``calm`` one, the logit of the pad is 0, so that it cannot change.
+    """
+    lengths, pad = [a + b for a, b in zip(prompts, new, strict=True)], rng.randrange(V)
+    own = rng.sample([i for i in range(V) if i != pad], V - 1)
+    text = torch.full((len(lengths), max(lengths)), pad)
     for row, first, length in zip(text, prompts, lengths, strict=True):
-        # No token of the prompt is generated, and of what is generated most occurs once.
-        left, right = rng.sample([own[:4], own[4:]], 2) if window < 9 else (own[:4], own[4:])
+        left, right = own[: V // 4], own[V // 4 :]  # no token of the prompt is generated
+        more = right * 3 if kind == "mixed" else right
         row[:first] = torch.tensor(rng.choices(left, k=first), dtype=torch.int64)
-        row[first:length] = torch.tensor(rng.sample(right * 3, length - first), dtype=torch.int64)
-    logits = rng.normal(len(lengths), 12, dtype=rng.choice([torch.float32, torch.float64])) * 3
-    logits = logits.abs() + 0.5 if positive else logits
-    if calm:
-        logits[:, pad] = 0
-    return logits, text, torch.tensor(prompts, dtype=torch.int64), pad, rng.uniform(1.2, 2), window
+        row[first:length] = torch.tensor(rng.sample(more, length - first), dtype=torch.int64)
+    logits = (rng.normal(len(lengths), V) * 300).round() / 100
+    logits = logits if kind in ("mixed", "signs") else logits.abs() + 0.5
+    logits[:, pad] *= kind != "calm"
+    return logits, text, torch.tensor(prompts), pad, rng.choice([1.25, 1.5, 2.0]), window
 
 
 @penalty_exam.edge(1, "negative logits that become larger")
 def signs(rng: Rng) -> Iterator[Penalty]:
     """Only generated tokens, rows of equal length, a long window."""
-    for _ in range(3):
-        yield batch(rng, [0, 0], [6, 6], 20)
+    yield batch(rng, [0], [5], 20, V=8, kind="signs")
+    yield batch(rng, [0, 0], [7, 7], 20, kind="signs")
+    logits, *rest = batch(rng, [0], [5], 20, V=8)
+    yield -logits.double(), *rest  # pyright: ignore[reportReturnType]
 
 
 @penalty_exam.edge(1, "a prompt that counts, too", "the prompt of one row as long as those of all")
 def prompts(rng: Rng) -> Iterator[Penalty]:
     """Prompts of different lengths, rows of equal length, positive logits, a long window."""
-    for _ in range(3):
-        yield batch(rng, [3, 1, 6], [4, 6, 1], 20, positive=True)
+    yield batch(rng, [3], [4], 20, V=8)
+    yield batch(rng, [2, 1], [1, 2], 20, V=4)
+    yield batch(rng, [3, 1, 6], [4, 6, 1], 20)
 
 
 @penalty_exam.edge(1, "a pad that is penalized")
 def pads(rng: Rng) -> Iterator[Penalty]:
     """Rows of different lengths without prompts, positive logits, a long window."""
-    for _ in range(3):
-        yield batch(rng, [0, 0, 0], [6, 3, 1], 20, positive=True)
+    yield batch(rng, [0, 0], [2, 1], 20, V=4)
+    yield batch(rng, [0, 0, 0], [6, 3, 1], 20)
 
 
 @penalty_exam.edge(1, "pads that take places in the window")
 def short_windows(rng: Rng) -> Iterator[Penalty]:
     """Rows of different lengths without prompts, positive logits, a pad with the logit 0, a short window."""
+    yield batch(rng, [0, 0], [2, 1], 1, V=4, kind="calm")
     for window in (3, 2, 4):
-        yield batch(rng, [0, 0, 0], [7, 4, 5], window, positive=True, calm=True)
+        yield batch(rng, [0, 0, 0], [7, 4, 5], window, kind="calm")
 
 
 @penalty_exam.edge(0.5, "a window of 0 that remembers everything")
 def no_window(rng: Rng) -> Iterator[Penalty]:
     """A window of 0: nothing is penalized."""
-    yield batch(rng, [0, 0], [5, 5], 0, positive=True)
-    yield batch(rng, [0], [1], 0, positive=True)
+    yield batch(rng, [0], [4], 0, V=8)
+    yield batch(rng, [0, 0], [5, 5], 0)
 
 
 @penalty_exam.oracle(1)
 def random_batches(rng: Rng) -> Iterator[Penalty]:
-    """Prompts, pads, short and long windows together."""
-    yield batch(rng, [2, 5, 1], [6, 2, 9], 4)
-    yield batch(rng, [3, 1], [2, 8], 3)
-    yield batch(rng, [4, 2, 3, 2], [9, 7, 0, 3], 30)
-    logits, text, *rest, value, window = batch(rng, [2, 1], [8, 5], 6)
-    yield logits.T.contiguous().T, text, *rest, 1 / value, window  # pyright: ignore[reportReturnType]
+    """Prompts, pads, short and long windows together; tokens that repeat."""
+    yield batch(rng, [1, 2], [3, 1], 2, V=4, kind="mixed")
+    yield batch(rng, [2, 5, 1], [6, 2, 9], 4, kind="mixed")
+    yield batch(rng, [4, 2, 3, 2], [9, 7, 0, 3], 30, kind="mixed")
+    logits, text, *rest, value, window = batch(rng, [2, 1], [8, 5], 6, kind="mixed")
+    yield logits.double().T.contiguous().T, text, *rest, 1 / value, window  # pyright: ignore[reportReturnType]
 
 
 @penalty_exam.edge(0.5)
 def border_batches(rng: Rng) -> Iterator[Penalty]:
     """No text, nothing generated yet, one token, logits of 0 and -inf, one token again and again."""
-    logits = rng.normal(2, 12)
-    yield logits, torch.zeros(2, 0, dtype=torch.int64), torch.tensor([0, 0]), 3, 1.5, 4
+    yield rng.normal(1, 6), torch.full((1, 7), 5), torch.tensor([1]), 2, 1.5, 20
+    yield rng.normal(2, 12), torch.zeros(2, 0, dtype=torch.int64), torch.tensor([0, 0]), 3, 1.5, 4
     yield batch(rng, [4, 2], [0, 0], 3)
     yield batch(rng, [0], [1], 1)
     logits, text, *rest = batch(rng, [1, 2], [5, 6], 12)
     logits[:, text[0, 2:]], logits[0, text[0, 1]] = 0.0, -math.inf
     yield logits, text, *rest  # pyright: ignore[reportReturnType]
-    yield rng.normal(1, 12), torch.full((1, 9), 5), torch.tensor([1]), 2, 1.5, 20
 
 
 penalty_exam.conduct(0.5, INFERENCE)
@@ -232,9 +249,7 @@ def naive_cost(
 
 cost_exam = Exam("13.3", naive_cost)
 TOY = {"layers": 1, "heads": 4, "kv_heads": 2, "head_dim": 8, "vocab_size": 100, "number": 2}
-cost_exam.example(
-    1, (TOY, 10, [0, 1, 0], 3, False), {"positions": 15, "candidates": 600, "bytes": 2112}
-)
+cost_exam.example(1, (TOY, 10, [0, 1, 0], 3, False), {"positions": 15, "candidates": 600, "bytes": 2112})
 
 
 def some_model(rng: Rng) -> dict[str, int]:
@@ -244,24 +259,19 @@ def some_model(rng: Rng) -> dict[str, int]:
     return {**model, "head_dim": 16 * rng.randint(2, 8), "vocab_size": rng.randint(900, 99999), "number": 2}
 
 
-@cost_exam.oracle(2)
+def some_search(rng: Rng, finished: list[int], width: int, shared: bool) -> Search:
+    """A search of some model after some prompt."""
+    return some_model(rng), rng.randint(20, 60), finished, width, shared
+
+
+@cost_exam.oracle(1.5)
 def random_searches(rng: Rng) -> Iterator[Search]:
-    """Some beams finish early, some late, some not at all; both ways to keep the prompt."""
+    """Beams that finish early, late or not at all; most together; both ways to keep the prompt."""
     for shared in (True, False):
-        steps, width = rng.randint(9, 20), rng.randint(5, 8)
-        finished = [0] * steps
-        for i in rng.sample(range(1, steps - 1), width - 2):
-            finished[i] += 1
-        yield some_model(rng), rng.randint(20, 60), finished, width, shared
-
-
-@cost_exam.oracle(1)
-def early_stops(rng: Rng) -> Iterator[Search]:
-    """Most beams finish together in the middle, so that the cache holds most before the end."""
-    for shared in (True, False):
-        finished = [0] * 6 + [5] + [0] * rng.randint(1, 3) + [1]
-        yield some_model(rng), rng.randint(20, 60), finished, 6, shared
-    yield some_model(rng), rng.randint(20, 60), [0, 0, 3, *[0] * rng.randint(2, 9)], 4, True
+        some = rng.sample([0, 1, 1, 2, 0], 5)
+        yield some_search(rng, [0, *some, rng.randint(0, 1)], rng.randint(6, 8), shared)
+        yield some_search(rng, [0, 0, 0, 0, 5, *[0] * rng.randint(1, 2), 1], 6, shared)
+    yield some_search(rng, [0, 0, 3, *[0] * rng.randint(2, 5)], 4, True)
 
 
 @cost_exam.edge(1)
@@ -276,15 +286,25 @@ def border_searches(rng: Rng) -> Iterator[Search]:
         yield model, 10**12, [0] * 4, 10, shared
 
 
-@cost_exam.property(0.5)
-def shared_prompts(f: Function, rng: Rng) -> None:
-    """A shared prompt changes nothing that is computed or ranked, and never takes more bytes."""
-    model, prompt, finished = some_model(rng), rng.randint(30, 90), [0, 0, 1, 0, 1, 0]
-    own, shared = (f(model, prompt, finished, 5, one) for one in (False, True))
-    for name in ("positions", "candidates"):
-        told = f"{name} are {own[name]} with copies and {shared[name]} with a shared prompt"
-        expect(own[name] == shared[name], told)
-    expect(shared["bytes"] < own["bytes"], f"{shared['bytes']} bytes are shared, {own['bytes']} copied")
+def alone(f: Function, rng: Rng, name: str) -> None:
+    """Compare one number, on searches of some length."""
+    for args in random_searches(rng):
+        found, wanted = f(*args), naive_cost(*args)
+        expect(isinstance(found, dict) and name in found, f"{found!r} has no {name!r}")
+        told = f"expected {wanted[name]}, got {found[name]}; prompt {args[1]}, finished {args[2]}, width {args[3]}"
+        expect(bool(found[name] == wanted[name]), f"{told}, V {args[0]['vocab_size']}")
+
+
+@cost_exam.property(1)
+def positions(f: Function, rng: Rng) -> None:
+    """``positions`` alone is right."""
+    alone(f, rng, "positions")
+
+
+@cost_exam.property(1)
+def candidates(f: Function, rng: Rng) -> None:
+    """``candidates`` alone is right."""
+    alone(f, rng, "candidates")
 
 
 cost_exam.conduct(0.5, *ACCOUNTS)
@@ -338,88 +358,97 @@ settings_exam.example(
 )
 
 
-def measured(
-    rng: Rng, name: str, temperature: float, shares: list[float], *, n: int = 10, even: bool = False
-) -> Run:
-    """A run of 20 problems with these shares; each problem is solved always or never, or ``even`` ones."""
-    right = list[list[int]]()
-    for share in shares:
-        row = [n] * round(20 * share) + [0] * (20 - round(20 * share))
-        if even:
-            row = [min(n - 1, max(1, round(n * share) + change)) for change in (-1, 0, 0, 1) * 5]
-        right.append(rng.sample(row, 20))
-    distinct = [0.2 + 0.3 * temperature + rng.uniform(0, 0.02) for _ in shares]
-    top_p = rng.choice([0.8, 0.9, 1.0])
-    run = {"name": name, "temperature": temperature, "top_p": top_p, "n": n, "right": right}
-    return run | {"distinct2": distinct}
+def run(rng: Rng, name: str, temperature: float, *right: list[int], n: int = 4, distinct: float = 0.5) -> Run:
+    """A row of the table; the seeds and the problems in any order."""
+    rows = [rng.sample(row, len(row)) for row in rng.sample(right, len(right))]
+    found = [round(distinct + rng.uniform(0, 0.04), 3) for _ in rows]
+    row = {"name": name, "temperature": temperature, "top_p": rng.choice([0.8, 0.9, 1.0]), "n": n}
+    return row | {"right": rows, "distinct2": found}
 
 
-def table(rng: Rng) -> list[Run]:
-    """Greedy decoding, cool and hot settings, one lucky seed, and few samples."""
-    rows = [
-        measured(rng, "greedy", 0, [0.5], n=1),
-        measured(rng, "cool", 0.3, [0.55, 0.7, 0.6]),
-        measured(rng, "warm", 0.6, [0.75, 0.6, 0.65]),
-        measured(rng, "hot", 1.0, [0.4, 0.5, 0.4], even=True),
-        measured(rng, "hotter", 1.2, [0.5, 0.4, 0.5, 0.4], even=True),
-        measured(rng, "wild", 2.0, [0.05, 0.1]),
-        measured(rng, "lucky", 0.5, [0.9]),
-        measured(rng, "few", 0.8, [0.5, 0.75], n=2),
-    ]
-    return rng.sample(rows, len(rows))
+def shuffled(rng: Rng, *runs: Run) -> list[Run]:
+    """A table in any order."""
+    return rng.sample(runs, len(runs))
+
+
+ANSWER, ATTEMPTS, VARIETY = (
+    {"kind": "answer"},
+    {"kind": "attempts", "k": 2},
+    {"kind": "variety", "least": 0.3},
+)
+SURE, LESS, HALF, EVEN = [4, 4, 4, 0], [4, 4, 2, 0], [4, 0, 4, 0], [2, 1, 2, 2]
 
 
 @settings_exam.oracle(2)
 def random_tables(rng: Rng) -> Iterator[tuple[dict[str, Any], list[Run]]]:
-    """The same table for all kinds of tasks."""
-    for task in ({"kind": "answer"}, {"kind": "attempts", "k": 3}, {"kind": "variety", "least": 0.25}):
-        for _ in range(2):
-            yield task, table(rng)
+    """Small tables for all kinds of tasks: varied noise, a lucky seed, greedy decoding, few samples."""
+    wild = run(rng, "wild", 2.0, [1, 0, 0, 0], [0, 1, 2, 0], distinct=0.9)
+    yield ANSWER, shuffled(rng, run(rng, "warm", 0.6, SURE, LESS), run(rng, "cool", 0.3, SURE, HALF), wild)
+    lucky, greedy = run(rng, "lucky", 0.5, [4, 4, 4, 4]), run(rng, "greedy", 0, [1, 1, 0], n=1, distinct=0.2)
+    yield ANSWER, shuffled(rng, lucky, greedy, run(rng, "hot", 1.0, HALF, EVEN))
+    cold, few = (
+        run(rng, "cold", 0, [1, 1, 0, 0], n=1, distinct=0.2),
+        run(rng, "few", 0.8, [1] * 4, [1] * 4, n=1),
+    )
+    yield ATTEMPTS, shuffled(rng, cold, few, run(rng, "hot", 1.0, EVEN, [1, 1, 2, 2]))
+    yield (
+        ATTEMPTS,
+        shuffled(rng, run(rng, "cool", 0.4, SURE, LESS), run(rng, "hot", 1.2, [2, 2, 3, 1], [2, 2, 2, 2])),
+    )
+    warm, hot = (
+        run(rng, "warm", 0.7, SURE, HALF, distinct=0.6),
+        run(rng, "hot", 1.3, HALF, EVEN, distinct=0.7),
+    )
+    yield VARIETY, shuffled(rng, warm, wild, hot)
+    yield VARIETY, shuffled(rng, lucky, cold, run(rng, "cool", 0.3, SURE, LESS, distinct=0.3))
 
 
 @settings_exam.edge(1, "pass@1 where several attempts are made", "samples put back before the next attempt")
 def several_attempts(rng: Rng) -> Iterator[tuple[dict[str, Any], list[Run]]]:
     """Tasks with different numbers of attempts, runs with several seeds and enough samples."""
-    for k in (2, 4, 7):
-        runs = [measured(rng, f"run {t}", t, [0.3, 0.4], even=t > 0.5) for t in (0.5, 1.0, 1.5)]
-        yield {"kind": "attempts", "k": k}, runs
+    for k in (2, 3, 5):
+        often, seldom = (
+            run(rng, "a", 0.5, [6, 6, 0], [6, 5, 0], n=6),
+            run(rng, "b", 1.0, [1, 2, 2], [3, 1, 1], n=6),
+        )
+        yield {"kind": "attempts", "k": k}, shuffled(rng, often, seldom)
 
 
 @settings_exam.edge(1, "every difference taken as real", "the coldest of all runs")
 def spreads(rng: Rng) -> Iterator[tuple[dict[str, Any], list[Run]]]:
     """Differences inside and outside of the spread of the seeds."""
-    low = rng.choice([0.1, 0.2, 0.3])
-    good, bad = [low + 0.4, low + 0.6, low + 0.5], [low + 0.35, low + 0.3]
-    near, nearer = [low + 0.3, low + 0.45], [low + 0.35, low + 0.55]
+    best, bad, near, nearer = ([8, 6], [8, 9]), ([6, 7], [7, 6]), ([5, 6], [7, 8]), ([8, 7], [6, 8])
     for first, second in ((bad, near), (near, bad), (nearer, near), (near, nearer)):
-        rows = [measured(rng, "a", 0.2, first), measured(rng, "b", 0.4, second), measured(rng, "c", 0.9, good)]
-        yield {"kind": "answer"}, rng.sample(rows, 3)
+        rows = run(rng, "a", 0.2, *first, n=10), run(rng, "b", 0.4, *second, n=10)
+        yield ANSWER, shuffled(rng, *rows, run(rng, "c", 0.9, *best, n=10))
 
 
 @settings_exam.edge(1)
 def border_tables(rng: Rng) -> Iterator[tuple[dict[str, Any], list[Run]]]:
     """Nothing is left, no runs, exact borders, equal temperatures, several samples at temperature 0."""
-    yield {"kind": "attempts", "k": 11}, [measured(rng, "a", 1.0, [0.5, 0.5]), measured(rng, "b", 0.5, [0.5])]
-    yield {"kind": "answer"}, []
-    half = [measured(rng, name, t, [0.5, 0.5], n=4) for name, t in (("x", 0.5), ("y", 0.5), ("z", 1.0))]
-    yield {"kind": "variety", "least": 0.5}, rng.sample(half, 3)
-    yield {"kind": "answer"}, half
-    yield {"kind": "attempts", "k": 4}, [*half, measured(rng, "cold", 0, [0.75, 0.75], n=4)]
-    yield {"kind": "attempts", "k": 50}, [measured(rng, "cold", 0, [0.4], n=5), measured(rng, "b", 1, [1])]
-    yield {"kind": "attempts", "k": 1}, [measured(rng, "a", 1.0, [0.3, 0.4], even=True), half[0]]
+    yield {"kind": "attempts", "k": 5}, [run(rng, "a", 1.0, HALF, HALF), run(rng, "b", 0.5, HALF)]
+    yield ANSWER, []
+    yield (
+        {"kind": "variety", "least": 0.5},
+        [run(rng, "x", 0.5, HALF, HALF), run(rng, "y", 0.5, LESS, EVEN, distinct=0.6)],
+    )
+    yield ANSWER, shuffled(rng, run(rng, "x", 0.5, HALF, HALF), run(rng, "y", 0.5, HALF, HALF))
+    yield ATTEMPTS | {"k": 4}, [run(rng, "x", 0.5, HALF, EVEN), run(rng, "cold", 0, SURE, SURE)]
+    yield ATTEMPTS | {"k": 50}, [run(rng, "cold", 0, [5, 0, 5], n=5), run(rng, "b", 1, [1])]
+    yield ATTEMPTS | {"k": 1}, [run(rng, "a", 1.0, EVEN, LESS)]
+    yield ANSWER, [run(rng, "long", 1.0, *([rng.randint(0, 9) for _ in range(30)] for _ in range(5)), n=9)]
 
 
 @settings_exam.property(1)
-def any_order(f: Function, rng: Rng) -> None:
-    """The order of the seeds and of the problems says nothing, and neither does ``top_p``."""
-    runs = table(rng)
-    mixed = [run | {"right": [row[::-1] for row in run["right"][::-1]], "top_p": 0.5} for run in runs]
-    mixed = [run | {"distinct2": run["distinct2"][::-1]} for run in mixed]
-    names = {"answer": "cool", "attempts": "hot", "variety": "hotter"}
-    for kind, name in names.items():
-        for given, how in ((runs, ""), (mixed, ", with seeds and problems reversed")):
-            chosen = f({"kind": kind, "k": 3, "least": 0.25}, given)[0]
-            expect(chosen == name, f"for the task {kind!r}{how}, {chosen!r} is chosen, not {name!r}")
+def settings_say_little(f: Function, rng: Rng) -> None:
+    """Neither ``top_p`` nor the order of the problems changes a score."""
+    for task in (ANSWER, ATTEMPTS, VARIETY):
+        one = run(rng, "run", 0.7, SURE, LESS, [4, 3, 2, 4])
+        other = one | {"top_p": 0.5, "right": [row[::-1] for row in one["right"]]}
+        before, after = f(task, [one])[1], f(task, [other])[1]
+        _, wanted = naive_settings(task, [one])
+        for found in (before, after):
+            same(found, wanted, f"the evidence for a single run and the task {task}")
 
 
 # 13.5
@@ -433,6 +462,13 @@ def final(stops: list[str], data: bytes) -> str:
     return text[: min([text.find(stop) for stop in stops if stop in text], default=len(text))]
 
 
+def common(texts: list[str]) -> str:
+    """What all texts begin with."""
+    first, last = min(texts), max(texts)
+    equal = (i for i, pair in enumerate(zip(first, last, strict=False)) if pair[0] != pair[1])
+    return first[: next(equal, len(first))]
+
+
 def naive_stream(stops: list[str], calls: Calls, /) -> dict[str, str]:
     """What is certain is what the texts of all futures begin with."""
     futures = [b"", b"\0", *(one * n for one in (b"\x80", b"\xbf") for n in (1, 2, 3))]
@@ -442,7 +478,7 @@ def naive_stream(stops: list[str], calls: Calls, /) -> dict[str, str]:
         data += b"".join(given)
         certain = final(stops, data)
         if name == "push":
-            certain = os.path.commonprefix([final(stops, data + future) for future in futures])
+            certain = common([final(stops, data + future) for future in futures])
         results.append(certain[len(told) :])
         told = certain
     return calls.named(results)
@@ -457,6 +493,18 @@ def cut(rng: Rng, data: bytes, count: int) -> Calls:
     """The bytes in so many tokens, some of which may be empty."""
     places = sorted(rng.choices(range(len(data) + 1), k=count - 1))
     return tokens(*(data[a:b] for a, b in zip([0, *places], [*places, len(data)], strict=True)))
+
+
+def apart(stops: list[str], calls: Calls) -> bool:
+    """Whether no half character follows the beginning of a stop string (`both` tests that)."""
+    data = b""
+    for _, *given in calls:
+        data += b"".join(given)
+        text = data.decode(errors="ignore")
+        half = not data.endswith(text[-1:].encode() or b"-")
+        if half and any(text.endswith(stop[:n]) for stop in stops for n in range(1, len(stop))):
+            return False
+    return True
 
 
 stream_exam = Exam("13.5", naive_stream)
@@ -498,7 +546,7 @@ def stop_strings(rng: Rng) -> Iterator[Stream]:
     yield [a + a + b], tokens(*(piece.encode() for piece in (c + a, a, a, b, c)))
 
 
-@stream_exam.edge(0.5, "a half character that holds back what stands before it")
+@stream_exam.edge(1, "a half character that holds back what stands before it")
 def both(rng: Rng) -> Iterator[Stream]:
     """A beginning of a stop string, and then a half character that the stop string does not have."""
     a, b, c = rng.sample("abcdefgh", 3)
@@ -516,7 +564,8 @@ def random_streams(rng: Rng) -> Iterator[Stream]:
     yield ["né"], tokens(b"an\xc3", b"", b"\xa8n")
     for stops in (["é€"], ["a€", "ba"], ["🐕🐕a", "éé"], ["aab"], []):
         for _ in range(4):
-            yield stops, cut(rng, "".join(rng.choices("aab é€🐕", k=7)).encode(), rng.randint(3, 5))
+            calls = cut(rng, "".join(rng.choices("aab é€🐕", k=6)).encode(), rng.randint(3, 4))
+            yield from [(stops, calls)] if apart(stops, calls) else []
 
 
 @stream_exam.edge(0.5)
@@ -527,28 +576,22 @@ def invalid_bytes(rng: Rng) -> Iterator[Stream]:
     yield ["ab", "éa"], tokens(b"x\xc3", b"\xc3", b"\xa9", b"a")
     yield [], tokens(b"\x80a", b"\xf0\x9f", b"b\xff", b"\xe2\x82")
     for _ in range(3):
-        parts = rng.choices([b"a", b"b", b"\xe2", b"\x82", b"\xac", b"\xff", b"\xc3"], k=8)
-        yield ["ab", "€"], cut(rng, b"".join(parts), 4)
+        calls = cut(rng, b"".join(rng.choices([b"a", b"b", b"\xe2", b"\x82", b"\xff"], k=6)), 4)
+        yield from [(["ab"], calls)] if apart(["ab"], calls) else []
 
 
 @stream_exam.property(1)
 def joined(f: Function, rng: Rng) -> None:
     """Joined, the pieces are the text up to the first stop string, however the bytes are cut."""
     for stops in (["END"], ["éa", "b€"], ["aba"], []):
-        data = "".join(rng.choices(["a", "b", "é", "€", "🐕", "EN", "END"], k=9)).encode()
-        for count in (1, 4, len(data)):
+        data = "".join(rng.choices(["a", "b", "é", "€", "🐕", "EN", "END"], k=6)).encode()
+        for count in (1, 3, 6):
             calls = cut(rng, data, count)
             found = "".join(f(stops, calls).values())
-            told = f"{found!r} is shown in place of {final(stops, data)!r}; x = Streamer({stops!r}); {calls!r}"
+            told = (
+                f"{found!r} is shown in place of {final(stops, data)!r}; x = Streamer({stops!r}); {calls!r}"
+            )
             expect(found == final(stops, data), told)
-
-
-@stream_exam.property(0.5)
-def two_at_once(f: Function, rng: Rng) -> None:
-    """Nothing that is shown depends on what an earlier streamer was given."""
-    first, second = f(["END"], tokens(b"a E", b"ND", b"x")), f(["b"], tokens(b"xE", b"b"))
-    for got, wanted in ((first, "a "), (second, "xE")):
-        expect("".join(got.values()) == wanted, f"{''.join(got.values())!r} is shown in place of {wanted!r}")
 
 
 stream_exam.conduct(0.5, INFERENCE, "myllm.tokenizers.*")
