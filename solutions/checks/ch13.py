@@ -290,9 +290,9 @@ def alone(f: Function, rng: Rng, name: str) -> None:
     """Compare one number, on searches of some length."""
     for args in random_searches(rng):
         found, wanted = f(*args), naive_cost(*args)
-        expect(isinstance(found, dict) and name in found, f"{found!r} has no {name!r}")
-        told = f"expected {wanted[name]}, got {found[name]}; prompt {args[1]}, finished {args[2]}, width {args[3]}"
-        expect(bool(found[name] == wanted[name]), f"{told}, V {args[0]['vocab_size']}")
+        expect(type(found) is dict and name in found, f"the result has no {name!r}: {found}")
+        told = f"prompt {args[1]}, finished {args[2]}, width {args[3]}, V {args[0]['vocab_size']}"
+        same(found[name], wanted[name], told)
 
 
 @cost_exam.property(1)
@@ -358,97 +358,81 @@ settings_exam.example(
 )
 
 
-def run(rng: Rng, name: str, temperature: float, *right: list[int], n: int = 4, distinct: float = 0.5) -> Run:
-    """A row of the table; the seeds and the problems in any order."""
-    rows = [rng.sample(row, len(row)) for row in rng.sample(right, len(right))]
-    found = [round(distinct + rng.uniform(0, 0.04), 3) for _ in rows]
-    row = {"name": name, "temperature": temperature, "top_p": rng.choice([0.8, 0.9, 1.0]), "n": n}
-    return row | {"right": rows, "distinct2": found}
+def table(rng: Rng, n: int, *rows: tuple[Any, ...]) -> list[Run]:
+    """Runs from name, temperature, distinct-2 and, by seed, what is right; n is 1 where it can be."""
+    runs = list[Run]()
+    for name, temperature, distinct, *right in rng.sample(rows, len(rows)):
+        run = {"name": name, "temperature": temperature, "top_p": rng.choice([0.8, 0.9, 1.0])}
+        run["n"] = n if max(map(max, right)) > 1 else 1
+        run["right"] = [rng.sample(row, len(row)) for row in rng.sample(right, len(right))]
+        runs.append(run | {"distinct2": [round(distinct + rng.uniform(0, 0.04), 3) for _ in right]})
+    return runs
 
 
-def shuffled(rng: Rng, *runs: Run) -> list[Run]:
-    """A table in any order."""
-    return rng.sample(runs, len(runs))
-
-
-ANSWER, ATTEMPTS, VARIETY = (
-    {"kind": "answer"},
-    {"kind": "attempts", "k": 2},
-    {"kind": "variety", "least": 0.3},
-)
+ANSWER, VARIETY = {"kind": "answer"}, {"kind": "variety", "least": 0.3}
 SURE, LESS, HALF, EVEN = [4, 4, 4, 0], [4, 4, 2, 0], [4, 0, 4, 0], [2, 1, 2, 2]
+COLD_ROW, LUCKY = ("cold", 0, 0.2, [1, 1, 0, 0]), ("lucky", 0.5, 0.5, [4, 4, 4, 4])
+WILD = ("wild", 2.0, 0.9, [1, 0, 0, 0], [0, 1, 2, 0])
+Choice = tuple[dict[str, Any], list[Run]]
+
+
+def attempts(k: int) -> dict[str, Any]:
+    """A task with so many attempts."""
+    return {"kind": "attempts", "k": k}
 
 
 @settings_exam.oracle(2)
-def random_tables(rng: Rng) -> Iterator[tuple[dict[str, Any], list[Run]]]:
+def random_tables(rng: Rng) -> Iterator[Choice]:
     """Small tables for all kinds of tasks: varied noise, a lucky seed, greedy decoding, few samples."""
-    wild = run(rng, "wild", 2.0, [1, 0, 0, 0], [0, 1, 2, 0], distinct=0.9)
-    yield ANSWER, shuffled(rng, run(rng, "warm", 0.6, SURE, LESS), run(rng, "cool", 0.3, SURE, HALF), wild)
-    lucky, greedy = run(rng, "lucky", 0.5, [4, 4, 4, 4]), run(rng, "greedy", 0, [1, 1, 0], n=1, distinct=0.2)
-    yield ANSWER, shuffled(rng, lucky, greedy, run(rng, "hot", 1.0, HALF, EVEN))
-    cold, few = (
-        run(rng, "cold", 0, [1, 1, 0, 0], n=1, distinct=0.2),
-        run(rng, "few", 0.8, [1] * 4, [1] * 4, n=1),
-    )
-    yield ATTEMPTS, shuffled(rng, cold, few, run(rng, "hot", 1.0, EVEN, [1, 1, 2, 2]))
-    yield (
-        ATTEMPTS,
-        shuffled(rng, run(rng, "cool", 0.4, SURE, LESS), run(rng, "hot", 1.2, [2, 2, 3, 1], [2, 2, 2, 2])),
-    )
-    warm, hot = (
-        run(rng, "warm", 0.7, SURE, HALF, distinct=0.6),
-        run(rng, "hot", 1.3, HALF, EVEN, distinct=0.7),
-    )
-    yield VARIETY, shuffled(rng, warm, wild, hot)
-    yield VARIETY, shuffled(rng, lucky, cold, run(rng, "cool", 0.3, SURE, LESS, distinct=0.3))
+    yield ANSWER, table(rng, 4, ("warm", 0.6, 0.5, SURE, LESS), ("cool", 0.3, 0.4, SURE, HALF), WILD)
+    yield ANSWER, table(rng, 4, LUCKY, ("greedy", 0, 0.2, [1, 1, 0]), ("hot", 1.0, 0.6, HALF, EVEN))
+    few, hot = ("few", 0.8, 0.4, [1] * 4, [1] * 4), ("hot", 1.0, 0.6, EVEN, [1, 1, 2, 2])
+    yield attempts(2), table(rng, 4, COLD_ROW, few, hot)
+    hot = ("hot", 1.2, 0.6, [2, 2, 3, 1], [2, 2, 2, 2])
+    yield attempts(2), table(rng, 4, ("cool", 0.4, 0.4, SURE, LESS), hot)
+    yield VARIETY, table(rng, 4, ("warm", 0.7, 0.6, SURE, HALF), WILD, ("hot", 1.3, 0.7, HALF, EVEN))
+    yield VARIETY, table(rng, 4, LUCKY, COLD_ROW, ("cool", 0.3, 0.3, SURE, LESS))
 
 
 @settings_exam.edge(1, "pass@1 where several attempts are made", "samples put back before the next attempt")
-def several_attempts(rng: Rng) -> Iterator[tuple[dict[str, Any], list[Run]]]:
+def several_attempts(rng: Rng) -> Iterator[Choice]:
     """Tasks with different numbers of attempts, runs with several seeds and enough samples."""
-    for k in (2, 3, 5):
-        often, seldom = (
-            run(rng, "a", 0.5, [6, 6, 0], [6, 5, 0], n=6),
-            run(rng, "b", 1.0, [1, 2, 2], [3, 1, 1], n=6),
-        )
-        yield {"kind": "attempts", "k": k}, shuffled(rng, often, seldom)
+    often, seldom = ("often", 0.5, 0.4, [6, 6, 0], [6, 5, 0]), ("seldom", 1.0, 0.5, [1, 2, 2], [3, 1, 1])
+    yield from ((attempts(k), table(rng, 6, often, seldom)) for k in (2, 3, 5))
 
 
 @settings_exam.edge(1, "every difference taken as real", "the coldest of all runs")
-def spreads(rng: Rng) -> Iterator[tuple[dict[str, Any], list[Run]]]:
+def spreads(rng: Rng) -> Iterator[Choice]:
     """Differences inside and outside of the spread of the seeds."""
     best, bad, near, nearer = ([8, 6], [8, 9]), ([6, 7], [7, 6]), ([5, 6], [7, 8]), ([8, 7], [6, 8])
-    for first, second in ((bad, near), (near, bad), (nearer, near), (near, nearer)):
-        rows = run(rng, "a", 0.2, *first, n=10), run(rng, "b", 0.4, *second, n=10)
-        yield ANSWER, shuffled(rng, *rows, run(rng, "c", 0.9, *best, n=10))
+    for a, b in ((bad, near), (near, bad), (nearer, near), (near, nearer)):
+        yield ANSWER, table(rng, 10, ("a", 0.2, 0.3, *a), ("b", 0.4, 0.4, *b), ("c", 0.9, 0.5, *best))
 
 
 @settings_exam.edge(1)
-def border_tables(rng: Rng) -> Iterator[tuple[dict[str, Any], list[Run]]]:
+def border_tables(rng: Rng) -> Iterator[Choice]:
     """Nothing is left, no runs, exact borders, equal temperatures, several samples at temperature 0."""
-    yield {"kind": "attempts", "k": 5}, [run(rng, "a", 1.0, HALF, HALF), run(rng, "b", 0.5, HALF)]
+    half, even = ("half", 0.5, 0.4, HALF, HALF), ("even", 0.5, 0.6, LESS, EVEN)
+    yield attempts(5), table(rng, 4, half, ("single", 0.5, 0.5, HALF))
     yield ANSWER, []
+    yield VARIETY | {"least": 0.5}, table(rng, 4, half, even)
+    yield ANSWER, table(rng, 4, half, ("same", *half[1:]))
+    yield attempts(4), table(rng, 4, ("x", 0.5, 0.5, HALF, EVEN), ("cold", 0, 0.2, SURE, SURE))
+    yield attempts(50), table(rng, 5, ("cold", 0, 0.2, [5, 0, 5]), ("single", 1, 0.5, [1]))
+    yield attempts(1), table(rng, 4, even)
     yield (
-        {"kind": "variety", "least": 0.5},
-        [run(rng, "x", 0.5, HALF, HALF), run(rng, "y", 0.5, LESS, EVEN, distinct=0.6)],
+        ANSWER,
+        table(rng, 9, ("long", 1.0, 0.5, *([rng.randint(2, 9) for _ in range(30)] for _ in range(5)))),
     )
-    yield ANSWER, shuffled(rng, run(rng, "x", 0.5, HALF, HALF), run(rng, "y", 0.5, HALF, HALF))
-    yield ATTEMPTS | {"k": 4}, [run(rng, "x", 0.5, HALF, EVEN), run(rng, "cold", 0, SURE, SURE)]
-    yield ATTEMPTS | {"k": 50}, [run(rng, "cold", 0, [5, 0, 5], n=5), run(rng, "b", 1, [1])]
-    yield ATTEMPTS | {"k": 1}, [run(rng, "a", 1.0, EVEN, LESS)]
-    yield ANSWER, [run(rng, "long", 1.0, *([rng.randint(0, 9) for _ in range(30)] for _ in range(5)), n=9)]
 
 
 @settings_exam.property(1)
 def settings_say_little(f: Function, rng: Rng) -> None:
     """Neither ``top_p`` nor the order of the problems changes a score."""
-    for task in (ANSWER, ATTEMPTS, VARIETY):
-        one = run(rng, "run", 0.7, SURE, LESS, [4, 3, 2, 4])
-        other = one | {"top_p": 0.5, "right": [row[::-1] for row in one["right"]]}
-        before, after = f(task, [one])[1], f(task, [other])[1]
-        _, wanted = naive_settings(task, [one])
-        for found in (before, after):
-            same(found, wanted, f"the evidence for a single run and the task {task}")
+    for task in (ANSWER, attempts(2), VARIETY):
+        [run] = table(rng, 4, ("run", 0.7, 0.5, SURE, LESS, [4, 3, 2, 4]))
+        for one in (run, run | {"top_p": 0.5, "right": [row[::-1] for row in run["right"]]}):
+            same(f(task, [one])[1], naive_settings(task, [run])[1], f"the evidence of one run for {task}")
 
 
 # 13.5
