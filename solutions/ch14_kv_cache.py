@@ -48,7 +48,7 @@ def evict(positions: list[int], new: int, window: int, sinks: int) -> tuple[list
     end = start + new
 
     def kept(p: int) -> bool:
-        return 0 <= p < sinks or p >= max(0, end - window)
+        return p < sinks or p >= end - window
 
     table = [p if kept(p) else -1 for p in positions]
     free = [slot for slot, p in enumerate(table) if p < 0]

@@ -1,0 +1,569 @@
+"""Checks of chapter 14: a naive reference, known mistakes and checks for each exercise."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from myllm.grading.compare import Failure
+from myllm.grading.exam import Exam, Function, Mistakes, Rng, expect, same
+from myllm.grading.meters import effort
+
+# 14.1
+
+Ring = tuple[list[int], int, int, int]
+
+
+def naive_evict(positions: list[int], new: int, window: int, sinks: int, /) -> tuple[list[int], list[int]]:
+    """Token by token: look for the first slot whose position is not kept."""
+    first = max(positions) + 1
+    keep = {*range(sinks), *range(first + new - window, first + new)}
+    keep.discard(-1)
+    table, slots = [*positions], list[int]()
+    for p in range(first, first + new):
+        slots.append(next(i for i, held in enumerate(table) if held not in keep) if p in keep else -1)
+        if p in keep:
+            table[slots[-1]] = p
+    return slots, [p if p in keep else -1 for p in table]
+
+
+ring_exam = Exam("14.1", naive_evict)
+ring_exam.example(1, ([0, 5, 1, 3, 4], 2, 3, 2), ([3, 4], [0, 5, 1, 6, 7]))
+
+
+def ring(rng: Rng, window: int, sinks: int, length: int, removed: int = 0) -> list[int]:
+    """The table after ``length`` tokens, of which the last ``removed`` were removed again, in any order."""
+    kept = [p for p in range(length) if p < sinks or p >= length - window]
+    kept = [p if p < length - removed else -1 for p in kept]
+    kept += [-1] * (window + sinks - len(kept))
+    return rng.sample(kept, len(kept))
+
+
+@ring_exam.oracle(2)
+def random_rings(rng: Rng) -> Iterator[Ring]:
+    """Full and half-full tables; one new token, and fewer than the window."""
+    for window, sinks, length, new in ((4, 2, 9, 1), (5, 3, 30, 2), (3, 2, 3, 2), (4, 1, 12, 3), (6, 2, 8, 4)):
+        yield ring(rng, window, sinks, length + rng.randint(0, 1)), new, window, sinks
+
+
+@ring_exam.edge(1.5, "new tokens written that are evicted at once", "new tokens not kept that are among the first of the text")
+def long_rings(rng: Rng) -> Iterator[Ring]:
+    """More new tokens than the window holds, into full, half-full and empty tables."""
+    for window, sinks, length in ((3, 2, 0), (3, 3, 1), (2, 2, 9), (4, 0, 6)):
+        yield ring(rng, window, sinks, length), window + sinks + rng.randint(1, 3), window, sinks
+
+
+@ring_exam.edge(1)
+def border_rings(rng: Rng) -> Iterator[Ring]:
+    """Nothing new, no sinks, a window of one token, tokens that were removed."""
+    yield ring(rng, 3, 2, 8), 0, 3, 2
+    yield ring(rng, 1, 0, 5), 1, 1, 0
+    yield ring(rng, 1, 2, 7), 2, 1, 2
+    yield ring(rng, 4, 2, 10, removed=2), 1, 4, 2
+    yield ring(rng, 4, 1, 9, removed=3), 5, 4, 1
+    yield [-1, -1, -1], 2, 2, 1
+
+
+@ring_exam.cost(0.5)
+def far_out(f: Function, rng: Rng) -> None:
+    """The work does not grow with the positions."""
+    near, far = (effort(f, ring(rng, 3, 0, 5), 2, 3, 0), effort(f, [n := 10**6, n + 1, n - 1], 2, 3, 0))
+    expect(far < near + 3000, "after a million tokens, two new ones take far more work than after five")
+
+
+# 14.2
+
+Draft = tuple[list[tuple[int, int]], Tensor, Tensor, list[float]]
+
+
+def naive_verify(
+    draft_ids: list[tuple[int, int]], q: Tensor, p: Tensor, u: list[float], /
+) -> tuple[list[int], int]:
+    """With Python's numbers, case by case."""
+    numbers, tokens, wanted = [*u], list[int](), [row.tolist() for row in p]
+
+    def pick(weights: list[float]) -> int:
+        number, below = numbers.pop(0), 0.0
+        for id, weight in enumerate(weights):
+            below += weight
+            if below > number:
+                return id
+        return max(id for id, weight in enumerate(weights) if weight)
+
+    def residual(weights: list[float]) -> list[float]:
+        over = [max(0.0, a - b) for a, b in zip(weights, drawn, strict=True)]
+        return [one / math.fsum(over) for one in over]
+
+    for i, (one, two) in enumerate(draft_ids):
+        drawn = q[i].tolist()
+        if numbers.pop(0) >= wanted[i][one] / drawn[one]:
+            rest = residual(wanted[i])
+            if numbers.pop(0) < rest[two] / drawn[two]:
+                return [*tokens, two], i + 1
+            return [*tokens, pick(residual(rest))], i
+        tokens.append(one)
+    return [*tokens, pick(wanted[-1])], len(draft_ids)
+
+
+verify_exam = Exam("14.2", naive_verify)
+Q = torch.tensor([[0.0, 1.0], [0.5, 0.5]], dtype=torch.float64)
+P = torch.tensor([[0.5, 0.5], [0.0, 1.0], [0.5, 0.5]], dtype=torch.float64)
+verify_exam.example(1, ([(1, 1), (0, 1)], Q, P, [0.3, 0.0, 0.9, 0.2, 0.2]), ([1, 1], 2))
+
+
+def distributions(rng: Rng, rows: int, V: int) -> Tensor:
+    """Rows that sum to 1, in which one of five entries is 0."""
+    weights = rng.normal(rows, V, dtype=torch.float64).mul(0.8).exp() * (rng.integers(0, 5, rows, V) > 0)
+    weights[:, 0] += 0.1
+    return weights / weights.sum(-1, keepdim=True)
+
+
+def drafted(rng: Rng, k: int, V: int = 5) -> Draft:
+    """Distributions, candidates that follow them, and numbers."""
+    q, p = distributions(rng, k, V), distributions(rng, k + 1, V)
+    ids = [(a, b) for row in q.tolist() for a, b in [rng.choices(range(V), row, k=2)]]
+    return ids, q, p, [rng.uniform(0, 0.999) for _ in range(2 * k + 1)]
+
+
+def ending(rng: Rng, k: int, tokens: int, accepted: int) -> Draft:
+    """A draft whose pass ends with so many tokens and accepted candidates."""
+    while True:
+        draft = drafted(rng, k)
+        found, count = naive_verify(*draft)
+        if (len(found), count) == (tokens, accepted):
+            return draft
+
+
+@verify_exam.oracle(2.5)
+def random_drafts(rng: Rng) -> Iterator[Draft]:
+    """Passes that end at each place in each of the ways."""
+    for k, tokens, accepted in ((2, 3, 2), (3, 4, 3), (2, 1, 1), (2, 2, 2), (3, 2, 2), (2, 1, 0), (2, 2, 1)):
+        yield ending(rng, k, tokens, accepted)
+        yield ending(rng, k, tokens, accepted)
+    for _ in range(12):
+        yield drafted(rng, 2)
+
+
+@verify_exam.edge(1, "a bonus token from q", "no token after a draft that is accepted as a whole", "a token sampled whose probability is 0")
+def accepted_drafts(rng: Rng) -> Iterator[Draft]:
+    """Only first candidates, all accepted; no draft at all."""
+    for k in (1, 2, 2, 3):
+        yield ending(rng, k, k + 1, k)
+    ids, q, p, u = drafted(rng, 0)
+    yield ids, q, p, u
+    yield ids, q, p.index_fill(1, torch.tensor([0]), 0.0), [0.0]
+
+
+@verify_exam.edge(1, "a candidate accepted that the target excludes")
+def border_drafts(rng: Rng) -> Iterator[Draft]:
+    """Numbers that are 0, a target that is certain of its token, p equal to q, the same candidate twice."""
+    for turn in range(3):
+        _, q, p, u = drafted(rng, 2)
+        excluded = p.index_fill(1, torch.tensor([1, 2]), 0.0)
+        yield [(1, 1), (2, 2)], q.fill_(0.2), excluded / excluded.sum(-1, keepdim=True), [0.0] * 5
+        certain = torch.eye(5, dtype=torch.float64)[[turn, 3, 4]]
+        yield [(turn, 0), (rng.choice([0, 1]), turn + 1)], q, certain, u
+        yield [(rng.randrange(5), rng.randrange(5)) for _ in range(2)], q, torch.cat([q, p[:1]]), u
+
+
+@verify_exam.property(1.5)
+def follows_the_target(f: Function, rng: Rng) -> None:
+    """The first token of a pass follows p, whatever q is."""
+    q, p = distributions(rng, 1, 4), distributions(rng, 2, 4)
+    n, counts = 1200, [0] * 4
+    for _ in range(n):
+        pair = rng.choices(range(4), q[0].tolist(), k=2)
+        found: Any = f([(pair[0], pair[1])], q, p, [rng.random() for _ in range(3)])
+        expect(isinstance(found, tuple | list) and len(found) == 2, "the result is no pair")  # pyright: ignore
+        expect(found[0] and found[0][0] in range(4), "the first token is no id")
+        counts[found[0][0]] += 1
+    for id, (count, share) in enumerate(zip(counts, p[0].tolist(), strict=True)):
+        spread = 5 * math.sqrt(share * (1 - share) / n) + 1e-9
+        told = f"token {id} comes first in {count / n:.1%} of {n} passes; p gives it {share:.1%}, q {q[0, id]:.1%}"
+        expect(abs(count / n - share) <= spread, told)
+
+
+# 14.3
+
+Batch = tuple["Tiny", list[list[int]], list[int], int, int]
+VOCABULARY = 12
+
+
+class Tiny:
+    """A layer of attention with embeddings of positions, either of which may be left out."""
+
+    def __init__(self, rng: Rng, *, attends: bool = True, counts: bool = True) -> None:
+        self.table, self.at = rng.normal(VOCABULARY, 8, dtype=torch.float64), rng.normal(64, 8).double()
+        self.weights = rng.normal(3, 8, 8, dtype=torch.float64)
+        self.attends, self.counts = attends, counts
+        self.__name__ = "model" if attends and counts else f"model_without_{'positions' if attends else 'attention'}"
+        self.columns = list[int]()
+
+    def __call__(self, ids: Tensor, positions: Tensor, mask: Tensor, cache: Any) -> tuple[Tensor, Any]:
+        """Logits and the new cache."""
+        (B, T), before = ids.shape, 0 if cache is None else cache.shape[1]
+        for name, found, shape in (("positions", positions, (B, T)), ("mask", mask, (B, T, before + T))):
+            if tuple(found.shape) != shape:
+                raise ValueError(f"{name} must have shape {shape}, not {tuple(found.shape)}")
+        if positions.amin() < 0:
+            raise ValueError(f"positions must be 0 or more, not {int(positions.amin())}")
+        self.columns.append(T)
+        x = self.table[ids] + self.at[positions] * self.counts
+        seen = x if cache is None else torch.cat([cache, x], 1)
+        scores = (x @ self.weights[0]) @ (seen @ self.weights[1]).mT / 4
+        mixed = torch.softmax(scores.masked_fill(~mask, -1e9), -1) @ seen @ self.weights[2]
+        return (x + mixed * self.attends) @ self.weights[2].mT @ self.table.T, seen
+
+
+def alone(model: Tiny, prompts: list[list[int]], limits: list[int], stop_id: int, pad_id: int, /) -> list[list[int]]:
+    """Each prompt for itself, all of it computed again for each token."""
+    texts = list[list[int]]()
+    for prompt, limit in zip(prompts, limits, strict=True):
+        ids = [*prompt]
+        while len(ids) < len(prompt) + limit:
+            T = len(ids)
+            causal = torch.ones(1, T, T, dtype=torch.bool).tril()
+            logits, _ = model(torch.tensor([ids]), torch.arange(T)[None], causal, None)
+            if (token := int(logits[0, -1].argmax())) == stop_id:
+                break
+            ids.append(token)
+        texts.append(ids[len(prompt) :])
+    return texts
+
+
+batch_exam = Exam("14.3", alone)
+
+
+def next_larger(ids: Tensor, positions: Tensor, mask: Tensor, cache: Any) -> tuple[Tensor, Any]:
+    """The model of the example."""
+    return torch.nn.functional.one_hot(ids + 1, 10).double(), cache
+
+
+batch_exam.example(1, (next_larger, [[7, 1], [3]], [2, 4], 5, 0), [[2, 3], [4]])
+
+
+def batch(rng: Rng, lengths: list[int], limits: list[int], stops: bool = False, **leave_out: bool) -> Batch:
+    """Prompts of which the longest has the padding id; if they stop, one does long before another."""
+    while True:
+        model = Tiny(rng, **leave_out)
+        prompts = [[rng.randrange(VOCABULARY) for _ in range(n)] for n in lengths]
+        pad_id = max(prompts, key=len)[len(max(prompts, key=len)) // 2]
+        texts = alone(model, prompts, limits, -1, pad_id)
+        if not stops:
+            return model, prompts, limits, -1, pad_id
+        for stop_id in {*sum(texts, [])}:
+            ends = [text.index(stop_id) if stop_id in text else len(text) for text in texts]
+            early = min(ends)
+            if 0 < early < max(ends) - 2 and any({*text[early + 1 :]} - {stop_id} for text in texts):
+                return model, prompts, limits, stop_id, pad_id
+
+
+@batch_exam.oracle(1.5)
+def random_batches(rng: Rng) -> Iterator[Batch]:
+    """Prompts of different lengths, texts that end at different times."""
+    yield batch(rng, [3, 6, 2], [6, 6, 6])
+    yield batch(rng, [5, 2, 4], [7, 5, 8], stops=True)
+    yield batch(rng, [2, 7], [9, 9], stops=True)
+
+
+@batch_exam.edge(1, "positions that count the padding", "positions that are right in the prompt only")
+def positions_only(rng: Rng) -> Iterator[Batch]:
+    """A model without attention, to which masks mean nothing."""
+    yield batch(rng, [2, 5, 3], [5, 5, 5], attends=False)
+    yield batch(rng, [6, 1], [6, 6], attends=False)
+
+
+@batch_exam.edge(1, "padding that is attended to", "padding that is hidden in the prompt only", "padding found by its id")
+def masks_only(rng: Rng) -> Iterator[Batch]:
+    """A model without positions, and prompts that contain the padding id."""
+    for lengths in ([2, 5, 3], [6, 1], [4, 7]):
+        yield batch(rng, lengths, [7] * len(lengths), counts=False)
+
+
+@batch_exam.edge(1, "the stop id in the text", "texts that go on after their stop id", "a batch that ends with its first text", "a row that forgets that it has ended")
+def stops_only(rng: Rng) -> Iterator[Batch]:
+    """Prompts of one length, texts that stop at different times."""
+    model, prompts, limits, *ids = batch(rng, [3], [6])
+    yield model, prompts, limits, alone(model, prompts, limits, *ids)[0][rng.randint(1, 4)], ids[1]
+    yield batch(rng, [4, 4, 4], [8, 8, 8], stops=True)
+    yield batch(rng, [2, 2], [9, 9], stops=True)
+
+
+@batch_exam.edge(0.5, "texts longer than their limits", "a token where the limit is 0")
+def limits_only(rng: Rng) -> Iterator[Batch]:
+    """Prompts of one length with different limits, also 0."""
+    yield batch(rng, [3, 3, 3], [2, 5, 3])
+    yield batch(rng, [2, 2], [0, 4])
+    yield batch(rng, [1], [0])
+
+
+@batch_exam.cost(1)
+def shared_passes(f: Function, rng: Rng) -> None:
+    """All rows share one pass per step over the new tokens, and none follows the last that is needed."""
+    model, prompts, limits, stop_id, pad_id = batch(rng, [3, 5, 2], [9, 7, 8], stops=True)
+    texts = alone(model, prompts, limits, stop_id, pad_id)
+    passes = max(min(len(text) + 1, limit) for text, limit in zip(texts, limits, strict=True))
+    model.columns = []
+    f(model, prompts, limits, stop_id, pad_id)
+    same(model.columns, [5] + [1] * (passes - 1), "the new tokens of each pass")
+
+
+# 14.4
+
+Requests = list[tuple[list[int], int]]
+Paged = tuple[Requests, int, dict[str, int]]
+
+
+def naive_blocks(requests: Requests, block_size: int, config: dict[str, int], /) -> dict[str, int]:
+    """Slot by slot, against each earlier prompt."""
+    taken = used = reused = 0
+    for i, (prompt, generated) in enumerate(requests):
+        earlier = [other for other, _ in requests[:i]]
+        for start in range(0, len(prompt) + generated - 1, block_size):
+            end = start + block_size
+            if end < len(prompt) and any(len(o) >= end and o[:end] == prompt[:end] for o in earlier):
+                reused += block_size
+                continue
+            taken += 1
+            used += len(range(start, min(end, len(prompt) + generated - 1)))
+    vector = config["head_dim"] * {32: 4, 16: 2, 8: 1}[config["bits"]] + {8: 4}.get(config["bits"], 0)
+    slots = taken * block_size
+    size = sum(slots * vector for _ in range(config["layers"] * config["kv_heads"]) for _ in ("k", "v"))
+    return {"blocks": taken, "bytes": size, "empty": slots - used, "reused": reused}
+
+
+blocks_exam = Exam("14.4", naive_blocks)
+CONFIG = {"layers": 1, "heads": 4, "kv_heads": 2, "head_dim": 8, "bits": 16}
+blocks_exam.example(
+    1,
+    ([([1, 2, 3, 4, 5], 2), ([1, 2, 3, 4, 6], 2)], 4, CONFIG),
+    {"blocks": 3, "bytes": 768, "empty": 4, "reused": 4},
+)
+
+
+def some_config(rng: Rng, bits: int) -> dict[str, int]:
+    """A model with fewer heads of keys than of queries."""
+    kv = rng.randint(2, 4)
+    sizes = {"layers": rng.randint(2, 9), "heads": kv * rng.randint(2, 4), "kv_heads": kv}
+    return {**sizes, "head_dim": 8 * rng.randint(2, 9), "bits": bits}
+
+
+def words(rng: Rng, n: int) -> list[int]:
+    """So many ids, all different."""
+    return rng.sample(range(1000), n)
+
+
+SIZES = (
+    "keys without values",
+    "as many heads of keys as of queries",
+    "int8 without its scales",
+    "a last token that is stored",
+    "blocks that several requests fill together",
+    "prompts without what is generated",
+)
+
+
+@blocks_exam.edge(1.5, *SIZES)
+def unshared(rng: Rng) -> Iterator[Paged]:
+    """Requests that share nothing, with numbers of 32, 16 and 8 bits."""
+    for bits in (32, 16, 8):
+        size = rng.randint(3, 6)
+        requests = [(words(rng, rng.randint(2, 12)), rng.randint(2, 9)) for _ in range(2)]
+        n = size * rng.randint(1, 3)
+        yield [(words(rng, n - 1), 2), *requests, (words(rng, n), 2)], size, some_config(rng, bits)
+
+
+@blocks_exam.oracle(2.5)
+def shared(rng: Rng) -> Iterator[Paged]:
+    """Prompts equal to an earlier one, at their beginning, in all, or behind another beginning."""
+    for bits in (32, 16, 8):
+        size = rng.randint(3, 5)
+        root, other = words(rng, 3 * size), words(rng, 2 * size)
+        cut = root[: 2 * size + rng.randint(1, size - 1)]
+        behind = other[:size] + root[size:] + words(rng, 1)
+        requests = [(root, 2), (other, size), (cut + words(rng, 3), 1), (behind, 3), (root, rng.randint(1, 4))]
+        yield requests, size, some_config(rng, bits)
+        yield [(cut, 1), (cut, 3), (root + words(rng, 2), 2)], size, some_config(rng, bits)
+
+
+@blocks_exam.edge(1)
+def border_blocks(rng: Rng) -> Iterator[Paged]:
+    """One token, blocks of one slot, equal prompts that fill their blocks, no requests."""
+    config, root = some_config(rng, 8), words(rng, 8)
+    yield [([5], 1)], 4, config
+    yield [([5], 1), ([5], 1), ([5, 6], 2)], 1, config
+    yield [(root, 1), (root, 1), ([*root, 1001], 1)], 4, config
+    yield [(root[:5], 5), ([*root[:5], 1001, 1002, 1003, 1004], 1)], 4, config
+    yield [(root, 40), (root[4:], 3), (root[:4], 3)], 4, config
+    yield [], 4, config
+
+
+# 14.5
+
+State = tuple[list[dict[str, int]], list[dict[str, Any]], int, int, int]
+RULES = (
+    "rule 1, fit",
+    "rule 2, oldest first",
+    "rule 3, progress",
+    "rule 4, need",
+    "rule 5, sharing",
+    "rule 6, decoding first",
+    "rule 7, reserve",
+    "rule 8, no waiting in vain",
+)
+
+
+def ids_of(found: Any, name: str, known: dict[int, Any]) -> list[int]:
+    """One of the lists of a decision; fails the check if it is none, or names anybody else."""
+    ids = found.get(name) if isinstance(found, dict) else None  # pyright: ignore
+    told = f"expected a dict with the lists 'admit' and 'preempt', got {found!r:.80}"
+    expect(isinstance(ids, list | tuple | set) and len(found) == 2, told)
+    strange = [id for id in ids if id not in known] or [id for id in known if [*ids].count(id) > 1]  # pyright: ignore
+    where = "does not run" if name == "preempt" else "does not wait"
+    expect(not strange, f"expected ids of requests, each once; {strange[:1]} in {name!r} {where} or is there twice")
+    return [*ids]  # pyright: ignore
+
+
+def kept_rules(f: Function) -> Function:
+    """For each rule "kept", or what breaks it."""
+
+    def run(waiting: list[dict[str, int]], running: list[dict[str, Any]], free: int, size: int, reserve: int) -> Any:
+        found = f(waiting, running, free, size, reserve)
+        needs = {one["id"]: math.ceil(one["tokens"] / size) for one in waiting}
+        by_id = {one["id"]: one for one in running}
+        admit, preempt = ids_of(found, "admit", needs), ids_of(found, "preempt", by_id)
+
+        def left(admit: list[int], preempt: list[int]) -> int:
+            blocks = free - sum(needs[id] for id in admit) + sum(by_id[id]["frees"] for id in preempt)
+            going = [one["tokens"] for id, one in by_id.items() if id not in preempt]
+            return blocks - sum(math.ceil(n / size) - math.ceil((n - 1) / size) for n in going)
+
+        blocks, oldest = left(admit, preempt), min(by_id, default=None)
+        alone = [id for id, one in by_id.items() if not one["shared"] and id != oldest]
+        spared = [id for id in preempt if left([], [one for one in preempt if one != id]) >= 0]
+        passed = [(young, old) for young in admit for old in needs if old < young and old not in admit]
+        shared = [id for id in preempt if by_id[id]["shared"] and left([], alone) >= 0]
+        next_one = next((id for id in needs if id not in admit), None)
+        could = next_one is not None and not preempt and left([], []) >= 0 and (
+            left([*admit, next_one], []) >= (reserve if by_id or admit else 0)
+        )
+        broken = (
+            blocks < 0 and f"{-blocks} of the blocks that are needed are missing",
+            passed and "{} is admitted, though {} waits".format(*passed[0]),
+            oldest in preempt and f"{oldest} is preempted, the oldest that runs",
+            spared and f"{spared[0]} is preempted, though it could go on",
+            shared and f"{shared[0]} is preempted; others are enough",
+            admit and preempt and f"{admit[0]} is admitted, though {preempt[0]} is preempted",
+            admit and blocks < reserve and (by_id or len(admit) > 1) and f"{max(0, blocks)} blocks are left of {reserve}",
+            could and f"{next_one} waits, though it could be admitted",
+        )
+        return {rule: told or "kept" for rule, told in zip(RULES, broken, strict=True)}
+
+    run.__name__ = "plan"
+    return run
+
+
+class PlanExam(Exam[...]):
+    """An exam that judges decisions by the rules."""
+
+    def _compare(self, f: Function, cases: list[tuple[Any, ...]], mistakes: Mistakes[...]) -> None:
+        known = {label: (kept_rules(wrong), hint) for label, (wrong, hint) in mistakes.items()}
+        super()._compare(kept_rules(f), cases, known)
+
+
+plan_exam = PlanExam("14.5", lambda *state: dict.fromkeys(RULES, "kept"))
+
+
+def runs(id: int, tokens: int, frees: int, shared: bool = False) -> dict[str, Any]:
+    """A request that runs."""
+    return {"id": id, "tokens": tokens, "frees": frees, "shared": shared}
+
+
+def waits(rng: Rng, size: int, *blocks: int) -> list[dict[str, int]]:
+    """Requests that wait, for so many blocks each."""
+    return [{"id": 40 + i, "tokens": size * n - rng.randrange(size)} for i, n in enumerate(blocks)]
+
+
+plan_exam.example(
+    1, ([{"id": 3, "tokens": 5}], [runs(2, 6, 2), runs(1, 9, 2)], 4, 4, 1), {"admit": [3], "preempt": []}
+)
+
+
+@plan_exam.edge(
+    1.5,
+    "blocks forgotten that running requests are about to need",
+    "the reserve used while requests run",
+    "a reserve that an empty engine keeps, too",
+    "a younger request admitted past an older one",
+)
+def admissions(rng: Rng) -> Iterator[State]:
+    """Enough blocks for those that run, and for some of those that wait."""
+    size, at = rng.randint(3, 6), rng.randint(1, 9)
+    going = [runs(at + 9, 2 * size + 1, 3), runs(at, 3 * size + 1, 4), runs(at + 4, size + 2, 2)]
+    for free in (9, 8, 7, 6, 5, 3):
+        yield waits(rng, size, 2, 2, 1), going, free, size, 2
+    yield waits(rng, size, 4, 1), going, 6, size, 2
+    yield waits(rng, size, 3, 3, 1), [], 6, size, 4
+    yield waits(rng, size, 5), [], 5, size, 3
+    yield waits(rng, size, 2, 1), going[:1], 4, size, 0
+
+
+@plan_exam.oracle(2)
+def preemptions(rng: Rng) -> Iterator[State]:
+    """Too few blocks for those that run, none of which is shared."""
+    size, at = rng.randint(3, 6), rng.randint(1, 9)
+    full = [runs(at + i, size * rng.randint(2, 4) + 1, rng.randint(2, 4)) for i in range(4)]
+    for free in (0, 1, 3):
+        yield waits(rng, size, 1), rng.sample(full, 4), free, size, 1
+    some = [runs(at + 2, 2 * size, 1), runs(at, 2 * size + 1, 2), runs(at + 1, 4 * size + 1, 4)]
+    yield waits(rng, size, 1), some, 0, size, 0
+    fat = [runs(at + i, size * 4 + 1, frees) for i, frees in enumerate((3, 1, 1, 5, 1))]
+    yield [], [one | {"tokens": one["tokens"] + (one["frees"] == 1)} for one in fat], 0, size, 1
+    yield [], rng.sample([runs(at + i, 2 * size + 1, 1) for i in range(4)], 4), 0, size, 1
+    yield [], [runs(at, size + 1, 2), *(runs(at + i, size + 2, 1) for i in (1, 2, 3))], 0, size, 0
+
+
+@plan_exam.edge(1, "shared requests preempted as all others")
+def shared_prefixes(rng: Rng) -> Iterator[State]:
+    """Too few blocks, and shared requests: the youngest, the oldest, all but the oldest."""
+    size, at = rng.randint(3, 6), rng.randint(1, 9)
+    for flags in ("oos", "soos", "oss", "sss", "oso"):
+        ids = range(at, at + len(flags))
+        full = [runs(id, 2 * size + 1, rng.randint(1, 2), flag == "s") for id, flag in zip(ids, flags, strict=True)]
+        yield waits(rng, size, 1), rng.sample(full, len(full)), 1, size, 1
+
+
+@plan_exam.edge(0.5)
+def border_states(rng: Rng) -> Iterator[State]:
+    """Blocks of one slot, nobody, only one that runs, a request too large for now."""
+    yield [], [], 5, 4, 1
+    yield waits(rng, 1, 3, 2), [runs(7, 5, 4), runs(3, 9, 8)], 6, 1, 1
+    yield waits(rng, 1, 1), [runs(7, 5, 4), runs(3, 9, 8)], 1, 1, 1
+    yield waits(rng, 4, 9), [], 8, 4, 2
+    yield [], [runs(3, 9, 2)], 1, 4, 9
+
+
+@plan_exam.property(1)
+def all_end(f: Function, rng: Rng) -> None:
+    """In a small pool, all requests end."""
+    size, pool = 4, 9
+    waiting = [{"id": id, "tokens": rng.randint(1, 18)} for id in range(7)]
+    waiting[3]["tokens"] = size * pool - 12
+    ends = {one["id"]: one["tokens"] + rng.randint(1, 12) for one in waiting}
+    running = list[dict[str, Any]]()
+    for step in range(200):
+        free = pool - sum(one["frees"] for one in running)
+        found = f([*map(dict, waiting)], [*map(dict, running)], free, size, 2)
+        going = [one for one in waiting if one["id"] in found["admit"]]
+        going += [one for one in running if one["id"] not in found["preempt"]]
+        blocks = [math.ceil(one["tokens"] / size) for one in going]
+        expect(sum(blocks) <= pool, f"in step {step} they hold {sum(blocks)} blocks of {pool}")
+        stopped = [one for one in [*waiting, *running] if one not in going]
+        waiting = sorted(({"id": one["id"], "tokens": one["tokens"]} for one in stopped), key=lambda one: one["id"])
+        running = [runs(one["id"], one["tokens"] + 1, n) for one, n in zip(going, blocks, strict=True)]
+        running = [one for one in running if one["tokens"] <= ends[one["id"]]]
+        if not waiting and not running:
+            return
+    raise Failure(f"after 200 steps, {[one['id'] for one in waiting]} of 7 still wait, with {free} of {pool} blocks free")
