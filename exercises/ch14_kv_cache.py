@@ -119,8 +119,8 @@ def decode_batch(
         return texts
 
     Args:
-        model: ``model(ids, positions, mask, cache)`` returns the logits, (B, T, V), and the new cache. ``ids``
-            are the new tokens, (B, T) int64. ``positions``, (B, T) int64, count the tokens of a row's own
+        model: ``model(ids, positions, mask, cache)`` returns the logits, (B, T, V), and the new cache. The
+            new tokens are ``ids``, (B, T) int64. ``positions``, (B, T) int64, count the tokens of a row's own
             text from 0. Each has an embedding of its own, so none may be negative; those of padding do not
             matter. ``mask``, (B, T, S) bool, is true where a new token may attend to one of the S tokens:
             those in the cache, then the new ones. If a token may attend to none, its logits are arbitrary.
