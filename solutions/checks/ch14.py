@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -88,11 +88,17 @@ def far_out(f: Function, rng: Rng) -> None:
 Draft = tuple[list[tuple[int, int]], Tensor, Tensor, list[float]]
 
 
+def floats(x: Tensor) -> list[list[float]]:
+    """The rows as Python's numbers."""
+    return [[*map(float, row)] for row in x]
+
+
 def naive_verify(
     draft_ids: list[tuple[int, int]], q: Tensor, p: Tensor, u: list[float], /
 ) -> tuple[list[int], int]:
     """With Python's numbers, case by case."""
-    numbers, tokens, wanted = [*u], list[int](), [row.tolist() for row in p]
+    numbers, tokens, drawn = [*u], list[int](), list[float]()
+    wanted, drafts = floats(p), floats(q)
 
     def pick(weights: list[float]) -> int:
         number, below = numbers.pop(0), 0.0
@@ -107,7 +113,7 @@ def naive_verify(
         return [one / math.fsum(over) for one in over]
 
     for i, (one, two) in enumerate(draft_ids):
-        drawn = q[i].tolist()
+        drawn = drafts[i]
         if numbers.pop(0) >= wanted[i][one] / drawn[one]:
             rest = residual(wanted[i])
             if numbers.pop(0) < rest[two] / drawn[two]:
@@ -133,7 +139,7 @@ def distributions(rng: Rng, rows: int, V: int) -> Tensor:
 def drafted(rng: Rng, k: int, V: int) -> Draft:
     """Distributions, candidates that follow them, and numbers."""
     q, p = distributions(rng, k, V), distributions(rng, k + 1, V)
-    ids = [(a, b) for row in q.tolist() for a, b in [rng.choices(range(V), row, k=2)]]
+    ids = [(rng.choices(range(V), row)[0], rng.choices(range(V), row)[0]) for row in floats(q)]
     return ids, q, p, [rng.uniform(0, 0.999) for _ in range(2 * k + 1)]
 
 
@@ -189,13 +195,14 @@ def follows_the_target(f: Function, rng: Rng) -> None:
     """The first token of a pass follows p, whatever q is."""
     q, p = distributions(rng, 1, 4), distributions(rng, 2, 4)
     n, counts = 800, [0] * 4
+    (drafts,), (shares, _) = floats(q), floats(p)
     for _ in range(n):
-        pair = rng.choices(range(4), q[0].tolist(), k=2)
-        found: Any = f([(pair[0], pair[1])], q, p, [rng.random() for _ in range(3)])
-        expect(isinstance(found, tuple | list) and len(found) == 2, "the result is no pair")  # pyright: ignore
+        one, two = rng.choices(range(4), drafts, k=2)
+        found: Any = f([(one, two)], q, p, [rng.random() for _ in range(3)])
+        expect(type(found) in (tuple, list) and len(found) == 2, "the result is no pair")
         expect(found[0] and found[0][0] in range(4), "the first token is no id")
         counts[found[0][0]] += 1
-    for id, (count, share) in enumerate(zip(counts, p[0].tolist(), strict=True)):
+    for id, (count, share) in enumerate(zip(counts, shares, strict=True)):
         spread = 5 * math.sqrt(share * (1 - share) / n) + 1e-9
         told = f"token {id} comes first in {count / n:.0%} of {n} passes, p gives it {share:.0%}"
         expect(abs(count / n - share) <= spread, told)
@@ -328,11 +335,12 @@ def limits_only(rng: Rng) -> Iterator[Batch]:
 @batch_exam.cost(1)
 def shared_passes(f: Function, rng: Rng) -> None:
     """All rows share one pass per step over the new tokens, and none follows the last that is needed."""
-    limits, passes = [5, 9], 9
-    while passes == max(limits):
-        model, prompts, _, *ids = batch(rng, [3, 5], limits, stops=True)
+    while True:
+        model, prompts, limits, *ids = batch(rng, [3, 5], [5, 9], stops=True)
         texts = alone(model, prompts, limits, *ids)
         passes = max(min(len(text) + 1, limit) for text, limit in zip(texts, limits, strict=True))
+        if passes < max(limits):
+            break
     model.columns = []
     f(model, prompts, limits, *ids)
     same(model.columns, [5] + [1] * (passes - 1), "the new tokens of each pass")
@@ -446,11 +454,11 @@ def first_broken_rule(f: Function) -> Function:
     def run(
         waiting: list[dict[str, int]], running: list[dict[str, Any]], free: int, size: int, reserve: int
     ) -> str:
-        found = f(waiting, running, free, size, reserve)
-        lists: list[Any] = [*found.values()] if isinstance(found, dict) else []  # pyright: ignore
-        right = [*map(type, lists)] == [list, list] and {*found} == {"admit", "preempt"}
+        found: Any = f(waiting, running, free, size, reserve)
+        parts = [cast("Any", found).get(name) for name in ("admit", "preempt")] if type(found) is dict else []
+        right = [*map(type, parts)] == [list, list]
         expect(right, f"expected a dict of the lists 'admit' and 'preempt', got {show(found)}")
-        admit, preempt = found["admit"], found["preempt"]
+        admit, preempt = (cast("list[int]", part) for part in parts)
         needs = {one["id"]: math.ceil(one["tokens"] / size) for one in waiting}
         by_id = {one["id"]: one for one in running}
         strange = [id for id in admit if id not in needs] or [id for id in preempt if id not in by_id]
