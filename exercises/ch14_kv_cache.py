@@ -204,8 +204,9 @@ def plan(
     3. *Progress*: the oldest request that runs is not preempted; so it ends one day, and then the next one.
     4. *Need*: each preempted request is needed. If it went on running, with the others preempted, blocks
        would be missing.
-    5. *Sharing*: blocks of a ``shared`` request are used by others and stay in use. It is preempted only if
-       preempting all requests that rules 3 and 5 allow and that are not shared would not be enough.
+    5. *Sharing*: a ``shared`` request has blocks that others use, too; preempting it does not give those
+       back. It is preempted only if it would not be enough to preempt all that are not shared, except the
+       oldest.
     6. *Decoding first*: nobody is admitted in a step that preempts.
     7. *Reserve*: after an admission, at least ``reserve`` blocks are left, so that those that run do not need
        to preempt each other in the next steps. Only if nothing runs at all, the first one that is admitted
