@@ -133,7 +133,7 @@ def decode_batch(
 
     Shorter prompts are padded on the left. Each text ends before its first stop id, or as soon as it has as
     many new tokens as its own limit allows. The batch goes on until all have ended; a row that ended earlier
-    is still computed, but nothing more is written to its text. This version has five faults; find and fix
+    is still computed, but nothing more is written to its text. This version has six faults; find and fix
     them::
 
         longest = max(map(len, prompts))

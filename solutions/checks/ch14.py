@@ -273,7 +273,7 @@ def alone(
     return texts
 
 
-batch_exam = Exam("14.3", alone)
+batch_exam = WholeExam("14.3", alone)
 
 
 def next_larger(ids: Tensor, positions: Tensor, mask: Tensor, cache: Any) -> tuple[Tensor, Any]:
@@ -281,7 +281,7 @@ def next_larger(ids: Tensor, positions: Tensor, mask: Tensor, cache: Any) -> tup
     return torch.nn.functional.one_hot(ids + 1, 10).double(), cache
 
 
-batch_exam.example(1, (next_larger, [[7, 1], [3]], [2, 4], 5, 0), [[2, 3], [4]])
+batch_exam.example(0.5, (next_larger, [[7, 1], [3]], [2, 4], 5, 0), [[2, 3], [4]])
 
 
 def batch(rng: Rng, lengths: list[int], limits: list[int], stops: bool = False, **leave_out: bool) -> Batch:
@@ -305,7 +305,7 @@ def random_batches(rng: Rng) -> Iterator[Batch]:
     """Prompts of different lengths, texts that end at different times."""
     yield batch(rng, [3, 6, 2], [6, 6, 6])
     yield batch(rng, [5, 2, 4], [7, 5, 8], stops=True)
-    yield batch(rng, [2, 7], [9, 9], stops=True)
+    yield batch(rng, [2, 7], [8, 8], stops=True)
 
 
 @batch_exam.edge(
@@ -330,22 +330,32 @@ def positions_only(rng: Rng) -> Iterator[Batch]:
 def masks_only(rng: Rng) -> Iterator[Batch]:
     """A model without positions, and prompts that contain the padding id."""
     for lengths in ([1, 6, 2], [8, 1], [2, 9]):
-        yield batch(rng, lengths, [9] * len(lengths), counts=False)
+        yield batch(rng, lengths, [8] * len(lengths), counts=False)
 
 
-@batch_exam.edge(
-    1,
-    "the stop id in the text",
-    "texts that go on after their stop id",
-    "a batch that ends with its first text",
-    "a row that forgets that it has ended",
-)
-def stops_only(rng: Rng) -> Iterator[Batch]:
-    """Prompts of one length, texts that stop at different times."""
+@batch_exam.edge(0.5, "the stop id in the text")
+def one_that_stops(rng: Rng) -> Iterator[Batch]:
+    """A single text that stops."""
     model, prompts, limits, *ids = batch(rng, [3], [6])
     yield model, prompts, limits, alone(model, prompts, limits, *ids)[0][rng.randint(1, 4)], ids[1]
-    yield batch(rng, [4, 4, 4], [8, 8, 8], stops=True)
-    yield batch(rng, [2, 2], [9, 9], stops=True)
+
+
+@batch_exam.edge(0.5, "texts that go on after their stop id")
+def just_stopped(rng: Rng) -> Iterator[Batch]:
+    """Two texts, of which one stops a step before the limit."""
+    while True:
+        model, prompts, limits, *ids = batch(rng, [3, 3], [5, 5])
+        one, two = alone(model, prompts, limits, *ids)
+        if one.index(one[3]) == 3 and one[3] not in [*two, one[4]]:
+            break
+    yield model, prompts, limits, one[3], ids[1]
+
+
+@batch_exam.edge(0.5, "a batch that ends with its first text", "a row that forgets that it has ended")
+def long_stopped(rng: Rng) -> Iterator[Batch]:
+    """Prompts of one length, texts that stop at different times."""
+    yield batch(rng, [3, 3], [8, 8], stops=True)
+    yield batch(rng, [2, 2], [8, 8], stops=True)
 
 
 @batch_exam.edge(
