@@ -73,8 +73,8 @@ def verify(draft_ids: list[tuple[int, int]], q: Tensor, p: Tensor, u: list[float
     2. If it is rejected, the token must now follow the residual distribution: p minus q, negative numbers
        set to 0, divided by their sum. Test the second candidate as the first one, with the residual in place
        of p. If it is accepted, the pass ends with it.
-    3. If both are rejected, the token is sampled from what is left of the residual, which step 2 reduces in
-       the same way as step 1 reduced p. The pass ends with this token.
+    3. If both are rejected, the token is sampled from what the second candidate leaves of the residual,
+       computed as the residual was computed from p. The pass ends with this token.
 
     If the first candidates of all places are accepted, the pass ends with one more token, sampled from p of
     the place after the last one.

@@ -97,7 +97,8 @@ def far_out(f: Function, rng: Rng) -> None:
 
 # 14.2
 
-Draft = tuple[list[tuple[int, int]], Tensor, Tensor, list[float]]
+Pairs = list[tuple[int, int]]
+Draft = tuple[Pairs, Tensor, Tensor, list[float]]
 
 
 def floats(x: Tensor) -> list[list[float]]:
@@ -105,9 +106,7 @@ def floats(x: Tensor) -> list[list[float]]:
     return [[*map(float, row)] for row in x]
 
 
-def naive_verify(
-    draft_ids: list[tuple[int, int]], q: Tensor, p: Tensor, u: list[float], /
-) -> tuple[list[int], int]:
+def naive_verify(draft_ids: Pairs, q: Tensor, p: Tensor, u: list[float], /) -> tuple[list[int], int]:
     """With Python's numbers, case by case."""
     numbers, tokens, drawn = [*u], list[int](), list[float]()
     wanted, drafts = floats(p), floats(q)
@@ -142,7 +141,7 @@ verify_exam.example(1, ([(1, 1), (0, 1)], Q, P, [0.3, 0.0, 0.9, 0.2, 0.2]), ([1,
 
 
 def distributions(rng: Rng, rows: int, V: int) -> Tensor:
-    """Rows that sum to 1, in which one of five entries is 0."""
+    """Rows that sum to 1, in which about one of six entries is 0."""
     weights = rng.normal(rows, V, dtype=torch.float64).exp() * (rng.integers(0, 6, rows, V) > 0)
     weights[:, 0] += 0.1
     return weights / weights.sum(-1, keepdim=True)
@@ -222,7 +221,8 @@ def follows_the_target(f: Function, rng: Rng) -> None:
 
 # 14.3
 
-Batch = tuple["Tiny", list[list[int]], list[int], int, int]
+Texts = list[list[int]]
+Batch = tuple["Tiny", Texts, list[int], int, int]
 VOCABULARY = 12
 
 
@@ -255,11 +255,9 @@ class Tiny:
         return x @ self.head, kept
 
 
-def alone(
-    model: Tiny, prompts: list[list[int]], limits: list[int], stop_id: int, pad_id: int, /
-) -> list[list[int]]:
+def alone(model: Tiny, prompts: Texts, limits: list[int], stop_id: int, pad_id: int, /) -> Texts:
     """Each prompt for itself, all of it computed again for each token."""
-    texts = list[list[int]]()
+    texts: Texts = []
     for prompt, limit in zip(prompts, limits, strict=True):
         ids = [*prompt]
         while len(ids) < len(prompt) + limit:
@@ -374,15 +372,12 @@ def limits_only(rng: Rng) -> Iterator[Batch]:
 @batch_exam.cost(1)
 def shared_passes(f: Function, rng: Rng) -> None:
     """All rows share one pass per step over the new tokens, and none follows the last that is needed."""
-    while True:
-        model, prompts, limits, *ids = batch(rng, [3, 5], [5, 9], stops=True)
-        texts = alone(model, prompts, limits, *ids)
-        passes = max(min(len(text) + 1, limit) for text, limit in zip(texts, limits, strict=True))
-        if passes < max(limits):
-            break
-    model.columns = []
-    f(model, prompts, limits, *ids)
-    same(model.columns, [5] + [1] * (passes - 1), "the new tokens of each pass")
+    for case in (next(one_that_stops(rng)), next(just_stopped(rng))):
+        model, prompts, limits, *_ = case
+        passes = max(min(len(text) + 1, limits[0]) for text in alone(*case))
+        model.columns = []
+        f(*case)
+        same(model.columns, [len(prompts[0])] + [1] * (passes - 1), "the new tokens of each pass")
 
 
 # 14.4
@@ -504,35 +499,22 @@ def first_broken_rule(f: Function) -> Function:
             return blocks - sum(math.ceil(n / size) - math.ceil((n - 1) / size) for n in going)
 
         blocks, oldest = left(admit, preempt), min(by_id, default=None)
-        enough = left([], [id for id in by_id if not by_id[id]["shared"] and id != oldest]) >= 0
+        plain = [id for id in by_id if not by_id[id]["shared"] and id != oldest]
+        shared = [id for id in preempt if by_id[id]["shared"] and left([], plain) >= 0]
         later = [id for id in needs if id not in admit][:1]
-        broken = (
-            ("rule 1:", [-blocks] * (blocks < 0), "of the needed blocks missing"),
-            (
-                "rule 2: request",
-                [id for id in later if id < max(admit, default=0)],
-                "waits, a younger one is admitted",
-            ),
-            ("rule 3: request", [id for id in preempt if id == oldest], "is preempted, the oldest that runs"),
-            ("rule 4: request", [id for id in preempt if left([], [*{*preempt} - {id}]) >= 0], "could go on"),
-            (
-                "rule 5: request",
-                [id for id in preempt if by_id[id]["shared"] and enough],
-                "is shared, others are enough",
-            ),
-            ("rule 6: request", admit if preempt else [], "is admitted in a step that preempts"),
-            (
-                "rule 7:",
-                [blocks] * (blocks < reserve and len(admit) > (not by_id)),
-                f"of {reserve} reserved blocks left",
-            ),
-            (
-                "rule 8: request",
-                later * (left(admit + later, []) >= reserve * bool(by_id or admit)),
-                "could be admitted",
-            ),
-        )
-        return next((f"{rule} {who[0]} {what}" for rule, who, what in broken if who), KEPT)
+        floor = reserve if by_id or admit else 0
+        scarce = blocks < reserve and len(admit) > (0 if by_id else 1)
+        rules = {
+            "rule 1: {} of the needed blocks missing": [-blocks] * (blocks < 0),
+            "rule 2: request {} waits, a younger one is admitted": later * (later < sorted(admit)[-1:]),
+            "rule 3: request {} is preempted, the oldest that runs": [id for id in preempt if id == oldest],
+            "rule 4: request {} could go on": [id for id in preempt if left([], [*{*preempt} - {id}]) >= 0],
+            "rule 5: request {} is shared, others are enough": shared,
+            "rule 6: request {} is admitted in a step that preempts": admit if preempt else [],
+            f"rule 7: {{}} of {reserve} reserved blocks left": [blocks] * scarce,
+            "rule 8: request {} could be admitted": later * (left(admit + later, []) >= floor),
+        }
+        return next((rule.format(*who) for rule, who in rules.items() if who), KEPT)
 
     run.__name__ = "plan"
     return run
