@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from myllm.inference.sampling import SamplingConfig as SamplingConfig
     from myllm.llm import LLM as LLM
     from myllm.model.attention import attend as attend
+    from myllm.model.cache import KVCache as KVCache
     from myllm.model.transformer import Transformer as Transformer
     from myllm.tokenizers.bpe import BPE as BPE
     from myllm.tokenizers.chat import render as render
@@ -28,6 +29,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "BPE": "myllm.tokenizers.bpe",
+    "KVCache": "myllm.model.cache",
     "LLM": "myllm.llm",
     "ModelConfig": "myllm.config",
     "Pretrain": "myllm.training.pretrain",

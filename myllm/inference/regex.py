@@ -6,9 +6,9 @@ The expressions are over bytes. The derivative of one with respect to a byte mat
 
 import math
 import re
-from collections.abc import Iterable, Sequence
-from functools import cache
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence, Set
+from functools import cache, lru_cache, partial
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -237,12 +237,17 @@ class Automaton:
         at = torch.where(start < end, state, 0)  # all tokens are read together, one byte a step
         alive = at.nonzero().squeeze(-1)
         while len(alive):
-            states = torch.tensor(sorted({*at[alive].tolist()}))
+            states = cast("Tensor", at[alive].unique())
             rows = torch.stack([self.row(int(state)) for state in states])
             at[alive] = rows[torch.searchsorted(states, at[alive]), vocabulary.text[start[alive]]]
             start[alive] += 1
             alive = alive[(at[alive] > 0) & (start[alive] < end[alive])]
         return at > 0
+
+
+@lru_cache(maxsize=8)
+def _vocabulary(tokenizer: Tokenizer, size: int, silent: Set[int], start: bool) -> "Vocabulary":
+    return Vocabulary([b"" if i in silent else tokenizer.id_bytes(i, start=start) for i in range(size)])
 
 
 class Vocabulary:
@@ -268,7 +273,7 @@ def regex_grammar(
         pattern: The expression; see `parse`.
         tokenizer: The tokenizer of the model.
         stop_ids: Ids that end the text.
-        start: Whether the new text is decoded as the start of a text; see `Tokenizer.token_bytes`.
+        start: Whether the new text is decoded as the start of a text; see `Tokenizer.starts_after`.
 
     Returns:
         A function from the new ids to the tokens that may follow them, (V,) bool.
@@ -280,12 +285,9 @@ def regex_grammar(
     if not stops:
         raise UserError("A regular expression needs a stop id, which ends the text that matches; give one.")
     automaton = Automaton(parse(pattern))
-    ids = range(max(tokenizer.vocab_size, stops[-1] + 1))
-    silent = {*stops, *tokenizer.special_tokens.values(), *ids[tokenizer.vocab_size :]}
-
-    @cache
-    def vocabulary(first: bool) -> Vocabulary:
-        return Vocabulary([b"" if i in silent else tokenizer.id_bytes(i, start=first) for i in ids])
+    size = max(tokenizer.vocab_size, stops[-1] + 1)
+    silent = frozenset([*stops, *tokenizer.special_tokens.values(), *range(tokenizer.vocab_size, size)])
+    vocabulary = partial(_vocabulary, tokenizer, size, silent)
 
     @cache
     def mask(state: int, first: bool) -> Tensor:
