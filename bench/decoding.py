@@ -23,6 +23,7 @@ from bench.scoreboard import RESULTS
 from myllm import LLM, ModelConfig, SamplingConfig, Transformer
 from myllm.data import corpus
 from myllm.data.loader import WindowLoader
+from myllm.evaluation.perplexity import nll
 from myllm.files import atomic_write
 from myllm.inference.generate import GrowingCache, decode
 from myllm.inference.sampling import Sampler
@@ -66,8 +67,9 @@ def train(steps: int = STEPS) -> tuple[Transformer, list[float]]:
 
 
 def train_letters() -> None:
-    """Write the model in float16, and its curve."""
+    """Write the model in float16, its curve, and its loss on the beginning of a held-out play."""
     model, losses = train()
+    held_out = corpus.split(corpus.load("shakespeare"), validation=corpus.HELD_OUT)[1]
     save_file(
         {name: p.detach().half().contiguous() for name, p in model.state_dict().items()},
         RESULTS / "letters.safetensors",
@@ -76,6 +78,9 @@ def train_letters() -> None:
         "command": "python -m bench.decoding --train",
         **origin(),
         "steps": STEPS,
+        "held_out": round(
+            nll(model.half().float(), letters(held_out[0].text)[:5000].tolist()).mean().item(), 4
+        ),
         "loss": [round(loss, 4) for loss in losses],
     }
     atomic_write(RESULTS / "letters.json", json.dumps(run) + "\n")
