@@ -22,6 +22,8 @@ import json
 import sys
 from pathlib import Path
 
+import pytest
+
 
 class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Imports one module from changed source."""
@@ -52,7 +54,7 @@ def killer(oracles, package, file, source):
                 oracle()
             except (NameError, SyntaxError):  # a slip in the table, not a change of meaning
                 raise
-            except Exception as error:  # whatever a mutant does
+            except (Exception, pytest.fail.Exception) as error:  # whatever a mutant does
                 return f"{oracle.__name__}: {type(error).__name__}: {error}"[:300]
     finally:
         sys.meta_path.remove(finder)

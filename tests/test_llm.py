@@ -1,6 +1,7 @@
 """Text in, text out: loading, writing, answering, looking, saving; with a tiny model of random weights."""
 
 import json
+from functools import partial
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ import torch
 from myllm import BPE, LLM, ModelConfig, Transformer, generate, render
 from myllm.data import downloads
 from myllm.files import UserError
+from myllm.inference.speculative import Counts, PromptLookup, speculate
 from myllm.tokenizers.chat import TEMPLATES, prompt_ids
 from myllm.tokenizers.gguf import from_gguf
 from myllm.tokenizers.ranks import byte_symbols
@@ -335,3 +337,14 @@ def test_nothing_there(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "mamba"}))
     with pytest.raises(UserError, match="mamba"):
         LLM.from_pretrained(tmp_path)
+
+
+def test_another_function_may_write_the_ids():
+    """Speculative decoding through the same doors: greedily the text is the same, and passes are saved."""
+    llm = LLM.from_pretrained("course-base", dtype=torch.float32)
+    prompt = "ROMEO.\nAway, away, away, away,"
+    expected = llm.generate(prompt, max_new_tokens=40, stop="away!")
+    counts = Counts()
+    write = partial(speculate, draft=PromptLookup(llm.config.vocab_size), counts=counts)
+    assert llm.generate(prompt, max_new_tokens=40, stop="away!", write=write) == expected
+    assert 0 < counts.accepted < counts.proposed

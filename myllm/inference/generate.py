@@ -289,6 +289,7 @@ def stream(
     *,
     stop: str | Sequence[str] = (),
     regex: str | None = None,
+    write: Callable[..., Iterator[int]] = generate,
     **options: Any,
 ) -> Iterator[str]:
     """Continue a text and return it piece by piece.
@@ -299,6 +300,8 @@ def stream(
         prompt: A text, or ids. Nothing is put in front of it.
         stop: Strings that end the text, even if they begin or end inside a token; they are not yielded.
         regex: A regular expression that the new text matches once a stop id ends it; see `regex_grammar`.
+        write: What generates the ids: `generate`, or another function of its form, such as
+            ``functools.partial(speculate, draft=…)``.
         options: Those of `generate`.
 
     Returns:
@@ -312,7 +315,7 @@ def stream(
     if regex is not None:
         start, stop_ids = tokenizer.starts_after(before), options.get("stop_ids", ())
         grammar = {"grammar": regex_grammar(regex, tokenizer, stop_ids, start=start)}
-    new = generate(model, before, **grammar, **options)
+    new = write(model, before, **grammar, **options)
     pieces = decode_stream(tokenizer, new, after=before)
     return cut_at_stop(pieces, [stop] if isinstance(stop, str) else stop)
 

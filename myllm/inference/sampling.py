@@ -117,7 +117,7 @@ class SamplingConfig:
     def active(self) -> list[str]:
         """The options that change logits, in the order in which they act."""
         neutral: dict[str, Any] = {one.name: one.default for one in fields(self)}
-        neutral |= {"logit_bias": {}, "temperature": 0}
+        neutral |= {"logit_bias": {}, "temperature": 0 if self.greedy else 1}
         named = [name for name in self.order if name in ORDER]
         names = named + [name for name in ORDER if name not in named]
         return [name for name in names if getattr(self, name) != neutral[name]]
@@ -137,9 +137,10 @@ def logit_bias(logits: Tensor, bias: Mapping[int, float]) -> Tensor:
 
 
 def temperature(logits: Tensor, value: float) -> Tensor:
-    """Divide the logits (B, V) by the temperature, the largest subtracted first so that nothing overflows."""
+    """Divide the logits (B, V) by the temperature; a row that would overflow is moved down to 0 first."""
     value = max(value, torch.finfo(logits.dtype).tiny)  # not 0 in this dtype
-    return (logits - logits.amax(-1, keepdim=True)) / value
+    scaled, largest = logits / value, logits.amax(-1, keepdim=True)
+    return scaled.where((largest / value).isfinite(), (logits - largest) / value)
 
 
 def top_k(logits: Tensor, k: int) -> Tensor:
@@ -190,12 +191,12 @@ def repetition_penalty(logits: Tensor, value: float, text: Tensor) -> Tensor:
 
 def presence_penalty(logits: Tensor, value: float, new: Tensor) -> Tensor:
     """Subtract a number from the logits of the tokens of (B, N)."""
-    return logits - value * (counts(new, logits.shape[-1]) > 0)
+    return logits - value * (counts(new, logits.shape[-1]) > 0).to(logits.dtype)
 
 
 def frequency_penalty(logits: Tensor, value: float, new: Tensor) -> Tensor:
     """Subtract a number from the logits of the tokens of (B, N), once for each time that they occur."""
-    return logits - value * counts(new, logits.shape[-1])
+    return logits - value * counts(new, logits.shape[-1]).to(logits.dtype)
 
 
 def no_repeat_ngram(logits: Tensor, n: int, text: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ def model():
 
 
 def bigrams(seed):
-    return torch.rand(9, 9, generator=torch.Generator().manual_seed(seed)).double().softmax(-1)
+    return (4 * torch.rand(9, 9, generator=torch.Generator().manual_seed(seed)).double()).softmax(-1)
 
 
 class Wrong:
@@ -168,10 +168,31 @@ def test_lookup_proposes_what_followed_the_longest_latest_match():
     assert draft.propose([1, 2, 3, 1, 2, 4, 1, 2], 3)[0] == [4, 1, 2]  # the latest
     assert draft.propose([5, 2, 3, 1, 2], 2)[0] == [3, 1]  # only one token agrees
     assert draft.propose([4, 4, 4], 5)[0] == [4]  # what followed is the end of the text itself
+    assert draft.propose([1, 2, 5, 3, 2, 7, 1, 2], 1)[0] == [5]  # two that agree, not the later one
     for nothing in ([7], [1, 2, 3]):
         ids, q = draft.propose(nothing, 4)
         assert ids == [] and q.shape == (0, 9)
     assert PromptLookup(9, n=1).propose([1, 2, 3, 3, 2, 1, 2], 1)[0] == [1]
+
+
+def test_bigrams_say_from_what_they_sampled():
+    table = bigrams(1)
+    ids, q = BigramDraft(table, seed=0).propose([3, 5], 4)
+    assert torch.equal(q, table[[5, *ids[:-1]]])
+    ids, q = BigramDraft(table).propose([3, 5], 2)
+    assert ids == [table[5].argmax(), table[ids[0]].argmax()] and q.argmax(-1).tolist() == ids
+    assert q.sum() == 2
+
+
+def test_the_model_computes_what_is_new_and_once(model):
+    seen = []
+    hook = model.embed_tokens.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape[1]))
+    list(speculate(model, PROMPT, PromptLookup(9, n=1), max_new_tokens=12, k=3))
+    list(speculate(model, PROMPT, Wrong(), max_new_tokens=4, k=2))
+    hook.remove()
+    first, rest = seen[0], seen[1:]
+    assert first <= 5 + 3 and max(rest[: rest.index(7)]) <= 1 + 3
+    assert rest[rest.index(7) + 1 :] == [3, 2, 1][: len(rest) - rest.index(7) - 1]
 
 
 def test_a_smaller_model_with_a_shorter_context_proposes_less(model):

@@ -276,13 +276,36 @@ def kept():
         assert torch.equal(where.position.freq, model("rope").frequencies(4))
 
 
+def package_caches():
+    """The tests of the package's caches, on the changed module."""
+    import test_caches as t
+
+    for name in ("KVCache", "StaticCache", "RingCache", "Pages"):
+        for kind in ("llama", "windows"):
+            for cuts in t.CUTS.values():
+                t.test_every_cache_gives_what_the_whole_text_gives(name, kind, cuts)
+    t.test_a_buffer_takes_rows_padded_on_the_left("llama")
+    for size in (3, 4):
+        for cuts in (*t.CUTS.values(), (*range(1, 16),)):
+            t.test_a_ring_needs_no_more_than_the_window(size, cuts)
+    for sinks in (0, 1, 3):
+        for cuts in (*t.CUTS.values(), (2, 3, *range(4, 16))):
+            t.test_sinks_stay_and_the_ring_moves_on(sinks, cuts)
+    t.test_what_was_rejected_is_forgotten()
+    t.test_rows_can_be_chosen_repeated_and_dropped()
+    t.test_eight_bits_cost_a_byte_and_a_scale_and_err_by_half_a_step()
+    t.test_two_texts_share_the_blocks_of_their_beginning()
+    t.test_what_a_cache_cannot_do_is_said()
+
+
 ORACLES = [masks, attention, attention_layer, layers, rope, transformers, masked_transformer, start]
-ORACLES += [every_cache, kept]
+ORACLES += [every_cache, kept, package_caches]
 FIRST = {
     "basics": layers,
     "masks": masks,
     "attention": attention,
-    "cache": every_cache,
+    "cache": package_caches,
+    "paged": package_caches,
     "tiled": attention,
     "layers": layers,
     "rope": rope,
