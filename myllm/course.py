@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from myllm.config import ModelConfig
     from myllm.grading.notebook import Card
-    from myllm.llm import LLM
 
 COLOURS = {  # one role, one colour; mid-tones of book/_static/colours.css that read on light and dark pages
     "query": "#3b7dd8",
@@ -138,30 +137,6 @@ def step_memory(config: "ModelConfig", B: int, T: int) -> list[dict[str, Any]]:
             }
         )
     return ways
-
-
-def logits_at(llm: "LLM", prompt: str | list[int], n: int = 200) -> dict[str, Any]:
-    """The logits of the token after a prompt, as `SamplingExplorer` takes them.
-
-    Args:
-        llm: The model.
-        prompt: A text, or its ids.
-        n: How many tokens are listed, the most likely ones; the others are summed up in ``rest``.
-    """
-    import torch
-
-    tokenizer = llm.tokenizer
-    assert tokenizer is not None
-    ids = tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
-    with torch.inference_mode():
-        logits = llm.model(torch.tensor([ids]))[0, -1].float()
-    order = logits.argsort(descending=True)
-    return {
-        "prompt": tokenizer.decode(ids),
-        "tokens": [tokenizer.decode([i]) for i in order[:n].tolist()],
-        "logits": [round(x, 3) for x in logits[order[:n]].tolist()],
-        "rest": round(logits[order[n:]].logsumexp(0).item(), 3),
-    }
 
 
 def check(exercise: str, function: Callable[..., Any], *, seed: int | None = None) -> "Card":
