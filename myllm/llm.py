@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Self, cast, overload
 
 import torch
 from torch import Tensor
@@ -12,13 +12,22 @@ from myllm.data import downloads
 from myllm.evaluation.perplexity import nll
 from myllm.files import StrPath, UserError, atomic_write, expand, read_json
 from myllm.inference.attention_maps import attention_maps
-from myllm.inference.generate import GrowingCache, stream
+from myllm.inference.beam import beam_search
+from myllm.inference.generate import check_room, cut_at_stop, generate_batch, new_cache, stream
+from myllm.inference.regex import regex_grammar
 from myllm.model.transformer import Transformer
 from myllm.tokenizers.base import Tokenizer
 from myllm.tokenizers.chat import end_tokens, prompt_ids
 from myllm.tokenizers.gguf import from_gguf
 from myllm.tokenizers.jinja import Message
-from myllm.tokenizers.pretrained import MODEL, VOCABULARY, WHOLE, load_tokenizer, save_tokenizer
+from myllm.tokenizers.pretrained import (
+    MODEL,
+    VOCABULARY,
+    WHOLE,
+    decode_stream,
+    load_tokenizer,
+    save_tokenizer,
+)
 from myllm.weights import gguf, hub
 
 GENERATION_CONFIG = "generation_config.json"
@@ -102,21 +111,98 @@ class LLM:
         Args:
             prompt: The text to continue.
             sampling: ``max_new_tokens`` (by default 256, or as many as fit into the context), ``stop``
-                (strings that end the text), ``seed``, and the fields of `SamplingConfig`, such as
-                ``temperature`` (0, the default, always takes the most likely token) and ``top_p``.
+                (strings that end the text), ``regex`` (a regular expression that the new text must match,
+                see `regex_grammar`), ``seed``, and the fields of `SamplingConfig`, such as ``temperature``
+                (0, the default, always takes the most likely token) and ``top_p``.
 
         Raises:
             UserError: No tokenizer, an option out of range, or a text that exceeds the context.
         """
         return self._stream(self._encode(prompt), sampling)
 
-    def generate(self, prompt: str, **sampling: Any) -> str:
-        """Continue a text and return the continuation; see `stream`."""
-        return "".join(self.stream(prompt, **sampling))
+    @overload
+    def generate(self, prompt: str, **sampling: Any) -> str: ...
+    @overload
+    def generate(self, prompt: list[str], **sampling: Any) -> list[str]: ...
+    def generate(self, prompt: str | list[str], **sampling: Any) -> str | list[str]:
+        """Continue a text and return the continuation; see `stream`.
+
+        Several prompts are continued together, as one batch: see `complete`.
+        """
+        if isinstance(prompt, str):
+            return "".join(self.stream(prompt, **sampling))
+        return [text for text, _ in self.complete(prompt, **sampling)]
+
+    def complete(
+        self,
+        prompts: Sequence[str | Sequence[int]],
+        *,
+        stop: str | Sequence[str] = (),
+        regex: str | None = None,
+        **sampling: Any,
+    ) -> list[tuple[str, list[int]]]:
+        """Continue several texts together, as one batch; each as it would be continued alone.
+
+        Args:
+            prompts: The texts to continue, or their ids.
+            stop: Strings that end a text.
+            regex: A regular expression that the new texts must match.
+            sampling: See `stream`. Prompt i is sampled with the seed ``seed + i``, and where
+                ``max_new_tokens`` is not given, the longest prompt decides how many tokens fit.
+
+        Returns:
+            For each prompt the new text, which ends before a stop string, and all new ids.
+
+        Raises:
+            UserError: As `stream`.
+        """
+        tokenizer, rows = self._need_tokenizer(), [self._encode(prompt) for prompt in prompts]
+        options: dict[str, Any] = {"max_new_tokens": self._room(*rows), "stop_ids": self.stop_ids, **sampling}
+        grammar: dict[str, Any] = {}
+        if regex is not None:
+            starts = {tokenizer.starts_after(row) for row in rows}
+            if len(starts) > 1:
+                raise UserError("With a regex give no empty prompt beside others; continue it alone.")
+            start, stop_ids = True in starts, options["stop_ids"]
+            grammar = {"grammar": regex_grammar(regex, tokenizer, stop_ids, start=start)}
+        stops = [stop] if isinstance(stop, str) else stop
+        found: list[tuple[str, list[int]]] = []
+        for row, new in zip(rows, generate_batch(self.model, rows, **grammar, **options), strict=True):
+            pieces = decode_stream(tokenizer, new, after=row)
+            found.append(("".join(cut_at_stop(pieces, stops)), new))
+        return found
+
+    def beam(self, prompt: str, *, width: int, **options: Any) -> list[tuple[str, float]]:
+        """The continuations of the best score that a beam search finds.
+
+        Args:
+            prompt: The text to continue.
+            width: How many beams are extended in each step.
+            options: Those of `beam_search`, all of them optional.
+
+        Returns:
+            Texts with their scores, the best first.
+
+        Raises:
+            UserError: As `beam_search`, or there is no tokenizer.
+        """
+        tokenizer, ids = self._need_tokenizer(), self._encode(prompt)
+        room = self._room(ids)
+        options = {"max_new_tokens": room, "stop_ids": self.stop_ids, **options}
+        options.setdefault("cache", new_cache(self.model, 1, len(ids) + options["max_new_tokens"]))
+        found = beam_search(self.model, ids, width=width, **options)
+        ends = frozenset(options["stop_ids"])
+        kept = ([i for i in one.ids if i not in ends] for one in found)
+        texts = ["".join(decode_stream(tokenizer, one, after=ids)) for one in kept]
+        return [(text, one.score) for text, one in zip(texts, found, strict=True)]
 
     def stream_chat(self, messages: Iterable[Message], **sampling: Any) -> Iterator[str]:
         """Answer a conversation, piece by piece; see `chat`."""
-        return self._stream(prompt_ids(messages, self._need_tokenizer()), sampling)
+        return self._stream(self.chat_ids(messages), sampling)
+
+    def chat_ids(self, messages: Iterable[Message]) -> list[int]:
+        """The ids that a conversation is for the model, up to where its answer begins; see `chat`."""
+        return prompt_ids(messages, self._need_tokenizer())
 
     def chat(self, messages: Iterable[Message], **sampling: Any) -> str:
         """Answer a conversation in the chat format that the model was trained on.
@@ -145,6 +231,26 @@ class LLM:
         """
         return nll(self, text, **options)
 
+    def logprobs(self, prompt: str | Sequence[int], continuation: str | Sequence[int]) -> Tensor:
+        """The log-probability of each token of a continuation, given the prompt and those before it.
+
+        Args:
+            prompt: A text, or its ids.
+            continuation: A text, or its ids, such as those that `complete` returns.
+
+        Returns:
+            (N,) float32, in nats, one number a token of the continuation.
+
+        Raises:
+            UserError: No prompt, more tokens than the context holds, or no tokenizer for a text.
+        """
+        before = self._encode(prompt)
+        new = continuation
+        if isinstance(new, str):
+            new = self._need_tokenizer().encode_text(new, continued=len(before) > 0)
+        check_room(self.model, len(before), len(new))
+        return -nll(self.model, [*before, *new])[len(before) - 1 :] if len(new) else torch.zeros(0)
+
     def attention_maps(self, text: str) -> tuple[list[str], Tensor]:
         """The attention weights of the model on a text.
 
@@ -160,14 +266,19 @@ class LLM:
         row = torch.tensor(ids, device=self.model.embed_tokens.weight.device)
         return [self._need_tokenizer().decode([i]) for i in ids], attention_maps(self.model, row)
 
-    def _encode(self, text: str) -> list[int]:
+    def _encode(self, text: str | Sequence[int]) -> list[int]:
+        if not isinstance(text, str):
+            return [*text]
         tokenizer = self._need_tokenizer()
         return tokenizer.encode(text, bos=tokenizer.add_bos)
 
+    def _room(self, *rows: Sequence[int]) -> int:
+        """How many new tokens are generated after these ids if nothing else is said."""
+        return max(1, min(256, self.config.block_size - max(map(len, rows), default=0)))
+
     def _stream(self, ids: list[int], sampling: dict[str, Any]) -> Iterator[str]:
-        room = self.config.block_size - len(ids)
-        cache = GrowingCache(self.config.n_layer, device=self.model.embed_tokens.weight.device)
-        options: dict[str, Any] = {"max_new_tokens": max(1, min(256, room)), "cache": cache, **sampling}
+        options: dict[str, Any] = {"max_new_tokens": self._room(ids), **sampling}
+        options.setdefault("cache", new_cache(self.model, 1, len(ids) + options["max_new_tokens"]))
         return stream(self.model, self._need_tokenizer(), ids, stop_ids=self.stop_ids, **options)
 
     def _need_tokenizer(self) -> Tokenizer:

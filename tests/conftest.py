@@ -1,7 +1,12 @@
 """Fixtures that several folders of tests use, and how many random cases a property is tried on."""
 
+import json
+import os
+import subprocess
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -11,6 +16,27 @@ from hypothesis import settings
 settings.register_profile("quick", max_examples=50, derandomize=True, deadline=None)
 settings.register_profile("full", max_examples=1000, deadline=None, print_blob=True)
 settings.load_profile("quick")
+
+
+@pytest.fixture(scope="module")
+def killed(request):
+    """Which oracle killed each of `MUTANTS` in a ``tests/<room>/test_mutants.py``; see ``tests/mutants.py``.
+
+    ``killed[name]`` is None for a mutant of ``myllm.<room>`` that survives the oracles in
+    ``tests/<room>/oracles.py``; ``killed[file]`` is None where these accept the unchanged file.
+    """
+    room, script = request.path.parent, Path(__file__).with_name("mutants.py")
+    path = [str(script.parents[1]), os.environ.get("PYTHONPATH", "")]
+    result = subprocess.run(
+        [sys.executable, str(script), f"myllm.{room.name}", str(room / "oracles.py")],
+        input=json.dumps(request.module.MUTANTS),
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, path)), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout)
 
 
 @pytest.fixture

@@ -64,6 +64,7 @@ def model_saying(words, after):
     def forward(text, *, cache=None, keep=None):
         past = 0 if cache is None else cache.length
         if cache is not None:
+            cache.positions(text.shape[1])
             for layer in range(2):
                 cache.update(layer, torch.zeros(1, 2, text.shape[1], 4), torch.zeros(1, 2, text.shape[1], 4))
         upcoming = torch.tensor(ids[past + 1 : past + 1 + text.shape[1]])

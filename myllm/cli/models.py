@@ -1,19 +1,15 @@
-"""``myllm models``, ``info``, ``generate``, ``chat`` and ``convert``."""
+"""``myllm models``, ``info`` and ``convert``."""
 
 import json
-import sys
-from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
-from tyro.conf import Positional, UseAppendAction, arg
+from tyro.conf import Positional, arg
 
-from myllm.files import UserError, expand, read_json, read_text
+from myllm.files import UserError, expand, read_json
 
 if TYPE_CHECKING:
     from myllm.config import ModelConfig
-    from myllm.llm import LLM
 
 MAX_BATCH = 1 << 30
 Name = Annotated[str, Positional, arg(metavar="NAME|PATH")]
@@ -106,89 +102,6 @@ class Info:
         return 0
 
 
-@dataclass(frozen=True, kw_only=True)
-class Sampling:
-    """How a model generates text."""
-
-    max_new_tokens: Annotated[int | None, arg(metavar="N")] = None
-    """The most tokens to generate; by default 256, or as many as the context holds."""
-    temperature: Annotated[float, arg(metavar="X")] = 0.0
-    """0 takes the most likely token each time, 1 samples from the model's own distribution."""
-    stop: Annotated[tuple[str, ...], UseAppendAction, arg(metavar="TEXT")] = ()
-    """End before this text."""
-    seed: Annotated[int | None, arg(metavar="N")] = None
-    """Makes sampling repeatable; 0 or more."""
-
-    def options(self) -> dict[str, Any]:
-        """The options as `LLM.stream` takes them.
-
-        Raises:
-            UserError: The seed is negative.
-        """
-        if self.seed is not None and self.seed < 0:
-            raise UserError(f"--seed must be 0 or more, not {self.seed}.")
-        length = {} if self.max_new_tokens is None else {"max_new_tokens": self.max_new_tokens}
-        return {"temperature": self.temperature, "stop": self.stop, "seed": self.seed, **length}
-
-
-@dataclass(frozen=True)
-class Generate(Sampling):
-    """Continue a text.
-
-    The model is smollm2, a GGUF file, a folder with weights, or a name on the Hugging Face hub.
-
-    Examples:
-        myllm generate smollm2 'The capital of France is' --max-new-tokens 8
-        myllm generate smollm2 --temperature 0.8 --seed 1 < story.txt
-    """
-
-    model: Name
-    """The model."""
-    prompt: Annotated[str | None, Positional, arg(metavar="[TEXT]")] = None
-    """The text to continue; by default standard input."""
-
-    def run(self) -> int:
-        """Print the continuation piece by piece."""
-        options = self.options()
-        prompt = read_text(sys.stdin.buffer) if self.prompt is None else self.prompt
-        llm = _load(self.model)
-        _refuse_too_long(llm, prompt)
-        _print(llm.stream(prompt, **options))
-        return 0
-
-
-@dataclass(frozen=True)
-class Chat(Sampling):
-    """Talk to a model; an empty line or Ctrl-D ends it.
-
-    Examples:
-        myllm chat smollm2
-        myllm chat smollm2 'What is the capital of France?'
-        myllm chat smollm2 --system 'Answer in one word.' 'What is the capital of France?'
-    """
-
-    model: Name
-    """The model."""
-    message: Annotated[str | None, Positional, arg(metavar="[MESSAGE]")] = None
-    """Answer this one message; by default the lines of standard input."""
-    system: Annotated[str | None, arg(metavar="TEXT")] = None
-    """The system message; by default the one that the model was trained with."""
-
-    def run(self) -> int:
-        """Answer one message, or a conversation."""
-        options = self.options()
-        messages = [] if self.system is None else [{"role": "system", "content": self.system}]
-        llm = _load(self.model)
-        if self.message is None and sys.stdin.isatty():
-            print("An empty line ends the conversation.", file=sys.stderr)
-        for line in _lines() if self.message is None else [self.message]:
-            messages.append({"role": "user", "content": line})
-            _refuse_too_long(llm, *(message["content"] for message in messages))
-            answer = _print(llm.stream_chat(messages, **options))
-            messages.append({"role": "assistant", "content": answer})
-        return 0
-
-
 @dataclass(frozen=True)
 class Convert:
     """Write a model into a folder that this package and the library transformers can load.
@@ -223,23 +136,7 @@ class Convert:
         return 0
 
 
-COMMANDS = {"models": Models, "info": Info, "generate": Generate, "chat": Chat, "convert": Convert}
-
-
-def _load(name: str) -> "LLM":
-    from myllm.llm import LLM
-
-    return LLM.from_pretrained(name)
-
-
-def _refuse_too_long(llm: "LLM", *texts: str) -> None:
-    """Refuse texts that cannot fit into the context, whatever their tokens are, before encoding them."""
-    size, context = sum(len(text.encode(errors="replace")) for text in texts), llm.config.block_size
-    if llm.tokenizer is None or size <= context:  # a token stands for at least one byte
-        return
-    longest = max(len(llm.tokenizer.decode_bytes([i])) for i in range(llm.tokenizer.vocab_size))
-    if size > context * (longest + 1):  # a space may be lost where a token is decoded alone
-        raise UserError(f"{size:,} bytes do not fit into a context of {context:,} tokens; shorten the text.")
+COMMANDS = {"models": Models, "info": Info, "convert": Convert}
 
 
 def _config(name: str) -> "ModelConfig":
@@ -272,24 +169,6 @@ def _sentences(name: str, c: "ModelConfig", T: int) -> str:
         f"{position[c.position]}, context {c.block_size:,}\n"
         f"{c.flops_per_token(T) / 1e9:,.3f} GFLOP a token over {T:,} tokens, three times as many in training"
     )
-
-
-def _lines() -> Iterable[str]:
-    """The lines of standard input up to an empty one."""
-    prompt = "> " if sys.stdin.isatty() else ""
-    with suppress(EOFError):
-        while (line := input(prompt)).strip():
-            yield line
-
-
-def _print(pieces: Iterable[str]) -> str:
-    """Print each piece at once, and return the whole text."""
-    text = ""
-    for piece in pieces:
-        print(piece, end="", flush=True)
-        text += piece
-    print()
-    return text
 
 
 def _table(header: list[str], rows: list[list[str]]) -> None:

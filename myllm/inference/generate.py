@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from myllm.files import UserError
+from myllm.inference.regex import regex_grammar
 from myllm.inference.sampling import Sampler, SamplingConfig
 from myllm.model.basics import block_size_of, device_of
-from myllm.model.cache import Cache
+from myllm.model.cache import Cache, KVCache
 from myllm.model.masks import Mask, causal
 from myllm.model.transformer import Transformer
 from myllm.tokenizers.base import Tokenizer
@@ -56,6 +57,27 @@ class GrowingCache:
         self._held[layer] = k, v
         return k, v
 
+    def select(self, rows: Tensor) -> None:
+        """Keep or repeat rows of the batch; (N,) int64."""
+        self._held = [held and (held[0][rows], held[1][rows]) for held in self._held]
+        self.pads = None if self.pads is None else self.pads[rows]
+
+
+def new_cache(model: Model, rows: int, size: int, pads: Tensor | None = None) -> Cache | None:
+    """An empty cache for a batch.
+
+    Args:
+        model: The model.
+        rows: B, how many texts are continued together.
+        size: How many tokens the longest of them may have in the end.
+        pads: (B,) int64, by how many tokens each row is padded on the left.
+
+    Returns:
+        The cache, or None for a model whose configuration is not known.
+    """
+    config = getattr(model, "config", None)
+    return None if config is None else KVCache(config, rows, size, pads=pads, device=device_of(model))
+
 
 @torch.inference_mode()
 def decode(
@@ -91,22 +113,30 @@ def decode(
         raise UserError("With a cache, give the padding to the cache: GrowingCache(n_layer, pads=…).")
     pads = getattr(cache, "pads", pads)
     sampler = sampler or Sampler(SamplingConfig())
-    start, new = ids.shape[1], ids
-    columns = torch.arange(start, device=ids.device)
-    text = ids if pads is None else ids.where(columns >= pads[:, None], -1)  # -1 is padding
+    start, new, text = ids.shape[1], ids, _marked(ids, pads)
     for _ in range(steps):
-        if cache is not None:
-            logits = last_logits(model, new, cache=cache)
-            if _length(cache) == 0:
-                raise UserError("This model does not use the cache; generate without one.")
-        elif pads is not None:
-            logits = last_logits(model, text.clamp(min=0), **_padded(text, pads))
-        else:
-            logits = last_logits(model, text)
-        chosen = sampler(logits, text, start)
+        chosen = sampler(_next_logits(model, text, new, pads, cache), text, start)
         yield chosen
         new = chosen[:, None]
         text = torch.cat([text, new], dim=1)
+
+
+def _next_logits(model: Model, text: Tensor, new: Tensor, pads: Tensor | None, cache: Cache | None) -> Tensor:
+    """The logits (B, V) after a text (B, N), whose last tokens, `new`, are not in the cache yet."""
+    if cache is not None:
+        logits = last_logits(model, new, cache=cache)
+        if _length(cache) == 0:
+            raise UserError("This model does not use the cache; generate without one.")
+        return logits
+    if pads is not None:
+        return last_logits(model, text.clamp(min=0), **_padded(text, pads))
+    return last_logits(model, text)
+
+
+def _marked(ids: Tensor, pads: Tensor | None) -> Tensor:
+    """The ids (B, T) with -1 as padding."""
+    columns = torch.arange(ids.shape[1], device=ids.device)
+    return ids if pads is None else ids.where(columns >= pads[:, None], -1)
 
 
 def _length(cache: Cache | None) -> int | None:
@@ -162,6 +192,67 @@ def generate(
     return takewhile(lambda i: i not in stops, (int(i) for i in new))
 
 
+@torch.inference_mode()
+def generate_batch(
+    model: Model,
+    rows: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    stop_ids: Iterable[int] = (),
+    seed: int | None = None,
+    cache: Callable[..., Any] = new_cache,
+    **sampling: Any,
+) -> list[list[int]]:
+    """Continue several texts together; each gets the tokens that it would get alone.
+
+    Short rows are padded on the left. A row that has ended leaves the batch. The last digits of a logit may
+    depend on the size of the batch, so that another token wins where two are almost equally likely.
+
+    Args:
+        model: A `Transformer`; or, if all rows have one length, any function from ids (B, T) to (B, T, V).
+        rows: The prompts, each of at least one id.
+        max_new_tokens: The most that is generated for each.
+        stop_ids: Ids that end a text; they are not returned.
+        seed: Row i is sampled with the seed ``seed + i``; by default PyTorch's own generator is used.
+        cache: Makes an empty cache as `new_cache` does, or returns None to compute all tokens in each step.
+        sampling: The fields of `SamplingConfig`.
+
+    Returns:
+        The new ids of each row.
+
+    Raises:
+        UserError: As `generate`.
+    """
+    device, stops = device_of(model), frozenset(stop_ids)
+    width = max(map(len, rows), default=0)
+    for row in rows:
+        check_room(model, len(row), max_new_tokens)
+    sources = generators(seed, len(rows), device)
+    sampler = Sampler(SamplingConfig(**sampling), stop_ids=stops, generators=sources)
+    found: list[list[int]] = [[] for _ in rows]
+    new = torch.tensor([[0] * (width - len(row)) + [*map(int, row)] for row in rows], device=device)
+    padding = torch.tensor([width - len(row) for row in rows], device=device)
+    pads = padding if padding.any() else None
+    held = cache(model, len(rows), width + max_new_tokens, pads)
+    text, active = _marked(new, pads), [*range(len(rows))]
+    for _ in range(max_new_tokens if rows else 0):
+        chosen = sampler(_next_logits(model, text, new, pads, held), text, width)
+        going = [n for n, i in enumerate(chosen) if int(i) not in stops]
+        for n in going:
+            found[active[n]].append(int(chosen[n]))
+        if not going:
+            break
+        new = chosen[:, None]
+        text = torch.cat([text, new], dim=1)
+        if len(going) < len(active):
+            keep, active = torch.tensor(going, device=device), [active[n] for n in going]
+            text, new, pads = text[keep], new[keep], None if pads is None else pads[keep]
+            sampler.select(going)
+            if held is not None:
+                held.select(keep)
+    return found
+
+
 def check_room(model: Model, length: int, max_new_tokens: int) -> None:
     """Refuse a prompt of this length whose continuation would not fit into the model's context."""
     limit = block_size_of(model)
@@ -197,6 +288,7 @@ def stream(
     prompt: str | Sequence[int],
     *,
     stop: str | Sequence[str] = (),
+    regex: str | None = None,
     **options: Any,
 ) -> Iterator[str]:
     """Continue a text and return it piece by piece.
@@ -206,6 +298,7 @@ def stream(
         tokenizer: Its tokenizer.
         prompt: A text, or ids. Nothing is put in front of it.
         stop: Strings that end the text, even if they begin or end inside a token; they are not yielded.
+        regex: A regular expression that the new text matches once a stop id ends it; see `regex_grammar`.
         options: Those of `generate`.
 
     Returns:
@@ -214,12 +307,14 @@ def stream(
     Raises:
         UserError: As `generate`, or an empty stop string.
     """
-    stops = [stop] if isinstance(stop, str) else list(stop)
-    if not all(stops):
-        raise UserError("A stop string is empty; leave it out.")
     before = tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
-    ids = generate(model, before, **options)
-    return cut_at_stop(decode_stream(tokenizer, ids, after=before), stops)
+    grammar: dict[str, Any] = {}
+    if regex is not None:
+        start, stop_ids = tokenizer.starts_after(before), options.get("stop_ids", ())
+        grammar = {"grammar": regex_grammar(regex, tokenizer, stop_ids, start=start)}
+    new = generate(model, before, **grammar, **options)
+    pieces = decode_stream(tokenizer, new, after=before)
+    return cut_at_stop(pieces, [stop] if isinstance(stop, str) else stop)
 
 
 def cut_at_stop(pieces: Iterable[str], stops: Sequence[str]) -> Iterator[str]:
@@ -231,7 +326,16 @@ def cut_at_stop(pieces: Iterable[str], stops: Sequence[str]) -> Iterator[str]:
     Args:
         pieces: The text in any pieces.
         stops: The stop strings.
+
+    Raises:
+        UserError: A stop string is empty.
     """
+    if not all(stops):
+        raise UserError("A stop string is empty; leave it out.")
+    return _cut(pieces, stops)
+
+
+def _cut(pieces: Iterable[str], stops: Sequence[str]) -> Iterator[str]:
     held = ""
     for piece in pieces:
         held += piece

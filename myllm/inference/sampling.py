@@ -13,7 +13,7 @@ from myllm.files import UserError
 from myllm.model.basics import upcast
 
 Grammar = Callable[[Sequence[int]], Tensor]
-"""Maps the new ids of a row to the tokens that may follow them, (V,) bool."""
+"""Maps the new ids of a row to the tokens that may follow them, (V,) bool; ids beyond its end may not."""
 
 #: The order in which the options of a `SamplingConfig` act, unless it names another.
 ORDER = (
@@ -95,6 +95,9 @@ class SamplingConfig:
         for name, (kind, least, largest) in BOUNDS.items():
             if (value := getattr(self, name)) is not None:
                 check(name, value, kind, bounds=(least, largest))
+        for i, bias in self.logit_bias.items():
+            check("an id of logit_bias", i, int, bounds=(0, LARGEST))
+            check(f"logit_bias[{i}]", bias, float, -math.inf, bounds=(-1e30, 1e30))
         if self.greedy and filters:
             raise UserError(
                 f"{filters[0]} has no effect at temperature 0, which takes the most likely token; "
@@ -210,6 +213,20 @@ OF_TEXT = {f.__name__: f for f in (repetition_penalty, no_repeat_ngram)}
 OF_NEW = {f.__name__: f for f in (presence_penalty, frequency_penalty)}
 
 
+def finite(logits: Tensor) -> Tensor:
+    """Logits (B, V) in at least float32; single tokens may be forbidden by -inf.
+
+    Raises:
+        UserError: Logits that are NaN or infinite, or nothing but -inf.
+    """
+    if not logits.amax(-1).isfinite().all():
+        raise UserError(
+            "The model's logits are not finite: its weights contain NaN or infinite numbers, or overflow "
+            "in this dtype; load it again, or in float32."
+        )
+    return upcast(logits)
+
+
 class Sampler:
     """Chooses the next token of each row as a `SamplingConfig` says.
 
@@ -227,6 +244,10 @@ class Sampler:
         generators: Sequence[torch.Generator] = (),
     ) -> None:
         self.config, self.stop_ids, self.generators = config, [*stop_ids], generators
+
+    def select(self, rows: Sequence[int]) -> None:
+        """Keep some rows of the batch only."""
+        self.generators = [self.generators[row] for row in rows if self.generators]
 
     def __call__(self, logits: Tensor, text: Tensor, start: int) -> Tensor:
         """Choose a token for each row; see `distribution`.
@@ -259,12 +280,7 @@ class Sampler:
         Raises:
             UserError: Logits that are not finite, or options that leave no token.
         """
-        if not logits.amax(-1).isfinite().all():
-            raise UserError(
-                "The model's logits are not finite: its weights contain NaN or infinite numbers, or overflow "
-                "in this dtype; load it again, or in float32."
-            )
-        logits = upcast(logits)
+        logits = finite(logits)
         for name in self.config.active:
             logits = self._apply(name, logits, text, start)
         largest = logits.amax(-1, keepdim=True)
@@ -285,7 +301,9 @@ class Sampler:
             return OF_NEW[name](logits, value, new)
         if name == "grammar":
             allowed = torch.stack([value(row.tolist()) for row in new]).to(logits.device)
-            return logits.where(allowed, -math.inf)
+            missing = logits.shape[1] - allowed.shape[1]  # ids of the model that its tokenizer does not have
+            return logits.where(torch.nn.functional.pad(allowed, (0, missing)), -math.inf)
         if new.shape[1] < value:  # min_new_tokens
-            return logits.index_fill(-1, torch.tensor(self.stop_ids, device=logits.device), -math.inf)
+            stops = [i for i in self.stop_ids if i < logits.shape[1]]
+            return logits.index_fill(-1, torch.tensor(stops, device=logits.device).long(), -math.inf)
         return logits

@@ -153,22 +153,20 @@ class Engine:
             The requests that have a new token.
         """
         decoding = [request for request in self.running if len(request.text) - request.computed == 1]
-        decoding = [request for request in decoding if self._reserve(request, 1)]
-        # A reservation may have preempted a newer request.
-        advanced = self._compute([request for request in decoding if request.state == "running"], 1)
+        decoding = [request for request in decoding if self._reserve(request)]
+        advanced = self._compute(decoding, 1)
         self._admit()
         budget = self.chunk
         for request in [*self.running]:
             n = min(len(request.text) - request.computed, budget)
-            fresh = request.state == "running" and request not in decoding
-            if fresh and n > 0 and self._reserve(request, n):
+            if n > 0 and request not in decoding:
                 budget -= n
                 advanced += self._compute([request], n)
         self.steps += 1
         return advanced
 
     def _admit(self) -> None:
-        """Start waiting requests, oldest first, while their texts and one more token have blocks."""
+        """Start waiting requests, oldest first, while there are blocks for their texts and one more token."""
         while self.waiting and len(self.running) < self.rows:
             request = self.waiting[0]
             shared = self.blocks.share(request.text)
@@ -178,16 +176,17 @@ class Engine:
                 return
             self.waiting.popleft()
             self.running.append(request)
-            request.state, request.blocks = "running", shared
+            own = range(self._blocks_for(len(request.text)) - len(shared))
+            request.state, request.blocks = "running", shared + [self.blocks.take() for _ in own]
             request.computed = len(shared) * self.pages.block_size
             request.reused += request.computed
             if shared:
                 self._note(request, "share", request.computed)
 
-    def _reserve(self, request: Request, n: int) -> bool:
-        """Get blocks for n more tokens of a running request, from the newest others if necessary."""
+    def _reserve(self, request: Request) -> bool:
+        """Get a block for the next token of a running request, from the newest other if necessary."""
         while request.state == "running":
-            if self._blocks_for(request.computed + n) <= len(request.blocks):
+            if self._blocks_for(request.computed + 1) <= len(request.blocks):
                 return True
             if self.blocks.available:
                 request.blocks.append(self.blocks.take())

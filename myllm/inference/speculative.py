@@ -113,7 +113,7 @@ class ModelDraft:
             logits = last_logits(self.model, ids[:, self._cache.length :], cache=self._cache)
             found.append(self._sampler.distribution(logits, ids, len(text))[0])
             row.append(int(self._sampler.choose(found[-1][None])))
-        self._seen = row[:-1] if found else []
+        self._seen = row
         if not found:
             return [], _certain([], self.model.config.vocab_size)
         return row[len(text) :], torch.stack(found)
@@ -137,6 +137,20 @@ class Counts:
     proposed: int = 0
     accepted: int = 0
     passes: int = 0
+
+
+def acceptance(p: Tensor, q: Tensor) -> Tensor:
+    """The probability with which each token, if proposed, is accepted, (V,), given the two distributions."""
+    return torch.where(q > 0, p / q, 1.0).clamp(max=1)
+
+
+def residual(p: Tensor, q: Tensor) -> Tensor:
+    """The distribution (V,) from which a token is sampled instead of a rejected one.
+
+    A proposal is accepted with probability sum(min(p, q)); what p has above q makes up for the rest.
+    """
+    rest = (p - q).clamp(min=0)
+    return rest / rest.sum() if rest.any() else p  # rounding can leave nothing
 
 
 @torch.inference_mode()
@@ -189,15 +203,13 @@ def speculate(
             p = sampler.distribution(logits[i : i + 1], row[:, : len(text)], start)[0]
             accepted = False
             if i < n:
-                x, draft_p = proposed[i], q[i].to(p)
                 u = torch.rand((), generator=next(iter(sampler.generators), None), device=device)
-                accepted = bool(u * draft_p[x] < p[x])  # with probability min(1, p / q)
-                rest = (p - draft_p).clamp(min=0)
-                p = rest if not accepted and rest.any() else p  # rounding can leave nothing of the rest
+                accepted = bool(u < acceptance(p, q[i].to(p))[proposed[i]])
+                p = p if accepted else residual(p, q[i].to(p))
             if accepted:
                 chosen, counts.accepted = proposed[i], counts.accepted + 1
             else:
-                chosen = int(sampler.choose(p[None] / p.sum()))
+                chosen = int(sampler.choose(p[None]))
             if chosen in stops:
                 return
             text.append(chosen)

@@ -110,6 +110,11 @@ class Tokenizer(Protocol):
         """Whether the token after `i` is decoded as the first one of a text."""
         return False
 
+    def starts_after(self, ids: Sequence[int]) -> bool:
+        """Whether the token after these ids is decoded as the first one of a text."""
+        last = next((i for i in reversed(ids) if i < self.vocab_size), None)
+        return last is None or self.starts_anew(last)
+
     def token_bytes(self, ids: Iterable[int], *, after: Sequence[int] = ()) -> Iterator[bytes]:
         """The bytes that each id adds to the text.
 
@@ -123,8 +128,7 @@ class Tokenizer(Protocol):
         Raises:
             UserError: An id is negative.
         """
-        last = next((i for i in reversed(after) if i < self.vocab_size), None)
-        start = last is None or self.starts_anew(last)
+        start = self.starts_after(after)
         for i in ids:
             if i < 0:
                 raise UserError(f"Id {i} is outside the vocabulary of {self.name}; ids start at 0.")

@@ -1,6 +1,9 @@
-"""Five caches, each as short as it can be: what a `Transformer` has to get along with."""
+"""Five caches, each as short as it can be, which a `Transformer` has to get along with; and the package's."""
 
 import torch
+
+from myllm.model.cache import KVCache, RingCache, StaticCache
+from myllm.model.paged import Pages
 
 
 def past(tensor, T):
@@ -98,4 +101,39 @@ class Paged:
         return tuple(gathered)
 
 
-CACHES = {"growing": Growing, "whole": Whole, "ring": Ring, "ragged": Ragged, "paged": Paged}
+class PagesAlone:
+    """The package's pages, a new view for each forward pass, as its engine uses them."""
+
+    def __init__(self, model, rows, size):
+        per_row = -(-size // 3)
+        generator = torch.Generator().manual_seed(4)
+        table = torch.randperm(rows * per_row, generator=generator).view(rows, per_row)
+        self.pages = Pages(model.config, rows * per_row, 3, dtype=model.embed_tokens.weight.dtype)
+        self.pages.k.fill_(7.0), self.pages.v.fill_(7.0)
+        self.tables, self.length = table.tolist(), 0
+
+    def positions(self, T):
+        needed = -(-(self.length + T) // 3)
+        tables = [table[:needed] for table in self.tables]
+        self.view = self.pages.view(tables, [self.length] * len(tables))
+        self.length += T
+        return self.view.positions(T)
+
+    def update(self, layer, k, v):
+        return self.view.update(layer, k, v)
+
+
+TOYS = {"growing": Growing, "whole": Whole, "ring": Ring, "ragged": Ragged, "paged": Paged}
+PACKAGE = {
+    "KVCache": lambda model, rows, size: KVCache(model.config, rows, size),
+    "StaticCache": lambda model, rows, size: StaticCache(
+        model.config, rows, size, dtype=model.embed_tokens.weight.dtype
+    ),
+    "RingCache": lambda model, rows, size: RingCache(
+        model.config,
+        rows,
+        window=model.config.window if not model.config.full_attention_every and model.config.window else size,
+    ),
+    "Pages": PagesAlone,
+}
+CACHES = TOYS | PACKAGE

@@ -1,17 +1,8 @@
-"""A compact suite against which mutants of `myllm.model` are tried, and the loop that tries them.
-
-Run as a script it reads ``[[name, file, old, new], …]`` from standard input and prints, for each mutant,
-the oracle that killed it, or null.
-"""
+"""Oracles that tell wrong versions of `myllm.model` from the right one; see ``tests/mutants.py``."""
 
 import importlib
-import importlib.abc
-import importlib.util
 import itertools
-import json
 import math
-import sys
-from pathlib import Path
 
 import caches
 import reference
@@ -285,58 +276,38 @@ def kept():
         assert torch.equal(where.position.freq, model("rope").frequencies(4))
 
 
+def package_caches():
+    """The tests of the package's caches, on the changed module."""
+    import test_caches as t
+
+    for name in ("KVCache", "StaticCache", "RingCache", "Pages"):
+        for kind in ("llama", "windows"):
+            for cuts in t.CUTS.values():
+                t.test_every_cache_gives_what_the_whole_text_gives(name, kind, cuts)
+    t.test_a_buffer_takes_rows_padded_on_the_left("llama")
+    for size in (3, 4):
+        for cuts in (*t.CUTS.values(), (*range(1, 16),)):
+            t.test_a_ring_needs_no_more_than_the_window(size, cuts)
+    for sinks in (0, 1, 3):
+        for cuts in (*t.CUTS.values(), (2, 3, *range(4, 16))):
+            t.test_sinks_stay_and_the_ring_moves_on(sinks, cuts)
+    t.test_what_was_rejected_is_forgotten()
+    t.test_rows_can_be_chosen_repeated_and_dropped()
+    t.test_eight_bits_cost_a_byte_and_a_scale_and_err_by_half_a_step()
+    t.test_two_texts_share_the_blocks_of_their_beginning()
+    t.test_what_a_cache_cannot_do_is_said()
+
+
 ORACLES = [masks, attention, attention_layer, layers, rope, transformers, masked_transformer, start]
-ORACLES += [every_cache, kept]
+ORACLES += [every_cache, kept, package_caches]
 FIRST = {
-    "basics": 3,
-    "masks": 0,
-    "attention": 1,
-    "cache": 8,
-    "tiled": 1,
-    "layers": 3,
-    "rope": 4,
-    "transformer": 5,
-}  # where the mutated file is tried
-
-
-class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Imports one module of `myllm.model` from changed source."""
-
-    def __init__(self, file, source):
-        self.name, self.source = f"myllm.model.{file}", source
-
-    def find_spec(self, name, path, target=None):
-        return importlib.util.spec_from_loader(name, self) if name == self.name else None
-
-    def exec_module(self, module):
-        exec(compile(self.source, f"<mutant of {self.name}>", "exec"), module.__dict__)
-
-
-def killer(file, source):
-    """The name of the first oracle that refuses the source of a file, or None."""
-    for name in [name for name in sys.modules if name.startswith("myllm.model.")]:
-        del sys.modules[name]
-    finder = Finder(file, source)
-    sys.meta_path.insert(0, finder)
-    first = FIRST[file]
-    try:
-        for oracle in ORACLES[first:] + ORACLES[:first]:
-            try:
-                oracle()
-            except (NameError, SyntaxError):  # no mutant of the meaning
-                raise
-            except Exception:  # whatever a mutant does
-                return oracle.__name__
-    finally:
-        sys.meta_path.remove(finder)
-    return None
-
-
-if __name__ == "__main__":
-    folder, killed = Path(sys.argv[1]), {}
-    for title, file, old, new in json.load(sys.stdin):
-        whole = (folder / f"{file}.py").read_text(encoding="utf-8")
-        if whole.count(old) != 1:
-            raise SystemExit(f"{title}: {old!r} occurs {whole.count(old)} times in {file}.py")
-        killed[title] = killer(file, whole.replace(old, new))
-    print(json.dumps(killed))
+    "basics": layers,
+    "masks": masks,
+    "attention": attention,
+    "cache": package_caches,
+    "paged": package_caches,
+    "tiled": attention,
+    "layers": layers,
+    "rope": rope,
+    "transformer": transformers,
+}

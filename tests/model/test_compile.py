@@ -9,6 +9,7 @@ from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from myllm.config import ModelConfig, RopeScaling
+from myllm.model.cache import StaticCache
 from myllm.model.masks import causal, document, prefix, window
 from myllm.model.transformer import Transformer
 
@@ -83,7 +84,14 @@ def test_documents_that_change_from_batch_to_batch_are_seen(graphs):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("kind", "name"), [("gpt2", "whole"), ("windows", "ring"), ("gemma2", "paged"), ("dynamic NTK", "whole")]
+    ("kind", "name"),
+    [
+        ("gpt2", "whole"),
+        ("windows", "ring"),
+        ("gemma2", "paged"),
+        ("dynamic NTK", "whole"),
+        ("gemma2", "StaticCache"),
+    ],
 )
 def test_a_decode_step_is_one_graph(graphs, kind, name):
     model, ids = made(MODELS[kind].replace(n_layer=2))
@@ -156,7 +164,7 @@ def test_no_tensor_is_made_on_the_host_in_a_forward_pass(kind, mask):
     ids = torch.zeros(2, 16, dtype=torch.int64, device="meta")
     with torch.device("meta"):
         rule = MASKS[mask](16)
-        cache = caches.Whole(model, 2, 16)
+        cache = StaticCache(model.config, 2, 16)
     with FromTheHost() as host:
         loss = F.cross_entropy(model(ids, mask=rule).flatten(0, 1), ids.flatten())
         loss.backward()

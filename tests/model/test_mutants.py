@@ -1,16 +1,7 @@
 """Wrong versions of `myllm.model`: the oracles accept the right one and kill each of these."""
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
-import myllm.model
-
-FOLDER = Path(myllm.model.__file__).parent
 # what is wrong: file, right, wrong
 MUTANTS = {
     "causal excludes itself": ("masks", "k <= q)", "k < q)"),
@@ -318,35 +309,91 @@ MUTANTS = {
         "partial(nn.LayerNorm, eps=config.norm_eps,",
         "partial(nn.LayerNorm, eps=1.0,",
     ),
+    "the buffer may overflow": ("cache", "if self._new.stop > self.size:", "if False:"),
+    "the buffer is written from the start": (
+        "cache",
+        "self._new = slice(self.length, self.length + T)",
+        "self._new = slice(0, T)",
+    ),
+    "padding is ignored": ("cache", "slots if self.pads is None else", "slots if True else"),
+    "padding counts as position 0": ("cache", "clamp(min=-1)", "clamp(min=0)"),
+    "padding is added": ("cache", "(slots - self.pads[:, None])", "(slots + self.pads[:, None])"),
+    "only the new keys are returned": (
+        "cache",
+        "held = [buffer[layer, :, :, : self.length]",
+        "held = [buffer[layer, :, :, self._new]",
+    ),
+    "the first layer's keys for all": (
+        "cache",
+        "buffer[layer, :, :, self._new] = x",
+        "buffer[0, :, :, self._new] = x",
+    ),
+    "nothing is forgotten": ("cache", "self.length = min(self.length, length)", "pass"),
+    "forgetting makes it longer": ("cache", "min(self.length, length)", "length"),
+    "rows are not chosen": ("cache", "self._stored = [x[:, rows] for x in self._stored]", "pass"),
+    "padding of rows is not chosen": ("cache", "self.pads = self.pads[rows]", "pass"),
+    "eight bits have 128 steps": ("cache", "/ 127", "/ 128"),
+    "eight bits are cut, not rounded": ("cache", "(x / scale).round()", "(x / scale)"),
+    "one scale for a head": (
+        "cache",
+        "x.abs().amax(-1, keepdim=True)",
+        "x.abs().amax((-2, -1), keepdim=True)",
+    ),
+    "values take the scale of keys": ("cache", "(held[2] * held[3])", "(held[2] * held[1])"),
+    "the whole buffer begins empty": (
+        "cache",
+        "torch.where(self._slots < self.length, self._slots, -1)",
+        "self._slots",
+    ),
+    "the length is not advanced": ("cache", "self.length.add_(T)", "pass"),
+    "values are stored as keys": (
+        "cache",
+        "self.v[layer].index_copy_(2, self._new, v)",
+        "self.v[layer].index_copy_(2, self._new, k)",
+    ),
+    "no sinks": ("cache", "kept = (new < self.sinks) | (new", "kept = (new < 0) | (new"),
+    "too few of several tokens are stored": (
+        "cache",
+        "new >= self.length - self.window",
+        "new > self.length - self.window + 1",
+    ),
+    "the ring runs over the sinks": ("cache", "ring = self.sinks + (stored", "ring = (stored"),
+    "the ring turns by its whole size": ("cache", "% self.window", "% len(self._at)"),
+    "a slot is its position": ("cache", "stored.where(stored < self.sinks, ring)", "stored % len(self._at)"),
+    "positions of what is overwritten": ("cache", "self._at[self._slots] = stored", "pass"),
+    "new keys before the old": ("cache", "torch.cat([before, new])", "torch.cat([new, before])"),
+    "several tokens see only what is stored": (
+        "cache",
+        "if T == 1 else torch.cat([before, new])",
+        "if T >= 1 else before",
+    ),
+    "what does not fit is stored": (
+        "cache",
+        "held[:, :, self._slots] = x[:, :, self._kept]",
+        "held[:, :, self._slots] = x[:, :, : len(self._slots)]",
+    ),
+    "blocks in the order of the pool": (
+        "paged",
+        "pool[self._table].flatten(1, 2)",
+        "pool[self._table.sort().values].flatten(1, 2)",
+    ),
+    "blocks by slot": (
+        "paged",
+        "self._table.gather(1, new // size), new % size",
+        "self._table.gather(1, new % size % self._table.shape[1]), new // size",
+    ),
+    "all rows have the length of the first": (
+        "paged",
+        "new = self._lengths + torch",
+        "new = self._lengths[:1] + torch",
+    ),
+    "empty slots are attended to": (
+        "paged",
+        "torch.where(slots < self._lengths, slots, -1)",
+        "slots.expand(len(self._table), -1)",
+    ),
+    "one slot too many": ("paged", "slots < self._lengths, slots", "slots <= self._lengths, slots"),
 }
-# Each file once more, with a change that means nothing.
-RIGHT = {
-    "basics": "def upcast(",
-    "masks": "def build(",
-    "attention": "def attend(",
-    "tiled": "def merge(",
-    "cache": "def newest(",
-    "layers": "class MLP(",
-    "rope": "def rotate(",
-    "transformer": "class Block(",
-}
-
-
-@pytest.fixture(scope="module")
-def killed():
-    listed = [[name, *change] for name, change in MUTANTS.items()]
-    listed += [[file, file, text, f"pass\n\n{text}"] for file, text in RIGHT.items()]
-    path = [str(Path(__file__).parent), str(FOLDER.parents[1]), os.environ.get("PYTHONPATH", "")]
-    result = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("oracles.py")), str(FOLDER)],
-        input=json.dumps(listed),
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, path)), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
-    return json.loads(result.stdout)
 
 
 @pytest.mark.slow
@@ -357,4 +404,4 @@ def test_a_mutant_dies(killed, name):
 
 @pytest.mark.slow
 def test_the_right_source_lives(killed):
-    assert [killed[file] for file in RIGHT] == [None] * len(RIGHT)
+    assert not any(killed[file] for file, *_ in MUTANTS.values())

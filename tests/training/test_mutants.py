@@ -1,16 +1,7 @@
 """Wrong versions of `myllm.training`: the oracles accept the right one and kill each of these."""
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
-import myllm.training
-
-FOLDER = Path(myllm.training.__file__).parent
 ONE = "strategies.single"
 # what is wrong: file, right, wrong
 MUTANTS = {
@@ -225,29 +216,6 @@ MUTANTS = {
     "MFU of one process": ("journal", "(self.peak_flops * trainer.strategy.world)", "self.peak_flops"),
     "all ranks write": ("journal", "if trainer.strategy.rank:\n", "if False:\n"),
 }
-RIGHT = sorted({file for file, *_ in MUTANTS.values()})
-
-
-@pytest.fixture(scope="module")
-def killed():
-    listed = [[name, *change] for name, change in MUTANTS.items()]
-    listed += [[file, file, title(file), f"{title(file)}\n"] for file in RIGHT]
-    path = [str(Path(__file__).parent), str(FOLDER.parents[1]), os.environ.get("PYTHONPATH", "")]
-    result = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("mutation.py")), str(FOLDER)],
-        input=json.dumps(listed),
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, path)), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
-    return json.loads(result.stdout)
-
-
-def title(file):
-    """The first line of a file, which occurs once in it; a line after it means nothing."""
-    return (FOLDER / f"{file.replace('.', '/')}.py").read_text(encoding="utf-8").split("\n")[0]
 
 
 @pytest.mark.slow
@@ -260,4 +228,4 @@ def test_a_mutant_dies(killed, name):
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_the_right_source_lives(killed):
-    assert [killed[file] for file in RIGHT] == [None] * len(RIGHT)
+    assert not any(killed[file] for file, *_ in MUTANTS.values())

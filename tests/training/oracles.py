@@ -1,17 +1,11 @@
-"""Tries wrong versions of `myllm.training` on short oracles: a JSON list in, an object of killers out."""
+"""Short oracles that tell wrong versions of `myllm.training` from the right one; see ``tests/mutants.py``."""
 
 import contextlib
 import importlib
-import importlib.abc
-import importlib.util
-import json
 import math
 import shutil
-import sys
 import tempfile
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parent))
 
 import numpy as np
 import torch
@@ -491,47 +485,3 @@ FIRST = {
     "journal": journals,
     "strategies.single": half,
 }
-
-
-class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Imports one module of `myllm.training` from changed source."""
-
-    def __init__(self, file, source):
-        self.name, self.source = f"myllm.training.{file}", source
-
-    def find_spec(self, name, path, target=None):
-        return importlib.util.spec_from_loader(name, self) if name == self.name else None
-
-    def exec_module(self, module):
-        exec(compile(self.source, f"<mutant of {self.name}>", "exec"), module.__dict__)
-
-
-def killer(file, source):
-    """The name of the first oracle that refuses the source of a file, or None."""
-    for name in [name for name in sys.modules if name.startswith("myllm.training.") or name == "tiny"]:
-        del sys.modules[name]
-    finder = Finder(file, source)
-    sys.meta_path.insert(0, finder)
-    first = FIRST[file]
-    try:
-        for oracle in [first, *(one for one in ORACLES if one is not first)]:
-            try:
-                oracle()
-            except (NameError, SyntaxError):  # no mutant of the meaning
-                raise
-            except Exception as error:  # whatever a mutant does
-                return f"{oracle.__name__}: {type(error).__name__}: {error}"[:300]
-    finally:
-        sys.meta_path.remove(finder)
-    return None
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    folder, killed = Path(sys.argv[1]), {}
-    for title, file, old, new in json.load(sys.stdin):
-        whole = (folder / f"{file.replace('.', '/')}.py").read_text(encoding="utf-8")
-        if whole.count(old) != 1:
-            raise SystemExit(f"{title}: {old!r} occurs {whole.count(old)} times in {file}.py")
-        killed[title] = killer(file, whole.replace(old, new))
-    print(json.dumps(killed))

@@ -1,0 +1,249 @@
+"""``myllm generate`` and ``myllm chat``."""
+
+import json
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Annotated, Any
+
+from tyro.conf import Positional, UseAppendAction, arg
+
+from myllm.cli.models import Name
+from myllm.files import UserError, expand, read_text
+
+if TYPE_CHECKING:
+    from myllm.llm import LLM
+
+BATCH = 8  # prompts that are continued together
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How a model generates text: the fields of `SamplingConfig`, and where the text ends."""
+
+    max_new_tokens: Annotated[int | None, arg(metavar="N")] = None
+    """The most tokens to generate; by default 256, or as many as the context holds."""
+    temperature: Annotated[float | None, arg(metavar="X")] = None
+    """0 takes the most likely token each time, 1 samples from the model's own distribution; by default 0, or
+    1 with one of the next four options."""
+    top_k: Annotated[int | None, arg(metavar="K")] = None
+    """Keep the K most likely tokens."""
+    top_p: Annotated[float | None, arg(metavar="P")] = None
+    """Keep the most likely tokens, as few as have probability P together."""
+    min_p: Annotated[float | None, arg(metavar="P")] = None
+    """Keep the tokens that are at least P times as likely as the most likely one."""
+    typical_p: Annotated[float | None, arg(metavar="P")] = None
+    """Keep the tokens whose surprise is nearest to the entropy, as few as have probability P together."""
+    repetition_penalty: Annotated[float, arg(metavar="X")] = 1.0
+    """More than 1 makes the tokens of the text less likely, those of the prompt included."""
+    presence_penalty: Annotated[float, arg(metavar="X")] = 0.0
+    """Subtract X from the logits of the tokens that have been generated."""
+    frequency_penalty: Annotated[float, arg(metavar="X")] = 0.0
+    """Subtract X from the logit of a token for each time that it has been generated."""
+    no_repeat_ngram: Annotated[int, arg(metavar="N")] = 0
+    """Let no sequence of N tokens occur twice."""
+    min_new_tokens: Annotated[int, arg(metavar="N")] = 0
+    """Do not end before N tokens."""
+    logit_bias: Annotated[tuple[str, ...], UseAppendAction, arg(metavar="ID=X")] = ()
+    """Add X to the logit of a token; -inf forbids it."""
+    regex: Annotated[str | None, arg(metavar="PATTERN")] = None
+    """Generate only text that matches this regular expression."""
+    order: Annotated[str | None, arg(metavar="NAME,NAME…")] = None
+    """The order in which the options above act, such as top-p,temperature."""
+    stop: Annotated[tuple[str, ...], UseAppendAction, arg(metavar="TEXT")] = ()
+    """End before this text."""
+    seed: Annotated[int | None, arg(metavar="N")] = None
+    """Makes sampling repeatable; 0 or more."""
+    json: bool = False
+    """Print JSON: for each prompt its new text, the ids, and their log-probabilities."""
+
+    def options(self) -> dict[str, Any]:
+        """The options that were given, as `LLM.stream` takes them.
+
+        Raises:
+            UserError: The seed is negative, or a bias is not ID=X.
+        """
+        if self.seed is not None and self.seed < 0:
+            raise UserError(f"--seed must be 0 or more, not {self.seed}.")
+        values = {one.name: getattr(self, one.name) for one in fields(Sampling)}
+        given = {one.name: values[one.name] for one in fields(Sampling) if values[one.name] != one.default}
+        given.pop("json", None)
+        if self.order is not None:
+            given["order"] = [name.strip().replace("-", "_") for name in self.order.split(",")]
+        if self.logit_bias:
+            given["logit_bias"] = dict(map(_bias, self.logit_bias))
+        return given
+
+
+@dataclass(frozen=True)
+class Generate(Sampling):
+    """Continue a text.
+
+    The model is smollm2, a GGUF file, a folder with weights, or a name on the Hugging Face hub.
+
+    Examples:
+        myllm generate smollm2 'The capital of France is' --max-new-tokens 8
+        myllm generate smollm2 --temperature 0.8 --top-p 0.9 --seed 1 < story.txt
+        myllm generate smollm2 --prompts questions.txt --json
+        myllm generate smollm2 'The capital of France is' --beams 4
+    """
+
+    model: Name
+    """The model."""
+    prompt: Annotated[str | None, Positional, arg(metavar="[TEXT]")] = None
+    """The text to continue; by default standard input."""
+    prompts: Annotated[str | None, arg(metavar="FILE")] = None
+    """Continue each line of this file instead."""
+    beams: Annotated[int | None, arg(metavar="N")] = None
+    """Search for the most probable text with N beams; with --json, print all N."""
+    length_penalty: Annotated[float, arg(metavar="X")] = 0.0
+    """Rank what the beams find by log-probability / length ** X."""
+
+    def run(self) -> int:
+        """Print the continuation piece by piece, or for several prompts one after the other."""
+        options = self.options()
+        if self.prompt is not None and self.prompts is not None:
+            raise UserError("Give a text or --prompts FILE, not both.")
+        if self.beams is None and self.length_penalty:
+            raise UserError("--length-penalty has no effect without --beams N.")
+        if self.beams is not None and (others := sorted(options.keys() - {"max_new_tokens"})):
+            raise UserError(
+                f"--{others[0].replace('_', '-')} has no effect on --beams; leave one of them out."
+            )
+        if self.prompts is not None:
+            prompts = [line for line in read_text(expand(self.prompts)).splitlines() if line.strip()]
+        else:
+            prompts = [read_text(sys.stdin.buffer) if self.prompt is None else self.prompt]
+        llm = _load(self.model)
+        for prompt in prompts:
+            _refuse_too_long(llm, prompt)
+        if self.beams is not None:
+            self._search(llm, prompts, options)
+        elif self.prompts is None and not self.json:
+            _print(llm.stream(prompts[0], **options))
+        else:
+            for prompt, (text, ids) in zip(prompts, _complete(llm, prompts, options), strict=True):
+                print(_object(llm, prompt, text, ids) if self.json else f"{prompt}{text}\n")
+        return 0
+
+    def _search(self, llm: "LLM", prompts: Sequence[str], options: dict[str, Any]) -> None:
+        assert self.beams is not None
+        for prompt in prompts:
+            found = llm.beam(
+                prompt,
+                width=self.beams,
+                n_best=self.beams if self.json else 1,
+                length_penalty=self.length_penalty,
+                **options,
+            )
+            if self.json:
+                beams = [{"text": text, "score": score} for text, score in found]
+                print(json.dumps({"prompt": prompt, "beams": beams}))
+            else:
+                print(found[0][0] if self.prompts is None else f"{prompt}{found[0][0]}\n")
+
+
+@dataclass(frozen=True)
+class Chat(Sampling):
+    """Talk to a model; an empty line or Ctrl-D ends it.
+
+    Examples:
+        myllm chat smollm2
+        myllm chat smollm2 'What is the capital of France?'
+        myllm chat smollm2 --system 'Answer in one word.' 'What is the capital of France?'
+    """
+
+    model: Name
+    """The model."""
+    message: Annotated[str | None, Positional, arg(metavar="[MESSAGE]")] = None
+    """Answer this one message; by default the lines of standard input."""
+    system: Annotated[str | None, arg(metavar="TEXT")] = None
+    """The system message; by default the one that the model was trained with."""
+
+    def run(self) -> int:
+        """Answer one message, or a conversation."""
+        options = self.options()
+        messages = [] if self.system is None else [{"role": "system", "content": self.system}]
+        llm = _load(self.model)
+        if self.message is None and sys.stdin.isatty():
+            print("An empty line ends the conversation.", file=sys.stderr)
+        for line in _lines() if self.message is None else [self.message]:
+            messages.append({"role": "user", "content": line})
+            _refuse_too_long(llm, *(message["content"] for message in messages))
+            if self.json:
+                asked = llm.chat_ids(messages)
+                [(answer, ids)] = llm.complete([asked], **options)
+                print(_object(llm, line, answer, ids, asked))
+            else:
+                answer = _print(llm.stream_chat(messages, **options))
+            messages.append({"role": "assistant", "content": answer})
+        return 0
+
+
+COMMANDS = {"generate": Generate, "chat": Chat}
+
+
+def _bias(text: str) -> tuple[int, float]:
+    """The id and the number of a ``--logit-bias``."""
+    name, _, value = text.partition("=")
+    with suppress(ValueError):
+        return int(name), float(value)
+    raise UserError(f"--logit-bias must be ID=X, such as 7=-2.5 or 7=-inf, not {text!r}.")
+
+
+def _complete(llm: "LLM", prompts: Sequence[str], options: dict[str, Any]) -> Iterator[tuple[str, list[int]]]:
+    """Continue several prompts, some at a time, with a progress bar on a terminal."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, disable=not console.is_terminal or len(prompts) <= BATCH) as bar:
+        task = bar.add_task("Generating", total=len(prompts))
+        for start in range(0, len(prompts), BATCH):
+            batch = prompts[start : start + BATCH]
+            seed = {"seed": options["seed"] + start} if "seed" in options else {}
+            yield from llm.complete(batch, **(options | seed))
+            bar.advance(task, len(batch))
+
+
+def _object(
+    llm: "LLM", prompt: str, text: str, ids: Sequence[int], context: str | Sequence[int] | None = None
+) -> str:
+    """One prompt and what was generated, as JSON."""
+    logprobs = [float(x) for x in llm.logprobs(prompt if context is None else context, ids)]
+    return json.dumps({"prompt": prompt, "text": text, "ids": ids, "logprobs": logprobs})
+
+
+def _load(name: str) -> "LLM":
+    from myllm.llm import LLM
+
+    return LLM.from_pretrained(name)
+
+
+def _refuse_too_long(llm: "LLM", *texts: str) -> None:
+    """Refuse texts that cannot fit into the context, whatever their tokens are, before encoding them."""
+    size, context = sum(len(text.encode(errors="replace")) for text in texts), llm.config.block_size
+    if llm.tokenizer is None or size <= context:  # a token stands for at least one byte
+        return
+    longest = max(len(llm.tokenizer.decode_bytes([i])) for i in range(llm.tokenizer.vocab_size))
+    if size > context * (longest + 1):  # a space may be lost where a token is decoded alone
+        raise UserError(f"{size:,} bytes do not fit into a context of {context:,} tokens; shorten the text.")
+
+
+def _lines() -> Iterable[str]:
+    """The lines of standard input up to an empty one."""
+    prompt = "> " if sys.stdin.isatty() else ""
+    with suppress(EOFError):
+        while (line := input(prompt)).strip():
+            yield line
+
+
+def _print(pieces: Iterable[str]) -> str:
+    """Print each piece at once, and return the whole text."""
+    text = ""
+    for piece in pieces:
+        print(piece, end="", flush=True)
+        text += piece
+    print()
+    return text
