@@ -70,7 +70,7 @@ def sinks() -> dict[str, Any]:
             for label, loss in {
                 "all tokens": full,
                 "a window of 64": cut[0],
-                "and four sinks": cut[4],
+                "with four sinks": cut[4],
             }.items():
                 curves[label] = [round(part.mean().item(), 3) for part in loss.split(STEP, dim=1)]
     return {"sinks": rows, "curves": curves}
@@ -172,7 +172,9 @@ def speculation() -> dict[str, Any]:
         return counts
 
     for k in (1, 2, 4):
-        seconds, _ = paired({name: lambda m=m: run(m, k) for name, m in {**makers, "none": None}.items()}, 2)
+        seconds, _ = paired(
+            {name: lambda m=m, k=k: run(m, k) for name, m in {**makers, "none": None}.items()}, 2
+        )
         for name, make in makers.items():
             found = run(make, k)
             faster = median(a / b for a, b in zip(seconds["none"], seconds[name], strict=True))
