@@ -27,7 +27,7 @@ def main() -> None:
 
     from myllm import LLM, generate
     from myllm.data import corpus, downloads
-    from myllm.inference.generate import GrowingCache
+    from myllm.inference.generate import new_cache
 
     if downloads.find("smollm2") is None:
         sys.exit("Run `myllm download smollm2` first.")
@@ -41,7 +41,7 @@ def main() -> None:
     linears = [module for module in llm.model.layers.modules() if isinstance(module, torch.nn.Linear)]
 
     def ours(n: int) -> list[int]:
-        cache = GrowingCache(llm.config.n_layer)
+        cache = new_cache(llm.model, 1, PROMPT + n)
         return [*generate(llm.model, row, max_new_tokens=n, cache=cache)]
 
     @torch.inference_mode()

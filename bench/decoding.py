@@ -25,7 +25,7 @@ from myllm.data import corpus
 from myllm.data.loader import WindowLoader
 from myllm.evaluation.perplexity import nll
 from myllm.files import atomic_write
-from myllm.inference.generate import GrowingCache, decode
+from myllm.inference.generate import decode, new_cache
 from myllm.inference.sampling import Sampler
 from myllm.tokenizers.base import Tokenizer
 from myllm.training.optimizer import make_optimizer
@@ -118,7 +118,7 @@ def continue_all(llm: LLM, prompts: list[list[int]], seed: int, **sampling: Any)
     """The continuation of each prompt, all as one batch."""
     generators = [torch.Generator().manual_seed(1000 * seed + i) for i in range(len(prompts))]
     sampler = Sampler(SamplingConfig(**sampling), generators=generators)
-    cache = GrowingCache(llm.config.n_layer)
+    cache = new_cache(llm.model, len(STARTS), 256)
     ids = torch.tensor([row[:PROMPT] for row in prompts])
     new = torch.stack([*decode(llm.model, ids, steps=NEW, sampler=sampler, cache=cache)], dim=1)
     return [llm.tokenizer.decode(row) for row in new.tolist()]

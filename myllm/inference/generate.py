@@ -24,45 +24,6 @@ Choose = Callable[[Tensor, Tensor, int], Tensor]
 """Chooses tokens (B,) int64 from logits (B, V), the text so far (B, N) and where its new part starts."""
 
 
-class GrowingCache:
-    """The simplest cache: new keys and values of a layer are appended to the earlier ones.
-
-    Args:
-        n_layer: Layers of the model.
-        pads: (B,) int64, by how many tokens each row is padded on the left; these slots count as empty.
-        device: The device of positions, that of the model.
-    """
-
-    def __init__(
-        self, n_layer: int, *, pads: Tensor | None = None, device: torch.device | str | None = None
-    ) -> None:
-        self._held: list[tuple[Tensor, Tensor] | None] = [None] * n_layer
-        self.pads, self._device = pads, device
-
-    @property
-    def length(self) -> int:
-        """How many tokens the last layer holds."""
-        return 0 if self._held[-1] is None else self._held[-1][0].shape[2]
-
-    def positions(self, T: int) -> Tensor:
-        """The positions of all keys, T new ones included: (S,), or (B, S) with padding; see `Cache`."""
-        slots = torch.arange(self.length + T, device=self._device)
-        return slots if self.pads is None else (slots - self.pads[:, None]).clamp(min=-1)
-
-    def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Store a layer's new keys and values, (B, K, T, D); return all of its own, (B, K, S, D)."""
-        if (old := self._held[layer]) is not None:
-            k = torch.cat([old[0], k], dim=2)
-            v = torch.cat([old[1], v], dim=2)
-        self._held[layer] = k, v
-        return k, v
-
-    def select(self, rows: Tensor) -> None:
-        """Keep or repeat rows of the batch; (N,) int64."""
-        self._held = [held and (held[0][rows], held[1][rows]) for held in self._held]
-        self.pads = None if self.pads is None else self.pads[rows]
-
-
 def new_cache(model: Model, rows: int, size: int, pads: Tensor | None = None) -> Cache | None:
     """An empty cache for a batch.
 
@@ -100,7 +61,7 @@ def decode(
         sampler: Chooses the next tokens: a `Sampler` or another function of the same form. By default each
             is the most likely one.
         pads: (B,) int64, by how many tokens each row is padded on the left, without a cache; a cache is told
-            itself, as `GrowingCache` is.
+            itself, as `KVCache` is.
         cache: An empty cache. Without one the whole text is computed again at each step.
 
     Returns:
@@ -110,7 +71,7 @@ def decode(
         UserError: Logits that are NaN or infinite, a model that does not use its cache, or `pads` beside one.
     """
     if cache is not None and pads is not None:
-        raise UserError("With a cache, give the padding to the cache: GrowingCache(n_layer, pads=…).")
+        raise UserError("With a cache, give the padding to the cache: KVCache(config, rows, pads=…).")
     pads = getattr(cache, "pads", pads)
     sampler = sampler or Sampler(SamplingConfig())
     start, new, text = ids.shape[1], ids, _marked(ids, pads)

@@ -13,7 +13,6 @@ import myllm
 from myllm import BPE, ModelConfig, Transformer
 from myllm.files import UserError
 from myllm.inference.generate import (
-    GrowingCache,
     cut_at_stop,
     decode,
     generate,
@@ -22,6 +21,7 @@ from myllm.inference.generate import (
     stream,
 )
 from myllm.inference.sampling import Sampler, SamplingConfig
+from myllm.model.cache import KVCache
 from myllm.tokenizers.pretrained import decode_stream
 
 CONFIG = ModelConfig(
@@ -83,7 +83,7 @@ def test_a_cache_changes_nothing_but_the_time(temperature, changes):
     torch.manual_seed(0)
     model = Transformer(CONFIG.replace(**changes)).double()
     options = {"max_new_tokens": 25, "temperature": temperature, "seed": 0}
-    cache = GrowingCache(CONFIG.n_layer)
+    cache = KVCache(model.config)
     with_it = [*generate(model, [1, 2, 3, 4, 5], cache=cache, **options)]
     assert with_it == [*generate(model, [1, 2, 3, 4, 5], **options)]
     assert len({*with_it}) > 3 and cache.length == 5 + 25 - 1
@@ -92,7 +92,7 @@ def test_a_cache_changes_nothing_but_the_time(temperature, changes):
 def test_with_a_cache_each_token_is_computed_once(model):
     seen = []
     hook = model.embed_tokens.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape[1]))
-    list(generate(model, [1, 2, 3], max_new_tokens=4, cache=GrowingCache(2)))
+    list(generate(model, [1, 2, 3], max_new_tokens=4, cache=KVCache(CONFIG)))
     hook.remove()
     assert seen == [3, 1, 1, 1]
 
@@ -107,11 +107,11 @@ def test_only_the_logits_of_the_last_token_are_computed(model):
 
 def test_a_model_that_does_not_use_its_cache_is_found_out():
     with pytest.raises(UserError, match="does not use the cache"):
-        list(generate(lambda ids, cache: counting(ids), [1], max_new_tokens=2, cache=GrowingCache(1)))
+        list(generate(lambda ids, cache: counting(ids), [1], max_new_tokens=2, cache=KVCache(CONFIG)))
 
 
 def test_a_cache_that_is_not_empty_is_refused(model):
-    cache = GrowingCache(2)
+    cache = KVCache(CONFIG)
     list(generate(model, [1, 2], max_new_tokens=2, cache=cache))
     with pytest.raises(UserError, match="already holds keys and values"):
         generate(model, [1], max_new_tokens=1, cache=cache)
@@ -266,17 +266,6 @@ def test_text_is_not_held_back_longer_than_needed():
     assert found == [("abc", 1), ("a", 2), ("Ex", 3)]
 
 
-def test_the_length_of_a_cache_changes_with_the_last_layer():
-    """Every layer of a forward pass must see the length that the pass began with."""
-    cache, new = GrowingCache(2), torch.zeros(1, 1, 3, 4)
-    cache.update(0, new, new)
-    assert cache.length == 0 and cache.positions(2).tolist() == [0, 1]
-    cache.update(1, new, new)
-    assert cache.length == 3 and cache.positions(2).tolist() == [0, 1, 2, 3, 4]
-    padded = GrowingCache(1, pads=torch.tensor([0, 2]))
-    assert padded.positions(4).tolist() == [[0, 1, 2, 3], [-1, -1, 0, 1]]
-
-
 # Batches
 
 
@@ -293,7 +282,7 @@ def test_each_row_of_a_batch_gets_what_it_gets_alone(changes, cached):
     model = Transformer(CONFIG.replace(**changes)).double().eval()
     rows = [[1, 2, 3, 4, 5], [7], [9, 8, 7]]
     ids, pads = padded(rows)
-    padding = {"cache": GrowingCache(CONFIG.n_layer, pads=pads)} if cached else {"pads": pads}
+    padding = {"cache": KVCache(CONFIG, 3, pads=pads)} if cached else {"pads": pads}
     together = torch.stack([*decode(model, ids, steps=12, **padding)], dim=1)
     for row, found in zip(rows, together.tolist(), strict=True):
         assert found == [*generate(model, row, max_new_tokens=12)]
@@ -301,7 +290,9 @@ def test_each_row_of_a_batch_gets_what_it_gets_alone(changes, cached):
 
 
 def test_padding_is_told_once(model):
-    steps = decode(model, torch.zeros(2, 3).long(), steps=1, pads=torch.tensor([0, 1]), cache=GrowingCache(2))
+    steps = decode(
+        model, torch.zeros(2, 3).long(), steps=1, pads=torch.tensor([0, 1]), cache=KVCache(CONFIG, 2)
+    )
     with pytest.raises(UserError, match="give the padding to the cache"):
         next(steps)
 

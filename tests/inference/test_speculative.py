@@ -5,7 +5,7 @@ import torch
 
 from myllm import ModelConfig, Transformer
 from myllm.files import UserError
-from myllm.inference.generate import GrowingCache, generate
+from myllm.inference.generate import generate
 from myllm.inference.sampling import Sampler, SamplingConfig
 from myllm.inference.speculative import (
     BigramDraft,
@@ -68,7 +68,7 @@ DRAFTS = {
 @pytest.mark.parametrize("k", [1, 2, 5])
 @pytest.mark.parametrize("name", DRAFTS)
 def test_greedy_speculative_is_greedy(model, name, k):
-    expected = [*generate(model, PROMPT, max_new_tokens=40, cache=GrowingCache(2))]
+    expected = [*generate(model, PROMPT, max_new_tokens=40)]
     for n in (0, 1, 7, 40) if k == 2 else (40,):
         assert [*speculate(model, PROMPT, DRAFTS[name](), max_new_tokens=n, k=k)] == expected[:n]
     stop = expected[9]

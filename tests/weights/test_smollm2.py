@@ -11,7 +11,7 @@ import torch
 
 from myllm import LLM, ModelConfig, generate, render
 from myllm.data import corpus, downloads
-from myllm.inference.generate import GrowingCache
+from myllm.model.cache import KVCache
 
 FILE = downloads.find("smollm2")
 ABSENT = FILE is None and os.environ.get("MYLLM_REAL") != "required"
@@ -80,7 +80,7 @@ def test_greedy_answers_are_those_of_transformers(llm, theirs):
     token: the first that differed would show.
     """
     befores = [llm.tokenizer.encode(prompt) for prompt in PROMPTS]
-    caches = [GrowingCache(llm.config.n_layer) for _ in befores]
+    caches = [KVCache(llm.config) for _ in befores]
     rows = [
         [*before, *generate(llm.model, before, max_new_tokens=6, cache=cache)]
         for before, cache in zip(befores, caches, strict=True)

@@ -131,7 +131,25 @@ def ring() -> str:
     return ways + "".join(box(x - 9, y - 7, 18, 14, "token") for x, y in places)
 
 
+def filtered() -> str:
+    """Chapter 13: the likely tokens are kept, the others cut off."""
+    bars = "".join(
+        box(4 + 14 * i, 60 - h, 10, h, "token" if i < 4 else "faint")
+        for i, h in enumerate((56, 40, 27, 18, 12, 8, 5, 4))
+    )
+    return bars + line("M58 4v56", "k")
+
+
+def pages() -> str:
+    """Chapter 14: three texts whose blocks lie scattered in one pool."""
+    owner = {0: "token", 5: "token", 9: "token", 2: "query", 6: "query", 11: "soft", 3: "soft"}
+    return "".join(
+        box(4 + 29 * (i % 4), 5 + 19 * (i // 4), 25, 15, owner.get(i, "faint")) for i in range(12)
+    )
+
+
 DRAWINGS = (counts, windows, merges, lengths, triangle, tiles, blocks, rotation, names, curves, plug, ring)
+DRAWINGS += (filtered, pages)
 
 
 def thumbnail(chapter: int) -> str:
