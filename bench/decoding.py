@@ -118,7 +118,7 @@ def continue_all(llm: LLM, prompts: list[list[int]], seed: int, **sampling: Any)
     """The continuation of each prompt, all as one batch."""
     generators = [torch.Generator().manual_seed(1000 * seed + i) for i in range(len(prompts))]
     sampler = Sampler(SamplingConfig(**sampling), generators=generators)
-    cache = new_cache(llm.model, len(STARTS), 256)
+    cache = new_cache(llm.model, len(prompts), PROMPT + NEW)
     ids = torch.tensor([row[:PROMPT] for row in prompts])
     new = torch.stack([*decode(llm.model, ids, steps=NEW, sampler=sampler, cache=cache)], dim=1)
     return [llm.tokenizer.decode(row) for row in new.tolist()]
