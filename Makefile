@@ -12,13 +12,20 @@ PYTHON ?=
 BIN := $(VENV)/bin
 PY := $(BIN)/python
 
-# Reproducible sums, two processes on two cores, and no colours in logs.
+# Reproducible sums, two processes on two cores, and no colours in logs. `make test` runs two stages side by
+# side with one process each: no stage waits for its last test, and each loads its libraries once.
+WORKERS ?= 2
+export MYLLM_WORKERS := $(WORKERS)
+PYTEST := $(PY) -m pytest -n $(WORKERS:1=0)
 export OMP_NUM_THREADS ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
 # Hundreds of processes import the package: none of them shall compile it anew.
 unexport PYTHONDONTWRITEBYTECODE
 step = @printf '\n== %s\n' "$(1)"
+NOT_UNIT := --ignore tests/browser --ignore tests/book --ignore tests/exercises
+# In the order in which they begin: what others wait for, what fails soon, then the longest.
+STAGES := execute lint layers types unit compare gate proofs browser
 
 .PHONY: help course-models book html lab test install weights execute site serve lint types layers unit full proofs distributed compare gate browser constraints clean
 
@@ -33,14 +40,16 @@ help: ## List what can be made
 book: html ## Install, execute the chapters, build the book and serve it at http://localhost:8000
 	@$(PY) tools/serve.py $(PORT)
 
-html: install weights execute site ## The same without serving: the book is then in _build/html
+html: weights site ## The same without serving: the book is then in _build/html
 
 lab: install weights ## Open the chapters as notebooks in JupyterLab (in notebooks/; your changes are kept)
 	$(call step,Writing the notebooks)
 	@$(PY) tools/make_notebooks.py notebooks
 	@$(PY) -m jupyterlab notebooks
 
-test: install weights lint types layers unit proofs execute site compare gate browser ## Everything that must hold: lint, types, layers, unit tests, proofs, book, notebooks, exercises, browser
+test: install weights ## Everything that must hold: lint, types, layers, unit tests, proofs, book, notebooks, exercises, browser
+	@printf '\nTwo stages side by side, each shown when it has ended.\n'
+	@$(MAKE) -j2 $(if $(filter output-sync,$(.FEATURES)),-Otarget) WORKERS=1 $(STAGES)
 	@printf '\nAll tests passed.\n'
 
 install: $(VENV)/.installed ## Make .venv and install the package with all that the book and the tests need
@@ -54,10 +63,10 @@ weights: install ## Fetch the published model that some chapters run at their en
 	@$(BIN)/myllm download smollm2 || { test "$$MYLLM_REAL" != required && echo "Going on without it: the cells that run it will say so."; }
 
 execute: install ## Execute the chapters whose outputs are not in the cache
-	$(call step,Executing the chapters: two at a time)
+	$(call step,Executing the chapters)
 	@$(PY) tools/execute.py
 
-site: install
+site: execute
 	$(call step,Building the book)
 	@NO_COLOR=1 $(BIN)/jupyter-book build . -W --keep-going -q
 
@@ -79,15 +88,15 @@ layers: install ## Who may import whom (import-linter)
 
 unit: install ## Unit tests, without the long proofs
 	$(call step,Unit tests)
-	@$(PY) -m pytest -n 2 --dist loadfile -m "not slow" --ignore tests/browser --ignore tests/book --ignore tests/exercises
+	@$(PYTEST) --dist loadfile -m "not slow" $(NOT_UNIT)
 
 full: install ## The same with twenty times the random cases, others in every run (not part of `make test`)
 	$(call step,Unit tests with many random cases)
-	@$(PY) -m pytest -n 2 --dist loadfile -m "not slow" --ignore tests/browser --ignore tests/book --ignore tests/exercises --hypothesis-profile full
+	@$(PYTEST) --dist loadfile -m "not slow" $(NOT_UNIT) --hypothesis-profile full
 
 proofs: install ## Long proofs: mutants, compiled graphs, two processes, a published model
 	$(call step,Long proofs)
-	@$(PY) -m pytest -n 2 --dist loadfile -m slow tests/model tests/training tests/weights
+	@$(PYTEST) --dist loadfile -m slow tests/model tests/training tests/weights tests/cli tests/inference
 
 # Not a part of `make test`: with DeepSpeed installed, transformers imports it and prints a line into chapter 9.
 distributed: install ## Install the extras for training and prove their parts, ZeRO over two processes among them
@@ -95,19 +104,19 @@ distributed: install ## Install the extras for training and prove their parts, Z
 	@$(PY) -m pip install -c constraints.txt -e ".[distributed,logging]"
 	@$(PY) -m pytest tests/training/test_strategies.py tests/training/test_journal.py
 
-compare: install ## Run every chapter a second time and compare its outputs, strictly; the canaries must fail
+compare: execute ## Run every chapter a second time and compare its outputs, strictly; the canaries must fail
 	$(call step,Second run of every chapter: strict comparison)
 	@$(PY) tools/compare.py build/executed
 	$(call step,The canaries: notebooks that must fail)
-	@$(PY) -m pytest -n 2 tests/book/test_canaries.py
+	@$(PYTEST) tests/book/test_canaries.py
 
 gate: install ## The exercise gate: stubs score 0, solutions 100 %, wrong answers are named
 	$(call step,Exercise gate)
-	@$(PY) -m pytest -n 2 tests/exercises
+	@$(PYTEST) tests/exercises
 
-browser: install ## The built site: links, names, weight, and with Chromium widgets, accessibility, phone width
+browser: site ## The built site: links, names, weight, and with Chromium widgets, accessibility, phone width
 	$(call step,The built site)
-	@MYLLM_SITE=required $(PY) -m pytest -n 2 --dist loadfile tests/book tests/browser --deselect tests/book/test_canaries.py
+	@MYLLM_SITE=required $(PYTEST) --dist loadfile tests/book tests/browser --deselect tests/book/test_canaries.py
 
 course-models: install ## Train the model that the package ships, course-base (45 minutes; it resumes)
 	$(call step,The course's own model)

@@ -74,12 +74,20 @@ def section(result: dict[str, Any]) -> str:
         blocks.append(table(["", "CPU seconds", *columns], body))
         if gflops := result.get("gemm_gflops"):
             blocks.append(f"Peak: the matrix products alone run at {gflops:.0f} GFLOP/s.")
-        memory = result.get("memory_mb", {})
-        if memory:
-            body = [
-                [name, f"{m['peak']:.0f}", f"{m['peak'] - m['before']:.0f}"] for name, m in memory.items()
+    if memory := result.get("memory_mb"):
+        body = [[name, f"{m['peak']:.0f}", f"{m['peak'] - m['before']:.0f}"] for name, m in memory.items()]
+        blocks.append(table(["", "peak memory, MB", "of it above what was loaded"], body))
+    if rows := result.get("memory_ratios"):
+        body = [
+            [
+                row["ours"],
+                row["against"],
+                f"{row['ratio']:.2f}×",
+                verdict(row["ratio"] <= (row["goal"] or 9), row["goal"], "≤"),
             ]
-            blocks.append(table(["", "peak memory, MB", "of it above what was loaded"], body))
+            for row in rows
+        ]
+        blocks.append(table(["ours", "against", "peak memory", "goal"], body))
     if times := result.get("milliseconds"):
         blocks.append(table(["", "CPU milliseconds"], [[name, f"{one:.1f}"] for name, one in times.items()]))
     m = result["machine"]

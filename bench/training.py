@@ -49,7 +49,7 @@ def make(shape: str) -> Any:
     return Transformer(ModelConfig.preset("gpt2", vocab_size=vocabulary, block_size=T, **sizes))
 
 
-def ours(shape: str, precision: str) -> Update:
+def ours(shape: str, precision: str, **settings: Any) -> Update:
     """One update of our loop; its loss."""
     from myllm import Pretrain, TrainConfig, Trainer
 
@@ -63,13 +63,15 @@ def ours(shape: str, precision: str) -> Update:
         def state_dict(self) -> dict[str, Any]:
             return {}
 
-    options = TrainConfig(steps=10**6, lr=RATE, schedule="constant", clip=CLIP, precision=precision)
+    options = TrainConfig(
+        steps=10**6, lr=RATE, schedule="constant", clip=CLIP, precision=precision, **settings
+    )
     trainer, stream = Trainer(make(shape), Same(), options), batches(shape)
     return lambda: trainer.update(stream)["loss"]
 
 
-def rival(shape: str, precision: str, kind: str) -> Update:
-    """One update of a loop around another model; its loss."""
+def rival(shape: str, precision: str, kind: str, recompute: bool = False) -> Update:
+    """One update of a loop around another model; its loss. Only transformers' can `recompute` activations."""
     import torch
     from torch import nn
 
@@ -95,6 +97,8 @@ def rival(shape: str, precision: str, kind: str) -> Update:
         model = GPT2LMHeadModel(config)
         model.load_state_dict(convert.to_hf(state, make(shape).config, "gpt2"), strict=False)
         model.tie_weights()
+        if recompute:
+            model.gradient_checkpointing_enable()
 
         def loss_of(ids: Any, targets: Any) -> Any:  # as their Trainer calls it: labels already shifted
             return model(ids, labels=ids, shift_labels=targets).loss

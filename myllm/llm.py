@@ -113,7 +113,8 @@ class LLM:
             sampling: ``max_new_tokens`` (by default 256, or as many as fit into the context), ``stop``
                 (strings that end the text), ``regex`` (a regular expression that the new text must match,
                 see `regex_grammar`), ``seed``, and the fields of `SamplingConfig`, such as ``temperature``
-                (0, the default, always takes the most likely token) and ``top_p``.
+                (0, the default, always takes the most likely token) and ``top_p``. With ``write``, another
+                function generates the ids; see `myllm.inference.generate.stream`.
 
         Raises:
             UserError: No tokenizer, an option out of range, or a text that exceeds the context.
@@ -187,9 +188,7 @@ class LLM:
             UserError: As `beam_search`, or there is no tokenizer.
         """
         tokenizer, ids = self._need_tokenizer(), self._encode(prompt)
-        room = self._room(ids)
-        options = {"max_new_tokens": room, "stop_ids": self.stop_ids, **options}
-        options.setdefault("cache", new_cache(self.model, 1, len(ids) + options["max_new_tokens"]))
+        options = self._prepare(ids, {"stop_ids": self.stop_ids, **options})
         found = beam_search(self.model, ids, width=width, **options)
         ends = frozenset(options["stop_ids"])
         kept = ([i for i in one.ids if i not in ends] for one in found)
@@ -277,9 +276,14 @@ class LLM:
         return max(1, min(256, self.config.block_size - max(map(len, rows), default=0)))
 
     def _stream(self, ids: list[int], sampling: dict[str, Any]) -> Iterator[str]:
-        options: dict[str, Any] = {"max_new_tokens": self._room(ids), **sampling}
-        options.setdefault("cache", new_cache(self.model, 1, len(ids) + options["max_new_tokens"]))
+        options = self._prepare(ids, sampling)
         return stream(self.model, self._need_tokenizer(), ids, stop_ids=self.stop_ids, **options)
+
+    def _prepare(self, ids: list[int], options: dict[str, Any]) -> dict[str, Any]:
+        """The options for continuing one text, with a length and a cache."""
+        options = {"max_new_tokens": self._room(ids), **options}
+        check_room(self.model, len(ids), options["max_new_tokens"])
+        return {"cache": new_cache(self.model, 1, len(ids) + options["max_new_tokens"]), **options}
 
     def _need_tokenizer(self) -> Tokenizer:
         if self.tokenizer is None:

@@ -1,6 +1,9 @@
 """Text in, text out: loading, writing, answering, looking, saving; with a tiny model of random weights."""
 
+import copy
 import json
+import re
+from functools import partial
 
 import pytest
 import torch
@@ -8,6 +11,8 @@ import torch
 from myllm import BPE, LLM, ModelConfig, Transformer, generate, render
 from myllm.data import downloads
 from myllm.files import UserError
+from myllm.inference.beam import beam_search
+from myllm.inference.speculative import Counts, PromptLookup, speculate
 from myllm.tokenizers.chat import TEMPLATES, prompt_ids
 from myllm.tokenizers.gguf import from_gguf
 from myllm.tokenizers.ranks import byte_symbols
@@ -120,6 +125,66 @@ def test_chat_asks_in_the_format_and_ends_with_the_answer():
     assert said.chat(messages) == "Yo" == "".join(said.stream_chat(messages))
     with pytest.raises(UserError, match="no chat format"):
         LLM(said.model, BPE([])).chat(messages)
+
+
+def test_a_list_of_prompts_is_one_batch(llm):
+    exact = LLM(copy.deepcopy(llm.model).double(), llm.tokenizer)
+    prompts = ["Hello", "a", "The é "]
+    alone = [exact.generate(prompt, max_new_tokens=9) for prompt in prompts]
+    assert exact.generate(prompts, max_new_tokens=9) == alone and exact.generate([]) == []
+    stop = alone[1][3]
+    expected = [exact.generate(prompt, max_new_tokens=9, stop=stop) for prompt in prompts]
+    assert exact.generate(prompts, max_new_tokens=9, stop=stop) == expected != alone
+    sampled = [
+        exact.generate(p, max_new_tokens=9, temperature=1.5, seed=4 + i) for i, p in enumerate(prompts)
+    ]
+    assert exact.generate(prompts, max_new_tokens=9, temperature=1.5, seed=4) == sampled
+    texts_and_ids = exact.complete(["Hello", exact.tokenizer.encode("a")], max_new_tokens=9)
+    assert [text for text, _ in texts_and_ids] == alone[:2]
+    assert [exact.tokenizer.decode(ids) for _, ids in texts_and_ids] == alone[:2]
+    assert len(exact.complete(["a" * 90, "b"])[1][1]) <= 96 - 90
+
+
+def test_a_regular_expression_is_kept_to(llm):
+    pattern = r"[0-9]{1,3}(, [0-9]{1,3}){2}"
+    for seed in range(4):
+        options = {"temperature": 3.0, "seed": seed, "regex": pattern, "max_new_tokens": 90}
+        message = [{"role": "user", "content": "a"}]
+        texts = [llm.generate("ab", **options), *llm.generate(["a", "bcd"], **options)]
+        texts += [llm.chat(message, **{**options, "max_new_tokens": 30})]
+        assert all(re.fullmatch(pattern, text) for text in texts)
+    with pytest.raises(UserError, match="not a regular expression"):
+        llm.generate("a", regex="[")
+    with pytest.raises(UserError, match="needs a stop id"):
+        LLM(llm.model, BPE([])).generate("a", regex="a")
+
+
+def test_a_beam_from_text(llm):
+    ids = llm.tokenizer.encode("Hello")
+    stops = [256, 258]
+    expected = beam_search(llm.model, ids, width=3, n_best=3, max_new_tokens=6, stop_ids=stops)
+    found = llm.beam("Hello", width=3, n_best=3, max_new_tokens=6)
+    assert [text for text, _ in found] == [
+        llm.tokenizer.decode([i for i in one.ids if i not in stops]) for one in expected
+    ]
+    assert [score for _, score in found] == pytest.approx([one.score for one in expected], abs=1e-4)
+    assert llm.beam("Hello", width=1, max_new_tokens=6)[0][0] == llm.generate("Hello", max_new_tokens=6)
+    with pytest.raises(UserError, match="width"):
+        llm.beam("Hello", width=0)
+
+
+@torch.no_grad()
+def test_log_probabilities_of_what_was_written(llm):
+    before, new = llm.tokenizer.encode("Hello"), llm.tokenizer.encode(" you")
+    rows = torch.log_softmax(llm.model(torch.tensor([before + new]))[0], -1)
+    expected = [float(rows[len(before) - 1 + n, i]) for n, i in enumerate(new)]
+    assert llm.logprobs("Hello", " you").tolist() == pytest.approx(expected, abs=1e-5)
+    assert llm.logprobs(before, new).tolist() == pytest.approx(expected, abs=1e-5)
+    assert llm.logprobs("Hello", "").shape == (0,)
+    with pytest.raises(UserError, match="nothing to continue"):
+        llm.logprobs("", "a")
+    with pytest.raises(UserError, match="do not fit into a context of 96"):
+        llm.logprobs("a" * 90, "b" * 7)
 
 
 def test_attention_maps_have_the_tokens_as_text(llm):
@@ -272,8 +337,6 @@ def test_a_template_of_the_models_own_is_asked_and_survives(tmp_path):
 
 
 def test_dtype_as_stored_or_as_asked(llm, tmp_path):
-    import copy
-
     LLM(copy.deepcopy(llm.model).bfloat16()).save_pretrained(tmp_path / "a")
     for asked, found in ((None, torch.bfloat16), (torch.float32, torch.float32)):
         model = LLM.from_pretrained(tmp_path / "a", dtype=asked).model
@@ -335,3 +398,14 @@ def test_nothing_there(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "mamba"}))
     with pytest.raises(UserError, match="mamba"):
         LLM.from_pretrained(tmp_path)
+
+
+def test_another_function_may_write_the_ids():
+    """Speculative decoding through the same doors: greedily the text is the same, and passes are saved."""
+    llm = LLM.from_pretrained("course-base", dtype=torch.float32)
+    prompt = "ROMEO.\nAway, away, away, away,"
+    expected = llm.generate(prompt, max_new_tokens=40, stop="away!")
+    counts = Counts()
+    write = partial(speculate, draft=PromptLookup(llm.config.vocab_size), counts=counts)
+    assert llm.generate(prompt, max_new_tokens=40, stop="away!", write=write) == expected
+    assert 0 < counts.accepted < counts.proposed

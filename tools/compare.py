@@ -41,7 +41,8 @@ def compare(folder: Path) -> int:
                 f"{notebook}: {missing} code cells hold no execution count, so no outputs.", file=sys.stderr
             )
             return 2
-    # Two processes, in each a notebook at a time; the root folder is what keeps their names apart.
+    # In each process a notebook at a time; the root folder is what keeps their names apart.
+    workers = min(int(os.environ.get("MYLLM_WORKERS", "2")), len(notebooks))
     with tempfile.TemporaryDirectory() as scratch:
         report = Path(scratch) / "report.xml"
         command = [sys.executable, "-m", "pytest", "-p", "nbval", "--nbval", "--nbval-current-env"]
@@ -49,7 +50,7 @@ def compare(folder: Path) -> int:
             "--nbval-sanitize-with",
             str(SANITIZE),
             "-n",
-            str(min(2, len(notebooks))),
+            str(workers if workers > 1 else 0),
             "--dist",
             "loadfile",
             "-p",

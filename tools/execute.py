@@ -1,11 +1,12 @@
-"""Execute the chapters, two at a time, into the cache that the book and the strict comparison read.
+"""Execute the chapters into the cache that the book and the strict comparison read.
 
     python tools/execute.py
 
-A chapter whose cells, package and constraints are unchanged is taken from the cache. Every executed
-notebook is also written to build/executed/NN-slug.ipynb.
+``MYLLM_WORKERS`` (2) of them run at a time. A chapter whose cells, package and constraints are unchanged is
+taken from the cache. Every executed notebook is also written to build/executed/NN-slug.ipynb.
 """
 
+import os
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -41,7 +42,7 @@ def main() -> int:
             print(f"  {chapter.stem:<24} unchanged, from the cache", flush=True)
         except KeyError:
             waiting.append(chapter)
-    with ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(int(os.environ.get("MYLLM_WORKERS", "2"))) as pool:
         for chapter, notebook, seconds, failure in pool.map(run, waiting):
             if failure:
                 failures += 1

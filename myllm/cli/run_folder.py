@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 RUN = "run.json"
 HOW = {
-    *("data", "out", "strategy", "micro_batch", "tensorboard", "recompute"),
+    *("data", "out", "strategy", "micro_batch", "tensorboard", "recompute", "sharded"),
     *("evaluate_every", "patience", "checkpoint_every"),
 }
 """Options that may differ when a command goes on with a run."""

@@ -41,6 +41,8 @@ class Run:
     """Compile each layer."""
     recompute: bool = False
     """Compute activations again in the backward pass, to save memory."""
+    sharded: bool = False
+    """With fsdp, let each process write its own part of a checkpoint."""
     tensorboard: bool = False
     """Write values for TensorBoard into FOLDER/tensorboard."""
     seed: int = 0
@@ -104,7 +106,9 @@ class Run:
         checks = WindowLoader(held_out[:few], block_size=min(T, few - 1), batch_size=1, shuffle=False)
         validation = [tuple(part.to(device) for part in checks.batch(np.array([i]))) for i in range(checks.n)]
         names = {field.name for field in fields(TrainConfig)}
-        mine = {name: getattr(self, name) for name in ("precision", "compile", "recompute", "seed")}
+        mine = {
+            name: getattr(self, name) for name in ("precision", "compile", "recompute", "sharded", "seed")
+        }
         settings = {"accumulation": rows // micro, **settings, **mine}
         options = TrainConfig(**{name: value for name, value in settings.items() if name in names})
         sinks = [TensorBoard(folder / "tensorboard")] if self.tensorboard and strategy.rank == 0 else []

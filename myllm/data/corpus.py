@@ -43,8 +43,8 @@ CORPORA = {
     "sotu": Corpus("sotu.jsonl.xz", "State of the Union speeches", "CC0-1.0"),
 }
 
+#: The works of Shakespeare that no model of this course is trained on; they are its validation set.
 HELD_OUT = ("hamlet", "sonnets", "tempest")
-"""The works of Shakespeare that no model of this course is trained on; its scores are computed on them."""
 
 
 def path(name: str) -> Path:
@@ -77,12 +77,12 @@ def text(name: str) -> str:
 
 
 def clean(text: str) -> str:
-    r"""Clean a text without changing its words; cleaning twice changes nothing more.
+    r"""Clean a text without changing its words; the operation is idempotent.
 
     Characters are normalized to their composed form (Unicode NFC), and every kind of line end becomes ``\n``.
-    Removed are control characters other than tab and line end, lone surrogates, byte-order marks, spaces at
-    line ends, and all but one of several blank lines. Where Project Gutenberg marks a book by the lines
-    ``*** START OF`` and ``*** END OF``, its notices before and after are removed.
+    Control characters other than tab and line end, lone surrogates, byte-order marks, trailing white space
+    and repeated blank lines are removed. If Project Gutenberg delimits a book by the lines ``*** START OF``
+    and ``*** END OF``, its notices before and after them are removed.
     """
     text = re.sub(r"\r\n|[\r\v\f\x1c-\x1e\x85\u2028\u2029]", "\n", text)
     text = re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufeff]", "", text)
@@ -93,7 +93,7 @@ def clean(text: str) -> str:
 
 
 def _without_notices(text: str) -> str:
-    """The text between the marks of Project Gutenberg; the whole text where there are none."""
+    """The text between the marks of Project Gutenberg, or the whole text if there are none."""
     mark = r"^\*\*\* ?(START|END) OF (?:THE|THIS) PROJECT GUTENBERG EBOOK.*\n?"
     front, *parts = re.split(mark, text, flags=re.MULTILINE)  # alternately START or END and the text after it
     books = [body for mark, body in zip(parts[::2], parts[1::2], strict=True) if mark == "START"]
@@ -105,20 +105,20 @@ def split(
 ) -> tuple[Documents, Documents]:
     """Split documents into a training and a validation part, without cutting any.
 
-    Documents are held out in an order that depends on the seed and the ids alone. So the order of
-    ``documents`` does not matter, and a new document moves few others.
+    Documents are held out in an order that depends only on the seed and the ids. So the order of
+    ``documents`` does not matter, and adding a document changes the part of few others.
 
     Args:
         documents: At least two, with different ids.
-        validation: The share of all characters to hold out, met as closely as the order allows; or the ids of
-            the documents to hold out, such as `HELD_OUT`.
-        seed: Any integer; another one gives another order.
+        validation: The fraction of all characters to hold out, approximated as closely as the order allows;
+            or the ids of the documents to hold out, such as `HELD_OUT`.
+        seed: Any integer; it determines the order.
 
     Returns:
         train and validation, each with at least one document, in the order given.
 
     Raises:
-        UserError: Fewer than two documents, an id given twice, a share that is not between 0 and 1, or an id
+        UserError: Fewer than two documents, a duplicate id, a fraction that is not between 0 and 1, or an id
             that no document has.
     """
     documents = [*documents]

@@ -80,9 +80,8 @@ def shingles(text: str, n: int | Fraction = 5) -> set[int]:
         raise UserError(f"A shingle needs at least one word, not {n}.")
     items = words(text)
     sizes = _sizes(items)
-    ends = np.searchsorted(
-        sizes, sizes + int(UNITS * n)
-    ).tolist()  # past the last where the rest is too short
+    # Where a run would reach past the last word, its end is beyond the sizes.
+    ends = np.searchsorted(sizes, sizes + int(UNITS * n)).tolist()
     runs = (items[i:end] for i, end in enumerate(ends) if end < len(sizes))
     return {_hash(run) for run in runs} or {_hash(items)}
 

@@ -52,10 +52,10 @@ class Loader(Iterator[tuple[Tensor, ...]]):
 
     Args:
         n: The number of items.
-        batch_size: B, items in a batch of this rank.
-        seed: At least 0; another number gives another order.
-        shuffle: False returns the items of each epoch from first to last.
-        rank, world: The number of this process, and how many there are. Each returns its own part of the
+        batch_size: B, the number of items in a batch of this rank.
+        seed: At least 0; it determines the order.
+        shuffle: Whether to shuffle the items of each epoch; otherwise they come from first to last.
+        rank, world: The rank of this process and the number of processes. Each returns its own part of the
             batches that one process with ``world * batch_size`` would return.
 
     Raises:
@@ -101,7 +101,7 @@ class Loader(Iterator[tuple[Tensor, ...]]):
     def load_state_dict(self, state: Mapping[str, object]) -> None:
         """Resume where another loader stopped: the next batch is the one that it would have returned.
 
-        Batch size, rank and world may differ: the same items follow, in other batches.
+        Batch size, rank and world may differ: the same items follow, divided into other batches.
 
         Raises:
             UserError: The state belongs to other items or another order.
@@ -124,9 +124,9 @@ class WindowLoader(Loader):
     """Batches ``(x, y)`` of windows of a long sequence of tokens, both (B, T) int64; y is x one token later.
 
     Args:
-        tokens: The ids; only those of a batch are copied.
-        block_size: T, tokens in a window.
-        stride: Tokens from the beginning of a window to that of the next, by default `block_size`.
+        tokens: The ids; only those of the current batch are copied.
+        block_size: T, the number of tokens in a window.
+        stride: The distance in tokens between the beginnings of two windows, by default `block_size`.
         options: Those of `Loader`: `batch_size`, `seed`, `shuffle`, `rank` and `world`.
 
     Raises:

@@ -1,7 +1,7 @@
 """Packing: several documents share a row of a batch, so that little of it is padding.
 
 Best-fit decreasing (Johnson 1973; for language models Ding et al. 2024): from the longest document to the
-shortest, each is put into the fullest row that still has room for it.
+shortest, each is put into the fullest row with enough space left for it.
 """
 
 from bisect import bisect_left, insort
@@ -37,7 +37,7 @@ def pack(documents: Sequence[Sequence[int]], block_size: int, *, pad_id: int = 0
     restart at 0 in each, since a model reads one row at a time.
 
     Args:
-        documents: The ids of each, or its bytes; an empty one takes no room.
+        documents: The ids or the bytes of each document; an empty document takes no space.
         block_size: T, the length of a row.
         pad_id: The id that fills the end of a row.
 
@@ -77,9 +77,9 @@ def best_fit(lengths: Sequence[int], block_size: int) -> list[list[int]]:
         The numbers of the items in each row.
     """
     rows: list[list[int]] = []
-    open_rows: list[tuple[int, int]] = []  # (room left, row), the fullest first
+    open_rows: list[tuple[int, int]] = []  # (space left, row), the fullest first
     for i in sorted(range(len(lengths)), key=lambda i: lengths[i], reverse=True):
-        k = bisect_left(open_rows, (lengths[i], 0))  # the fullest row with room enough
+        k = bisect_left(open_rows, (lengths[i], 0))  # the fullest row with enough space
         if k < len(open_rows):
             room, r = open_rows.pop(k)
         else:
@@ -92,7 +92,7 @@ def best_fit(lengths: Sequence[int], block_size: int) -> list[list[int]]:
 
 
 def targets(packed: Packed) -> NDArray[np.int64]:
-    """The token that follows each, (R, T) int64; `IGNORE` if it is padding or of another document."""
+    """The next token at each position, (R, T) int64; `IGNORE` if it is padding or in another document."""
     now, following = packed.document[:, :-1], packed.document[:, 1:]
     known = (now == following) & (following >= 0)  # (R, T - 1)
     y = np.full_like(packed.ids, IGNORE)

@@ -1,10 +1,10 @@
 """Shards: token ids on disk, read through memory maps, so that a corpus may be larger than memory.
 
 A folder of shards holds NumPy's own files and one index. ``shard-00000.npy``, ``shard-00001.npy`` … are the
-ids of whole documents one after the other, two bytes each for a vocabulary of at most 65,536, else four.
-``documents.npy`` contains where each document begins. ``index.json`` contains the SHA-256 of the vocabulary
-and of each file, so that a file that is torn, missing, renamed or from another corpus is noticed when the
-folder is opened.
+ids of whole documents, concatenated: two bytes each for a vocabulary of at most 65,536, otherwise four.
+``documents.npy`` contains the offset at which each document begins. ``index.json`` contains the SHA-256 of
+the vocabulary and of each file, so that a file that is truncated, missing, renamed or from another corpus is
+detected when the folder is opened.
 """
 
 import hashlib
@@ -59,14 +59,14 @@ def write_shards(
     vocab_hash: str,
     shard_tokens: int = 1 << 26,
 ) -> list[Path]:
-    """Write documents into a new folder, which appears whole or not at all.
+    """Write documents into a new folder, atomically: it appears complete or not at all.
 
     Only one block of ids is in memory at a time, so neither the corpus nor a document needs to fit in it.
 
     Args:
         documents: The ids of each document, in any iterable: a list, an array, the bytes of a text.
         folder: A name that does not exist yet, or an empty folder.
-        vocab_size: Every id must be less.
+        vocab_size: The size of the vocabulary; every id must be smaller.
         vocab_hash: The hash of the tokenizer's vocabulary, from `hash_vocabulary`.
         shard_tokens: A shard ends with the document that brings it to this many ids or more.
 
@@ -99,7 +99,7 @@ def write_shards(
 def _write_shard(
     path: Path, documents: Iterable[Iterable[int]], starts: "array[int]", vocab_size: int, shard_tokens: int
 ) -> None:
-    """Write documents until there are `shard_tokens` ids; note in `starts` where each ends.
+    """Write documents until there are `shard_tokens` ids; append to `starts` where each ends.
 
     NumPy pads the header, so that it keeps its size when the length is filled in at the end.
     """
@@ -171,18 +171,18 @@ class Shards:
         documents: Where each document begins, and the end of the last, (D + 1,) int64: document d is
             ``shards[documents[d] : documents[d + 1]]``.
         parts: The ids of each shard, memory-mapped.
-        vocab_size: Every id is less.
+        vocab_size: The size of the vocabulary; every id is smaller.
         vocab_hash: The hash of the vocabulary of the tokenizer that made the ids.
 
     Args:
-        folder: What `write_shards` made.
-        tokenizer: The tokenizer that the ids will be used with, to be compared with the one that made them.
-        verify: Compare the checksums, which reads every byte once. Otherwise only files that are cut off,
+        folder: A folder that `write_shards` wrote.
+        tokenizer: The tokenizer that the ids will be used with; it must be the one that produced them.
+        verify: Verify the checksums, which reads every byte once. Otherwise only files that are truncated,
             missing or unknown are refused.
 
     Raises:
-        UserError: The folder holds no shards; they are torn, changed, incomplete or mixed; or another
-            tokenizer made them.
+        UserError: The folder holds no shards; they are truncated, changed, incomplete or mixed; or another
+            tokenizer produced them.
     """
 
     def __init__(self, folder: StrPath, *, tokenizer: Vocabulary | None = None, verify: bool = True):

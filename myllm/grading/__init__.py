@@ -36,7 +36,7 @@ class Exercise:
 def exercise(
     id: str, title: str, *, points: int, minutes: int, difficulty: int, section: str
 ) -> Callable[[F], F]:
-    """Mark a function as the answer to an exercise.
+    """Mark a function or a class as the answer to an exercise.
 
     Args:
         id: chapter and number, such as ``"03.1"``; never changes once published.
@@ -49,7 +49,7 @@ def exercise(
     about = Exercise(id, title, points, minutes, difficulty, section)
 
     def mark(function: F) -> F:
-        function.__dict__["exercise"] = about
+        setattr(function, "exercise", about)  # noqa: B010 (a class, too, takes the attribute)
         return function
 
     return mark

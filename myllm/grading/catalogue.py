@@ -11,6 +11,7 @@ from myllm.files import UserError, read_text
 from myllm.grading import Exercise
 
 START, END = "# SOLUTION", "# END SOLUTION"
+ANSWER = ast.FunctionDef | ast.ClassDef
 
 
 def folder(name: str) -> Path:
@@ -36,7 +37,7 @@ def stub(source: str, forbidden: Callable[[str], Sequence[str]] = lambda id: ())
     Raises:
         ValueError: an unmatched mark.
     """
-    lines, inside, id = list[str](), False, ""
+    lines, inside, id, listed = list[str](), False, "", set[str]()
     for line in source.splitlines(keepends=True):
         if found := re.match(r'@exercise\("([\d.]+)"', line):
             id = found[1]
@@ -46,9 +47,10 @@ def stub(source: str, forbidden: Callable[[str], Sequence[str]] = lambda id: ())
                 raise ValueError(f"{mark} without its partner")
             inside = not inside
             if inside and indent:
-                if names := ", ".join(forbidden(id)):
+                if names := ", ".join(() if id in listed else forbidden(id)):
                     told = textwrap.wrap(f"May not be called: {names}.", 100, break_on_hyphens=False)
                     lines.extend(f"{indent}# {one}\n" for one in told)
+                listed.add(id)
                 lines.append(f"{indent}raise NotImplementedError\n")
         elif not inside:
             lines.append(line)
@@ -61,11 +63,11 @@ def read_exercises(path: Path) -> list[Exercise]:
     """The exercises of one answer file, in its order, from the arguments of ``@exercise``."""
     found = list[Exercise]()
     for node in ast.parse(read_text(path)).body:
-        for mark in node.decorator_list if isinstance(node, ast.FunctionDef) else []:
+        for mark in node.decorator_list if isinstance(node, ANSWER) else []:
             if isinstance(mark, ast.Call) and isinstance(mark.func, ast.Name) and mark.func.id == "exercise":
                 given = [ast.literal_eval(value) for value in mark.args]
                 named = {word.arg: ast.literal_eval(word.value) for word in mark.keywords if word.arg}
-                assert isinstance(node, ast.FunctionDef)
+                assert isinstance(node, ANSWER)
                 found.append(Exercise(*given, **named, function=node.name, file=path.name))
     return found
 
@@ -98,9 +100,7 @@ def solution(one: Exercise) -> str:
     """The source of one answer, its specification included, without the marks."""
     text = read_text(folder("solutions") / one.file)
     node = next(
-        node
-        for node in ast.parse(text).body
-        if isinstance(node, ast.FunctionDef) and node.name == one.function
+        node for node in ast.parse(text).body if isinstance(node, ANSWER) and node.name == one.function
     )
     lines = text.splitlines(keepends=True)[node.lineno - 1 : node.end_lineno]
     return "".join(line for line in lines if line.strip() not in (START, END))

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from myllm.grading import Exercise, catalogue
+from myllm.grading.classes import as_function
 from myllm.grading.compare import Failure, WrongType
 from myllm.grading.exam import Exam, Rng
 from myllm.grading.guard import Guard, OutOfMemory, describe
@@ -133,7 +134,7 @@ def _blame(
 
 def _fenced(guard: Guard, function: Callable[..., Any], name: str) -> Callable[..., Any]:
     def fenced(*args: Any) -> Any:
-        return guard.call(function, args)
+        return guard.call(as_function(function), args)
 
     fenced.__name__ = name
     return fenced

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Generic, ParamSpec, cast
 import torch
 from torch import Tensor
 
+from myllm.grading.classes import Calls
 from myllm.grading.compare import Failure, WrongType, as_expected, difference, kind, show
 from myllm.grading.meters import same_operations
 from myllm.grading.mistakes import mistakes
@@ -223,6 +224,8 @@ def _types(
 
 
 def _call(f: Function, args: tuple[Any, ...]) -> str:
+    if args and isinstance(args[-1], Calls):
+        return f"x = {f.__name__}({', '.join(map(show, args[:-1]))}); {args[-1]!r}"
     return f"{f.__name__}({', '.join(map(show, args))})"
 
 

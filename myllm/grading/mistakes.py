@@ -8,6 +8,7 @@ from typing import Any
 
 from myllm.files import read_text
 from myllm.grading import Exercise, catalogue
+from myllm.grading.classes import as_function
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Mistake:
 def _function(mistake: Mistake) -> Any:
     space: dict[str, Any] = {"__name__": "mistake"}
     exec(compile(mistake.text(), mistake.about.file, "exec"), space)
-    return space[mistake.about.function]
+    return as_function(space[mistake.about.function])
 
 
 @cache

@@ -45,7 +45,10 @@ def worker() -> Worker:
 
 
 def is_stub(function: Callable[..., Any]) -> bool:
-    """Whether a function does nothing but ``raise NotImplementedError``."""
+    """Whether a function, or each method of a class, does nothing but ``raise NotImplementedError``."""
+    if isinstance(function, type):
+        methods = [one for one in vars(function).values() if callable(one)]
+        return bool(methods) and all(map(is_stub, methods))
     code = getattr(function, "__code__", None)
     if code is None or set(code.co_names) != {"NotImplementedError"}:
         return False

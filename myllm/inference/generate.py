@@ -223,8 +223,9 @@ def generate_batch(
     Raises:
         UserError: As `generate`.
     """
-    device, stops = device_of(model), frozenset(stop_ids)
-    width = max(map(len, rows), default=0)
+    if not rows:
+        return []
+    device, stops, width = device_of(model), frozenset(stop_ids), max(map(len, rows))
     for row in rows:
         check_room(model, len(row), max_new_tokens)
     sources = generators(seed, len(rows), device)
@@ -235,7 +236,7 @@ def generate_batch(
     pads = padding if padding.any() else None
     held = cache(model, len(rows), width + max_new_tokens, pads)
     text, active = _marked(new, pads), [*range(len(rows))]
-    for _ in range(max_new_tokens if rows else 0):
+    for _ in range(max_new_tokens):
         chosen = sampler(_next_logits(model, text, new, pads, held), text, width)
         going = [n for n, i in enumerate(chosen) if int(i) not in stops]
         for n in going:
@@ -289,6 +290,7 @@ def stream(
     *,
     stop: str | Sequence[str] = (),
     regex: str | None = None,
+    write: Callable[..., Iterator[int]] = generate,
     **options: Any,
 ) -> Iterator[str]:
     """Continue a text and return it piece by piece.
@@ -299,6 +301,8 @@ def stream(
         prompt: A text, or ids. Nothing is put in front of it.
         stop: Strings that end the text, even if they begin or end inside a token; they are not yielded.
         regex: A regular expression that the new text matches once a stop id ends it; see `regex_grammar`.
+        write: What generates the ids: `generate`, or another function of its form, such as
+            ``functools.partial(speculate, draft=…)``.
         options: Those of `generate`.
 
     Returns:
@@ -312,7 +316,7 @@ def stream(
     if regex is not None:
         start, stop_ids = tokenizer.starts_after(before), options.get("stop_ids", ())
         grammar = {"grammar": regex_grammar(regex, tokenizer, stop_ids, start=start)}
-    new = generate(model, before, **grammar, **options)
+    new = write(model, before, **grammar, **options)
     pieces = decode_stream(tokenizer, new, after=before)
     return cut_at_stop(pieces, [stop] if isinstance(stop, str) else stop)
 

@@ -30,6 +30,7 @@ ORDER = (
     "min_p",
     "typical_p",
 )
+TINY = 1e-6  # a temperature from which logits might overflow
 FILTERS = ("top_k", "top_p", "min_p", "typical_p")
 BOUNDS: dict[str, tuple[type[int | float], float, float]] = {
     "temperature": (float, 0, 1e30),
@@ -117,7 +118,7 @@ class SamplingConfig:
     def active(self) -> list[str]:
         """The options that change logits, in the order in which they act."""
         neutral: dict[str, Any] = {one.name: one.default for one in fields(self)}
-        neutral |= {"logit_bias": {}, "temperature": 0}
+        neutral |= {"logit_bias": {}, "temperature": 0 if self.greedy else 1}
         named = [name for name in self.order if name in ORDER]
         names = named + [name for name in ORDER if name not in named]
         return [name for name in names if getattr(self, name) != neutral[name]]
@@ -137,9 +138,10 @@ def logit_bias(logits: Tensor, bias: Mapping[int, float]) -> Tensor:
 
 
 def temperature(logits: Tensor, value: float) -> Tensor:
-    """Divide the logits (B, V) by the temperature, the largest subtracted first so that nothing overflows."""
-    value = max(value, torch.finfo(logits.dtype).tiny)  # not 0 in this dtype
-    return (logits - logits.amax(-1, keepdim=True)) / value
+    """Divide the logits (B, V) by the temperature; before a tiny one the largest is moved to 0."""
+    if value < TINY:
+        return (logits - logits.amax(-1, keepdim=True)) / max(value, torch.finfo(logits.dtype).tiny)
+    return logits / value
 
 
 def top_k(logits: Tensor, k: int) -> Tensor:
@@ -161,7 +163,7 @@ def min_p(logits: Tensor, share: float) -> Tensor:
 def typical_p(logits: Tensor, p: float) -> Tensor:
     """Keep the tokens of (B, V) whose surprise is nearest to the entropy, as few as have probability p."""
     logs = torch.log_softmax(logits, -1)
-    entropy = -torch.xlogy(logs.exp(), logs.exp()).sum(-1, keepdim=True)
+    entropy = -(logs.exp() * logs).nansum(-1, keepdim=True)  # 0 log 0 is nan here, and 0 in the entropy
     return _smallest_set(logits, -(-logs - entropy).abs(), p)
 
 
@@ -174,28 +176,28 @@ def _smallest_set(logits: Tensor, preference: Tensor, mass: float) -> Tensor:
     return logits.where(keep, -math.inf)
 
 
-def counts(ids: Tensor, V: int) -> Tensor:
-    """How often each token occurs in each row of (B, N), as (B, V) int64; -1 is padding."""
-    places = ids.where(ids >= 0, V)
-    return torch.zeros(len(ids), V + 1, dtype=torch.int64, device=ids.device).scatter_add(
-        -1, places, torch.ones_like(places)
-    )[:, :V]
+def _columns(logits: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+    """A copy of the logits with a spare column, (B, V + 1), and ids with that column for padding, -1."""
+    return torch.nn.functional.pad(logits, (0, 1)), ids.where(ids >= 0, logits.shape[-1])
 
 
 def repetition_penalty(logits: Tensor, value: float, text: Tensor) -> Tensor:
-    """Make the tokens of the text, (B, N), less likely, whatever the sign of their logits."""
-    penalized = torch.where(logits > 0, logits / value, logits * value)
-    return penalized.where(counts(text, logits.shape[-1]) > 0, logits)
+    """Make the tokens of the text, (B, N), less likely, whatever the sign of their logits; -1 is padding."""
+    table, places = _columns(logits, text)
+    old = table.gather(-1, places)
+    return table.scatter_(-1, places, torch.where(old > 0, old / value, old * value))[:, :-1]
 
 
 def presence_penalty(logits: Tensor, value: float, new: Tensor) -> Tensor:
-    """Subtract a number from the logits of the tokens of (B, N)."""
-    return logits - value * (counts(new, logits.shape[-1]) > 0)
+    """Subtract a number from the logits of the tokens of (B, N); -1 is padding."""
+    table, places = _columns(logits, new)
+    return table.scatter_(-1, places, table.gather(-1, places) - value)[:, :-1]
 
 
 def frequency_penalty(logits: Tensor, value: float, new: Tensor) -> Tensor:
     """Subtract a number from the logits of the tokens of (B, N), once for each time that they occur."""
-    return logits - value * counts(new, logits.shape[-1])
+    table, places = _columns(logits, new)
+    return table.scatter_add_(-1, places, table.new_full(places.shape, -value))[:, :-1]
 
 
 def no_repeat_ngram(logits: Tensor, n: int, text: Tensor) -> Tensor:
@@ -204,8 +206,8 @@ def no_repeat_ngram(logits: Tensor, n: int, text: Tensor) -> Tensor:
         return logits
     grams = text.unfold(1, n, 1)  # (B, N - n + 1, n)
     same = (grams[..., :-1] == text[:, None, text.shape[1] - n + 1 :]).all(-1)
-    completed = grams[..., -1].where(same, -1)
-    return logits.where(counts(completed, logits.shape[-1]) == 0, -math.inf)
+    table, places = _columns(logits, grams[..., -1].where(same, -1))
+    return table.scatter_(-1, places, -math.inf)[:, :-1]
 
 
 OF_LOGITS = {f.__name__: f for f in (logit_bias, temperature, top_k, top_p, min_p, typical_p)}

@@ -163,6 +163,7 @@ def speculate(
     k: int = 4,
     stop_ids: Iterable[int] = (),
     seed: int | None = None,
+    cache: KVCache | None = None,
     counts: Counts | None = None,
     **sampling: Any,
 ) -> Iterator[int]:
@@ -179,6 +180,7 @@ def speculate(
         k: The most tokens proposed for a pass.
         stop_ids: Ids that end the text; they are not yielded.
         seed: Makes sampling repeatable.
+        cache: An empty cache; by default one that is just large enough.
         counts: Is updated after each pass.
         sampling: The fields of `SamplingConfig`.
 
@@ -191,7 +193,7 @@ def speculate(
     check_room(model, len(text), max_new_tokens)
     device, start, end = device_of(model), len(text), len(text) + max_new_tokens
     sampler = Sampler(SamplingConfig(**sampling), stop_ids=stops, generators=generators(seed, 1, device))
-    cache = KVCache(model.config, size=end, device=device)
+    cache = cache or KVCache(model.config, size=end, device=device)
     while len(text) < end:
         proposed, q = draft.propose(text, min(k, end - len(text) - 1))
         row = torch.tensor([text + proposed], device=device)

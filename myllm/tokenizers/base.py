@@ -13,12 +13,12 @@ from myllm.files import UserError
 
 Fields = Mapping[str, Any]  # of a JSON object
 
+#: For each role, the special tokens that usually have it; the first one present takes it.
 USUAL_NAMES = {
     "bos": ("<|bos|>", "<s>", "<|begin_of_text|>", "<|endoftext|>"),
     "eos": ("<|eos|>", "</s>", "<|end_of_text|>", "<|endoftext|>"),
     "pad": ("<|pad|>", "<pad>"),
 }
-"""For each role, the special tokens that usually have it; the first one present takes it."""
 
 
 class Tokenizer(Protocol):
@@ -48,10 +48,20 @@ class Tokenizer(Protocol):
     extra_end_ids: Set[int] = frozenset()
     files: Mapping[str, bytes] = MappingProxyType({})
 
+    def __repr__(self) -> str:
+        size = f"{self.vocab_size} ids, {len(self.special_tokens)} special tokens"
+        return f"{type(self).__name__} {self.name!r}: {size}"
+
     @property
     def end_ids(self) -> frozenset[int]:
         """Every id that ends a generated text: `eos_id` and `extra_end_ids`."""
         return frozenset(i for i in (self.eos_id, *self.extra_end_ids) if i is not None)
+
+    def roles(self) -> dict[str, str]:
+        """The special token of each role ("bos", "eos" or "pad") that has one."""
+        names = {i: token for token, i in self.special_tokens.items()}
+        ids = {role: getattr(self, f"{role}_id") for role in USUAL_NAMES}
+        return {role: names[i] for role, i in ids.items() if i in names}
 
     @abstractmethod
     def encode_text(self, text: str, *, continued: bool = False) -> list[int]:
@@ -132,10 +142,11 @@ class Tokenizer(Protocol):
         for i in ids:
             if i < 0:
                 raise UserError(f"Id {i} is outside the vocabulary of {self.name}; ids start at 0.")
-            known = i < self.vocab_size
-            yield self.id_bytes(i, start=start) if known else b""
-            if known:
+            if i < self.vocab_size:
+                yield self.id_bytes(i, start=start)
                 start = self.starts_anew(i)
+            else:
+                yield b""
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """Decode ids to the exact bytes they stand for; see `token_bytes`."""
@@ -165,17 +176,21 @@ class Tokenizer(Protocol):
             raise UserError(f"pad must be 'left' or 'right', not {pad!r}.")
         rows = [self.encode(text) for text in texts]
         width = max(map(len, rows), default=0)
+        lengths = np.array([len(row) for row in rows], dtype=np.int64)
+        columns = np.arange(width) if pad == "right" else np.arange(width)[::-1]
+        mask = np.less(columns, lengths[:, None])
         fill = self.pad_id if self.pad_id is not None else self.eos_id
-        if fill is None and any(len(row) < width for row in rows):
+        if fill is None and not mask.all():
             raise UserError(f"{self.name} has no padding or end token to pad with; train '<|pad|>'.")
-        ids = np.full((len(rows), width), fill or 0, dtype=np.int64)
-        mask = np.zeros((len(rows), width), dtype=np.int64)
-        for b, row in enumerate(rows):
-            start = width - len(row) if pad == "left" else 0
-            where = slice(start, start + len(row))
-            ids[b, where] = row
-            mask[b, where] = 1
-        return ids, mask
+        ids = np.full(mask.shape, fill or 0, dtype=np.int64)
+        ids[mask] = [i for row in rows for i in row]
+        return ids, mask.astype(np.int64)
+
+
+def usual_roles(tokens: Mapping[str, int]) -> dict[str, str]:
+    """The token of each role for which one of the usual names is among the tokens."""
+    last_first = {role: reversed(names) for role, names in USUAL_NAMES.items()}
+    return {role: name for role, names in last_first.items() for name in names if name in tokens}
 
 
 def any_of(words: Iterable[str], single_words: Set[str] = frozenset()) -> regex.Pattern[str]:

@@ -5,10 +5,10 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self
 
 from myllm.files import UserError, atomic_write, read_json
-from myllm.tokenizers.base import USUAL_NAMES, Tokenizer
+from myllm.tokenizers.base import USUAL_NAMES, Tokenizer, usual_roles
 from myllm.tokenizers.merges import Pair, count_chunks, encode_chunk, train
 from myllm.tokenizers.patterns import GPT2, PATTERNS, compile_pattern, pieces, well_formed
 
@@ -53,7 +53,7 @@ class BPE(Tokenizer):
         self.merges: dict[Pair, int] = {}
         size = 0
         for n, (left, right) in enumerate(merges):
-            if not (0 <= left < len(self.tokens) and 0 <= right < len(self.tokens)):
+            if min(left, right) < 0 or max(left, right) >= len(self.tokens):
                 raise UserError(f"Merge {n} joins ids {left} and {right}, which do not exist yet.")
             self.merges[left, right] = len(self.tokens)
             size += len(self.tokens[left]) + len(self.tokens[right])
@@ -62,21 +62,20 @@ class BPE(Tokenizer):
             self.tokens.append(self.tokens[left] + self.tokens[right])
         if len(self.merges) + 256 != len(self.tokens):
             raise UserError("A merge is listed twice; each pair may be merged once.")
-        first = len(self.tokens)
-        self.special_tokens = {token: first + i for i, token in enumerate(check_special(special_tokens))}
+        special = enumerate(check_special(special_tokens), start=len(self.tokens))
+        self.special_tokens = {token: i for i, token in special}
         self.tokens += [token.encode() for token in self.special_tokens]
         self.vocab_size = len(self.tokens)
-        self.bos_id = self._role("bos", bos)
-        self.eos_id = self._role("eos", eos)
-        self.pad_id = self._role("pad", pad)
+        given = {"bos": bos, "eos": eos, "pad": pad}
+        roles = usual_roles(self.special_tokens) | {
+            r: token for r, token in given.items() if token is not None
+        }
+        for role, token in roles.items():
+            if token not in self.special_tokens:
+                raise UserError(f"The {role} token {token!r} is not among the special tokens; add it there.")
+            setattr(self, f"{role}_id", self.special_tokens[token])
         self._split = compile_pattern(pattern).findall
         self._cache: dict[str, list[int]] = {}
-
-    def _role(self, role: str, token: str | None) -> int | None:
-        if token is not None and token not in self.special_tokens:
-            raise UserError(f"The {role} token {token!r} is not among the special tokens; add it to them.")
-        candidates = USUAL_NAMES[role] if token is None else (token,)
-        return next((self.special_tokens[t] for t in candidates if t in self.special_tokens), None)
 
     @classmethod
     def train(
@@ -147,7 +146,9 @@ class BPE(Tokenizer):
             "pattern": self.pattern,
             "special_tokens": list(self.special_tokens),
             "merges": list(self.merges),
-        } | {role: self._token(role) for role in USUAL_NAMES}
+            **dict.fromkeys(USUAL_NAMES),
+            **self.roles(),
+        }
         atomic_write(path, json.dumps(content | {"sha256": _digest(content)}))
 
     @classmethod
@@ -157,10 +158,9 @@ class BPE(Tokenizer):
         Raises:
             UserError: The file is missing, incomplete, changed since, or of another kind.
         """
-        content = read_json(path, "a tokenizer")
-        if not isinstance(content, dict) or cast("dict[str, Any]", content).get("format") != FORMAT:
+        fields: Any = read_json(path, "a tokenizer")
+        if not hasattr(fields, "items") or fields.get("format") != FORMAT:
             raise UserError(f"{path} is no tokenizer of ours; make one with `myllm tokenizer train`.")
-        fields = cast("dict[str, Any]", content)
         with suppress(AttributeError, KeyError, RecursionError, TypeError, ValueError):
             if fields.pop("sha256") == _digest(fields):
                 del fields["format"]
@@ -195,10 +195,6 @@ class BPE(Tokenizer):
         if sum(map(len, chunks)) != len(text):
             raise UserError(f"The split pattern of {self.name} leaves characters of this text out.")
         return chunks
-
-    def _token(self, role: str) -> str | None:
-        wanted = getattr(self, f"{role}_id")
-        return next((token for token, i in self.special_tokens.items() if i == wanted), None)
 
 
 def _digest(content: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""The merges of byte-pair encoding: learned naively, learned incrementally, and applied.
+"""The merges of byte-pair encoding, learned from text and applied to it.
 
 Byte-pair encoding (Gage 1994; on bytes: Radford et al. 2019) starts from the 256 bytes and repeats: find
 the most frequent pair of neighbours, give it the next free id, replace it everywhere. Merges never cross a
@@ -8,7 +8,7 @@ the smaller one is merged first.
 
 import heapq
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from itertools import pairwise
 
 from myllm.files import UserError
@@ -37,51 +37,14 @@ def count_chunks(texts: Iterable[str], pattern: str) -> Counter[str]:
     return counts
 
 
-def count_pairs(words: Mapping[tuple[int, ...], int]) -> Counter[Pair]:
-    """Count the neighbouring pairs of ids in `words`, each word weighted by how often it occurs."""
-    counts: Counter[Pair] = Counter()
-    for ids, n in words.items():
-        for pair in pairwise(ids):
-            counts[pair] += n
-    return counts
-
-
-def merge(ids: Sequence[int], pair: Pair, new_id: int) -> list[int]:
-    """Replace `pair` by `new_id`, left to right, without overlap: ``a a a`` becomes ``aa a``."""
-    merged: list[int] = []
-    i = 0
-    while i < len(ids):
-        if i + 1 < len(ids) and (ids[i], ids[i + 1]) == pair:
-            merged.append(new_id)
-            i += 2
-        else:
-            merged.append(ids[i])
-            i += 1
-    return merged
-
-
-def train_naive(chunks: Mapping[str, int], n_merges: int) -> list[Pair]:
-    """Learn `n_merges` merges, recounting all pairs of all words after each; the oracle of `train`."""
-    words = {tuple(chunk.encode()): n for chunk, n in chunks.items()}
-    merges: list[Pair] = []
-    for new_id in range(256, 256 + n_merges):
-        counts = count_pairs(words)
-        if not counts:
-            break
-        best = min(counts, key=lambda pair: (-counts[pair], pair))
-        words = {tuple(merge(ids, best, new_id)): n for ids, n in words.items()}
-        merges.append(best)
-    return merges
-
-
 def train(
     chunks: Mapping[str, int], n_merges: int, *, on_merge: Callable[[], object] | None = None
 ) -> list[Pair]:
-    """Learn the same merges as `train_naive` by visiting only what a merge changes.
+    """Learn merges by visiting only what a merge changes.
 
     A merge changes the counts of the neighbouring pairs and of no others. So we keep the counts and, for each
     pair, the words that contain it, and find the next pair in a heap, whose outdated entries are discarded
-    when they are popped.
+    when they are popped. The merges are those of counting all pairs anew before each merge.
 
     Args:
         chunks: How often each chunk of the text occurs.

@@ -10,30 +10,30 @@ import regex
 
 from myllm.files import UserError
 
+#: Words, numbers and punctuation, each with its leading space (Radford et al. 2019, ``encoder.py``).
 GPT2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-"""Words, numbers and punctuation, each with its leading space (Radford et al. 2019, ``encoder.py``)."""
 
+#: Numbers in groups of at most three digits, line ends separate (``cl100k_base`` of tiktoken).
 GPT4 = (
     r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s++$|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-"""Numbers in groups of at most three digits, line ends separate (``cl100k_base`` of tiktoken)."""
 
+#: Every digit separate, then the GPT-2 pattern on the text between (the pre-tokenizer of SmolLM2).
 SMOLLM2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?![^\s\p{N}])|\s+"
-"""Every digit separate, then the GPT-2 pattern on the text between (the pre-tokenizer of SmolLM2)."""
 
 BORDER = regex.compile(r"\p{L}(?=\P{L})|\p{N}(?=\P{N})")  # where all patterns above have a chunk boundary
 
 PATTERNS = {"gpt2": GPT2, "gpt4": GPT4, "smollm2": SMOLLM2}
 
+#: Words with the character before them, numbers in groups of at most three digits (LLaMA-3).
 LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-"""Words with the character before them, numbers in groups of at most three digits (LLaMA-3)."""
 
+#: The pattern of LLaMA-3 with every digit separate.
 QWEN2 = LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
-"""The pattern of LLaMA-3 with every digit separate."""
 
 
 def well_formed(text: str) -> str:
@@ -67,18 +67,16 @@ def pieces(texts: Iterable[str], size: int = 1 << 20) -> Iterator[str]:
     A piece ends only after a run of letters or digits. All patterns in `PATTERNS` have a chunk boundary
     there, so training on the pieces equals training on the whole text.
     """
-    held: list[str] = []
-    length, enough = 0, size
+    held, enough = "", size
     for text in texts:
-        held.append(text)
-        length += len(text)
-        if length < enough:
+        held += text
+        if len(held) < enough:
             continue
-        whole, start = "".join(held), 0
-        while len(whole) - start >= size and (border := BORDER.search(whole, start + size - 1)):
-            yield whole[start : border.end()]
+        start = 0
+        while len(held) - start >= size and (border := BORDER.search(held, start + size - 1)):
+            yield held[start : border.end()]
             start = border.end()
-        held, length = [whole[start:]], len(whole) - start
-        enough = max(size, 2 * length)  # there was no boundary: do not search again at once
-    if length:
-        yield "".join(held)
+        held = held[start:]
+        enough = max(size, 2 * len(held))  # there was no boundary: do not search again at once
+    if held:
+        yield held

@@ -5,19 +5,19 @@ import codecs
 import json
 import os
 import tomllib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from myllm.files import StrPath, UserError, atomic_write, expand, read_bytes, read_json, read_text, sha256
-from myllm.tokenizers.base import Fields, Tokenizer
+from myllm.tokenizers.base import Tokenizer
 from myllm.tokenizers.bpe import BPE
 from myllm.tokenizers.chat import TEMPLATES
-from myllm.tokenizers.huggingface import HuggingFaceTokenizer
+from myllm.tokenizers.huggingface import HuggingFaceTokenizer, byte_level
 from myllm.tokenizers.patterns import GPT2, LLAMA3
 from myllm.tokenizers.ranks import BYTE_OF, RankedBPE
-from myllm.tokenizers.settings import ADDED, CONFIG, SPECIAL, TEMPLATE, Settings, read_settings
+from myllm.tokenizers.settings import ADDED, CONFIG, SPECIAL, TEMPLATE, read_settings
 from myllm.tokenizers.spm import SentencePiece
 
 ASSETS = Path(__file__).with_name("assets")
@@ -52,9 +52,13 @@ def load_tokenizer(name_or_path: StrPath | bytes) -> Tokenizer:
         raise UserError(f"There is no tokenizer {name!r}; take {', '.join(KNOWN)}, or name a file.")
     if path.suffix == ".json":
         return _from_json(path)
-    if path.suffix == ".model":
-        return _from_model(path)
-    raise UserError(f"{path} is no tokenizer; name a .json or .model file.")
+    if path.suffix != ".model":
+        raise UserError(f"{path} is no tokenizer; name a .json or .model file.")
+    data = read_bytes(path)
+    if data.startswith(b"IQ== 0\nI"):  # SentencePiece models are binary
+        return _llama3_from(path)
+    settings = read_settings(path.parent, {MODEL: path})
+    return SentencePiece(data, settings, name=_name(path), source=str(path))
 
 
 def save_tokenizer(tokenizer: Tokenizer, folder: StrPath) -> None:
@@ -89,35 +93,19 @@ def save_tokenizer(tokenizer: Tokenizer, folder: StrPath) -> None:
 
 def _from_json(path: Path) -> Tokenizer:
     content: Any = read_json(path, "a tokenizer")
-    settings, files = read_settings(path.parent), {WHOLE: read_bytes(path)}
-    if path.name == VOCABULARY:
-        files = {VOCABULARY: files[WHOLE], MERGES: read_bytes(path.with_name(MERGES))}
-        content = _byte_level(content, files[MERGES], settings, path)
-    elif not hasattr(content, "items") or "model" not in content:
+    if path.name == VOCABULARY:  # with merges.txt, as GPT-2 was published
+        merges = path.with_name(MERGES)
+        settings = read_settings(path.parent, {VOCABULARY: path, MERGES: merges})
+        kind = settings.config.get("tokenizer_class", "GPT2Tokenizer")
+        if kind not in ("GPT2Tokenizer", "GPT2TokenizerFast"):
+            raise UserError(f"{path.parent} holds a {kind} without its {WHOLE}; fetch that file, too.")
+        lines = read_text(merges).split("\n")
+        content = byte_level(content, [s for s in lines if s and not s.startswith("#version")], "GPT2")
+    elif hasattr(content, "items") and "model" in content:
+        settings = read_settings(path.parent, {WHOLE: path})
+    else:
         return BPE.load(path)
-    settings = settings._replace(files={**settings.files, **files})
     return HuggingFaceTokenizer(content, settings, name=_name(path), source=str(path))
-
-
-def _byte_level(vocabulary: Any, merges: bytes, settings: Settings, path: Path) -> Fields:
-    """A byte-level BPE as GPT-2 was published: ``vocab.json`` and ``merges.txt``."""
-    kind = settings.config.get("tokenizer_class", "GPT2Tokenizer")
-    if kind not in ("GPT2Tokenizer", "GPT2TokenizerFast"):
-        raise UserError(f"{path.parent} holds a {kind} without its {WHOLE}; fetch that file, too.")
-    lines = merges.decode("utf-8", "replace").split("\n")
-    pairs = [line for line in lines if line and not line.startswith("#version")]
-    model = {"type": "BPE", "vocab": vocabulary, "merges": pairs}
-    splitter = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
-    return {"model": model, "pre_tokenizer": splitter, "decoder": splitter}
-
-
-def _from_model(path: Path) -> Tokenizer:
-    data = read_bytes(path)
-    if data.startswith(b"IQ== 0\nI"):  # SentencePiece models are binary
-        return _llama3_from(path)
-    settings = read_settings(path.parent)
-    settings = settings._replace(files={**settings.files, MODEL: data})
-    return SentencePiece(data, settings, name=_name(path), source=str(path))
 
 
 def _name(path: Path) -> str:
@@ -125,20 +113,13 @@ def _name(path: Path) -> str:
     return path.parent.resolve().name if path.name in (WHOLE, MODEL, VOCABULARY) else path.stem
 
 
-def _published(name: str, files: Mapping[str, bytes]) -> Settings:
-    """The settings of a tokenizer that is known by name, with the files of its vocabulary."""
-    config = PUBLISHED[name]["config"]
-    config_file = {CONFIG: json.dumps(config, indent=2).encode()}
-    return Settings(config, (), TEMPLATES.get(name), {**config_file, **files})
-
-
 def _gpt2() -> Tokenizer:
     folder, end = ASSETS / "gpt2", "<|endoftext|>"
-    vocabulary: dict[str, int] = read_json(folder / "encoder.json", "a vocabulary")
+    files = {VOCABULARY: folder / "encoder.json", MERGES: folder / "vocab.bpe"}
+    vocabulary: dict[str, int] = read_json(files[VOCABULARY], "a vocabulary")
     special = {end: vocabulary.pop(end)}
     ranks = {bytes(BYTE_OF[symbol] for symbol in token): i for token, i in vocabulary.items()}
-    files = {VOCABULARY: read_bytes(folder / "encoder.json"), MERGES: read_bytes(folder / "vocab.bpe")}
-    settings = _published("gpt2", files)
+    settings = read_settings(folder, files)
     return RankedBPE("gpt2", ranks, pattern=GPT2, special_tokens=special, settings=settings)
 
 
@@ -165,13 +146,13 @@ def _llama3_from(path: Path) -> Tokenizer:
     facts = PUBLISHED["llama3"]
     if sha256(path) != facts["sha256"]:
         raise UserError(f"{path} is not LLaMA-3's tokenizer.model, or damaged; copy it again.")
-    data = read_bytes(path)
-    ranks = {binascii.a2b_base64(token): rank for rank, token in enumerate(data.split()[::2])}
+    tokens = read_bytes(path).split()[::2]
+    ranks = {binascii.a2b_base64(token): rank for rank, token in enumerate(tokens)}
     names: list[str] = facts["first_special_tokens"]
     reserved = range(2, 2 + facts["special_tokens"] - len(names))
     names = names + [f"reserved_special_token_{i}" for i in reserved]
     special = {f"<|{name}|>": len(ranks) + i for i, name in enumerate(names)}
-    settings = _published("llama3", {})._replace(files={MODEL: data})
+    settings = read_settings(ASSETS / "llama3", {MODEL: path})._replace(chat_template=TEMPLATES["llama3"])
     return RankedBPE("llama3", ranks, pattern=LLAMA3, special_tokens=special, settings=settings)
 
 
@@ -194,9 +175,4 @@ def decode_stream(tokenizer: Tokenizer, ids: Iterable[int], *, after: Sequence[i
         ids: The ids, for example from a generator that samples them.
         after: The ids that precede them; see `Tokenizer.token_bytes`.
     """
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    for data in tokenizer.token_bytes(ids, after=after):
-        if text := decoder.decode(data):
-            yield text
-    if text := decoder.decode(b"", final=True):
-        yield text
+    return codecs.iterdecode(tokenizer.token_bytes(ids, after=after), "utf-8", "replace")

@@ -22,8 +22,8 @@ def byte_symbols() -> list[str]:
     return [symbols[byte] for byte in range(256)]
 
 
+#: The byte that each of those characters stands for.
 BYTE_OF = {symbol: byte for byte, symbol in enumerate(byte_symbols())}
-"""The byte that each of those characters stands for."""
 
 
 class RankedBPE(Tokenizer):
@@ -75,6 +75,3 @@ class RankedBPE(Tokenizer):
             chunks = compile_pattern(self.pattern).findall(text)
             encode = self.encoding._encode_single_piece  # pyright: ignore[reportPrivateUsage]
             return [i for chunk in chunks for i in encode(chunk)]
-
-    def __repr__(self) -> str:
-        return f"RankedBPE {self.name!r}: {self.vocab_size} ids, {len(self.special_tokens)} of them special"

@@ -1,8 +1,8 @@
-"""The settings beside a tokenizer's file: roles, added tokens and the chat template.
+"""The settings next to the file of a tokenizer: roles, added tokens and the chat template.
 
 They are read as `transformers` reads them (``tokenization_utils_base.py``, ``_from_pretrained``): added
-tokens come from ``tokenizer_config.json``, else from the older ``special_tokens_map.json`` and
-``added_tokens.json``.
+tokens come from ``tokenizer_config.json`` or, if it lists none, from the older files
+``special_tokens_map.json`` and ``added_tokens.json``.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,7 +11,7 @@ from types import MappingProxyType, NoneType
 from typing import Any, NamedTuple
 
 from myllm.files import UserError, read_bytes, read_json, read_text
-from myllm.tokenizers.base import USUAL_NAMES, Fields, Tokenizer
+from myllm.tokenizers.base import USUAL_NAMES, Fields, Tokenizer, usual_roles
 
 CONFIG, TEMPLATE = "tokenizer_config.json", "chat_template.jinja"
 SPECIAL, ADDED = "special_tokens_map.json", "added_tokens.json"
@@ -22,9 +22,10 @@ class Settings(NamedTuple):
 
     Attributes:
         config: The fields of ``tokenizer_config.json`` and of ``special_tokens_map.json``.
-        added: The added tokens, each with "id", "content" and flags, in the order of their ids.
+        added: The added tokens, each with "content" and flags, in the order of their ids, which they may give
+            as "id".
         chat_template: The Jinja source of the chat template, or None.
-        files: The bytes of the files, by name.
+        files: The content of the files of the tokenizer, by name.
     """
 
     config: Fields = MappingProxyType({})
@@ -33,36 +34,35 @@ class Settings(NamedTuple):
     files: Mapping[str, bytes] = MappingProxyType({})
 
     def named(self) -> dict[str, Fields]:
-        """The tokens with a role, by key, such as "eos_token"."""
-        found = {key: value for key, value in self.config.items() if key.endswith("_token")}
+        """The tokens that have a role, by a key such as "eos_token"."""
         return {
-            key: _fields(token) for key, token in found.items() if not isinstance(token, (bool, NoneType))
+            key: _fields(value)
+            for key, value in self.config.items()
+            if key.endswith("_token") and not isinstance(value, (bool, NoneType))
         }
 
     def apply(self, tokenizer: Tokenizer, ids: Mapping[str, int]) -> None:
-        """Set the roles, end ids, chat template and files of a tokenizer; by usual names without settings.
+        """Set the roles, end ids, chat template and files of a tokenizer.
+
+        Without a configuration, tokens with the usual names have the roles.
 
         Args:
             tokenizer: The tokenizer.
             ids: The ids of its tokens.
         """
-        tokens = {key: token["content"] for key, token in self.named().items()}
+        roles = {key.removesuffix("_token"): token["content"] for key, token in self.named().items()}
         if not self.config:
-            tokens = {
-                f"{role}_token": next((name for name in names if name in ids), "")
-                for role, names in USUAL_NAMES.items()
-            }
-        tokenizer.bos_id = ids.get(tokens.get("bos_token", ""))
-        tokenizer.eos_id = ids.get(tokens.get("eos_token", ""))
-        tokenizer.pad_id = ids.get(tokens.get("pad_token", ""))
-        tokenizer.extra_end_ids = {ids[tokens[key]] for key in ("eot_token", "eom_token") if key in tokens}
+            roles = usual_roles(ids)
+        for role in USUAL_NAMES:
+            setattr(tokenizer, f"{role}_id", ids.get(roles.get(role, "")))
+        tokenizer.extra_end_ids = {ids[roles[role]] for role in ("eot", "eom") if role in roles}
         tokenizer.chat_template, tokenizer.files = self.chat_template, self.files
 
     def added_tokens(self, listed: Iterable[Fields] = ()) -> dict[str, Fields]:
-        """All added tokens by content, each with its flags; those with a role are special.
+        """All added tokens by content, each with its flags; tokens that have a role are special.
 
         Args:
-            listed: The added tokens of the tokenizer's own file.
+            listed: The added tokens in the file of the tokenizer itself.
         """
         special = [*self.named().values()]
         for key in ("additional_special_tokens", "extra_special_tokens"):
@@ -76,8 +76,12 @@ class Settings(NamedTuple):
         return added
 
 
-def read_settings(folder: Path) -> Settings:
-    """Read the settings in a folder; there may be none.
+def read_settings(folder: Path, vocabulary: Mapping[str, Path]) -> Settings:
+    """Read the settings in a folder, if there are any.
+
+    Args:
+        folder: The folder.
+        vocabulary: The files of the tokenizer itself, by the names under which they are to be saved.
 
     Raises:
         UserError: A file is damaged.
@@ -93,13 +97,13 @@ def read_settings(folder: Path) -> Settings:
         template: Any = config.get("chat_template")
         if not isinstance(template, (str, NoneType)):
             template = {one["name"]: one["template"] for one in template}.get("default")
-        Settings(config, added).added_tokens()  # which fails where a token has no content
+        Settings(config, added).added_tokens()  # fails if a token has no content
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{folder / CONFIG} is damaged, or a file beside it; copy both again.") from error
     if (folder / TEMPLATE).is_file():
         template = read_text(folder / TEMPLATE)
-    paths = [folder / name for name in (CONFIG, SPECIAL, ADDED, TEMPLATE)]
-    files = {path.name: read_bytes(path) for path in paths if path.is_file()}
+    paths = {name: folder / name for name in (CONFIG, SPECIAL, ADDED, TEMPLATE)} | {**vocabulary}
+    files = {name: read_bytes(path) for name, path in paths.items() if path.is_file()}
     return Settings(config, added, template if isinstance(template, str) else None, files)
 
 
@@ -108,5 +112,5 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _fields(token: str | Fields) -> Fields:
-    """An added token that is given by its content alone or with its flags."""
+    """The fields of an added token, which may be given as its content alone."""
     return {"content": token} if isinstance(token, str) else token

@@ -1,8 +1,8 @@
 """SentencePiece tokenizers (LLaMA, Mistral, Gemma): ``▁`` for spaces, bytes where a piece is missing.
 
-Kudo and Richardson 2018. Text is not split into words first: every space becomes ``▁`` (U+2581), one more is
-prepended, and pieces are merged across the whole text. A character without a piece becomes its UTF-8 bytes,
-which have pieces such as ``<0xE6>``.
+Kudo and Richardson 2018. Text is not split into words first: every space becomes ``▁`` (U+2581), another one
+is prepended, and pieces are merged across the whole text. A character without a piece is encoded as its UTF-8
+bytes, which have pieces such as ``<0xE6>``.
 """
 
 from functools import cached_property
@@ -18,32 +18,32 @@ from myllm.tokenizers.settings import Settings
 if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor
 
+#: The usual names of special tokens, which a model may list as user-defined pieces.
 USUAL_SPECIAL = regex.compile(r"<\|.*\|>|<(start|end)_of_turn>|</?s>|<(bos|eos|pad|mask)>|\[/?[A-Z_]+\]")
-"""The usual names of special tokens, which a model may list as user-defined pieces."""
 
+#: As a protocol buffer, a `normalizer_spec` (field 3 of the model) in which `add_dummy_prefix` and
+#: `remove_extra_whitespaces` (its fields 3 and 4) are false; the last value of a field counts.
 NO_PREFIX = b"\x1a\x04\x18\x00\x20\x00"
-"""A `normalizer_spec` (field 3 of the model, a protocol buffer, in which the later value counts) that sets
-`add_dummy_prefix` and `remove_extra_whitespaces` (its fields 3 and 4) to false."""
 
 
 class SentencePiece(Tokenizer):
-    """A SentencePiece tokenizer, encoded by the library of that name.
+    """A tokenizer that the library `sentencepiece` runs.
 
-    Added tokens of the settings are found in the text first, special ones only where they are allowed. The
-    library finds user-defined pieces in any text; those with the usual name of a special token are special
-    tokens here, and text that spells one is cut until none is found.
+    Added tokens of the settings are split off first, special ones only if they are allowed. The library
+    itself recognizes user-defined pieces in any text; those with a usual name of a special token are special
+    tokens here, and text that spells one is split until the library recognizes none.
 
-    Decoding removes the space that is prepended to each stretch of text, where the model asks for one. ``▁``
-    itself decodes to a space: the one character that does not come back.
+    Decoding removes the space that encoding prepends to each part of a text, if the model prepends one. ``▁``
+    itself decodes to a space; it is the only character that decoding does not restore.
 
     Args:
-        model: The bytes of its file.
-        settings: The settings beside the file.
+        model: The content of its file.
+        settings: The settings next to the file.
         name: A display name.
         source: The name of the file, for messages.
 
     Attributes:
-        pieces: The piece of each id, ``▁`` for a space, ``<0x0A>`` for a byte.
+        pieces: The piece of each id, with ``▁`` for a space and ``<0x0A>`` for a byte.
         tokens: The bytes of each id; those of a special token spell its name.
 
     Raises:
@@ -53,32 +53,30 @@ class SentencePiece(Tokenizer):
     def __init__(self, model: bytes, settings: Settings, *, name: str, source: str):
         self.name, self.model = name, model
         self._processor = processor = _processor(model, source)
-        size = processor.get_piece_size()
-        self.pieces: list[str] = processor.id_to_piece([*range(size)])
+        self.pieces: list[str] = processor.id_to_piece([*range(processor.get_piece_size())])
         self.tokens = tokens = [piece.replace("▁", " ").encode() for piece in self.pieces]
-        control: set[int] = set()
+        self._ids = {piece: i for i, piece in enumerate(self.pieces)}
+        special: dict[str, int] = {}
         self._user_defined: set[int] = set()
         for i, piece in enumerate(self.pieces):
             if processor.is_byte(i):
                 tokens[i] = bytes.fromhex(piece[3:5])
             elif processor.is_control(i) or processor.is_unknown(i):
-                control.add(i)
+                special[piece] = i
             elif USUAL_SPECIAL.fullmatch(piece) and i in processor.encode(piece):
+                special[piece] = i
                 self._user_defined.add(i)
         own = {"bos": processor.bos_id(), "eos": processor.eos_id(), "pad": processor.pad_id()}
         named = {f"{role}_token": self.pieces[i] for role, i in own.items() if i >= 0}
         settings = settings._replace(config={**named, **settings.config})
-        self._ids = {piece: i for i, piece in enumerate(self.pieces)}
         self._added = settings.added_tokens()
         for token, fields in self._added.items():
-            following = max(self._ids.values()) + 1
-            i = self._ids[token] = fields.get("id", self._ids.get(token, following))
+            i = self._ids[token] = fields.get("id", self._ids.get(token, len(tokens)))
             tokens += [b""] * (i + 1 - len(tokens))
             tokens[i] = token.encode()
-        self.vocab_size = len(tokens)
-        self.special_tokens = {self.pieces[i]: i for i in sorted(control | self._user_defined)}
-        added_special = (token for token, fields in self._added.items() if fields.get("special"))
-        self.special_tokens |= {token: self._ids[token] for token in added_special}
+            if fields.get("special"):
+                special[token] = i
+        self.special_tokens, self.vocab_size = special, len(tokens)
         self._starting = {*self.special_tokens.values(), *(self._ids[token] for token in self._added)}
         settings.apply(self, self._ids)
         self.add_bos = bool(settings.config.get("add_bos_token", self.bos_id is not None))
@@ -101,11 +99,11 @@ class SentencePiece(Tokenizer):
         return ids
 
     def encode_text(self, text: str, *, continued: bool = False) -> list[int]:
-        """Encode text in which special tokens are ordinary text; `continued` text gets no space in front."""
+        """Encode text in which special tokens are ordinary text; no space is prepended if `continued`."""
         return self.encode_special(text, continued=continued)
 
     def _encode_part(self, text: str, continued: bool) -> list[int]:
-        """Encode text without added tokens; where it spells a user-defined special token, it is halved."""
+        """Encode text without added tokens; text that spells a user-defined special token is halved."""
         processor = self._continuing if continued else self._processor
         ids: list[int] = processor.encode(text)
         if self._user_defined.isdisjoint(ids) or len(text) < 2:
@@ -114,17 +112,14 @@ class SentencePiece(Tokenizer):
         return self._encode_part(text[:middle], continued) + self._encode_part(text[middle:], True)
 
     def id_bytes(self, i: int, *, start: bool) -> bytes:
-        """The bytes of a token, at the start of a text without the prepended space."""
+        """The bytes of a token; at the start of a text, the space that encoding prepended is removed."""
         token = self.tokens[i]
         drop = start and self._has_prefix and i < len(self.pieces) and self.pieces[i].startswith("▁")
         return token[1:] if drop else token
 
     def starts_anew(self, i: int) -> bool:
-        """Whether `i` is an added or special token: a space is prepended to the text after it."""
+        """Whether `i` is an added or special token: encoding prepends a space to the text after it."""
         return i >= len(self.pieces) or i in self._starting
-
-    def __repr__(self) -> str:
-        return f"SentencePiece {self.name!r}: {self.vocab_size} pieces"
 
 
 def _processor(model: bytes, source: str) -> "SentencePieceProcessor":
@@ -134,7 +129,7 @@ def _processor(model: bytes, source: str) -> "SentencePieceProcessor":
         raise UserError('SentencePiece models need the book extra: pip install -e ".[book]".') from error
     processor = SentencePieceProcessor()
     try:
-        processor.LoadFromSerializedProto(model)  # which refuses an empty one; the constructor does not
+        processor.LoadFromSerializedProto(model)  # unlike the constructor, it refuses an empty model
     except RuntimeError as error:
         raise UserError(f"{source} is no whole SentencePiece model; copy it again.") from error
     return processor

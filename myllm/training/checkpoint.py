@@ -2,7 +2,8 @@
 
 ``step-000100`` holds ``rank-00000.safetensors``, one such file for each process, and ``state.json`` with
 everything that is no tensor and the SHA-256 of each file and of itself. A tensor's name is its path in the
-state, joined by "/"; weights and optimizer stand whole in the file of rank 0.
+state, joined by "/". Rank 0's file holds what is the same on all ranks, the others' files what is their own:
+the states of their generators, and the rows of tensors that are sharded.
 """
 
 import hashlib
@@ -23,7 +24,7 @@ from torch import Tensor
 from myllm.files import UserError, atomic_write, read_json, sha256
 from myllm.training.step import Strategy
 
-STATE, FORMAT = "state.json", "myllm-checkpoint-1"
+STATE, FORMAT = "state.json", "myllm-checkpoint-2"
 Tree = dict[str, Any]
 
 
@@ -54,7 +55,7 @@ def unflatten(plain: Tree, tensors: Mapping[str, Tensor]) -> Tree:
 
 
 def write(folder: Path, step: int, tree: Mapping[str, Any], strategy: Strategy) -> Path:
-    """Write a checkpoint; every process calls it with its own tensors, and rank 0 writes the plain values.
+    """Write a checkpoint; every process calls it with its own state, and rank 0 writes what is common to all.
 
     The folder takes its name when all files are on the disk.
 
@@ -71,8 +72,12 @@ def write(folder: Path, step: int, tree: Mapping[str, Any], strategy: Strategy) 
             raise UserError(f"Cannot write checkpoints into {folder}: {error.strerror}.") from error
     strategy.sum(0)  # nobody writes before the folder is there
     plain, tensors = flatten(tree)
-    whole = {name: x.detach().cpu().contiguous() for name, x in tensors.items()}
-    atomic_write(temporary / f"rank-{strategy.rank:05d}.safetensors", save(whole))
+    mine: dict[str, Tensor] = {}
+    for name, x in tensors.items():
+        sharded = hasattr(x, "to_local")  # a DTensor, whose import would take seconds
+        if strategy.rank == 0 or sharded or name.startswith("rng/"):
+            mine[name] = getattr(x, "to_local", x.detach)().cpu().contiguous()
+    atomic_write(temporary / f"rank-{strategy.rank:05d}.safetensors", save(mine))
     strategy.sum(0)  # nobody closes the folder before all have written
     if strategy.rank == 0:
         files = {path.name: sha256(path) for path in sorted(temporary.glob("rank-*.safetensors"))}
@@ -102,9 +107,11 @@ def read(path: Path) -> Tree:
         if not file.is_file() or sha256(file) != expected:
             raise UserError(f"The checkpoint {path} is damaged: {name} is missing or was changed.")
         try:
-            tensors |= load_file(file)
+            found = load_file(file)
         except SafetensorError as error:
             raise UserError(f"The checkpoint {path} is damaged: {name} is no safetensors file.") from error
+        for key, x in found.items():  # a tensor in several files is sharded by rows, in the order of ranks
+            tensors[key] = torch.cat([tensors[key], x]) if key in tensors else x
     return unflatten(content["state"], tensors)  # pyright: ignore[reportUnknownArgumentType]
 
 
@@ -141,36 +148,23 @@ def prune(folder: Path, keep_last: int, best: int | None) -> None:
 
 def rng_state() -> dict[str, Tensor]:
     """The state of all generators of this process: PyTorch's, NumPy's and Python's."""
-    # Both keep a pair's second normal number; as a float it would not fit among integers, so its bits do.
-    _, keys, position, has_pair, pair = np.random.get_state(legacy=True)
-    numpy: list[Any] = [*np.asarray(keys).tolist(), position, has_pair, _bits(float(pair))]
-    _, words, second = random.getstate()
-    python = [*words, second is not None, _bits(second or 0.0)]
-    state = {"torch": torch.get_rng_state(), "numpy": torch.tensor(numpy), "python": torch.tensor(python)}
+    others = {"numpy": np.random.get_state(legacy=False), "python": random.getstate()}
+    text = json.dumps(others, default=np.ndarray.tolist)  # which keeps every bit of a float
+    state = {"torch": torch.get_rng_state(), "others": torch.tensor([*text.encode()], dtype=torch.uint8)}
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state()
     return state
 
 
 def set_rng_state(state: Mapping[str, Tensor]) -> None:
-    """Bring back what `rng_state` returned."""
+    """Restore what `rng_state` returned."""
     torch.set_rng_state(state["torch"])
-    numpy = [int(x) for x in state["numpy"]]
-    position, has_pair, bits = numpy[-3:]
-    np.random.set_state(("MT19937", np.array(numpy[:-3], np.uint32), position, has_pair, _float(bits)))
-    python = [int(x) for x in state["python"]]
-    has_second, bits = python[-2:]
-    random.setstate((3, tuple(python[:-2]), _float(bits) if has_second else None))
+    others = json.loads(state["others"].numpy().tobytes())
+    np.random.set_state(others["numpy"])
+    version, words, second = others["python"]
+    random.setstate((version, tuple(words), second))
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])
-
-
-def _bits(x: float) -> int:
-    return int(np.float64(x).view(np.int64))
-
-
-def _float(bits: int) -> float:
-    return float(np.int64(bits).view(np.float64))
 
 
 def _digest(content: Tree) -> str:

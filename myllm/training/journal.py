@@ -2,10 +2,11 @@
 
 import json
 import sys
-import time
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TimeRemainingColumn
 
 from myllm.files import StrPath, UserError, atomic_write, expand
 from myllm.training.loop import Record, Trainer
@@ -14,7 +15,7 @@ JOURNAL = "journal.jsonl"
 
 
 class Sink(Protocol):
-    """Where values also go: the interface of a logger."""
+    """Where values also go: the interface of a logger, which a run of Weights & Biases has, too."""
 
     def log(self, values: Record, step: int) -> None:
         """Take the values of an update."""
@@ -32,9 +33,8 @@ class TensorBoard:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
-            raise UserError(
-                "TensorBoard is not installed; run pip install 'myllm-course[logging]'."
-            ) from error
+            problem = "TensorBoard is not installed; run pip install 'myllm-course[logging]'."
+            raise UserError(problem) from error
         self.writer = SummaryWriter(str(expand(folder)))
 
     def log(self, values: Record, step: int) -> None:
@@ -42,19 +42,6 @@ class TensorBoard:
         for name, value in values.items():
             self.writer.add_scalar(name, value, step)  # pyright: ignore[reportUnknownMemberType]
         self.writer.flush()
-
-
-def wandb(**options: Any) -> Sink:
-    """A run of Weights & Biases, or of a library with the same ``init`` and ``log``; needs ``wandb``.
-
-    Args:
-        options: Those of ``wandb.init``.
-    """
-    try:
-        import wandb as library  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise UserError("Weights & Biases is not installed; run pip install wandb.") from error
-    return library.init(**options)  # pyright: ignore[reportUnknownVariableType]
 
 
 class Journal:
@@ -65,7 +52,7 @@ class Journal:
 
     Args:
         folder: Where ``journal.jsonl`` is written; None writes none.
-        sinks: Loggers with ``log(values, step)``.
+        sinks: Loggers with ``log(values, step)``, such as `TensorBoard` or what ``wandb.init()`` returns.
         quiet: Show nothing.
         flops_per_unit: Operations of forward and backward pass for each unit that the objective counts, for
             a token ``3 * ModelConfig.flops_per_token(T)``; recomputed ones do not count.
@@ -85,8 +72,20 @@ class Journal:
         self.path = None if folder is None else expand(folder) / JOURNAL
         self.sinks, self.quiet = [*sinks], quiet
         self.flops_per_unit, self.peak_flops = flops_per_unit, peak_flops
-        self.begun, self.shown = time.perf_counter(), 0.0
-        self.first: int | None = None
+        self.left = TimeRemainingColumn()
+        self.bar = Progress(
+            *("update {task.completed:,} of {task.total:,}", BarColumn(), "{task.description}", self.left),
+            console=Console(stderr=True, force_jupyter=False),
+            disable=quiet or not sys.stderr.isatty(),
+        )
+        self.task: TaskID | None = None
+
+    def __enter__(self) -> "Journal":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Give the terminal back, however the run has ended."""
+        self.bar.stop()
 
     def __call__(self, trainer: Trainer, record: Record) -> None:
         """Write one record."""
@@ -97,11 +96,12 @@ class Journal:
         if self.flops_per_unit and self.peak_flops:
             used = record["units_per_second"] * self.flops_per_unit
             record["mfu"] = used / (self.peak_flops * trainer.strategy.world)
-        if self.first is None:
-            self.first = step
+        if self.task is None:
             self._begin(step)
             if trainer.notes and not self.quiet:
                 print(*trainer.notes, sep="\n", file=sys.stderr)
+            self.task = self.bar.add_task("", total=trainer.config.steps, completed=step)
+            self.bar.start()
         if self.path:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
@@ -111,43 +111,37 @@ class Journal:
             except Exception as error:  # a logger must never stop training
                 self.sinks.remove(sink)
                 print(f"The logger {type(sink).__name__} failed and is dropped: {error}", file=sys.stderr)
-        self._show(trainer, record, step)
+        if not self.quiet:
+            self._show(self.task, record, step + 1)
 
     def _begin(self, step: int) -> None:
         """Make the folder, and drop lines that are about to be written again."""
         if self.path is None:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        kept = [line for line in _lines(self.path) if line["step"] < step]
+        kept = [line for line in read(self.path.parent) if line["step"] < step]
         atomic_write(self.path, "".join(json.dumps(line) + "\n" for line in kept))
 
-    def _show(self, trainer: Trainer, record: Record, step: int) -> None:
-        """A line that is written over on a terminal; elsewhere about twenty lines a run."""
-        steps, now = trainer.config.steps, time.perf_counter()
-        terminal, last = sys.stderr.isatty(), step + 1 == steps
-        due = now - self.shown > 0.2 if terminal else (step + 1) % max(1, steps // 20) == 0
-        if self.quiet or not (due or last or "validation" in record):
-            return
-        self.shown = now
-        left = (now - self.begun) / (step + 1 - (self.first or 0)) * (steps - step - 1)
-        parts = [f"update {step + 1:,} of {steps:,}", f"loss {record['loss']:.3f}"]
+    def _show(self, task: TaskID, record: Record, done: int) -> None:
+        """A bar on a terminal, above it the validations; elsewhere about twenty lines a run."""
+        parts = [f"loss {record['loss']:.3f}"]
         if "validation" in record:
             parts.append(f"validation {record['validation']:.3f}")
         parts.append(f"{record['units_per_second']:,.0f} a second")
         if "mfu" in record:
             parts.append(f"MFU {record['mfu']:.0%}")
-        parts.append(f"{int(left // 60)}:{int(left % 60):02d} left")
-        end = "\n" if not terminal or last or "validation" in record else ""
-        print(("\r\033[K" if terminal else "") + "  ".join(parts), end=end, file=sys.stderr, flush=True)
+        text = "  ".join(parts)
+        self.bar.update(task, completed=done, description=text)
+        steps = int(self.bar.tasks[0].total or 0)
+        due = self.bar.disable and (done % max(1, steps // 20) == 0 or done == steps)
+        if due or "validation" in record:
+            left = self.left.render(self.bar.tasks[0])
+            print(f"update {done:,} of {steps:,}  {text}  {left} left", file=sys.stderr, flush=True)
 
 
 def read(folder: StrPath) -> list[Record]:
-    """The records of a run, the oldest first."""
-    return _lines(expand(folder) / JOURNAL)
-
-
-def _lines(path: Path) -> list[Record]:
-    """The records in a file; a last line that was cut off is left out."""
+    """The records of a run, the oldest first; a last line that was cut off is left out."""
+    path = expand(folder) / JOURNAL
     if not path.is_file():
         return []
     records: list[Record] = []

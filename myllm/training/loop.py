@@ -4,6 +4,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -18,6 +19,7 @@ from myllm.training.interruptions import lost_process, stop_signals
 from myllm.training.optimizer import make_optimizer
 from myllm.training.schedule import rate
 from myllm.training.settings import BOOKKEEPING, TrainConfig
+from myllm.training.speed import compile_problem
 from myllm.training.step import Objective, Step, Strategy
 from myllm.training.strategies import make_strategy
 
@@ -39,7 +41,8 @@ class Trainer:
         strategy: How it is spread over processes, by name or as an object.
         validation: Batches that measure progress, the same on all processes, which share the work.
         folder: Where checkpoints are written, and looked for when `fit` begins; None writes none.
-        callbacks: Called with the trainer and the record of each update.
+        callbacks: Called with the trainer and the record of each update; one that is a context manager is
+            entered while `fit` runs.
 
     Raises:
         UserError: A strategy that does not fit the settings, or patience without validation batches.
@@ -65,19 +68,22 @@ class Trainer:
         precision = getattr(self.strategy, "precision", config.precision)
         if precision != config.precision:
             raise UserError(f"The strategy computes in {precision}, the settings say {config.precision}.")
+        if config.sharded and not getattr(self.strategy, "shards", False):
+            raise UserError("Only fsdp can write sharded checkpoints; use it, or leave out sharded.")
         objective.share(self.strategy.rank, self.strategy.world)
         self.model = model
+        problem = compile_problem(next(model.parameters()).device) if config.compile else ""
+        self.notes = [problem] if problem else []  # what went wrong and was worked around
         for layer in _layers(model):
             if config.recompute:
                 layer.forward = partial(recompute, layer.forward, use_reentrant=False)
-            if config.compile:
+            if config.compile and not problem:
                 layer.compile()
         options = {name: getattr(config, name) for name in ("lr", "weight_decay", "betas", "eps")}
         self.optimizer = make_optimizer(model, config.optimizer, **options)
         self.step = self.strategy.setup(Step(model, objective), self.optimizer)
         self.done = 0  # updates so far
         self.best, self.best_step, self.waited = math.inf, None, 0
-        self.notes: list[str] = []  # what went wrong on the way and was put right
 
     def fit(self) -> Record:
         """Train to the end, or go on where the newest checkpoint in the folder stands.
@@ -92,7 +98,10 @@ class Trainer:
         """
         torch.manual_seed(self.config.seed + self.strategy.rank)  # each process has its own dropout
         record: Record = {}
-        with lost_process(self.strategy.world), stop_signals() as received:
+        with lost_process(self.strategy.world), stop_signals() as received, ExitStack() as stack:
+            for callback in self.callbacks:
+                if isinstance(callback, AbstractContextManager):
+                    stack.enter_context(callback)  # pyright: ignore[reportUnknownArgumentType]
             self.resume()
             batches = self.objective.batches(self.model)
             while self.done < self.config.steps and not self._exhausted():
@@ -144,15 +153,8 @@ class Trainer:
             )
         if c.ema:
             strategy.average(c.ema)
-        seconds = time.perf_counter() - start
-        return {
-            "step": self.done,
-            **record,
-            "norm": norm,
-            "rate": c.lr * share,
-            "seconds": seconds,
-            "count": count,
-        }
+        record |= {"norm": norm, "rate": c.lr * share, "seconds": time.perf_counter() - start, "count": count}
+        return {"step": self.done, **record}
 
     @torch.no_grad()
     def validate(self) -> Record:
@@ -188,14 +190,12 @@ class Trainer:
             return
         progress = {"step": self.done, "best": self.best, "best_step": self.best_step, "waited": self.waited}
         tree = {
-            **self.strategy.state_dict(),
+            **self.strategy.state_dict(whole=not self.config.sharded),
             "config": asdict(self.config),
             "progress": progress,
             "objective": self.objective.state_dict(),
             "rng": {str(self.strategy.rank): checkpoint.rng_state()},
         }
-        if self.strategy.rank:  # rank 0 writes what is the same everywhere
-            tree = {"rng": tree["rng"]}
         checkpoint.write(self.folder, self.done, tree, self.strategy)
         if self.strategy.rank == 0:
             checkpoint.prune(self.folder, self.config.keep_last, self.best_step)

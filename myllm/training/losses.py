@@ -62,7 +62,7 @@ def chunked_loss(
         A scalar in at least fp32. It cannot be differentiated twice.
     """
 
-    def loss(hidden: Tensor, targets: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def loss(hidden: Tensor, targets: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         logits = upcast(nn.functional.linear(hidden, weight, bias))
         if softcap is not None:
             logits = softcap * torch.tanh(logits / softcap)
@@ -71,7 +71,8 @@ def chunked_loss(
     if rows is None:
         rows = max(1, CHUNK_LOGITS // head.out_features)
     hidden, targets = hidden.flatten(0, -2), targets.flatten()
-    return _Chunked.apply(loss, rows, targets, hidden, head.weight, head.bias)  # pyright: ignore[reportReturnType, reportUnknownVariableType]
+    weights = [head.weight] if head.bias is None else [head.weight, head.bias]  # pyright: ignore[reportUnnecessaryComparison]
+    return _Chunked.apply(loss, rows, targets, hidden, *weights)  # pyright: ignore[reportReturnType, reportUnknownVariableType]
 
 
 class _Chunked(torch.autograd.Function):
@@ -79,18 +80,12 @@ class _Chunked(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        loss: Callable[..., Tensor],
-        rows: int,
-        targets: Tensor,
-        hidden: Tensor,
-        *weights: Tensor | None,
+        ctx: Any, loss: Callable[..., Tensor], rows: int, targets: Tensor, hidden: Tensor, *weights: Tensor
     ) -> Tensor:
         wanted = any(ctx.needs_input_grad)
-        held = [None if w is None else w.detach().requires_grad_(wanted) for w in weights]
-        given = [w for w in held if w is not None]
+        held = [w.detach().requires_grad_(wanted) for w in weights]
         total = torch.zeros((), dtype=torch.promote_types(hidden.dtype, torch.float32), device=hidden.device)
-        gradients: list[Tensor] = []  # of the weights, summed in at least fp32
+        gradients = [torch.zeros_like(w, dtype=total.dtype) for w in weights if wanted]
         of_hidden = torch.empty_like(hidden) if wanted else hidden
         for start in range(0, len(hidden), rows):
             part = slice(start, start + rows)
@@ -99,20 +94,14 @@ class _Chunked(torch.autograd.Function):
                 value = loss(x, targets[part], *held)
             total += value.detach()
             if wanted:
-                of_hidden[part], *found = torch.autograd.grad(value, (x, *given))
-                if not gradients:
-                    gradients = [torch.zeros_like(g, dtype=total.dtype) for g in found]
+                of_hidden[part], *found = torch.autograd.grad(value, (x, *held))
                 for gradient, more in zip(gradients, found, strict=True):
                     gradient += more
-        if wanted:
-            ctx.gradients = of_hidden, gradients
-            ctx.given = [w is not None for w in weights]
-            ctx.dtypes = [w.dtype for w in given]
+        ctx.gradients, ctx.dtypes = (of_hidden, gradients), [w.dtype for w in weights]
         return total
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         of_hidden, gradients = ctx.gradients
         scaled = [(grads[0] * g).to(dtype) for g, dtype in zip(gradients, ctx.dtypes, strict=True)]
-        of_weights = [scaled.pop(0) if given else None for given in ctx.given]
-        return None, None, None, (grads[0] * of_hidden).to(of_hidden.dtype), *of_weights
+        return None, None, None, (grads[0] * of_hidden).to(of_hidden.dtype), *scaled

@@ -134,17 +134,11 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
         model: Any module; a linear layer named ``lm_head`` is its head.
         weight_decay: That of the groups that decay.
     """
-    modules: list[tuple[str, nn.Module]] = [*model.named_modules()]
-    embeddings = {id(module.weight) for _, module in modules if isinstance(module, nn.Embedding)}
-    head = {
-        id(module.weight)
-        for path, module in modules
-        if path.endswith("lm_head") and hasattr(module, "weight")
-    }
+    embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-    for p in model.parameters():
+    for name, p in model.named_parameters():
         matrix = p.ndim == 2 and id(p) not in embeddings
-        groups.setdefault((matrix, matrix and id(p) not in head), []).append(p)
+        groups.setdefault((matrix, matrix and not name.endswith("lm_head.weight")), []).append(p)
     return [
         {"params": params, "weight_decay": weight_decay if decays else 0.0, "muon": muon}
         for (decays, muon), params in groups.items()
@@ -175,6 +169,4 @@ def make_optimizer(
     groups = parameter_groups(model, weight_decay)
     if kind == "muon":
         return Muon(groups, lr=lr, betas=betas, eps=eps)
-    for group in groups:
-        del group["muon"]
     return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, fused=True)

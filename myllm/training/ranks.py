@@ -7,8 +7,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -38,36 +38,30 @@ def launch(function: Callable[..., Any], *arguments: Any, world: int = 2, timeou
     """
     if world not in _warm:
         _warm[world] = _start(world)
-    workers = _warm[world]
     work = cloudpickle.dumps((function, arguments))
-    answers: list[Any] = [None] * world
-    done = threading.Condition()
-    finished: list[int] = []
 
-    def exchange(rank: int, worker: subprocess.Popen[bytes]) -> None:
+    def exchange(rank: int, worker: subprocess.Popen[bytes]) -> Any:
         try:
             pickle.dump(work, worker.stdin)  # pyright: ignore[reportArgumentType]
             worker.stdin.flush()  # pyright: ignore[reportOptionalMemberAccess]
-            answers[rank] = pickle.load(worker.stdout)  # pyright: ignore[reportArgumentType]
+            answer, problem = pickle.load(worker.stdout)  # pyright: ignore[reportArgumentType]
         except (EOFError, OSError, pickle.UnpicklingError):
-            answers[rank] = None, f"process {rank} ended without an answer"
-        with done:
-            finished.append(rank)
-            done.notify()
+            answer, problem = None, f"process {rank} ended without an answer"
+        if problem:
+            raise UserError(problem)
+        return answer
 
-    for rank, worker in enumerate(workers):
-        threading.Thread(target=exchange, args=(rank, worker), daemon=True).start()
-
-    def decided() -> bool:
-        return len(finished) == world or any(answers[rank][1] for rank in finished)
-
-    with done:
-        in_time = done.wait_for(decided, timeout)
-    failed = [answers[rank][1] for rank in finished if answers[rank][1]]
-    if failed or not in_time:
-        _stop(world)
-        raise UserError(failed[0] if failed else f"The processes did not finish in {timeout:g} seconds.")
-    return [pickle.loads(result) for result, _ in answers]
+    pool = ThreadPoolExecutor(world)
+    answers = [pool.submit(exchange, rank, worker) for rank, worker in enumerate(_warm[world])]
+    try:
+        for answer in as_completed(answers, timeout):
+            answer.result()
+    except BaseException as error:
+        _stop(world)  # which ends the threads, too
+        if isinstance(error, TimeoutError):
+            raise UserError(f"The processes did not finish in {timeout:g} seconds.") from error
+        raise
+    return [pickle.loads(answer.result()) for answer in answers]
 
 
 def same_as_one_process(
@@ -110,6 +104,7 @@ def same_as_one_process(
 def _start(world: int) -> list[subprocess.Popen[bytes]]:
     store = Path(tempfile.mkdtemp()) / "store"
     atexit.register(shutil.rmtree, store.parent, ignore_errors=True)
+    atexit.register(_stop, world)
     path = os.pathsep.join(filter(None, sys.path))
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
     return [
@@ -127,12 +122,6 @@ def _stop(world: int) -> None:
     for worker in _warm.pop(world, []):
         worker.kill()
         worker.wait()
-
-
-@atexit.register
-def _stop_all() -> None:
-    for world in [*_warm]:
-        _stop(world)
 
 
 def _serve(rank: int, world: int, store: str) -> None:

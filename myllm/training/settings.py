@@ -1,16 +1,30 @@
 """The settings of a training run."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
+from myllm.checks import LARGEST, check
 from myllm.files import UserError
 from myllm.training.schedule import Kind
 
 Precision = Literal["fp32", "bf16"]
 OptimizerName = Literal["adamw", "muon"]
 
-BOOKKEEPING = {"evaluate_every", "patience", "checkpoint_every", "keep_last", "recompute", "accumulation"}
+BOOKKEEPING = {
+    *("evaluate_every", "patience", "checkpoint_every", "keep_last", "sharded"),
+    *("recompute", "accumulation"),
+}
 """Settings that may differ when a run is resumed; they change how, not what."""
+
+RANGES = {
+    **dict.fromkeys(("warmup", "evaluate_every", "patience", "checkpoint_every", "seed"), (0, LARGEST)),
+    **dict.fromkeys(("floor", "decay", "ema"), (0, 1)),
+    "betas": (0, 1 - 1e-9),
+    "weight_decay": (0, 1e30),
+    "clip": (1e-30, math.inf),
+}
+"""The smallest and the largest value of a setting, where they differ from those of `myllm.checks.USUAL`."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +52,11 @@ class TrainConfig:
         patience: Stop after so many validations in a row without a new best one; 0 never stops early.
         checkpoint_every: Updates between checkpoints; 0 writes one at the end only.
         keep_last: Checkpoints to keep, besides the one with the best validation.
+        sharded: Under FSDP, each process writes its own part of a checkpoint, and nothing is gathered.
         seed: Of PyTorch's generator when training begins.
 
     Raises:
-        UserError: A value out of range, or settings that exclude each other.
+        UserError: A value of another type or out of range, or settings that exclude each other.
     """
 
     steps: int
@@ -64,28 +79,15 @@ class TrainConfig:
     patience: int = 0
     checkpoint_every: int = 0
     keep_last: int = 2
+    sharded: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
-        choices = {"optimizer": OptimizerName, "schedule": Kind, "precision": Precision}
-        for name, kind in choices.items():
-            if getattr(self, name) not in get_args(kind):
-                found, known = getattr(self, name), ", ".join(get_args(kind))
-                raise UserError(f"{name} must be one of {known}, not {found!r}.")
-        smallest = {"steps": 1, "accumulation": 1, "keep_last": 1} | dict.fromkeys(
-            ("warmup", "evaluate_every", "patience", "checkpoint_every", "weight_decay"), 0
-        )
-        for name, least in smallest.items():
-            if not getattr(self, name) >= least:
-                raise UserError(f"{name} must be at least {least}, not {getattr(self, name)}.")
-        for name in ("lr", "eps", "clip"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"{name} must be positive, not {getattr(self, name)}.")
-        for name in ("floor", "decay", "ema"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"{name} must lie between 0 and 1, not {getattr(self, name)}.")
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise UserError(f"betas must be at least 0 and less than 1, not {self.betas}.")
+        for one in fields(self):
+            values = self.betas if one.name == "betas" else (getattr(self, one.name),)
+            kinds = dict.fromkeys(get_args(one.type) or (one.type,))
+            for value in values:
+                check(one.name, value, *kinds, bounds=RANGES.get(one.name))
         if self.warmup >= self.steps:
             raise UserError(f"A warm-up of {self.warmup} updates needs more than {self.steps} in all.")
         if self.patience and not self.evaluate_every:

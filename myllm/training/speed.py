@@ -1,4 +1,4 @@
-"""How fast this machine can be: the peak of its matrix products, and a faster way for them on a CPU."""
+"""How fast this machine can be: its peak, faster matrix products on a CPU, and whether it can compile."""
 
 import time
 
@@ -38,3 +38,17 @@ def allow_fast_products() -> str:
         return f"fp32 products by oneDNN: error {fast:.1e}, by default {default:.1e}"
     torch.set_float32_matmul_precision(before)
     return f"fp32 products stay as they are: oneDNN's error is {fast:.1e}, the default's {default:.1e}"
+
+
+def compile_problem(device: torch.device) -> str:
+    """Why `torch.compile` fails on this machine, in one sentence; empty where it works.
+
+    It needs a compiler for C++ on a CPU, and its linker call fails where the path of the Python environment
+    holds a space. A small function is compiled to find out.
+    """
+    try:
+        torch.compile(torch.nn.functional.silu)(torch.zeros(8, device=device))
+    except Exception as error:  # whatever a compiler raises
+        reason = str(error).strip().partition("\n")[0].rstrip(".")
+        return f"The layers are not compiled, because torch.compile fails on this machine ({reason})."
+    return ""

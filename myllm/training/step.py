@@ -123,8 +123,8 @@ class Strategy(Protocol):
         """Update the moving average of the weights."""
         ...
 
-    def state_dict(self) -> dict[str, Any]:
-        """Weights and optimizer, whole, whatever number of ranks holds them."""
+    def state_dict(self, *, whole: bool = True) -> dict[str, Any]:
+        """Weights and optimizer, whole or as this rank holds them, whatever the number of ranks."""
         ...
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

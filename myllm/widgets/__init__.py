@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .accept_reject import AcceptReject
     from .all_reduce import AllReduce
     from .block_diagram import BlockDiagram
     from .key_map import KeyMap
@@ -20,11 +21,14 @@ if TYPE_CHECKING:
     from .number_line import NumberLine
     from .optimizer_race import OptimizerRace
     from .rope_dial import RopeDial
+    from .sampling_explorer import SamplingExplorer
+    from .scheduler_timeline import SchedulerTimeline
     from .token_comparer import TokenComparer
     from .window_slider import WindowSlider
     from .writer import Writer
 
 __all__ = [
+    "AcceptReject",
     "AllReduce",
     "BlockDiagram",
     "KVBytes",
@@ -36,12 +40,15 @@ __all__ = [
     "NumberLine",
     "OptimizerRace",
     "RopeDial",
+    "SamplingExplorer",
+    "SchedulerTimeline",
     "TokenComparer",
     "WindowSlider",
     "Writer",
 ]
 
 _HOMES = {
+    "AcceptReject": "accept_reject",
     "AllReduce": "all_reduce",
     "BlockDiagram": "block_diagram",
     "KVBytes": "kv_bytes",
@@ -53,6 +60,8 @@ _HOMES = {
     "NumberLine": "number_line",
     "OptimizerRace": "optimizer_race",
     "RopeDial": "rope_dial",
+    "SamplingExplorer": "sampling_explorer",
+    "SchedulerTimeline": "scheduler_timeline",
     "TokenComparer": "token_comparer",
     "WindowSlider": "window_slider",
     "Writer": "writer",

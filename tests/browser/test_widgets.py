@@ -806,6 +806,82 @@ def test_optimizer_race_by_rates_warm_up_and_all_rates(started):
     assert "Best rates" not in sentence(widget)
 
 
+def test_sampling_explorer_by_flags_order_samples_and_grammar(started):
+    widget, state = started("SamplingExplorer", "Sampling explorer")
+    size = state["rows"][0]["size"]
+    flags = {name: widget.get_by_label(f"use {name}") for name in ("temperature", "top-k", "top-p", "min-p")}
+    for flag in flags.values():
+        flag.uncheck()
+    assert sentence(widget).startswith(f"Nothing acts: all {size:,} tokens can be sampled")
+    flags["top-k"].check()
+    widget.get_by_label("top-k", exact=True).press("Home")
+    assert sentence(widget).startswith(f"1 of {size:,} tokens is left after top-k; ")
+    rows = widget.locator(".twice li")
+    assert rows.first.locator(".value").inner_text() == "100.0 %"
+    assert rows.nth(1).get_attribute("class") == "removed"
+    widget.get_by_role("button", name="Sample 100 tokens").click()
+    assert rows.first.locator(".value").inner_text() == "100.0 %; 100 of 100"
+    widget.get_by_role("button", name="Forget them").click()
+    flags["top-k"].uncheck()
+    for name in ("temperature", "top-p"):
+        flags[name].check()
+    steps = widget.get_by_role("list", name="Steps").get_by_role("listitem")
+    while "temperature" not in steps.first.inner_text():
+        widget.get_by_role("button", name="temperature earlier").click()
+    widget.get_by_label("temperature", exact=True).press("End")
+    first = sentence(widget)
+    assert " left after temperature, then top-p; " in first
+    steps.first.drag_to(steps.last)
+    assert " left after top-p, then temperature; " in sentence(widget)
+    other = re.search(r"With the temperature first, ([\d,]+) would", sentence(widget))
+    assert other and first.startswith(other[1])
+    widget.get_by_role("button", name="Grammar").click()
+    row = state["grammar"][0]
+    assert f"the grammar leaves {row['left']:,} of {row['size']:,} tokens" in sentence(widget)
+
+
+def test_scheduler_timeline_by_run_and_step(started):
+    widget, state = started("SchedulerTimeline", "Scheduler timeline")
+    which, step = (widget.get_by_label(name, exact=True) for name in ("Run", "Step"))
+    for i, run in enumerate(state["runs"]):
+        which.select_option(str(i))
+        last = max(event[0] for event in run["events"])
+        computed = sum(event[3] for event in run["events"] if event[2] in (2, 3))
+        preempted = sum(event[2] == 4 for event in run["events"])
+        assert sentence(widget).startswith(f"Step {last} of {last}: ")
+        assert f"So far {computed:,} tokens computed" in sentence(widget)
+        assert f"{preempted:,} preemption" in sentence(widget)
+        assert widget.locator(".gantt rect:not(.later)").count() > len(run["events"]) / 3
+        step.press("Home")
+        assert sentence(widget).startswith(f"Step 0 of {last}: ")
+        step.press("ArrowRight")
+        assert sentence(widget).startswith(f"Step 1 of {last}: ")
+
+
+def test_accept_or_reject_by_q_proposals_and_samples(started):
+    widget, state = started("AcceptReject", "Accept or reject")
+    p = state["p"]
+    for i in range(len(p)):
+        widget.get_by_label(f"q of {'abcdefgh'[i]}", exact=True).press("Home" if i else "End")
+    widget.get_by_label("Proposals", exact=True).press("Home")
+    said = f"A proposal is accepted with probability Σ min(p, q) = {100 * p[0]:.1f} %. "
+    said += (
+        f"With 1 proposal a pass, each accepted with this probability, a pass yields {1 + p[0]:.2f} tokens"
+    )
+    assert sentence(widget).startswith(said)
+    forget = widget.get_by_role("button", name="Forget them")
+    assert forget.is_disabled()
+    widget.get_by_role("button", name="Sample 1,000 tokens").click()
+    accepted = re.search(r"In 1,000 samples, (\d+) were accepted\.", sentence(widget))
+    assert accepted and abs(int(accepted[1]) / 1000 - p[0]) < 0.06
+    shown = widget.locator(".spans .head b").all_inner_texts()
+    counts = [int(re.search(r"; (\d+) of 1,000", text)[1]) for text in shown]
+    assert sum(counts) == 1000
+    assert all(abs(n / 1000 - x) < 0.06 for n, x in zip(counts, p, strict=True))
+    forget.click()
+    assert "samples" not in sentence(widget)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_vocabularies_of_the_site_are_small_and_say_what_the_package_holds(name):
     path = SITE / "_static/vocabularies" / f"{name}.js"
@@ -821,6 +897,7 @@ def test_vocabularies_of_the_site_are_small_and_say_what_the_package_holds(name)
 @pytest.mark.parametrize(
     "name",
     [
+        "AcceptReject",
         "AllReduce",
         "BlockDiagram",
         "KVBytes",
@@ -832,6 +909,8 @@ def test_vocabularies_of_the_site_are_small_and_say_what_the_package_holds(name)
         "NumberLine",
         "OptimizerRace",
         "RopeDial",
+        "SamplingExplorer",
+        "SchedulerTimeline",
         "TokenComparer",
         "WindowSlider",
         "Writer",

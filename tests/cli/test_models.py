@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import sys
 
 import pytest
@@ -105,6 +106,109 @@ def test_generate_prints_what_the_model_writes(capsys, folder, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"abc")))
     assert main(["generate", str(folder), "--max-new-tokens", "5"]) == 0
     assert capsys.readouterr().out == llm.generate("abc", max_new_tokens=5) + "\n"
+
+
+def test_generate_takes_every_option_of_sampling(capsys, folder):
+    llm = LLM.from_pretrained(folder)
+    command = ["generate", str(folder), "abcab", "--max-new-tokens", "12", "--seed", "2"]
+    options = {"max_new_tokens": 12, "seed": 2}
+    cases = {
+        "top_k": 5,
+        "top_p": 0.5,
+        "min_p": 0.3,
+        "typical_p": 0.4,
+        "repetition_penalty": 9.0,
+        "presence_penalty": 3.5,
+        "frequency_penalty": -2.5,
+        "no_repeat_ngram": 1,
+        "regex": "[a-z]{3,9}",
+        "temperature": 1.5,
+    }
+    plain = llm.generate("abcab", **options)
+    for name, value in cases.items():
+        assert main([*command, f"--{name.replace('_', '-')}", str(value)]) == 0
+        text = capsys.readouterr().out.removesuffix("\n")
+        assert text == llm.generate("abcab", **options, **{name: value}) != plain, name
+    assert main([*command, "--logit-bias", "97=-inf", "--logit-bias", "98=50.5"]) == 0
+    assert set(capsys.readouterr().out.strip()) == {"b"}
+    order = ["--top-p", "0.9", "--temperature", "5"]
+    assert main([*command, *order, "--order", "top-p, temperature"]) == 0
+    expected = llm.generate("abcab", top_p=0.9, temperature=5.0, order=["top_p", "temperature"], **options)
+    assert capsys.readouterr().out.removesuffix("\n") == expected
+    assert (
+        main(["chat", str(folder), "Hi", "--regex", "[ab]{2}", "--top-k", "3", "--max-new-tokens", "9"]) == 0
+    )
+    assert re.fullmatch("[ab]{2}\n", capsys.readouterr().out)
+
+
+def test_min_new_tokens_reaches_the_model(capsys, folder):
+    command = ["generate", str(folder), "abc", "--logit-bias", "256=100", "--max-new-tokens", "5", "--json"]
+    for least in (0, 3):
+        assert main([*command, "--min-new-tokens", str(least)]) == 0
+        assert len(json.loads(capsys.readouterr().out)["ids"]) == least
+
+
+def test_json_holds_the_text_its_ids_and_their_log_probabilities(capsys, folder):
+    llm = LLM.from_pretrained(folder)
+    assert main(["generate", str(folder), "abc", "--max-new-tokens", "5", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["prompt"] == "abc" and found["text"] == llm.generate("abc", max_new_tokens=5)
+    assert llm.tokenizer.decode(found["ids"]) == found["text"]
+    assert found["logprobs"] == pytest.approx(llm.logprobs("abc", found["ids"]).tolist())
+    assert main(["chat", str(folder), "Hi", "--max-new-tokens", "4", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["text"] == llm.chat([{"role": "user", "content": "Hi"}], max_new_tokens=4)
+    asked = llm.chat_ids([{"role": "user", "content": "Hi"}])
+    assert found["logprobs"] == pytest.approx(llm.logprobs(asked, found["ids"]).tolist())
+
+
+def test_several_prompts_from_a_file(capsys, folder, tmp_path):
+    llm, path = LLM.from_pretrained(folder), tmp_path / "prompts.txt"
+    prompts = [f"{'ab' * (n % 3)}{n}" for n in range(11)]  # two batches
+    path.write_text("\n".join(prompts) + "\n\n")
+    command = ["generate", str(folder), "--prompts", str(path), "--max-new-tokens", "4"]
+    assert main([*command, "--temperature", "1", "--seed", "5", "--json"]) == 0
+    out, err = capsys.readouterr()
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert err == "" and [row["prompt"] for row in rows] == prompts
+    for i, row in enumerate(rows):
+        assert row["text"] == llm.generate(row["prompt"], max_new_tokens=4, temperature=1.0, seed=5 + i)
+    assert main(command) == 0
+    expected = "".join(f"{prompt}{llm.generate(prompt, max_new_tokens=4)}\n\n" for prompt in prompts)
+    assert capsys.readouterr().out == expected
+
+
+def test_beams(capsys, folder):
+    llm, command = LLM.from_pretrained(folder), ["generate", str(folder), "abc", "--max-new-tokens", "5"]
+    assert main([*command, "--beams", "3"]) == 0
+    assert capsys.readouterr().out == llm.beam("abc", width=3, max_new_tokens=5)[0][0] + "\n"
+    assert main([*command, "--beams", "3", "--length-penalty", "1", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    expected = llm.beam("abc", width=3, n_best=3, max_new_tokens=5, length_penalty=1.0)
+    assert [(one["text"], one["score"]) for one in found["beams"]] == expected
+
+
+def test_bad_options_of_sampling_are_one_sentence(capsys, folder, tmp_path):
+    command = ["generate", str(folder), "abc"]
+    for options, message in {
+        ("--top-p", "2"): "top_p must be a number",
+        ("--top-k", "0"): "top_k must be a whole number",
+        ("--top-k", "5", "--temperature", "0"): "top_k has no effect at temperature 0",
+        ("--logit-bias", "5"): "--logit-bias must be ID=X",
+        ("--logit-bias", "a=5"): "--logit-bias must be ID=X",
+        ("--logit-bias", "1=nan"): "logit_bias[1] must be a number",
+        ("--logit-bias", "999=1"): "the model has ids from 0 to 258",
+        ("--order", "top-z"): "no option 'top_z'",
+        ("--top-k", "5", "--order", "top-p"): "the order does not name it",
+        ("--regex", "(?=a)"): "not supported",
+        ("--stop", ""): "A stop string is empty",
+        ("--beams", "0"): "width must be",
+        ("--beams", "2", "--top-k", "3"): "--top-k has no effect on --beams",
+        ("--length-penalty", "1"): "no effect without --beams",
+        ("--prompts", "x"): "not both",
+    }.items():
+        assert message in fails(capsys, *command, *options), options
+    assert "no such file" in fails(capsys, "generate", str(folder), "--prompts", str(tmp_path / "none"))
 
 
 def test_chat_remembers_what_was_said(capsys, folder, monkeypatch):

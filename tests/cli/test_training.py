@@ -149,20 +149,21 @@ def test_a_mistake_is_one_sentence_and_can_be_put_right(name, folder, capsys):
 def test_a_full_disk_is_one_sentence(folder, capsys, monkeypatch):
     """Where a file may have only so many bytes, as on a full disk."""
     code = (
-        "import resource, signal, sys\n"
-        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)\n"
+        "import os, resource, signal, sys\n"
         "from myllm.cli import main\n"
-        "sys.exit(main(sys.argv[2:]))\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "for limit in (2000, 40_000):  # the tokens, a checkpoint\n"
+        "    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, 40_000))\n"
+        "    print(main(sys.argv[1:]), os.path.exists('a'), flush=True)\n"
+        "    print(file=sys.stderr, flush=True)\n"
     )
-    for limit in (2000, 40_000):  # the tokens, a checkpoint
-        command = [sys.executable, "-c", code, str(limit), "pretrain", "own.txt", *MINE, "--out", "a"]
-        result = subprocess.run(command, capture_output=True, text=True, env=environment(), check=False)
-        assert result.returncode == 1, result.stderr
-        last = result.stderr.splitlines()[-1]
-        assert last.startswith("myllm: Cannot") and "Traceback" not in result.stderr
-        assert not [x for x in files(folder) if x.endswith(".tmp") and x.startswith(".a")]
-        assert (limit == 40_000) == (folder / "a").exists()
+    command = [sys.executable, "-c", code, "pretrain", "own.txt", *MINE, "--out", "a"]
+    result = subprocess.run(command, capture_output=True, text=True, env=environment(), check=False)
+    assert result.stdout == "1 False\n1 True\n", result.stderr
+    assert "Traceback" not in result.stderr
+    for said in result.stderr.strip().split("\n\n"):
+        assert said.splitlines()[-1].startswith("myllm: Cannot")
+    assert not [x for x in files(folder) if x.endswith(".tmp") and x.startswith(".a")]
     assert pretrain("--out", "a") == 0
 
 
@@ -171,32 +172,53 @@ def environment():
     return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
 
 
-def start(*args, **options):
-    command = [sys.executable, "-m", "myllm", *args]
-    return subprocess.Popen(
-        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment(), **options
-    )
+LONG = [*MINE, "--steps", "40", "--checkpoint-every", "15"]
+# After update 20 it waits, so that the signal is there before the next one on any machine.
+WAITING = """
+import sys
+from myllm.cli import main
+from myllm.training import journal
+show = journal.Journal._show
+def show_and_wait(self, trainer, record, step):
+    show(self, trainer, record, step)
+    if step + 1 == 20:
+        sys.stdin.readline()
+journal.Journal._show = show_and_wait
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The folder of a run that nothing has stopped."""
+    place = tmp_path_factory.mktemp("whole")
+    (place / "own.txt").write_text(TEXT)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    assert main(["pretrain", str(place / "own.txt"), *LONG, "--out", str(place / "run")]) == 0
+    torch.set_num_threads(threads)
+    return place / "run"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
-def test_a_signal_ends_in_a_checkpoint_and_the_command_again_in_the_same_model(number, folder):
-    long = [*MINE, "--steps", "200", "--checkpoint-every", "50"]
-    assert main(["pretrain", "own.txt", *long, "--out", "whole"]) == 0
-    process = start("pretrain", "own.txt", *long, "--out", "a")
+def test_a_signal_ends_in_a_checkpoint_and_the_command_again_in_the_same_model(number, whole, folder):
+    command = [sys.executable, "-c", WAITING, "pretrain", "own.txt", *LONG, "--out", "a"]
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    process = subprocess.Popen(command, text=True, env=environment(), **pipes)
     for line in process.stderr:
         if line.startswith("update 20 "):
             process.send_signal(number)
             break
-    rest = process.communicate(timeout=120)[1]
+    rest = process.communicate("\n")[1]
     assert process.returncode == 130
     done = int(re.search(r"myllm: stopped after update (\d+); run again to go on\n$", rest)[1])
-    assert [*checkpoint.steps(folder / "a" / "checkpoints")][-1] == done < 200
-    assert main(["pretrain", "own.txt", *long, "--out", "a"]) == 0
-    whole, found = weights("whole"), weights("a")
-    assert all(torch.equal(x, found[name]) for name, x in whole.items())
+    assert [*checkpoint.steps(folder / "a" / "checkpoints")][-1] == done < 40
+    assert main(["pretrain", "own.txt", *LONG, "--out", "a"]) == 0
+    expected, found = weights(whole), weights("a")
+    assert all(torch.equal(x, found[name]) for name, x in expected.items())
     clock = {"seconds", "units_per_second", "mfu"}
-    a, b = ([{k: r[k] for k in r.keys() - clock} for r in journal.read(out)] for out in ("whole", "a"))
-    assert a == b and len(a) == 200
+    a, b = ([{k: r[k] for k in r.keys() - clock} for r in journal.read(out)] for out in (whole, "a"))
+    assert a == b and len(a) == 40
 
 
 def test_ctrl_c_while_texts_are_encoded_leaves_nothing(folder, monkeypatch, capsys):
@@ -234,7 +256,7 @@ def test_a_moving_average_is_what_is_saved(folder):
 
 
 def test_speedrun_goes_from_text_to_report(folder, capsys):
-    args = ["own.txt", "--depth", "1", "--vocab-size", "300", "--out", "a", "--batch-size", "2"]
+    args = ["own.txt", "--depth", "1", "--vocab-size", "300", "--out", "a", "--batch-size", "16"]
     assert main(["speedrun", *args]) == 0
     out = capsys.readouterr().out
     facts = json.loads((folder / "a" / "report.json").read_text())
@@ -242,7 +264,7 @@ def test_speedrun_goes_from_text_to_report(folder, capsys):
     page, text = ((folder / "a" / f"report.{kind}").read_text() for kind in ("html", "md"))
     assert page.startswith("<!doctype html>") and "<svg" in page and "bits per byte" in text
     records = journal.read("a")
-    assert facts["tokens"] == sum(record["count"] for record in records) == len(records) * 2 * 128
+    assert facts["tokens"] == sum(record["count"] for record in records) == len(records) * 16 * 128
     llm = LLM.from_pretrained("a/model")
     assert llm.tokenizer.vocab_size == 300 and llm.config.n_layer == 1
     held_out = (folder / "a" / "validation.txt").read_text()

@@ -27,6 +27,7 @@ import pytest
 from myllm.grading import Exercise
 from myllm.grading.attempt import prepare
 from myllm.grading.catalogue import exercises, folder
+from myllm.grading.classes import Calls, as_function
 from myllm.grading.compare import WrongType
 from myllm.grading.engine import exam, grade
 from myllm.grading.exam import Rng
@@ -135,7 +136,9 @@ def try_all(exercise: Exercise, candidates: Candidates, results: Connection) -> 
         os.dup2(null, stream)
     signal.signal(signal.SIGVTALRM, stop)
     answers = list[str]()
+    [(*_, last), _], *_ = exam(exercise.id).examples
     for name, candidate in candidates.items():
+        candidate = as_function(candidate) if isinstance(last, Calls) else candidate
         if passes_examples(exercise, candidate):
             result = grade(exercise, partial(lambda one: one, candidate), seed=0)
             missed = [check.message for check in result.checks if not check.passed]

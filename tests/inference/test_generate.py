@@ -5,13 +5,24 @@ import math
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 import myllm
 from myllm import BPE, ModelConfig, Transformer
 from myllm.files import UserError
-from myllm.inference.generate import GrowingCache, cut_at_stop, decode, generate, stream
+from myllm.inference.generate import (
+    GrowingCache,
+    cut_at_stop,
+    decode,
+    generate,
+    generate_batch,
+    new_cache,
+    stream,
+)
 from myllm.inference.sampling import Sampler, SamplingConfig
+from myllm.tokenizers.pretrained import decode_stream
 
 CONFIG = ModelConfig(
     vocab_size=50,
@@ -298,6 +309,108 @@ def test_padding_is_told_once(model):
 def test_a_batch_of_equal_rows_needs_no_padding_and_any_function_will_do():
     steps = decode(counting, torch.tensor([[3, 7], [9, 48]]), steps=3)
     assert torch.stack([*steps], dim=1).tolist() == [[8, 9, 10], [49, 0, 1]]
+
+
+ROWS = [[1, 2, 3, 4, 5], [7], [9, 8, 7], [1, 2, 3, 4, 5]]
+
+
+@pytest.mark.parametrize("cache", [new_cache, lambda *_: None])
+@pytest.mark.parametrize(
+    "changes", [{}, {"position": "learned"}, {"window": 3, "full_attention_every": 2}, {"n_kv_head": 4}]
+)
+def test_a_batch_gives_each_row_what_it_gets_alone(changes, cache):
+    """Rows of several lengths that end at several times, greedy and sampled."""
+    torch.manual_seed(0)
+    model = Transformer(CONFIG.replace(**changes)).double().eval()
+    alone = [[*generate(model, row, max_new_tokens=15)] for row in ROWS]
+    stops = [alone[1][4], alone[2][9]]  # two rows at least end early
+    for sampling in (
+        {},
+        {"temperature": 1.0, "seed": 3},
+        {"top_p": 0.8, "frequency_penalty": 1.0, "seed": 0},
+    ):
+        options = {"max_new_tokens": 15, "stop_ids": stops, **sampling}
+        expected = []
+        for i, row in enumerate(ROWS):
+            seed = {"seed": options["seed"] + i} if "seed" in options else {}
+            expected.append([*generate(model, row, **(options | seed))])
+        assert generate_batch(model, ROWS, cache=cache, **options) == expected
+        assert len({*map(len, expected)}) > 1
+    assert expected[0] != expected[3]  # equal prompts, another seed
+
+
+def test_a_batch_in_float32_differs_at_most_where_two_tokens_tie(model):
+    found = generate_batch(model, ROWS, max_new_tokens=20)
+    for row, new in zip(ROWS, found, strict=True):
+        alone = [*generate(model, row, max_new_tokens=20)]
+        n = next((n for n in range(20) if new[n] != alone[n]), None)
+        if n is not None:
+            top = model(torch.tensor([row + alone[:n]]))[0, -1].topk(2).values
+            assert top[0] - top[1] < 1e-4
+
+
+def test_rows_that_have_ended_are_not_computed(model):
+    seen = []
+
+    def watched(ids):
+        seen.append(tuple(ids.shape))
+        return counting(ids)
+
+    generate_batch(watched, [[3], [9], [48]], max_new_tokens=4, stop_ids=[11])
+    assert seen == [(3, 1), (3, 2), (2, 3), (2, 4)]
+    assert generate_batch(model, [], max_new_tokens=5) == []
+    assert generate_batch(model, [[1], [2]], max_new_tokens=0) == [[], []]
+
+
+def test_a_batch_works_with_any_function_and_refuses_what_does_not_fit(model):
+    assert generate_batch(counting, [[3], [9], [48]], max_new_tokens=3, stop_ids=[11]) == [
+        [4, 5, 6],
+        [10],
+        [49, 0, 1],
+    ]
+    with pytest.raises(UserError, match="12 tokens and 21 new ones do not fit"):
+        generate_batch(model, [[1], [1] * 12], max_new_tokens=21)
+    with pytest.raises(UserError, match="nothing to continue"):
+        generate_batch(model, [[1], []], max_new_tokens=2)
+
+
+def test_a_regex_with_a_grammar_is_one_too_many(bytes_tokenizer):
+    with pytest.raises(TypeError, match="grammar"):
+        stream(
+            counting,
+            bytes_tokenizer,
+            "a",
+            max_new_tokens=1,
+            stop_ids=[1],
+            regex="a",
+            grammar=lambda new: None,
+        )
+
+
+@given(
+    st.binary(max_size=12), st.lists(st.text("aé🙂\ufffdb", min_size=1, max_size=3), max_size=3), st.data()
+)
+def test_pieces_join_to_the_text_for_any_bytes_and_stop_strings(data, stops, draw):
+    """Whole characters, and never a part of the first stop string."""
+    cuts = draw.draw(st.lists(st.integers(0, len(data)), max_size=4).map(sorted))
+    ends = [0, *cuts, len(data)]
+    parts = [data[a:b] for a, b in itertools.pairwise(ends)]
+
+    class Tokens:
+        vocab_size = len(parts)
+
+        def token_bytes(self, ids, after=()):
+            return (parts[i] for i in ids)
+
+    pieces = [*cut_at_stop(decode_stream(Tokens(), range(len(parts))), stops)]
+    text = data.decode("utf-8", "replace")
+    where = [(text.find(stop) + len(stop), text.find(stop)) for stop in stops if stop in text]
+    assert "".join(pieces) == (text[: min(where)[1]] if where else text)
+    assert "" not in pieces
+    for piece in pieces:
+        piece.encode()  # no half of a surrogate pair, no broken character
+    if b"\xef\xbf\xbd" not in data and data.decode("utf-8", "ignore").encode() == data:
+        assert "\ufffd" not in "".join(pieces)
 
 
 # Weights that are not finite

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 import regex
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from myllm.files import UserError
 from myllm.tokenizers.bpe import BPE
-from myllm.tokenizers.merges import count_chunks, train, train_naive
+from myllm.tokenizers.merges import count_chunks, train
 from myllm.tokenizers.patterns import GPT2, GPT4, PATTERNS, SMOLLM2, pieces
 
 VOCAB = 1000
@@ -58,6 +59,25 @@ def test_tokens_equal_those_of_rustbpe(corpora: dict[str, str], name: str, patte
     ours = BPE.train(corpora[name], VOCAB, pattern=PATTERNS[pattern], progress=False)
     ranks = sorted(theirs.get_mergeable_ranks(), key=lambda entry: entry[1])
     assert [bytes(token) for token, _ in ranks] == ours.tokens
+
+
+def train_naive(chunks: dict[str, int], n_merges: int) -> list[tuple[int, int]]:
+    """The definition: count all pairs before each merge; of the most frequent, merge the smallest."""
+    words = [(list(chunk.encode()), n) for chunk, n in chunks.items()]
+    merges: list[tuple[int, int]] = []
+    while len(merges) < n_merges:
+        counts = Counter[tuple[int, int]]()
+        for ids, n in words:
+            for pair in pairwise(ids):
+                counts[pair] += n
+        if not counts:
+            break
+        merges.append(min(pair for pair, n in counts.items() if n == max(counts.values())))
+        for ids, _ in words:
+            for i in range(len(ids)):
+                if tuple(ids[i : i + 2]) == merges[-1]:
+                    ids[i : i + 2] = [255 + len(merges)]
+    return merges
 
 
 # Two letters and short words: nearly every pair ties with another, and "aaaa" overlaps itself.

@@ -147,6 +147,21 @@ def shares(rank, world, folder):
     return {"mine": mine, "first": first, "noise": noise, "restored": torch.equal(torch.rand(3), expected)}
 
 
+def writes_shards(rank, world, folder):
+    """Two updates under FSDP, whose checkpoints are sharded; the state as one process would hold it."""
+    one = trainer(
+        2,
+        model=transformer(torch.float64),
+        goal=objective(2),
+        strategy="fsdp",
+        folder=folder,
+        checkpoint_every=1,
+        sharded=True,
+    )
+    one.fit()
+    return flat(one)
+
+
 def total(rank, world):
     from myllm.training.strategies import make_strategy
 

@@ -1,6 +1,7 @@
 """The journal: a line for each update, once, whatever happened; and no logger ever stops training."""
 
 import json
+import re
 import sys
 from types import SimpleNamespace
 
@@ -102,17 +103,38 @@ def test_progress_is_about_twenty_lines_where_there_is_no_terminal(tmp_path, cap
     fit(tmp_path, steps=100, flops_per_unit=1.0, peak_flops=1e12)
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 20 and lines[0].startswith("update 5 of 100  loss ")
-    assert lines[-1].startswith("update 100 of 100  loss ") and lines[-1].endswith("  0:00 left")
+    assert lines[-1].startswith("update 100 of 100  loss ") and lines[-1].endswith("  0:00:00 left")
     assert all("a second" in line and "MFU" in line for line in lines)
 
 
-def test_progress_is_one_line_on_a_terminal(tmp_path, capsys, monkeypatch):
+def on_a_terminal(monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    for name, value in {"TERM": "xterm", "COLUMNS": "120", "LINES": "40"}.items():
+        monkeypatch.setenv(name, value)
+
+
+def test_progress_is_a_bar_on_a_terminal_and_validations_are_lines_above_it(tmp_path, capsys, monkeypatch):
+    on_a_terminal(monkeypatch)
     batch = next(objective().loader)
-    fit(tmp_path, run={"validation": [batch], "evaluate_every": 3})
+    fit(tmp_path, run={"validation": [batch], "evaluate_every": 3}, flops_per_unit=1.0, peak_flops=1e12)
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capsys.readouterr().err)
+    whole = [line for line in text.replace("\r", "\n").splitlines() if "left" in line]
+    assert [line[:13] for line in whole] == ["update 3 of 6", "update 6 of 6"]
+    assert all("validation" in line for line in whole)
+    bar = text.splitlines()[-1]
+    assert re.match(r"update 6 of 6 ━+ loss \d\.\d+  validation .* a second  MFU \d+% 0:00:00", bar)
+
+
+def test_the_terminal_is_given_back_when_a_run_breaks_off(tmp_path, capsys, monkeypatch):
+    def stop(one, record):
+        if one.done == 3:
+            raise KeyboardInterrupt
+
+    on_a_terminal(monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path, stop)
     text = capsys.readouterr().err
-    assert text.count("\n") == 2 and text.count("\r\033[K") >= 2
-    assert "update 3 of 6" in text and "validation" in text
+    assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l")  # the cursor
 
 
 def test_what_was_put_right_is_said(tmp_path, capsys):
@@ -137,18 +159,7 @@ def test_tensorboard_gets_the_values(tmp_path):
     assert found == expected
 
 
-def test_a_library_with_the_interface_of_wandb_is_a_sink(tmp_path, monkeypatch):
-    got, asked = Sink(), {}
-    library = SimpleNamespace(init=lambda **options: asked.update(options) or got)
-    monkeypatch.setitem(sys.modules, "wandb", library)
-    fit(tmp_path, sinks=[journal.wandb(project="mine")], quiet=True)
-    assert asked == {"project": "mine"} and len(got.got) == 6
-
-
 def test_a_logger_that_is_not_installed_names_what_to_install(monkeypatch, tmp_path):
-    monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(UserError, match="pip install wandb"):
-        journal.wandb()
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(UserError, match=r"pip install 'myllm-course\[logging\]'"):
         TensorBoard(tmp_path)

@@ -2,6 +2,10 @@
 
 import copy
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -106,6 +110,41 @@ def test_recomputing_saves_memory():
 @pytest.mark.skipif(" " in torch.__file__, reason="PyTorch's linker call fails where its path holds a space")
 def test_compiled_layers_give_the_same_up_to_rounding():
     torch.testing.assert_close(losses(run(3)[0]), losses(run(3, compile=True)[0]), rtol=1e-10, atol=1e-12)
+
+
+COMPILED = """
+from tiny import trainer
+from myllm.training.journal import Journal
+
+losses = []
+for compiled in (False, True):
+    log = lambda _, record: losses.append(record["loss"])
+    trainer(3, compile=compiled, callbacks=[Journal(quiet=not compiled), log]).fit()
+print(losses[:3] == losses[3:])
+"""
+
+
+@pytest.mark.slow
+def test_where_the_compiler_fails_training_says_so_once_and_goes_on(tmp_path):
+    """A process whose C++ compiler does not exist; nothing that was compiled before may be found."""
+    path = os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])
+    found = subprocess.run(
+        [sys.executable, "-c", COMPILED],
+        env={
+            **os.environ,
+            "PYTHONPATH": path,
+            "CXX": "/no/compiler",
+            "TORCHINDUCTOR_CACHE_DIR": str(tmp_path),
+        },
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert found.stdout == "True\n"
+    said = found.stderr.splitlines()
+    assert said[0].startswith("The layers are not compiled, because torch.compile fails on this machine (")
+    assert said[0].endswith(").") and "/no/compiler" in said[0]
+    assert len(said) == 4 and all(line.startswith("update ") for line in said[1:])
 
 
 def test_packed_rows_equal_rows_of_one_document_each():
@@ -330,24 +369,27 @@ def test_early_stop_after_validations_without_a_new_best(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"steps": 0}, "steps must be at least 1, not 0"),
-        ({"accumulation": 0}, "accumulation must be at least 1"),
-        ({"keep_last": 0}, "keep_last must be at least 1"),
-        ({"warmup": -1}, "warmup must be at least 0"),
-        ({"weight_decay": -0.1}, "weight_decay must be at least 0"),
-        ({"weight_decay": math.nan}, "weight_decay must be at least 0"),
-        ({"lr": 0.0}, "lr must be positive"),
-        ({"lr": math.nan}, "lr must be positive"),
-        ({"clip": 0.0}, "clip must be positive"),
-        ({"eps": -1.0}, "eps must be positive"),
-        ({"floor": 1.5}, "floor must lie between 0 and 1"),
-        ({"decay": -0.1}, "decay must lie between 0 and 1"),
-        ({"ema": 1.1}, "ema must lie between 0 and 1"),
-        ({"betas": (0.9, 1.0)}, "betas must be at least 0 and less than 1"),
+        ({"steps": 0}, "steps must be a whole number from 1 to .*, not 0"),
+        ({"accumulation": 0}, "accumulation must be a whole number from 1"),
+        ({"keep_last": 0}, "keep_last must be a whole number from 1"),
+        ({"warmup": -1}, "warmup must be a whole number from 0 to .*, not -1"),
+        ({"weight_decay": -0.1}, "weight_decay must be a number from 0 to .*, not -0.1"),
+        ({"weight_decay": math.nan}, "weight_decay must be a number from 0"),
+        ({"lr": 0.0}, "lr must be a number from 1e-30"),
+        ({"lr": math.nan}, "lr must be a number .*, not nan"),
+        ({"clip": 0.0}, "clip must be a number from 1e-30 to inf"),
+        ({"eps": -1.0}, "eps must be a number from 1e-30"),
+        ({"floor": 1.5}, "floor must be a number from 0 to 1, not 1.5"),
+        ({"decay": -0.1}, "decay must be a number from 0 to 1"),
+        ({"ema": 1.1}, "ema must be a number from 0 to 1"),
+        ({"betas": (0.9, 1.0)}, "betas must be a number from 0 to 0.999999999, not 1.0"),
         ({"warmup": 10}, "A warm-up of 10 updates needs more than 10"),
-        ({"schedule": "cosin"}, "schedule must be one of cosine, wsd, linear, constant, not 'cosin'"),
-        ({"optimizer": "sgd"}, "optimizer must be one of adamw, muon"),
-        ({"precision": "fp16"}, "precision must be one of fp32, bf16"),
+        ({"schedule": "cosin"}, "schedule must be cosine or wsd or linear or constant, not 'cosin'"),
+        ({"optimizer": "sgd"}, "optimizer must be adamw or muon, not 'sgd'"),
+        ({"precision": "fp16"}, "precision must be fp32 or bf16"),
+        ({"compile": 1}, "compile must be true or false, not 1"),
+        ({"warmup": 2.5}, "warmup must be a whole number"),
+        ({"seed": -1}, "seed must be a whole number from 0"),
         ({"patience": 1}, "set evaluate_every"),
     ],
     ids=str,

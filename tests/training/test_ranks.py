@@ -65,7 +65,7 @@ def test_what_training_says_when_another_process_is_gone():
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 @pytest.mark.parametrize("kind", ["loss", "gradient"])
 def test_what_is_not_finite_on_one_rank_stops_all_and_updates_nothing(strategy, kind):
-    for found in launch(ranks_cases.one_is_not_finite, strategy, kind):
+    for found in launch(ranks_cases.one_is_not_finite, strategy, kind, timeout=280.0):
         message, updates, unchanged = found
         assert "in update 3" in message and "nan" in message
         assert updates == 2 and unchanged

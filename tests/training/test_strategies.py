@@ -5,9 +5,11 @@ from importlib.util import find_spec
 import pytest
 import ranks_cases
 import torch
+from safetensors.torch import load_file
 from tiny import trainer
 
 from myllm.files import UserError
+from myllm.training import checkpoint
 from myllm.training.ranks import launch
 from myllm.training.strategies import make_strategy
 
@@ -80,6 +82,47 @@ def test_a_checkpoint_of_one_strategy_resumes_under_another(first, second, tmp_p
     found = one(ended) if second == "single" else several(second, ended)[0]
     expected["log"] = expected["log"][10:]
     close(found, expected, "zero1" if "zero" in kinds else "ddp")
+
+
+def test_a_sharded_checkpoint_resumes_with_any_number_of_processes(tmp_path):
+    """Stopped after 10 of 20 updates; the settings of a checkpoint may change when it is resumed."""
+    options = {"checkpoint_every": 5, "precision": "bf16", "dtype": "float32"}
+    whole = several("fsdp", options | {"folder": str(tmp_path / "whole")})[0]
+    for name in ("a", "b"):
+        several("fsdp", options | {"folder": str(tmp_path / name), "stop": 11, "sharded": True})
+    found = several("fsdp", options | {"folder": str(tmp_path / "a")})[0]
+    whole["log"] = whole["log"][10:]
+    assert found.keys() == whole.keys() and all(torch.equal(found[name], x) for name, x in whole.items())
+    alone = one(options | {"folder": str(tmp_path / "b")})
+    torch.testing.assert_close(alone["log"][:, 0], whole["log"][:, 0], rtol=0.02, atol=0)
+
+
+def test_a_sharded_checkpoint_holds_each_row_once_and_a_torn_one_is_refused(tmp_path):
+    """The vocabulary of 31 rows does not divide into three parts, and some tensors have fewer rows."""
+    state = launch(ranks_cases.writes_shards, str(tmp_path), world=3, **WAIT)[0]
+    newest, files = tmp_path / "step-000002", [f"rank-{rank:05d}.safetensors" for rank in range(3)]
+    shards = [load_file(newest / name) for name in files]
+    assert [len(shard["model/embed_tokens.weight"]) for shard in shards] == [11, 11, 9]
+    found, problems = checkpoint.latest(tmp_path)
+    assert problems == [] and found["model"].keys() <= state.keys()
+    for name, x in found["model"].items():
+        assert torch.equal(x, state[name]), name
+    for name, moments in found["optimizer"].items():
+        assert all(torch.equal(x, state[f"{name}.{key}"]) for key, x in moments.items()), name
+    (newest / files[2]).write_bytes((newest / files[2]).read_bytes()[:-1])
+    found, problems = checkpoint.latest(tmp_path)
+    assert found["progress"]["step"] == 1 and files[2] in problems[0]
+    (newest / files[2]).unlink()
+    assert checkpoint.latest(tmp_path)[0]["progress"]["step"] == 1
+
+
+@pytest.mark.parametrize("strategy", ["single", "ddp", pytest.param("zero1", marks=ZERO)])
+def test_sharded_checkpoints_are_refused_where_nothing_is_sharded(strategy):
+    with pytest.raises(UserError, match="Only fsdp can write sharded checkpoints"):
+        if strategy == "single":
+            trainer(1, sharded=True)
+        else:
+            several(strategy, {"sharded": True})
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 import regex
 
-from myllm.tokenizers.merges import train_naive
+from myllm.tokenizers.merges import train
 from myllm.widgets import MergeStepper
 
 GPT2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -78,7 +78,7 @@ def test_merges_are_those_of_the_definition_on_random_texts(node):
 def test_merges_are_those_of_the_package(node, name):
     chunks = Counter(regex.findall(GPT2, TEXTS[name]))
     [[made, _]] = node(MergeStepper, TRAIN, texts=[TEXTS[name]], merges=30)
-    assert [(left, right) for left, right, _ in made] == train_naive(chunks, 30)
+    assert [(left, right) for left, right, _ in made] == train(chunks, 30)
 
 
 def test_tokens_join_to_the_text(node):

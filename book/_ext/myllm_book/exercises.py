@@ -35,18 +35,26 @@ def card(number: str) -> Card:
     """
     about = catalogue.exercises()[number]
     tree = ast.parse((ROOT / "solutions" / about.file).read_text("utf-8"))
-    function = next(n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == about.function)
-    returns = f" -> {ast.unparse(function.returns)}" if function.returns else ""
+    answer = next(n for n in tree.body if isinstance(n, catalogue.ANSWER) and n.name == about.function)
     return Card(
         id=number,
         title=about.title,
         facts=f"{about.points} points · about {about.minutes} minutes · {LEVELS[about.difficulty]}",
-        signature=f"def {function.name}({ast.unparse(function.args)}){returns}: ...",
-        docstring=ast.get_docstring(function) or "",
+        signature=signature(answer),
+        docstring=ast.get_docstring(answer) or "",
         hints=hints(about),
         forbidden=exam(number).announced,
         file=about.file,
     )
+
+
+def signature(answer: ast.FunctionDef | ast.ClassDef) -> str:
+    """The head of a function, or of a class and its methods."""
+    if isinstance(answer, ast.ClassDef):
+        methods = [signature(one) for one in answer.body if isinstance(one, ast.FunctionDef)]
+        return "\n    ".join([f"class {answer.name}:", *methods])
+    returns = f" -> {ast.unparse(answer.returns)}" if answer.returns else ""
+    return f"def {answer.name}({ast.unparse(answer.args)}){returns}: ..."
 
 
 def not_allowed(names: tuple[str, ...]) -> str:

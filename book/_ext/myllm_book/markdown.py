@@ -320,13 +320,9 @@ def exercise(number: str) -> list[str]:
     except KeyError:
         raise ValueError(f"no file in solutions/ holds the exercise {number}") from None
     docstring = [f"    {line}" if line else "" for line in f'"""{one.docstring}\n"""'.splitlines()]
-    out = [
-        f"**Exercise {one.id} · {one.title}** ({one.facts})",
-        "",
-        "```python",
-        one.signature.removesuffix(" ..."),
-    ]
-    out += [*docstring, "```", "", f"In a terminal: `myllm exercises check {one.id}`", ""]
+    head, *methods = one.signature.removesuffix(" ...").splitlines()
+    out = [f"**Exercise {one.id} · {one.title}** ({one.facts})", "", "```python", head]
+    out += [*docstring, *methods, "```", "", f"In a terminal: `myllm exercises check {one.id}`", ""]
     if one.forbidden:
         out += [*fold("What may not be called", [not_allowed(one.forbidden)]), ""]
     for level, hint in enumerate(one.hints, 1):

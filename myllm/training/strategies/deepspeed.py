@@ -40,15 +40,13 @@ class ZeRO(Distributed):
         try:
             deepspeed: Any = import_module("deepspeed")
         except ImportError as error:
-            raise UserError(
-                "DeepSpeed is not installed; run pip install 'myllm-course[distributed]'."
-            ) from error
+            problem = "DeepSpeed is not installed; run pip install 'myllm-course[distributed]'."
+            raise UserError(problem) from error
         # On a CPU it would compile an operator for sums, for a minute and behind a lock that a killed process
         # leaves closed for ever; gloo sums without it.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-        warnings.filterwarnings(
-            "ignore", "`torch.distributed", FutureWarning
-        )  # names that DeepSpeed still uses
+        # Names that DeepSpeed still uses.
+        warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning)
         os.environ.setdefault("LOCAL_RANK", str(self.rank))  # torchrun sets it
         self.align(step)
         super().setup(step, optimizer)
@@ -94,8 +92,8 @@ class ZeRO(Distributed):
         """Refused: the masters belong to the engine."""
         raise UserError("A moving average of the weights (ema) is not possible with ZeRO; use DDP or FSDP.")
 
-    def state_dict(self) -> dict[str, Any]:
-        """Weights and optimizer, gathered by the engine."""
+    def state_dict(self, *, whole: bool = True) -> dict[str, Any]:
+        """Weights and optimizer, always whole: gathered by the engine."""
         tools = _tools()
         weights = {name: b.detach().clone() for name, b in self.buffers().items()}
         optimizer: dict[str, dict[str, Tensor]] = {}

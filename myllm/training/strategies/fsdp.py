@@ -22,7 +22,7 @@ class FSDP(Distributed):
     fp32 and so the masters.
     """
 
-    casts = False
+    casts, shards = False, True
 
     def setup(self, step: Step, optimizer: Optimizer) -> nn.Module:
         """Shard each layer, and all else as one group, so that tied weights stay tied."""

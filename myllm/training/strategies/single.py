@@ -25,6 +25,7 @@ class Single:
 
     rank, world = 0, 1
     casts = True  # whether `bf16` is done here; some libraries do it themselves
+    shards = False  # whether a process can save its own part of the state
 
     def __init__(self, precision: str = "fp32") -> None:
         if precision not in ("fp32", "bf16"):
@@ -99,15 +100,20 @@ class Single:
         """What this process keeps of a whole tensor that is sharded as `like` is."""
         return x.to(like.device, copy=True)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Weights and optimizer by the names of the parameters, whole, in the precision of the masters."""
+    def state_dict(self, *, whole: bool = True) -> dict[str, Any]:
+        """Weights and optimizer by the names of the parameters, in the precision of the masters.
+
+        Args:
+            whole: Gather what is sharded; otherwise it stays sharded, as DTensors.
+        """
+        gather = self.whole if whole else torch.nn.Identity()
         weights: dict[str, Tensor] = {name: b.detach().clone() for name, b in self.buffers().items()}
         optimizer: dict[str, dict[str, Tensor]] = {}
         for name, p in self.model.named_parameters():
             master = self.masters.get(p, p)
-            weights[name] = self.whole(master.detach()).clone()
+            weights[name] = gather(master.detach()).clone()
             state = self.optimizer.state.get(master, {})
-            optimizer[name] = {key: self.whole(torch.as_tensor(x)).clone() for key, x in state.items()}
+            optimizer[name] = {key: gather(torch.as_tensor(x)).clone() for key, x in state.items()}
         return {"model": weights, "optimizer": {name: state for name, state in optimizer.items() if state}}
 
     @torch.no_grad()
