@@ -200,14 +200,13 @@ class Streamer:
       whether it becomes a character, or whether it is part of a stop string. In ``"ab"`` followed by the
       first byte of ``"é"``, the stop string ``"abc"`` is no longer possible, so ``"ab"`` is shown at once.
 
-    After a stop string, ``push`` and ``end`` return an empty text.
+    After a stop string, ``push`` and ``end`` return an empty text. Bytes may be invalid UTF-8 (but no encoded
+    surrogates, 0xED and then 0xA0 or more), and a token may have no bytes. The functions of `myllm.inference`
+    and `myllm.tokenizers` may not be used.
 
     Args:
         stops: The stop strings, of any characters but U+FFFD. None is empty, and none contains another one.
             There may be none at all.
-
-    Bytes may be invalid UTF-8, and a token may have no bytes. For an encoded surrogate (0xED, then 0xA0 or
-    more), any moment is accepted. The functions of `myllm.inference` and `myllm.tokenizers` may not be used.
 
     Example:
         >>> streamer = Streamer(["END"])
