@@ -291,8 +291,7 @@ class LLM:
         return self.tokenizer
 
     def __repr__(self) -> str:
-        name = "no tokenizer" if self.tokenizer is None else self.tokenizer.name
-        return f"LLM: {self.config.n_params:,} parameters, {name}"
+        return f"LLM: {self.config.n_params:,} parameters, {getattr(self.tokenizer, 'name', 'no tokenizer')}"
 
 
 def _stop_ids(path: Path) -> set[int]:

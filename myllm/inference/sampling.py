@@ -15,34 +15,14 @@ from myllm.model.basics import upcast
 Grammar = Callable[[Sequence[int]], Tensor]
 """Maps the new ids of a row to the tokens that may follow them, (V,) bool; ids beyond its end may not."""
 
-#: The order in which the options of a `SamplingConfig` act, unless it names another.
-ORDER = (
-    "logit_bias",
-    "repetition_penalty",
-    "presence_penalty",
-    "frequency_penalty",
-    "no_repeat_ngram",
-    "min_new_tokens",
-    "grammar",
-    "temperature",
-    "top_k",
-    "top_p",
-    "min_p",
-    "typical_p",
-)
 TINY = 1e-6  # a temperature from which logits might overflow
-FILTERS = ("top_k", "top_p", "min_p", "typical_p")
 BOUNDS: dict[str, tuple[type[int | float], float, float]] = {
     "temperature": (float, 0, 1e30),
     "top_k": (int, 1, LARGEST),
-    "top_p": (float, 1e-30, 1),
-    "min_p": (float, 1e-30, 1),
-    "typical_p": (float, 1e-30, 1),
+    **dict.fromkeys(("top_p", "min_p", "typical_p"), (float, 1e-30, 1)),
     "repetition_penalty": (float, 1e-30, 1e30),
-    "presence_penalty": (float, -1e30, 1e30),
-    "frequency_penalty": (float, -1e30, 1e30),
-    "no_repeat_ngram": (int, 0, LARGEST),
-    "min_new_tokens": (int, 0, LARGEST),
+    **dict.fromkeys(("presence_penalty", "frequency_penalty"), (float, -1e30, 1e30)),
+    **dict.fromkeys(("no_repeat_ngram", "min_new_tokens"), (int, 0, LARGEST)),
 }
 
 
@@ -51,6 +31,15 @@ class SamplingConfig:
     """How the next token is chosen; without any option it is the most likely one.
 
     Attributes:
+        logit_bias: Numbers to add to the logits of some ids; ``-inf`` forbids an id.
+        repetition_penalty: Divide the positive logits of all tokens in the text, prompt included, by this
+            number and multiply the negative ones by it (Keskar et al., 2019); 1 changes nothing.
+        presence_penalty: Subtract this number from the logits of tokens that have been generated.
+        frequency_penalty: Subtract this number once for each time that a token has been generated.
+        no_repeat_ngram: No sequence of this many tokens occurs twice in the text, prompt included
+            (Paulus et al., 2018); 0 allows all.
+        min_new_tokens: No stop id is generated before this many tokens.
+        grammar: Which tokens may follow the new ones.
         temperature: 0 takes the most likely token. Otherwise the logits are divided by it and a token is
             sampled; 1 is the model's own distribution. By default 0, or 1 if one of the next four is given.
         top_k: Keep the k most likely tokens, and those as likely as the last of them.
@@ -60,34 +49,25 @@ class SamplingConfig:
             (Nguyen et al., 2025).
         typical_p: Keep the tokens whose surprise is nearest to the entropy, as few as have this probability
             together (Meister et al., 2023).
-        repetition_penalty: Divide the positive logits of all tokens in the text, prompt included, by this
-            number and multiply the negative ones by it (Keskar et al., 2019); 1 changes nothing.
-        presence_penalty: Subtract this number from the logits of tokens that have been generated.
-        frequency_penalty: Subtract this number once for each time that a token has been generated.
-        no_repeat_ngram: No sequence of this many tokens occurs twice in the text, prompt included
-            (Paulus et al., 2018); 0 allows all.
-        min_new_tokens: No stop id is generated before this many tokens.
-        logit_bias: Numbers to add to the logits of some ids; ``-inf`` forbids an id.
-        grammar: Which tokens may follow the new ones.
-        order: The names of the options in the order in which they act; all that are set must occur.
+        order: The names of the options in the order in which they act, all that are set; by default as above.
 
     Raises:
         UserError: A value out of range, an option that has no effect, or an order without one that is set.
     """
 
-    temperature: float | None = None
-    top_k: int | None = None
-    top_p: float | None = None
-    min_p: float | None = None
-    typical_p: float | None = None
+    logit_bias: Mapping[int, float] = field(default_factory=dict[int, float])
     repetition_penalty: float = 1.0
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     no_repeat_ngram: int = 0
     min_new_tokens: int = 0
-    logit_bias: Mapping[int, float] = field(default_factory=dict[int, float])
     grammar: Grammar | None = None
-    order: Sequence[str] = ORDER
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    typical_p: float | None = None
+    order: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         filters = [name for name in FILTERS if getattr(self, name) is not None]
@@ -106,7 +86,7 @@ class SamplingConfig:
             )
         if unknown := [name for name in self.order if name not in ORDER]:
             raise UserError(f"The order has no option {unknown[0]!r}; it may name {', '.join(ORDER)}.")
-        if missing := [name for name in self.active if name not in self.order]:
+        if missing := [name for name in self.active if self.order and name not in self.order]:
             raise UserError(f"{missing[0]} is set, but the order does not name it.")
 
     @property
@@ -119,9 +99,13 @@ class SamplingConfig:
         """The options that change logits, in the order in which they act."""
         neutral: dict[str, Any] = {one.name: one.default for one in fields(self)}
         neutral |= {"logit_bias": {}, "temperature": 0 if self.greedy else 1}
-        named = [name for name in self.order if name in ORDER]
-        names = named + [name for name in ORDER if name not in named]
+        names = dict.fromkeys([*self.order, *ORDER])
         return [name for name in names if getattr(self, name) != neutral[name]]
+
+
+#: The options in the order in which they act, unless a configuration names another.
+ORDER = tuple(one.name for one in fields(SamplingConfig) if one.name != "order")
+FILTERS = ORDER[-4:]
 
 
 def logit_bias(logits: Tensor, bias: Mapping[int, float]) -> Tensor:

@@ -211,11 +211,6 @@ class RingCache:
         self._old, self._slots, self._kept = 0, self._at[:0], self._at[:0]
         self._stored: list[Tensor] = []
 
-    @property
-    def nbytes(self) -> int:
-        """The bytes of the buffers; 0 before the first forward pass."""
-        return sum(x.nbytes for x in self._stored)
-
     def positions(self, T: int) -> Tensor:
         """The positions of the keys that `update` returns, in the order of slots; see `Cache`."""
         new = torch.arange(self.length, self.length + T, device=self._at.device)

@@ -34,11 +34,6 @@ class Pages:
         shape = (config.n_layer, blocks, block_size, config.n_kv_head, config.head_dim)
         self.k, self.v = (torch.zeros(shape, dtype=dtype, device=device) for _ in "kv")
 
-    @property
-    def nbytes(self) -> int:
-        """The bytes of the pool."""
-        return self.k.nbytes + self.v.nbytes
-
     def view(self, tables: Sequence[Sequence[int]], lengths: Sequence[int]) -> "PagedCache":
         """The cache of some texts, for one forward pass.
 

@@ -87,16 +87,16 @@ def test_checks_import_the_grader_alone(path):
 
 # Code lines a room may have: its budget at the end of the course, or what it has now where that is more.
 ROOMS = {
-    "tokenizers": 1154,
+    "tokenizers": 1156,
     "weights": 450,
     "data": 557,
-    "model": 727,
-    "inference": 650,
+    "model": 721,
+    "inference": 969,
     "quantization": 480,
     "training": 1181,
     "finetuning": 800,
     "evaluation": 250,
-    "the rest": 775,
+    "the rest": 834,
 }
 
 
