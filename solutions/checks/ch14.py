@@ -205,7 +205,7 @@ def border_drafts(rng: Rng) -> Iterator[Draft]:
 def follows_the_target(f: Function, rng: Rng) -> None:
     """The first token of a pass follows p, whatever q is."""
     q, p = distributions(rng, 1, 4), distributions(rng, 2, 4)
-    n, counts = 800, [0] * 4
+    n, counts = 300, [0] * 4
     (drafts,), (shares, _) = floats(q), floats(p)
     for _ in range(n):
         one, two = rng.choices(range(4), drafts, k=2)
