@@ -61,15 +61,25 @@ def random_heads(rng: Rng) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
     yield heads(rng, 3, 4, 2, 5, 5, rng.randint(2, 6))
 
 
-@grouped_exam.edge(1, "the mean of all values where nothing is allowed")
+@grouped_exam.edge(0.5, "the mean of all values where nothing is allowed")
 def border_heads(rng: Rng) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-    """Queries that may attend to nothing, one head for all, as many as queries, scores far below zero."""
+    """Queries that may attend to nothing, one head for all, as many as queries."""
     q, k, v, allowed = heads(rng, 2, 4, 2, 3, 4, 3)
     allowed[1] = False
     yield q, k, v, allowed
     yield heads(rng, 2, 3, 1, 4, 5, 2)
     yield heads(rng, 2, 3, 3, 4, 5, 2)
+
+
+@grouped_exam.edge(
+    0.5,
+    "a fill value that is not below every score",
+    "a fill value that is above some scores, and weights that are not set to 0",
+)
+def low_scores(rng: Rng) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+    """Scores far below zero."""
     q, k, v, allowed = heads(rng, 1, 4, 2, 3, 4, 3, torch.float64)
+    allowed[0], allowed[:, 0] = True, False
     yield q.abs() * 1e6, -k.abs() * 1e6, v, allowed
 
 
@@ -353,8 +363,10 @@ def called(f: Function, rng: Rng) -> None:
         seen.append((queries, keys, offset, size))
         return banded(queries, keys, offset, size)
 
-    same(f(noted), True, "is_window(a right function)")
+    verdict: Any = f(noted)
     expect(seen, "the function was never called")
+    last = "queries={}, keys={}, offset={}, size={}".format(*seen[-1])
+    same(verdict, True, f"is_window(a right function), which was last called with {last}")
     same(f(Maker("to_both_sides", RULES["to_both_sides"])), False, "is_window(to_both_sides)")
 
 

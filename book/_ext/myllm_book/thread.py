@@ -71,10 +71,10 @@ def gained(chapter: int) -> str:
     built, used, plumbing = ([place for place in here if place.kind == kind] for kind in KINDS)
     text = f"`myllm` gained {listed(built)}."
     if used:
-        text += f" It also gained {listed(used)}, which you used."
+        text += f" It also gained {listed(used)}, which you used or read about."
     if plumbing:
-        text += " What only moves files or checks values is listed, with its source, in the"
-        return f"{text} {{ref}}`source map <source-map-{chapter:02}>`."
+        text += f" The {{ref}}`source map <source-map-{chapter:02}>` lists the remaining code, which only"
+        return f"{text} reads files or checks values."
     return f"{text} The {{ref}}`source map <source-map-{chapter:02}>` leads to every line."
 
 
