@@ -67,6 +67,8 @@ def sampling():
 def regex():
     run(
         "test_regex",
+        "test_examples",
+        "test_a_dot_is_any_well_formed_character",
         "test_it_matches_what_python_matches_and_its_beginnings",
         "test_the_mask_token_by_token",
         "test_special_tokens_never_and_stop_ids_where_it_matches",
