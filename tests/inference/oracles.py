@@ -7,6 +7,7 @@ tests kill.
 import importlib
 import inspect
 
+import pytest
 from hypothesis import settings
 
 settings.register_profile("mutants", max_examples=30, derandomize=True, deadline=None, database=None)
@@ -26,7 +27,10 @@ def run(module, *names, **fixtures):
             rows = [value if len(keys) > 1 else (value,) for value in mark.args[1]]
             cases = [case | dict(zip(keys, row, strict=True)) for case in cases for row in rows]
         for case in cases:
-            test(**case)
+            try:
+                test(**case)
+            except pytest.fail.Exception as failure:  # no Exception, which is what the runner expects
+                raise AssertionError(str(failure)) from None
 
 
 def tiny(tests):
