@@ -333,7 +333,7 @@ def test_a_batch_gives_each_row_what_it_gets_alone(changes, cache):
             seed = {"seed": options["seed"] + i} if "seed" in options else {}
             expected.append([*generate(model, row, **(options | seed))])
         assert generate_batch(model, ROWS, cache=cache, **options) == expected
-        assert len({*map(len, expected)}) > 1
+        assert sampling or len({*map(len, expected)}) > 1
     assert expected[0] != expected[3]  # equal prompts, another seed
 
 
