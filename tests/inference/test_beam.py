@@ -112,7 +112,7 @@ def test_with_a_negative_penalty_a_beam_that_ends_soon_may_still_win():
         row = [0.78, 0.2, 0.02] if ids.shape[1] == 1 else [0.03, 0.95, 0.02]
         return torch.tensor(row).log().expand(*ids.shape, 3)
 
-    [one] = beam_search(model, [0], width=2, max_new_tokens=6, stop_ids=[1], length_penalty=-1.0)
+    [one] = beam_search(model, [0], width=2, max_new_tokens=12, stop_ids=[1], length_penalty=-1.0)
     assert one.ids == [0, 1] and one.score == pytest.approx(2 * math.log(0.78 * 0.95))
 
 

@@ -79,10 +79,10 @@ MUTANTS = {
         "zip(probabilities, self.generators, strict=True)",
         "zip(probabilities, self.generators[:1] * 9)",
     ),
-    "sampled at temperature 0": (
+    "two tokens at temperature 0": (
         "sampling",
-        "if self.config.greedy:\n            return probabilities.argmax",
-        "if False:\n            return probabilities.argmax",
+        "if self.config.greedy:\n            return torch.nn",
+        "if False:\n            return torch.nn",
     ),
     "no token left goes unnoticed": ("sampling", "if not largest.isfinite().all():", "if False:"),
     "a short grammar allows the rest": (

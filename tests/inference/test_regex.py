@@ -1,5 +1,6 @@
 """Structured output: the mask of a regular expression against Python's `re` and the library `regex`."""
 
+import itertools
 import re
 
 import pytest
@@ -49,6 +50,40 @@ def test_it_matches_what_python_matches_and_its_beginnings(pattern, texts):
 
 WHOLE = ["yes|no", r"[0-9]{2,3}(\.[0-9]+)?", r'\{"a": "[^"]{0,4}", "b": \d{1,4}\}', "(é|🙂|世界){1,3}"]
 WHOLE += [r"[^a-z]{3}", "(ab?)*c", r"\w{1,6}@\w{1,6}\.(com|org)", ".{4}", "^a|b$", "()", ""]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "texts"),
+    [
+        ("[a-c]", "a b c d `"),
+        (r"\d", "0 5 9 / : a"),
+        (r"\w", "a z A Z 0 9 _ @ [ { é"),
+        (r"\s", "\t \x0b \x1f x"),
+        (r"\S\D\W", "a!! 1a! aa! a1!"),
+        (".", "a é 🙂 \n aa"),
+        ("a|b*", "a b bb ab"),
+        ("(a|b*)c", "c ac bbc abc"),
+        ("(a?|b){2}", "a aa ab ba bb aaa"),
+    ],
+)
+def test_examples(pattern, texts):
+    automaton = Automaton(parse(pattern))
+    for text in [*texts.split(" "), "", " "]:
+        accepted = accepts_empty(automaton.states[state_after(automaton, text.encode())])
+        assert accepted == bool(re.fullmatch(pattern, text, re.ASCII)), text
+
+
+def test_a_dot_is_any_well_formed_character():
+    edges = [0x00, 0x7F, 0x80, 0x8F, 0x90, 0x9F, 0xA0, 0xBF, 0xC0, 0xC1, 0xC2, 0xDF]
+    edges += [0xE0, 0xE1, 0xEC, 0xED, 0xEE, 0xEF, 0xF0, 0xF1, 0xF3, 0xF4, 0xF5, 0xFF]
+    automaton = Automaton(parse("."))
+    for n in (1, 2, 3, 4):
+        for data in itertools.product(*[edges] * min(n, 2), *[(0x7F, 0x80, 0xBF)] * (n - 2)):
+            try:
+                valid = len(bytes(data).decode()) == 1
+            except UnicodeDecodeError:
+                valid = False
+            assert accepts_empty(automaton.states[state_after(automaton, data)]) == valid, data
 
 
 @pytest.mark.parametrize("pattern", WHOLE)

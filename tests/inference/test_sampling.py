@@ -13,7 +13,7 @@ from myllm.files import UserError
 from myllm.inference.sampling import ORDER, Sampler, SamplingConfig
 
 LOGITS = [2.0, -0.5, 1.25, 0.0, -3.0, 1.0, -math.inf, 0.5]
-TEXT, START = [5, 0, 2, 0, 3, 5, 5, 2], 4  # a prompt of four tokens, then four that were generated
+TEXT, START = [2, 0, 1, 0, 3, 5, 5, 2], 4  # a prompt of four tokens, then four that were generated
 STOPS = [3]
 DRAWS = 100_000
 LIMIT = {1: 15.1, 2: 18.4, 3: 21.1, 4: 23.5, 5: 25.7, 6: 27.9, 7: 29.9}  # of χ², which 1 in 10,000 exceeds
@@ -203,6 +203,17 @@ def test_the_token_that_crosses_belongs_to_top_p():
     for p, kept in [(0.4, 1), (0.49, 1), (0.51, 2), (0.79, 2), (0.81, 3), (0.96, 4), (1.0, 4), (1e-30, 1)]:
         found = distribution({"top_p": p}, logits, [0], 1)
         assert int((found > 0).sum()) == kept, p
+    assert distribution({"top_p": 0.5}, [0.0] * 4, [0], 1).tolist() == [
+        0.5,
+        0.5,
+        0,
+        0,
+    ]  # reached, not exceeded
+
+
+def test_the_minimum_length_ends_exactly_there():
+    for least, kept in ((3, True), (4, True), (5, False)):  # four have been generated
+        assert bool(distribution({"temperature": 1.0, "min_new_tokens": least})[3] > 0) == kept
 
 
 def test_ties():

@@ -143,9 +143,7 @@ def filtered() -> str:
 def pages() -> str:
     """Chapter 14: three texts whose blocks lie scattered in one pool."""
     owner = {0: "token", 5: "token", 9: "token", 2: "query", 6: "query", 11: "soft", 3: "soft"}
-    return "".join(
-        box(4 + 29 * (i % 4), 5 + 19 * (i // 4), 25, 15, owner.get(i, "faint")) for i in range(12)
-    )
+    return "".join(box(4 + 29 * (i % 4), 5 + 19 * (i // 4), 25, 15, owner.get(i, "faint")) for i in range(12))
 
 
 DRAWINGS = (counts, windows, merges, lengths, triangle, tiles, blocks, rotation, names, curves, plug, ring)
