@@ -50,7 +50,9 @@ class Shown(reprlib.Repr):
 
     def whole(self, x: Any) -> str:
         """Nested lists of numbers, however deep."""
-        return f"[{', '.join(map(self.whole, x))}]" if type(x) is list else self.repr1(x, 1)
+        return (
+            f"[{', '.join(map(self.whole, cast('list[Any]', x)))}]" if type(x) is list else self.repr1(x, 1)
+        )
 
     def repr_dict(self, x: dict[Any, Any], level: int) -> str:
         """In the dictionary's own order, so that a pasted case is the same case."""
