@@ -21,7 +21,8 @@ def publish(merges: list[tuple[int, int]], special: list[str]) -> tuple[dict[str
 
     Args:
         merges: The two ids that each merge joins, in the order of learning; possibly none.
-        special: The names of the special tokens, any strings, which the files hold just as they are.
+        special: The names of the special tokens: any strings, different from all other tokens as the files
+            write them. The files hold them just as they are.
 
     Returns:
         The published id for each token as the files write it, in a dict of any order; and the lines of the
@@ -81,12 +82,13 @@ def chat_batch(
         chats: B chats of any number of messages, each with its ``"role"`` and ``"content"``, any strings. B
             may be 0, and a chat may be empty.
         encode: Turns a string into ids, none of them special; for an empty string these are none.
-        special: The ids of the special tokens, which any int64 may be.
+        special: The ids of the special tokens; each may be any int64 value.
         pad_id: The id that fills up short rows on the right. It may also occur in the text, for example as
             that of ``<|im_end|>``, and is text there like any other.
 
     Returns:
-        ``(x, y)``, both (B, T) int64: T is one less than the ids of the longest chat, but not less than 0.
+        ``(x, y)``, both (B, T) int64: T is one less than the number of ids in the longest chat, but not
+        less than 0.
         ``x`` holds the ids of each chat without its last one, then padding. ``y`` holds at each place the id
         that follows in the chat if the model learns to write it, and -100 everywhere else, which PyTorch's
         cross-entropy ignores.
@@ -115,8 +117,9 @@ def defuse(text: str, names: list[str], back: bool) -> str:
     """Design a spelling of text in which no special token occurs, and the way back.
 
     A server takes a whole chat as one string and recognizes special tokens wherever they stand. What users
-    write must go through it unharmed and without power. How you rewrite the text is up to you; with ``e(t)``
-    for ``defuse(t, names, False)`` and ``d(t)`` for ``defuse(t, names, True)``, it has to obey these rules:
+    write must go through it unchanged, but without any effect. How you rewrite the text is up to you; with
+    ``e(t)`` for ``defuse(t, names, False)`` and ``d(t)`` for ``defuse(t, names, True)``, it has to obey these
+    rules:
 
     1. None of ``names`` occurs in ``e(t)``.
     2. ``d(e(t)) == t``, for every text, also for one that looks as if it had been rewritten already.
@@ -126,10 +129,11 @@ def defuse(text: str, names: list[str], back: bool) -> str:
     5. ``e(t)`` is at most four times as long as the text.
 
     Args:
-        text: Any text for the way there; what ``e`` has made, or what rule 3 names, for the way back.
+        text: With ``back`` false, any text; with ``back`` true, an output of ``e``, several of them joined,
+            or a text without ``<``.
         names: The special tokens, of the form ``<|name|>`` with letters, digits and underscores between the
             bars; possibly none.
-        back: Whether the way is back.
+        back: Whether the text is to be restored, not rewritten.
 
     Returns:
         The text, rewritten or restored.
@@ -181,11 +185,11 @@ def choose_tokenizer(
 
     Returns:
         The name of the chosen tokenizer, or None if rules 1 to 3 drop all; a dict that gives for each other
-        name the rule that dropped it; and the bytes of the chosen one's embeddings that belong to no id, 0 if
-        none is chosen.
+        name the rule that dropped it; and the bytes of the chosen one's unused rows, which belong to no id,
+        0 if none is chosen.
 
     Example:
-        For 64 ids 64 rows are needed, for 65 ids 128. Of 128 rows 63 are padding, each of 2 * 8 bytes.
+        For 64 ids 64 rows are needed, for 65 ids 128. Of 128 rows 63 are unused, each of 2 * 8 bytes.
 
         >>> few = {"name": "few", "size": 64, "tokens": {"en": 10}, "restored": {"en": True}}
         >>> more = {"name": "more", "size": 65, "tokens": {"en": 9}, "restored": {"en": True}}

@@ -21,7 +21,8 @@ def grouped_attention(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor) -> Tenso
         q: Queries, (B, H, T, D), float32 or float64, in any memory layout.
         k: Keys, (B, K, S, D); K divides H.
         v: Values, (B, K, S, D).
-        allowed: (T, S) bool, true where a query may attend to a key, the same for all rows and heads.
+        allowed: (T, S) bool, true where a query may attend to a key, the same for all texts of the batch
+            and all heads.
 
     Returns:
         (B, H, T, D), of the dtype of ``q``. A query that may attend to nothing gets zeros. Scores may be of

@@ -79,12 +79,13 @@ def to_halves(weight: Tensor, n_head: int, rotary_dim: int) -> Tensor:
 def cached_attention(
     q: Tensor, k: Tensor, v: Tensor, past: tuple[Tensor, Tensor], theta: float, rotary_dim: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Debug attention that continues a text: it writes well until the cache is used for the first time.
+    """Debug attention that continues a text, with a cache of the keys and values before it.
 
     The cache holds the keys of the positions before, already rotated, and their values. The new tokens stand
     behind them, at positions P to P + T - 1. They attend to everything in the cache, to themselves and to new
     tokens before them. Query head h uses key head ``h // (H / K)``. The cache that is returned is the
-    ``past`` of the next call. It calls your own ``rotate_part``. This version has five mistakes::
+    ``past`` of the next call. Your answer may call your own ``rotate_part``. This version has five mistakes.
+    With one key head for each query head, it even writes well until the cache is used for the first time::
 
         keys, values = past
         B, H, T, D = q.shape
@@ -189,7 +190,7 @@ def choose_scaling(
 
     Args:
         rows: The table; a row is a dict with ``name`` and ``losses``, a dict from a length to a list with one
-            loss for each seed. The lists may be empty, which means that there are no losses.
+            loss for each seed. A length may be missing, or its list empty: then there are no losses.
         trained: The length of texts in training; ``"none"`` has losses there.
         needed: The length that is needed.
 

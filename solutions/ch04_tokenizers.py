@@ -146,8 +146,9 @@ def defuse(text: str, names: list[str], back: bool) -> str:
     """Design a spelling of text in which no special token occurs, and the way back.
 
     A server takes a whole chat as one string and recognizes special tokens wherever they stand. What users
-    write must go through it unchanged, but without any effect. How you rewrite the text is up to you; with ``e(t)``
-    for ``defuse(t, names, False)`` and ``d(t)`` for ``defuse(t, names, True)``, it has to obey these rules:
+    write must go through it unchanged, but without any effect. How you rewrite the text is up to you; with
+    ``e(t)`` for ``defuse(t, names, False)`` and ``d(t)`` for ``defuse(t, names, True)``, it has to obey these
+    rules:
 
     1. None of ``names`` occurs in ``e(t)``.
     2. ``d(e(t)) == t``, for every text, also for one that looks as if it had been rewritten already.

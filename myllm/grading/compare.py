@@ -41,12 +41,18 @@ class Shown(reprlib.Repr):
     def repr1(self, x: Any, level: int) -> str:
         """One value; only exact built-in types and tensors show their contents."""
         if type(x) in (Tensor, torch.nn.Parameter):
-            return f"tensor({self.repr1(x.tolist(), 3)})" if 0 < x.numel() <= 9 else kind(x)
+            return f"tensor({self.whole(x.tolist())})" if 0 < x.numel() <= 9 else kind(x)
         if isinstance(x, torch.nn.Module):
             return repr(x)
         if callable(x):
             return getattr(x, "__name__", "a function")
         return super().repr1(x, level)
+
+    def whole(self, x: Any) -> str:
+        """Nested lists of numbers, however deep."""
+        return (
+            f"[{', '.join(map(self.whole, cast('list[Any]', x)))}]" if type(x) is list else self.repr1(x, 1)
+        )
 
     def repr_dict(self, x: dict[Any, Any], level: int) -> str:
         """In the dictionary's own order, so that a pasted case is the same case."""

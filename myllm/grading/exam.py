@@ -21,6 +21,7 @@ Mistakes = Mapping[str, tuple[Callable[P, Any], str]]
 Property = Callable[[Function, "Rng"], None]
 
 NONE: dict[str, tuple[Function, str]] = {}
+LONGEST_CALL = 300  # characters of a call in a report
 # Never allowed: the answers themselves.
 ANSWERS = ("solutions.*", "myllm.grading.solutions.*")
 
@@ -184,10 +185,11 @@ class Exam(Generic[P]):
         mistakes: Mistakes[P] = NONE,
     ) -> None:
         problems = [self._differ(*pair) for pair in zip(got, expected, strict=True)]
-        first = next((index for index, problem in enumerate(problems) if problem), None)
-        if first is None:
+        failed = [index for index, problem in enumerate(problems) if problem]
+        if not failed:
             return _types(f, cases, got, expected, self.tolerance)
-        told = f"{problems[first]}\nThe call was {_call(f, cases[first])}"
+        first = min(failed, key=lambda index: len(_call(f, cases[index])))  # the easiest one to read
+        told = f"{problems[first]}\nThe call was {_short(_call(f, cases[first]))}"
         if not self._differ(_fresh(f, cases[first]), expected[first]):
             told += "\nMade alone, this call gives the right value: your code keeps something between calls."
         for label, (wrong, hint) in mistakes.items():
@@ -217,7 +219,7 @@ def _types(
     """Refuse right values of a wrong type."""
     for args, one, other in zip(cases, got, expected, strict=True):
         if not isinstance(other, Raised) and (problem := difference(one, other, tolerance)):
-            told = f"{problem}\nThe call was {_call(f, args)}"
+            told = f"{problem}\nThe call was {_short(_call(f, args))}"
             raise WrongType(
                 f"{told}\nThe values are right; only their type costs you the points of this check."
             )
@@ -227,6 +229,11 @@ def _call(f: Function, args: tuple[Any, ...]) -> str:
     if args and isinstance(args[-1], Calls):
         return f"x = {f.__name__}({', '.join(map(show, args[:-1]))}); {args[-1]!r}"
     return f"{f.__name__}({', '.join(map(show, args))})"
+
+
+def _short(call: str) -> str:
+    """A call that does not bury what is said about it."""
+    return call if len(call) <= LONGEST_CALL else f"{call[:LONGEST_CALL]} …"
 
 
 def _fresh(f: Function, args: tuple[Any, ...]) -> Any:

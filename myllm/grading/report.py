@@ -39,14 +39,19 @@ def reasons(result: Result) -> list[tuple[str, str]]:
         found = [line for line in lines if DIAGNOSIS.match(line)]
         diagnoses |= dict.fromkeys(found)
         if not one.passed:
-            failed.append((_label(one), "\n".join(line for line in lines if line not in found)))
+            failed.append(
+                (_label(one, result.checks), "\n".join(line for line in lines if line not in found))
+            )
     if len({message for _, message in failed}) == 1 < len(failed):
         failed = [("", failed[0][1])]
     return [*(("", line) for line in diagnoses), *failed]
 
 
-def _label(check: CheckResult) -> str:
-    return f"{KINDS.get(check.kind, check.kind)}, {check.weight:g} point{'s' * (check.weight != 1)}"
+def _label(check: CheckResult, checks: list[CheckResult]) -> str:
+    """The kind of a check, with its number where there are several, and its points."""
+    alike = [one for one in checks if one.kind == check.kind]
+    number = next(f" {n}" for n, one in enumerate(alike, 1) if one is check) if len(alike) > 1 else ""
+    return f"{KINDS.get(check.kind, check.kind)}{number}, {check.weight:g} point{'s' * (check.weight != 1)}"
 
 
 def random_failed(results: Sequence[Result]) -> bool:

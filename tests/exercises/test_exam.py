@@ -17,7 +17,8 @@ from myllm.grading.compare import Failure, as_expected, difference, plain, show
 from myllm.grading.engine import grade
 from myllm.grading.exam import Exam, Function, Rng, expect, same
 from myllm.grading.meters import WatchedDict, measure
-from myllm.grading.results import LONGEST, Result, clean
+from myllm.grading.report import reasons
+from myllm.grading.results import LONGEST, CheckResult, Result, clean
 from myllm.grading.verdicts import Suspect, VerdictExam
 
 EXERCISE = Exercise("98.1", "Double", 10, 5, 1, "s", "double", "ch98_test.py")
@@ -105,6 +106,29 @@ def test_a_listed_mistake_is_named_and_the_first_difference_shown() -> None:
     assert "This is what you get with a square. Add, do not multiply." in told
     first, call, *_ = told.splitlines()
     assert first.startswith("first difference at index [0, 0]") and call.startswith("The call was double(")
+
+
+def test_the_shortest_call_that_fails_is_shown_and_not_too_much_of_it() -> None:
+    failing = Exam("98.9", lambda text, /: text)
+
+    @failing.oracle(10)
+    def texts(rng: Rng) -> Iterator[tuple[list[str]]]:
+        yield from [(["a" * 40] * 8,), (["b"] * 3,), ([],)]
+
+    def told(answer: Function) -> str:
+        with pytest.raises(Failure) as caught:
+            failing.checks[0].run(answer, Rng(0))
+        return str(caught.value)
+
+    assert told(lambda text: [*text, 1] if text else text).endswith("The call was <lambda>(['b', 'b', 'b'])")
+    long = told(lambda text: [*text, 1] if len(text) > 3 else text).partition("The call was ")[2]
+    assert len(long) < 310 and long.endswith(" …")
+
+
+def test_checks_of_one_kind_are_numbered() -> None:
+    checks = [CheckResult(kind, 1, False, kind * n) for n, kind in enumerate(["edge", "oracle", "edge"], 1)]
+    labels = [label for label, _ in reasons(Result("98.1", "Double", 3, checks))]
+    assert labels == ["special cases 1, 1 point", "random cases, 1 point", "special cases 2, 1 point"]
 
 
 def test_a_mistake_must_fit_every_case() -> None:
@@ -361,6 +385,12 @@ def test_the_same_seed_gives_the_same_cases() -> None:
 def test_differences(got: Any, expected: Any, told: str | None) -> None:
     found = difference(got, expected)
     assert (found is None) if told is None else (told in f"{found}$"), found
+
+
+def test_a_small_tensor_is_shown_whole_and_a_large_one_by_its_shape() -> None:
+    assert show(torch.tensor([[[[[1.0, 0.5]]]]])) == "tensor([[[[[1.0, 0.5]]]]])"
+    assert show(torch.arange(9)) == "tensor([0, 1, 2, 3, 4, 5, 6, 7, 8])"
+    assert show(torch.zeros(1, 10)) == "a tensor of shape (1, 10) and dtype float32"
 
 
 def test_a_tolerance_may_be_given() -> None:
