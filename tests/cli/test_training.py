@@ -179,9 +179,9 @@ import sys
 from myllm.cli import main
 from myllm.training import journal
 show = journal.Journal._show
-def show_and_wait(self, trainer, record, step):
-    show(self, trainer, record, step)
-    if step + 1 == 20:
+def show_and_wait(self, task, record, done):
+    show(self, task, record, done)
+    if done == 20:
         sys.stdin.readline()
 journal.Journal._show = show_and_wait
 sys.exit(main(sys.argv[1:]))
