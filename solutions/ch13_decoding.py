@@ -69,8 +69,8 @@ def penalize(logits: Tensor, text: Tensor, start: Tensor, pad: int, value: float
         text: (B, N) int64, ids from 0 to V - 1. N may be 0.
         start: (B,) int64, for each row the index of its first generated token, which is the length of its
             prompt. A row may have no generated token yet.
-        pad: The id of the pads, which stands for nothing else in ``text``. The model gives it a logit as any
-            other id, and this logit never changes.
+        pad: The id of the pads, which stands for nothing else in ``text``. The model gives it a logit like
+            any other id, and this logit never changes.
         value: More than 0.
         window: How many tokens the penalty remembers, 0 or more; a row may have generated fewer.
 
@@ -110,10 +110,10 @@ def beam_cost(
        step, only one beam runs, which is still empty.
     2. It keeps the best of them as the new beams, so many that there are ``width`` beams together with those
        that have finished before.
-    3. Those of the new beams that end with a stop id have finished. They keep their place among the
-       ``width`` beams, run no more, and their part of the cache is freed.
+    3. Those of the new beams that end with a stop id have finished. Unlike on the page, a finished beam keeps
+       its place among the ``width`` beams. It runs no more, and its part of the cache is freed.
     4. The last token of each beam that still runs goes through the model, in a row of its own. The last step
-       leaves this out, because nobody needs the scores.
+       leaves out 4, because nobody needs the scores.
 
     The cache holds a key and a value of each token that has run through the model, for each layer and each
     key-value head. Each beam that runs has its own copy of its new tokens. The prompt is held once if it is
@@ -123,8 +123,8 @@ def beam_cost(
         config: The sizes of the model: ``layers``, ``heads`` (of queries), ``kv_heads``, ``head_dim``,
             ``vocab_size``, and ``number``, the bytes of one number in the cache.
         prompt: The tokens of the prompt, 1 or more.
-        finished: For each step, of which there is at least one, how many of its new beams have finished. Only
-            after the last step it may be that none runs.
+        finished: For each step, of which there is at least one, how many of its new beams have finished. At
+            least one beam runs after every step but the last.
         width: The beams, 1 or more, and no more than the vocabulary has ids.
         shared: Whether the beams share the keys and values of the prompt.
 
@@ -157,7 +157,9 @@ def beam_cost(
 
 
 @exercise("13.4", "Choose the settings", points=7, minutes=30, difficulty=3, section="greedy-and-sampling")
-def choose(task: dict[str, Any], runs: list[dict[str, Any]]) -> tuple[str | None, dict[str, str | float]]:
+def choose_settings(
+    task: dict[str, Any], runs: list[dict[str, Any]]
+) -> tuple[str | None, dict[str, str | float]]:
     """Choose the settings of a sampler for a task, from measured runs, and give the evidence for each run.
 
     With the same settings, a run was made with one or several seeds. With each seed, n samples were written
@@ -173,12 +175,13 @@ def choose(task: dict[str, Any], runs: list[dict[str, Any]]) -> tuple[str | None
 
        - ``"answer"``: one answer is given, and it should be right. The score is the share of samples that are
          right, over all problems.
-       - ``"attempts"``: k attempts are made, and one right one is enough. The score is pass@k, in the mean
-         over the problems: the probability that at least one of k *different* samples is right, which are
-         chosen at random from the n. At temperature 0, all k attempts are the same.
+       - ``"attempts"``: k attempts are made, and one right one is enough. The score is the mean of
+         pass@k over the problems. Pass@k is the probability that at least one of k *different* samples,
+         chosen at random from the n, is right. At temperature 0, all k attempts are the same.
        - ``"variety"``: the score is the distinct-2 that was measured.
 
-    5. The best run has the highest mean score over its seeds. Another run is as good as the best unless all
+    5. The best run has the highest mean score over its seeds; if several have it, the first in the table is
+       the best. Another run is as good as the best unless all
        its scores are lower than all scores of the best. Of those as good, choose the run with the lowest
        temperature; if several have the lowest, the first in the table.
 
@@ -200,7 +203,7 @@ def choose(task: dict[str, Any], runs: list[dict[str, Any]]) -> tuple[str | None
         >>> cold = {"name": "cold", "temperature": 0, "top_p": 1.0, "n": 1, "right": [[1, 0]]}
         >>> warm = {"name": "warm", "temperature": 1, "top_p": 0.9, "n": 4, "right": [[2, 2], [2, 2]]}
         >>> runs = [cold | {"distinct2": [0.3]}, warm | {"distinct2": [0.8, 0.7]}]
-        >>> choose({"kind": "attempts", "k": 2}, runs)
+        >>> choose_settings({"kind": "attempts", "k": 2}, runs)
         ('warm', {'cold': 0.5, 'warm': 0.8333333333333334})
     """
     # SOLUTION
@@ -240,8 +243,9 @@ class Streamer:
     called once, at last, and returns the rest. What they return must satisfy this contract, however the bytes
     are cut into tokens:
 
-    - Joined, it is the text of all bytes up to the first stop string in it, which is left out with everything
-      behind it. The text is what ``bytes.decode("utf-8", errors="replace")`` gives for all bytes together.
+    - Joined, the pieces are the text of all bytes up to the first stop string in it, which is left out with
+      everything behind it. The text is what ``bytes.decode("utf-8", errors="replace")`` gives for all bytes
+      together.
     - Nothing is taken back: no half character is shown, and no part of a stop string.
     - Nothing is held back that is certain. A byte is held back only as long as it depends on what follows
       whether it becomes a character, or whether it is part of a stop string. In ``"ab"`` followed by the

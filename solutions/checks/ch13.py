@@ -552,7 +552,7 @@ def random_streams(rng: Rng) -> Iterator[Stream]:
             yield from [(stops, calls)] if apart(stops, calls) else []
 
 
-@stream_exam.edge(0.5)
+@stream_exam.edge(0.5, "invalid bytes thrown away")
 def invalid_bytes(rng: Rng) -> Iterator[Stream]:
     """Bytes that are no UTF-8, no bytes at all, and what is left at the end."""
     yield ["ab"], tokens()
