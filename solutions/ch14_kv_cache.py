@@ -15,13 +15,14 @@ def evict(positions: list[int], new: int, window: int, sinks: int) -> tuple[list
 
     The cache keeps the first ``sinks`` positions of the text, 0 to ``sinks - 1``, and its last ``window``
     positions, and has a slot for each of them. A position may be in any slot: drafts that were rejected have
-    been removed, and rows have been moved. So only the table says where a position is, and no formula does.
+    been removed, and entries have been moved. Only the table says where a position is, and no formula does.
 
     Now several new tokens come at once, perhaps more than the window holds. Their positions follow the
     largest one in the table. When all of them are there:
 
     - A position that is still to be kept stays in its slot.
-    - All other slots are free, those that were empty and those of positions that are evicted.
+    - All other slots are free, those that were empty and those of positions that are evicted. A free slot
+      that gets no new token is -1 in the table.
     - Each new token that is to be kept goes into a free slot: the earliest token into the first free slot,
       the next one into the next, and so on. A new token that would be evicted at once is not written at all.
 
@@ -34,7 +35,7 @@ def evict(positions: list[int], new: int, window: int, sinks: int) -> tuple[list
 
     Returns:
         Two lists: for each new token its slot, or -1 if it is not written; and the table afterwards. The
-        one that you are given stays as it is. For full points, the work does not grow with the positions.
+        one that you are given stays as it is. For full points, do not loop over all positions of the text.
 
     Example:
         The new tokens have positions 6 and 7. The last three positions are then 5, 6 and 7, so 3 and 4 are
@@ -68,8 +69,8 @@ def verify(draft_ids: list[tuple[int, int]], q: Tensor, p: Tensor, u: list[float
     other, and continued after the *first*. One pass of the target has given its distribution p at each place,
     also after the first candidates. Go through the places in order. At each place:
 
-    1. Accept the first candidate x with probability p(x) / q(x), or 1 if that is less than 1. If it is
-       accepted, go on to the next place.
+    1. Accept the first candidate x with probability min(1, p(x) / q(x)). If it is accepted, go on to the
+       next place.
     2. If it is rejected, the token must now follow the residual distribution: p minus q, negative numbers
        set to 0, divided by their sum. Test the second candidate as the first one, with the residual in place
        of p. If it is accepted, the pass ends with it.
@@ -81,7 +82,8 @@ def verify(draft_ids: list[tuple[int, int]], q: Tensor, p: Tensor, u: list[float
 
     Uniform numbers are given and used up in order, one for each decision. A candidate is accepted if the
     number is less than the probability of acceptance. To sample, take the smallest id at which the cumulative
-    sum of the probabilities, this id included, exceeds the number.
+    sum of the probabilities, this id included, exceeds the number. The tests avoid the rare cases in
+    which rounding leaves an empty residual, or a cumulative sum that never exceeds the number.
 
     Args:
         draft_ids: The two candidates for each of k places; k may be 0. Both may be the same token.
@@ -154,11 +156,12 @@ def decode_batch(
 
     Args:
         model: ``model(ids, positions, mask, cache)`` returns the logits, (B, T, V), and the new cache. The
-            new tokens are ``ids``, (B, T) int64. ``positions``, (B, T) int64, count the tokens of a row's own
-            text from 0. Each has an embedding of its own, so none may be negative; those of padding do not
-            matter. ``mask``, (B, T, S) bool, is true where a new token may attend to one of the S tokens:
-            those in the cache, then the new ones. If a token may attend to none, its logits are arbitrary.
-            ``cache`` is what the last call returned, and None in the first.
+            new tokens are ``ids``, (B, T) int64. ``positions``, (B, T) int64, count the tokens of a row's
+            own text from 0. Each has an embedding of its own, so none may be negative; those of padding do
+            not matter, and those of a row that has ended may run on: there are enough embeddings. ``mask``,
+            (B, T, S) bool, is true where a new token may attend to one of the S tokens: those in the cache,
+            then the new ones. If a token may attend to none, its logits are arbitrary. ``cache`` is what
+            the last call returned, and None in the first.
         prompts: One or more prompts, of one or more ids each.
         limits: For each prompt, the most new tokens; may be 0.
         stop_id: The id that ends a text. It may occur in a prompt, where it ends nothing.
@@ -264,7 +267,7 @@ def plan(
     blocks are full, that takes a new block. A request that is preempted gives blocks back, needs none, and
     waits again. A request that is admitted needs blocks for all its tokens.
 
-    Any decision is right that keeps these rules:
+    Any decision that keeps these rules is right:
 
     1. *Fit*: the blocks that are needed are free, or given back by those that are preempted.
     2. *Oldest first*: nobody is admitted while an older request stays waiting.
@@ -284,7 +287,8 @@ def plan(
         waiting: Dicts with ``id`` and ``tokens``, the oldest first. Ids are numbered by arrival: of two
             requests, the one with the smaller id is older.
         running: Dicts with ``id``; ``tokens``, the newest one included, which has no slot yet; ``frees``, how
-            many blocks it gives back if it is preempted, 1 or more; and ``shared``, a bool. In any order.
+            many blocks it gives back if it is preempted, 1 or more, its shared blocks already left out; and
+            ``shared``, a bool. In any order.
         free: Blocks that are free.
         block_size: The slots of a block.
         reserve: Blocks, 0 or more.
@@ -300,6 +304,11 @@ def plan(
         >>> two = {"id": 2, "tokens": 6, "frees": 2, "shared": False}
         >>> plan([{"id": 3, "tokens": 5}], [two, one], free=4, block_size=4, reserve=1)
         {'admit': [3], 'preempt': []}
+
+        With no free block, request 1 still needs one. Request 2 is preempted, so request 3 has to wait.
+
+        >>> plan([{"id": 3, "tokens": 5}], [two, one], free=0, block_size=4, reserve=1)
+        {'admit': [], 'preempt': [2]}
     """
     # SOLUTION
     grows = {one["id"]: int(one["tokens"] % block_size == 1 % block_size) for one in running}

@@ -90,7 +90,7 @@ def border_rings(rng: Rng) -> Iterator[Ring]:
 
 @ring_exam.cost(0.5)
 def far_out(f: Function, rng: Rng) -> None:
-    """The work does not grow with the positions."""
+    """No loop over all positions of the text."""
     near, far = (effort(f, ring(rng, 3, 0, 5), 2, 3, 0), effort(f, [n := 10**5, n + 1, n - 1], 2, 3, 0))
     expect(far < near + 3000, "after 100,000 tokens, two new ones take far more work than after five")
 
@@ -552,9 +552,9 @@ def waits(rng: Rng, size: int, *blocks: int) -> list[dict[str, int]]:
     return [{"id": 40 + i, "tokens": size * n - rng.randrange(size)} for i, n in enumerate(blocks)]
 
 
-plan_exam.example(
-    1, ([{"id": 3, "tokens": 5}], [runs(2, 6, 2), runs(1, 9, 2)], 4, 4, 1), {"admit": [3], "preempt": []}
-)
+WAITING, RUNNING = [{"id": 3, "tokens": 5}], [runs(2, 6, 2), runs(1, 9, 2)]
+plan_exam.example(0.5, (WAITING, RUNNING, 4, 4, 1), {"admit": [3], "preempt": []})
+plan_exam.example(0.5, (WAITING, RUNNING, 0, 4, 1), {"admit": [], "preempt": [2]})
 
 
 @plan_exam.edge(
