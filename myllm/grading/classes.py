@@ -3,13 +3,15 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from myllm.grading.compare import show
-
 
 class Calls(list[tuple[Any, ...]]):
     """Calls of methods in their order, each a name and its arguments; the last argument of such an answer."""
 
     def __repr__(self) -> str:
+        from myllm.grading.compare import (
+            show,
+        )  # it imports torch, which the command line's help does not need
+
         return "; ".join(f"x.{name}({', '.join(map(show, args))})" for name, *args in self)
 
     def named(self, results: Sequence[Any]) -> dict[str, Any]:
