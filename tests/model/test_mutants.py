@@ -397,11 +397,13 @@ MUTANTS = {
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("name", MUTANTS)
 def test_a_mutant_dies(killed, name):
     assert killed[name]
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_the_right_source_lives(killed):
     assert not any(killed[file] for file, *_ in MUTANTS.values())
