@@ -126,11 +126,10 @@ function render({ model, el }) {
     const up = html("button", { type: "button", "aria-label": `${NAMES[name]} earlier`, onclick: () => move(name, model.get("order").indexOf(name) - 1) }, "↑");
     const down = html("button", { type: "button", "aria-label": `${NAMES[name]} later`, onclick: () => move(name, model.get("order").indexOf(name) + 1) }, "↓");
     const item = html("li", {
-      draggable: "true", class: "step",
-      ondragstart: () => { dragged = name; },
+      class: "step",
       ondragover: (event) => event.preventDefault(),
       ondrop: (event) => { event.preventDefault(); if (dragged) move(dragged, model.get("order").indexOf(name)); dragged = null; },
-    }, html("span", { class: "handle", "aria-hidden": "true" }, "⠿"), flags[name].label, dialsOf[name].label, html("span", { class: "moves" }, up, down));
+    }, html("span", { class: "handle", "aria-hidden": "true", draggable: "true", ondragstart: () => { dragged = name; } }, "⠿"), flags[name].label, dialsOf[name].label, html("span", { class: "moves" }, up, down));
     return [name, { item, up, down }];
   }));
   const steps_ = html("ol", { class: "steps", "aria-label": "Steps, the first one acts first" });

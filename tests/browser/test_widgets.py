@@ -831,7 +831,7 @@ def test_sampling_explorer_by_flags_order_samples_and_grammar(started):
     widget.get_by_label("temperature", exact=True).press("End")
     first = sentence(widget)
     assert " left after temperature, then top-p; " in first
-    steps.first.drag_to(steps.last)
+    steps.first.locator(".handle").drag_to(steps.last)
     assert " left after top-p, then temperature; " in sentence(widget)
     other = re.search(r"With the temperature first, ([\d,]+) would", sentence(widget))
     assert other and first.startswith(other[1])
