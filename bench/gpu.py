@@ -23,6 +23,7 @@ from torch import Tensor, nn
 import bench.common as common
 from myllm.config import ModelConfig
 from myllm.model.attention import prepare
+from myllm.model.cache import StaticCache
 from myllm.model.masks import causal, document
 from myllm.model.transformer import Transformer
 from myllm.training.loop import TrainConfig, Trainer
@@ -60,28 +61,6 @@ SMOKE = {
 OURS, RIVAL, FASTER = "myllm", "transformers", 1.25
 UPDATES = 4
 """Updates that are timed as one."""
-
-
-class WholeBuffer:
-    """A buffer of fixed size, its length a tensor on the device: what a CUDA graph can be captured with."""
-
-    def __init__(self, config: ModelConfig, rows: int, size: int, like: Tensor) -> None:
-        shape = (config.n_layer, rows, config.n_kv_head, size, config.head_dim)
-        self.k, self.v = (like.new_zeros(shape) for _ in "kv")
-        self.length = torch.zeros((), dtype=torch.int64, device=like.device)
-        self.slots = torch.arange(size, device=like.device)
-
-    def positions(self, T: int) -> Tensor:
-        """The whole buffer's, -1 where it is empty."""
-        self.new = self.length + self.slots[:T]
-        self.length.add_(T)
-        return torch.where(self.slots < self.length, self.slots, -1)
-
-    def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Writes in place; returns the whole buffer."""
-        self.k[layer].index_copy_(2, self.new, k)
-        self.v[layer].index_copy_(2, self.new, v)
-        return self.k[layer], self.v[layer]
 
 
 def say(**row: Any) -> None:
@@ -218,7 +197,7 @@ def decoding(config: ModelConfig, *, read: float, device: str) -> None:
             say(what="left out", part=f"decoding, {how}", why="there is no GPU")
             continue
         step = torch.compile(model, fullgraph=True) if how.startswith("compiled") else model
-        cache = WholeBuffer(config, 1, 512, model.lm_head.weight)
+        cache = StaticCache(config, 1, 512, dtype=torch.bfloat16, device=device)
         token = model(prompt, cache=cache, keep=-1).argmax(-1)
 
         def once(step=step, cache=cache, token=token) -> None:
