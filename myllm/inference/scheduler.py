@@ -155,33 +155,37 @@ class Engine:
         decoding = [request for request in self.running if len(request.text) - request.computed == 1]
         decoding = [request for request in decoding if self._reserve(request)]
         advanced = self._compute(decoding, 1)
-        self._admit()
         budget = self.chunk
-        for request in [*self.running]:
+        # A prompt is admitted when the one before it has been computed, so that it can share its blocks.
+        while budget and (request := self._unread() or self._admit()):
             n = min(len(request.text) - request.computed, budget)
-            if n > 0 and request not in decoding:
-                budget -= n
-                advanced += self._compute([request], n)
+            budget -= n
+            advanced += self._compute([request], n)
         self.steps += 1
         return advanced
 
-    def _admit(self) -> None:
-        """Start waiting requests, oldest first, while there are blocks for their texts and one more token."""
-        while self.waiting and len(self.running) < self.rows:
-            request = self.waiting[0]
-            shared = self.blocks.share(request.text)
-            missing = self._blocks_for(len(request.text) + 1) - len(shared)
-            if self.running and missing > self.blocks.available:
-                self.blocks.release(shared)
-                return
-            self.waiting.popleft()
-            self.running.append(request)
-            own = range(self._blocks_for(len(request.text)) - len(shared))
-            request.state, request.blocks = "running", shared + [self.blocks.take() for _ in own]
-            request.computed = len(shared) * self.pages.block_size
-            request.reused += request.computed
-            if shared:
-                self._note(request, "share", request.computed)
+    def _unread(self) -> Request | None:
+        """The running request whose prompt is not computed yet."""
+        return next((one for one in self.running if len(one.text) - one.computed > 1), None)
+
+    def _admit(self) -> Request | None:
+        """Start the oldest waiting request if there are blocks for its text and one more token."""
+        if not self.waiting or len(self.running) == self.rows:
+            return None
+        request = self.waiting[0]
+        shared = self.blocks.share(request.text)
+        missing = self._blocks_for(len(request.text) + 1) - len(shared)
+        if self.running and missing > self.blocks.available:
+            self.blocks.release(shared)
+            return None
+        self.running.append(self.waiting.popleft())
+        own = range(self._blocks_for(len(request.text)) - len(shared))
+        request.state, request.blocks = "running", shared + [self.blocks.take() for _ in own]
+        request.computed = len(shared) * self.pages.block_size
+        request.reused += request.computed
+        if shared:
+            self._note(request, "share", request.computed)
+        return request
 
     def _reserve(self, request: Request) -> bool:
         """Get a block for the next token of a running request, from the newest other if necessary."""

@@ -138,6 +138,7 @@ def engine():
     ):
         test()
     t.test_the_work_is_what_must_be_done_and_no_more(one)
+    t.test_readers_who_come_together_share_what_they_begin_with(one)
     t.test_prompts_are_computed_in_chunks_while_others_go_on(one)
     t.test_a_full_pool_is_a_queue(one)
     t.test_the_end_of_a_text_is_forgotten_before_its_beginning(one)

@@ -138,6 +138,15 @@ def test_the_work_is_what_must_be_done_and_no_more(model):
     assert longer.reused == 12
 
 
+def test_readers_who_come_together_share_what_they_begin_with(model):
+    engine = Engine(model, blocks=40, block_size=4, chunk=100)
+    beginning = [*range(8)]
+    requests = [engine.add([*beginning, i, 9], max_new_tokens=2) for i in range(3)]
+    engine.step()
+    assert [request.reused for request in requests] == [0, 8, 8]
+    assert engine.computed == 10 + 2 + 2 and all(len(request.new) == 1 for request in requests)
+
+
 def test_prompts_are_computed_in_chunks_while_others_go_on(model):
     engine = Engine(model, blocks=40, block_size=4, rows=8, chunk=5)
     short = engine.add([1, 2], max_new_tokens=10)
