@@ -152,9 +152,8 @@ class Engine:
         Returns:
             The requests that have a new token.
         """
-        decoding = [request for request in self.running if len(request.text) - request.computed == 1]
-        decoding = [request for request in decoding if self._reserve(request)]
-        advanced = self._compute(decoding, 1)
+        decoding = [one for one in self.running if len(one.text) - one.computed == 1]
+        advanced = self._compute([one for one in decoding if self._reserve(one)], 1)
         budget = self.chunk
         # A prompt is admitted when the one before it has been computed, so that it can share its blocks.
         while budget and (request := self._unread() or self._admit()):

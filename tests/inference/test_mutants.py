@@ -215,8 +215,8 @@ MUTANTS = {
     ),
     "decoding needs no block": (
         "scheduler",
-        "decoding = [request for request in decoding if self._reserve(request)]",
-        "pass",
+        "[one for one in decoding if self._reserve(one)]",
+        "decoding",
     ),
     "the oldest is preempted": (
         "scheduler",
