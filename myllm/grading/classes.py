@@ -8,9 +8,8 @@ class Calls(list[tuple[Any, ...]]):
     """Calls of methods in their order, each a name and its arguments; the last argument of such an answer."""
 
     def __repr__(self) -> str:
-        from myllm.grading.compare import (
-            show,
-        )  # it imports torch, which the command line's help does not need
+        # It imports torch, which the help of the command line does not need.
+        from myllm.grading.compare import show
 
         return "; ".join(f"x.{name}({', '.join(map(show, args))})" for name, *args in self)
 
