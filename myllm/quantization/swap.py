@@ -1,0 +1,51 @@
+"""Linear layers are swapped, not subclassed: one function puts quantized layers into any model."""
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from myllm.files import UserError
+
+
+def replace_linears(
+    model: nn.Module,
+    make: Callable[[nn.Linear], nn.Module],
+    match: Callable[[str, nn.Linear], bool] | None = None,
+) -> list[str]:
+    """Replace linear layers of a model, in place.
+
+    A head that shares the embedding's table is left alone unless `match` takes it. Then it is untied: the
+    table stays as it is, the head gets a copy of its own, and a warning says so.
+
+    Args:
+        model: Any module that contains `torch.nn.Linear`.
+        make: Called with each matching layer; its module takes the layer's place.
+        match: Called with a layer's name and the layer; by default all match but ``lm_head``.
+
+    Returns:
+        The names of the replaced layers.
+
+    Raises:
+        UserError: Nothing matched.
+    """
+    tables = {id(module.weight): module for module in model.modules() if isinstance(module, nn.Embedding)}
+    linears = [(name, module) for name, module in model.named_modules() if type(module) is nn.Linear]
+    chosen = [(name, x) for name, x in linears if (match(name, x) if match else not _is_head(name))]
+    if not chosen:
+        raise UserError(f"No linear layer matches; the model has {len(linears)} of them.")
+    for name, linear in chosen:
+        if id(linear.weight) in tables:
+            warnings.warn(f"{name} shared the embedding's table; it now has a copy of its own.", stacklevel=2)
+            linear.weight = nn.Parameter(linear.weight.detach().clone(), linear.weight.requires_grad)
+            config: Any = getattr(model, "config", None)
+            if hasattr(config, "replace"):
+                model.config = config.replace(tie_embeddings=False)
+        parent, _, attribute = name.rpartition(".")
+        setattr(model.get_submodule(parent), attribute, make(linear))
+    return [name for name, _ in chosen]
+
+
+def _is_head(name: str) -> bool:
+    return name.rpartition(".")[2] == "lm_head"
