@@ -50,7 +50,7 @@ def quantize(
     """
     if not isinstance(model, Transformer):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise UserError(f"Only a Transformer can be quantized, not {type(model).__name__}; give llm.model.")
-    make = find(scheme)
+    make: Any = find(scheme)
     check_options(make, scheme, options)
     if not inspect.isclass(make):
         batches = [] if calibration is None else [*calibration]
@@ -64,11 +64,10 @@ def quantize(
         return model
     if calibration is not None:
         raise UserError(f'"{scheme}" uses no calibration; leave it out, or take "gptq".')
-    matches = match or (lambda name, linear: name != "lm_head")
 
     def fits(name: str, linear: nn.Linear) -> bool:
         """Whether the layer matches; raises if it cannot be quantized, before any layer is replaced."""
-        chosen = matches(name, linear)
+        chosen = match(name, linear) if match else name != "lm_head"
         if chosen:
             on_meta(make, linear, options)
         return chosen
