@@ -50,9 +50,9 @@ def quantize(
     """
     if not isinstance(model, Transformer):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise UserError(f"Only a Transformer can be quantized, not {type(model).__name__}; give llm.model.")
-    make: Any = find(scheme)
+    make = find(scheme)
     check_options(make, scheme, options)
-    if not inspect.isclass(make):
+    if scheme == "gptq":
         batches = [] if calibration is None else [*calibration]
         if not batches:
             raise UserError(
