@@ -21,16 +21,12 @@ SCHEMES = {
     "llm.int8": ("bnb", "LLMInt8"),
     "bnb-nf4": ("bnb", "BnbNF4"),
 }
-Match = Callable[[str, nn.Linear], bool]
+Match = Callable[[str, nn.Linear], bool] | None
+Batches = Iterable[Tensor] | None
 
 
 def quantize(
-    model: Transformer,
-    scheme: str,
-    *,
-    calibration: Iterable[Tensor] | None = None,
-    match: Match | None = None,
-    **options: Any,
+    model: Transformer, scheme: str, *, calibration: Batches = None, match: Match = None, **options: Any
 ) -> Transformer:
     """Quantize the linear layers of a model in place: all of them or, after an error, none.
 
@@ -50,17 +46,15 @@ def quantize(
     """
     if not isinstance(model, Transformer):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise UserError(f"Only a Transformer can be quantized, not {type(model).__name__}; give llm.model.")
-    make = find(scheme)
-    check_options(make, scheme, options)
+    if scheme not in SCHEMES:
+        raise UserError(f"There is no scheme {scheme!r}; take one of {', '.join(SCHEMES)}.")
+    module, name = SCHEMES[scheme]
+    make = getattr(import_module(f"myllm.quantization.{module}"), name)
     if scheme == "gptq":
-        batches = [] if calibration is None else [*calibration]
-        if not batches:
-            raise UserError(
-                f'"{scheme}" measures the layers\' inputs; give calibration=[ids, …], ids (B, T).'
-            )
-        if match is not None:
-            options["match"] = match
-        make(model, batches, **options)
+        _check_options(make, options)
+        if not (batches := [*(calibration or ())]):
+            raise UserError('"gptq" measures the inputs of layers; give calibration=[ids, …], ids (B, T).')
+        make(model, batches, **options, **({"match": match} if match else {}))
         return model
     if calibration is not None:
         raise UserError(f'"{scheme}" uses no calibration; leave it out, or take "gptq".')
@@ -76,33 +70,26 @@ def quantize(
     return model
 
 
-def find(scheme: str) -> Callable[..., Any]:
-    """The class of a scheme's layers, or the function that quantizes a whole model.
-
-    Raises:
-        UserError: There is no such scheme.
-    """
-    if scheme not in SCHEMES:
-        raise UserError(f"There is no scheme {scheme!r}; take one of {', '.join(SCHEMES)}.")
-    module, name = SCHEMES[scheme]
-    return getattr(import_module(f"myllm.quantization.{module}"), name)
-
-
-def check_options(make: Callable[..., Any], scheme: str, options: Mapping[str, Any]) -> None:
-    """Raise a `UserError` for an option that a scheme does not have, or for a switch that is not a bool."""
+def _check_options(make: Callable[..., Any], options: Mapping[str, Any]) -> None:
+    """Raise a `UserError` for an option that there is not, or for a switch that is no bool."""
     parameters = inspect.signature(make).parameters.values()
     known = {one.name: one.default for one in parameters if one.default is not one.empty}
     for name, value in options.items():
         if name not in known:
-            raise UserError(f'"{scheme}" has no option {name!r}; it has {", ".join(known) or "none"}.')
+            raise UserError(f"{make.__name__} has no option {name!r}; it has {', '.join(known) or 'none'}.")
         if isinstance(known[name], bool) != isinstance(value, bool):
-            raise UserError(f'The option {name} of "{scheme}" cannot be {value!r}.')
+            raise UserError(f"The option {name} of {make.__name__} cannot be {value!r}.")
 
 
 def on_meta(make: Callable[..., Any], linear: nn.Linear, options: Mapping[str, Any]) -> nn.Module:
-    """A layer for a weight of this shape, without memory; raises a `UserError` if options do not fit it."""
-    bias = linear.bias is not None  # pyright: ignore[reportUnnecessaryComparison]
-    return make(nn.Linear(linear.in_features, linear.out_features, bias, device="meta"), **options)
+    """A quantized layer in the place of this one, without memory.
+
+    Raises:
+        UserError: The layer has no such options, or they do not fit the weight.
+    """
+    _check_options(make, options)
+    with_bias = linear.bias is not None  # pyright: ignore[reportUnnecessaryComparison]
+    return make(nn.Linear(linear.in_features, linear.out_features, with_bias, device="meta"), **options)
 
 
 def footprint(model: nn.Module) -> int:

@@ -2,35 +2,19 @@
 
 import pytest
 import torch
+from quantization_cases import IDS, C, F, L, V, tiny
 from torch import nn
 
 import myllm
-from myllm import ModelConfig, Transformer
+from myllm import Transformer
 from myllm.files import UserError
 from myllm.quantization.int4 import Int4Linear
 from myllm.quantization.int8 import DynamicInt8Linear, Int8Linear
 from myllm.quantization.schemes import SCHEMES, footprint, quantize
 
-C, F, V, L = 32, 96, 64, 2  # width, width inside the feed-forward network, vocabulary, layers
 PARTS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 SHAPES = [(C, C)] * 4 + [(F, C)] * 2 + [(C, F)]  # of the linear layers of one block
 LINEAR, REST = sum(N * K for N, K in SHAPES) * L, V * C + (2 * L + 1) * C
-IDS = torch.arange(40).view(2, 20) * 7 % V
-
-
-def tiny(tie=True, dtype=torch.float32):
-    torch.manual_seed(0)
-    config = ModelConfig(
-        vocab_size=V,
-        block_size=32,
-        n_layer=L,
-        n_head=2,
-        n_embd=C,
-        intermediate_size=F,
-        tie_embeddings=tie,
-        init_std=0.2,
-    )
-    return Transformer(config).eval().to(dtype)
 
 
 def linears(model):
@@ -97,14 +81,14 @@ def test_tied_weights_count_once_and_float16_half():
             {},
             r"no scheme 'int5'; take one of int8, int8-dynamic, int4, nf4, gptq, llm\.int8, bnb-nf4",
         ),
-        ("int8", {"bits": 4}, "\"int8\" has no option 'bits'; it has group"),
+        ("int8", {"bits": 4}, "Int8Linear has no option 'bits'; it has group"),
         ("int8-dynamic", {"group": 32}, "has no option 'group'; it has none"),
         ("int8", {"linear": 1}, "has no option 'linear'"),
-        ("int8", {"group": True}, 'group of "int8" cannot be True'),
+        ("int8", {"group": True}, "group of Int8Linear cannot be True"),
         ("int8", {"group": "rows"}, "not 'rows'"),
         ("int8", {"group": 0}, "not 0"),
         ("int4", {"group": 12.0}, "not 12.0"),
-        ("int4", {"symmetric": 1}, 'symmetric of "int4" cannot be 1'),
+        ("int4", {"symmetric": 1}, "symmetric of Int4Linear cannot be 1"),
         ("int8", {"calibration": [IDS]}, "uses no calibration"),
         ("int8", {"match": lambda name, linear: False}, "No linear layer matches"),
         ("gptq", {}, "give calibration"),
