@@ -51,7 +51,7 @@ def from_gguf(values: Fields, name: str) -> Tokenizer | None:
         numbers = {role: int(found.get(key, -1)) for role, key in TABLES["roles"].items()}
         roles = {role: names[i] for role, i in numbers.items() if i not in NO_ID}
         if kind == "gpt2":
-            content = byte_level(ids, found["merges"], **TABLES["pre"][pre])
+            content = byte_level(ids, found.get("merges", []), **TABLES["pre"][pre])
         else:
             content = _sentencepiece(found, ids, types)
         has_bos = kind == "llama" or content["model"]["ignore_merges"]
