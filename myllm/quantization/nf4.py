@@ -11,7 +11,7 @@ SCALES_BLOCK = 256  # so many scales share a scale of their own in double quanti
 
 
 def nf4_levels() -> Tensor:
-    """The 16 levels of NF4, ascending from -1 to 1, in float32: quantiles of the standard normal distribution.
+    """The 16 levels of NF4, quantiles of the standard normal distribution: from -1 to 1, in float32.
 
     Levels at equally spaced quantiles are used equally often. Zero has to be one of them, so each side is
     spaced on its own: 7 levels below 0 and 8 above it. The outermost level of n equally probable cells would
@@ -20,11 +20,9 @@ def nf4_levels() -> Tensor:
     divides all levels by the largest. bitsandbytes computes with these seven digits, in float32: so do we.
     """
     outermost = round(1 - (1 / 32 + 1 / 30) / 2, 7)
-    below, above = (
-        torch.special.ndtri(torch.linspace(outermost, 0.5, n + 1, dtype=torch.float32)[:-1].double())
-        for n in (7, 8)
-    )
-    levels = torch.cat((-below, torch.zeros(1), above.flip(0))).float()
+    below, above = (torch.linspace(outermost, 0.5, n + 1, dtype=torch.float32)[:-1] for n in (7, 8))
+    quantiles = torch.cat((1 - below.double(), torch.tensor([0.5]), above.flip(0).double()))
+    levels: Tensor = torch.special.ndtri(quantiles).float()  # pyright: ignore
     return levels / levels[-1]
 
 

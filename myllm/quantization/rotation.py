@@ -4,7 +4,7 @@ RMSNorm without a gain commutes with every orthogonal matrix, so that a rotation
 folded into the weights that read and write it (QuaRot: Ashkboos et al., 2024).
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,13 +13,6 @@ from myllm.files import UserError
 from myllm.model.attention import Attention
 from myllm.model.layers import MLP, GatedMLP, RMSNorm
 from myllm.model.transformer import Transformer
-
-
-class _Stream(NamedTuple):
-    """What touches the residual stream: each norm with the linear layers that read it, and the writers."""
-
-    norms: list[tuple[RMSNorm, list[nn.Linear]]]
-    writers: list[nn.Linear]
 
 
 @torch.no_grad()
@@ -33,14 +26,13 @@ def fold_norms(model: Transformer) -> None:
         UserError: The model has a LayerNorm, a norm behind attention or feed-forward network, or parts other
             than those of `Transformer` itself.
     """
-    norms, _ = _stream(model)
+    reads, _ = _stream(model)
     if model.lm_head.weight is model.embed_tokens.weight:
         model.lm_head.weight = nn.Parameter(model.lm_head.weight.detach().clone())
         model.config = model.config.replace(tie_embeddings=False)
-    for norm, readers in norms:
-        for linear in readers:
-            linear.weight.copy_(linear.weight.double() * (norm.offset + norm.weight.double()))
-    for norm, _ in norms:  # not earlier: with parallel residuals two entries share a norm
+    for norm, linear in reads:
+        linear.weight.copy_(linear.weight.double() * (norm.offset + norm.weight.double()))
+    for norm, _ in reads:  # afterwards, since several layers read a norm
         norm.reset_parameters()
 
 
@@ -63,12 +55,12 @@ def rotate(model: Transformer, seed: int = 0) -> Tensor:
         UserError: As `fold_norms`.
     """
     fold_norms(model)
-    norms, writers = _stream(model)
+    reads, writers = _stream(model)
     square = torch.empty(model.config.n_embd, model.config.n_embd, dtype=torch.float64)
-    Q = nn.init.orthogonal_(square, generator=torch.Generator().manual_seed(seed))
-    Q = Q.to(model.embed_tokens.weight.device)
+    nn.init.orthogonal_(square, generator=torch.Generator().manual_seed(seed))
+    Q = square.to(model.embed_tokens.weight.device)
     tables = [table for table in (model.embed_tokens, model.embed_positions) if table is not None]
-    for module in tables + [linear for _, readers in norms for linear in readers]:
+    for module in tables + [linear for _, linear in reads]:
         module.weight.copy_(module.weight.double() @ Q)
     for writer in writers:
         writer.weight.copy_(Q.T @ writer.weight.double())
@@ -77,25 +69,23 @@ def rotate(model: Transformer, seed: int = 0) -> Tensor:
     return Q
 
 
-def _stream(model: Transformer) -> _Stream:
-    stream = _Stream([], [])
+def _stream(model: Transformer) -> tuple[list[tuple[Any, nn.Linear]], list[nn.Linear]]:
+    """The layers that read the residual stream, each with its norm, and those that write to it."""
+    reads: list[tuple[Any, nn.Linear]] = [(model.norm, model.lm_head)]
+    writers: list[nn.Linear] = []
     for block in model.layers:
         attention, mlp = getattr(block, "self_attn", None), getattr(block, "mlp", None)
         if not isinstance(attention, Attention) or not isinstance(mlp, MLP | GatedMLP):
-            raise UserError(
-                "A rotation needs the attention and the feed-forward network of Transformer itself."
-            )
-        expansions = [mlp.up_proj] if isinstance(mlp, MLP) else [mlp.gate_proj, mlp.up_proj]
-        first: Any = block.input_layernorm
-        stream.norms.append((first, [attention.q_proj, attention.k_proj, attention.v_proj]))
-        stream.norms.append((block.post_attention_layernorm or first, expansions))
-        stream.writers.extend([attention.o_proj, mlp.down_proj])
-    stream.norms.append((model.norm, [model.lm_head]))
-    linears = stream.writers + [linear for _, readers in stream.norms for linear in readers]
-    if model.config.post_norms or not all(isinstance(norm, RMSNorm) for norm, _ in stream.norms):
+            raise UserError("A rotation needs the attention and feed-forward network of Transformer itself.")
+        first, second = block.input_layernorm, block.post_attention_layernorm or block.input_layernorm
+        expand = [mlp.up_proj] if isinstance(mlp, MLP) else [mlp.gate_proj, mlp.up_proj]
+        reads += [(first, linear) for linear in (attention.q_proj, attention.k_proj, attention.v_proj)]
+        reads += [(second, linear) for linear in expand]
+        writers += [attention.o_proj, mlp.down_proj]
+    if model.config.post_norms or not all(isinstance(norm, RMSNorm) for norm, _ in reads):
         raise UserError(
-            "A rotation commutes with RMSNorm before a layer, not with LayerNorm or a norm behind one."
+            "A rotation commutes with RMSNorm in front of layers, not with LayerNorm or post_norms."
         )
-    if not all(type(linear) is nn.Linear for linear in linears):
-        raise UserError("A rotation is folded into the weights before they are quantized, not after.")
-    return stream
+    if not all(type(linear) is nn.Linear for linear in writers + [linear for _, linear in reads]):
+        raise UserError("The weights are quantized already; rotate first, then quantize.")
+    return reads, writers
