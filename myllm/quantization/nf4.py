@@ -1,5 +1,7 @@
 """NF4: four bits on a code book made for normally distributed weights (QLoRA: Dettmers et al., 2023)."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -22,7 +24,8 @@ def nf4_levels() -> Tensor:
     outermost = round(1 - (1 / 32 + 1 / 30) / 2, 7)
     below, above = (torch.linspace(outermost, 0.5, n + 1, dtype=torch.float32)[:-1] for n in (7, 8))
     quantiles = torch.cat((1 - below.double(), torch.tensor([0.5]), above.flip(0).double()))
-    levels: Tensor = torch.special.ndtri(quantiles).float()  # pyright: ignore
+    special: Any = torch.special
+    levels: Tensor = special.ndtri(quantiles).float()
     return levels / levels[-1]
 
 
