@@ -16,10 +16,20 @@ class _Bnb(QuantizedLinear):
 
     layer: Any
 
+    def hold(self, linear: nn.Linear, layer: Any, weight: Any) -> None:
+        """Let a layer of the library quantize this weight, in the mode of the layer that it replaces."""
+        self.layer, layer.weight = layer, weight.to(linear.weight.device)  # quantizes
+        self.train(linear.training)
+
     def forward(self, x: Tensor) -> Tensor:
         """(…, K) to (…, N). Gradients reach `x`, never the weight."""
         y = self.layer(x)
-        return y if self.bias is None else y + self.bias
+        return y if self.bias is None else y + self.bias  # pyright: ignore[reportUnnecessaryComparison]
+
+    @torch.no_grad()
+    def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The weight (N, K) that the codes stand for: the outputs for the unit vectors."""
+        return self.layer(torch.eye(self.in_features, device=self.layer.weight.device)).T.to(dtype)
 
     @property
     def nbytes(self) -> int:
@@ -47,15 +57,8 @@ class LLMInt8(_Bnb):
         super().__init__(linear, threshold=threshold)
         bnb, size = _library(), (self.in_features, self.out_features)
         settings = {"bias": False, "has_fp16_weights": False, "threshold": threshold, "device": "meta"}
-        self.layer = bnb.nn.Linear8bitLt(*size, **settings)
-        weight = bnb.nn.Int8Params(linear.weight.detach(), requires_grad=False)
-        self.layer.weight = weight.to(linear.weight.device)  # quantizes
-        self.train(linear.training)
-
-    def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
-        """The weight (N, K) that the codes stand for."""
-        stored = self.layer.state_dict()
-        return (stored["weight"] * (stored["SCB"] / 127)[:, None]).to(dtype)
+        layer = bnb.nn.Linear8bitLt(*size, **settings)
+        self.hold(linear, layer, bnb.nn.Int8Params(linear.weight.detach(), requires_grad=False))
 
 
 class BnbNF4(_Bnb):
@@ -72,16 +75,9 @@ class BnbNF4(_Bnb):
     def __init__(self, linear: nn.Linear, double: bool = True) -> None:
         super().__init__(linear, double=double)
         bnb, size = _library(), (self.in_features, self.out_features)
-        settings = {"quant_type": "nf4", "compress_statistics": double}
-        self.layer = bnb.nn.Linear4bit(*size, bias=False, device="meta", **settings)
-        weight = bnb.nn.Params4bit(linear.weight.detach(), module=self.layer, **settings)
-        self.layer.weight = weight.to(linear.weight.device)  # quantizes
-        self.train(linear.training)
-
-    def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
-        """The weight (N, K) that the codes stand for."""
-        weight = self.layer.weight
-        return _library().functional.dequantize_4bit(weight.data, weight.quant_state).to(dtype)
+        layer = bnb.nn.Linear4bit(*size, bias=False, device="meta")
+        nf4 = {"quant_type": "nf4", "compress_statistics": double, "module": layer}
+        self.hold(linear, layer, bnb.nn.Params4bit(linear.weight.detach(), **nf4))
 
 
 def _library() -> Any:

@@ -1,8 +1,7 @@
 """GPTQ: codes that keep a layer's outputs close, at the price of its weights (Frantar et al., 2023)."""
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 import torch
@@ -73,31 +72,31 @@ def gptq(
     Raises:
         UserError: As `quantize_affine`.
     """
-    wide, K = w.detach().double(), w.shape[1]
 
     def grid(columns: Tensor, group: Group) -> tuple[Tensor, Tensor]:
         _, scale, zero = quantize_affine(columns, bits, symmetric=symmetric, group=group)
-        least = torch.finfo(scale_dtype)
-        scale = scale.to(scale_dtype).double().clamp(min=least.tiny * least.eps)
+        smallest = torch.finfo(scale_dtype).tiny * torch.finfo(scale_dtype).eps
+        scale = scale.to(scale_dtype).double().clamp(min=smallest)
         return scale, torch.zeros_like(scale) if zero is None else zero
 
-    scale, zero = grid(wide, group)
+    K, high = w.shape[1], 2 ** (bits - 1) - 1 if symmetric else 2**bits - 1
+    scale, zero = grid(w.detach().double(), group)
     size = K // scale.shape[1]
-    low, high = (1 - 2 ** (bits - 1), 2 ** (bits - 1) - 1) if symmetric else (0, 2**bits - 1)
     order = hessian.diagonal().argsort(descending=True) if act_order else torch.arange(K, device=w.device)
     U = _inverse_factor(hessian.double()[order][:, order], damping)
-    W, codes = wide[:, order], torch.empty_like(wide)
+    W = w.detach().double()[:, order]
+    codes = torch.empty_like(W)
     for start in range(0, K, size):
-        end = start + size
+        end, g = start + size, start // size
         if not act_order and group != "tensor":
-            scale[:, start // size, None], zero[:, start // size, None] = grid(W[:, start:end], "row")
+            scale[:, g, None], zero[:, g, None] = grid(W[:, start:end], "row")
         errors = torch.empty_like(W[:, start:end])
         for j in range(start, end):
             step, origin = scale[:, order[j] // size], zero[:, order[j] // size]
-            codes[:, j] = ((W[:, j] / step).round() + origin).clamp(low, high)
+            codes[:, j] = ((W[:, j] / step).round() + origin).clamp(-high if symmetric else 0, high)
             errors[:, j - start] = (W[:, j] - (codes[:, j] - origin) * step) / U[j, j]
             W[:, j:end] -= errors[:, j - start, None] * U[j, j:end]
-        W[:, end:] -= errors @ U[start:end, end:]  # the columns of later groups, all at once
+        W[:, end:] -= errors @ U[start:end, end:]  # later groups, once for all columns of this one
     codes = codes[:, order.argsort()].to(torch.int8 if symmetric else torch.uint8)
     return Affine(codes, scale.float(), None if symmetric else zero.float())
 
@@ -105,21 +104,16 @@ def gptq(
 def _inverse_factor(hessian: Tensor, damping: float) -> Tensor:
     """U, upper triangular, with UᵀU the inverse of the damped Hessian."""
     linalg: Any = torch.linalg
-    unit = torch.eye(len(hessian), dtype=hessian.dtype, device=hessian.device)
-    mean = hessian.diagonal().mean()
+    unit, mean = torch.eye(len(hessian)).to(hessian), hessian.diagonal().mean()
     while True:
         # A Cholesky factor of the matrix read backwards is, read backwards, upper triangular: H = R Rᵀ.
         damped = hessian + damping * torch.where(mean == 0, 1, mean) * unit
         lower, failed = linalg.cholesky_ex(damped.flip(0, 1))
         if not failed:
             return linalg.solve_triangular(lower.flip(0, 1), unit, upper=True)
-        raised = 10 * damping or 0.01
-        warnings.warn(
-            f"The Hessian is singular with a damping of {damping:g}; taking {raised:g}. "
-            "More calibration data may make that unnecessary.",
-            stacklevel=3,
-        )
-        damping = raised
+        old, damping = damping, 10 * damping or 0.01
+        problem = f"The Hessian is singular with a damping of {old:g}; it is raised to {damping:g}."
+        warnings.warn(f"{problem} More calibration data would help.", stacklevel=3)
 
 
 @torch.no_grad()
@@ -131,18 +125,18 @@ def gptq_model(
     store: Callable[[nn.Linear, Affine], nn.Module] | None = None,
     **options: Any,
 ) -> dict[str, float]:
-    """Quantize the linear layers in the blocks of a model by GPTQ, in place and in the order of computation.
+    """Quantize the linear layers of a model by GPTQ, in place and in the order in which they are called.
 
-    A layer is calibrated with the inputs that it will have: all layers before it are quantized already.
-    Layers that read the same tensor share its Hessian. Kept in memory are the hidden states between two
-    blocks, for all batches, and one Hessian at a time.
+    All calibration data passes through the model once. Each layer is quantized when its input arrives, which
+    layers that are quantized already have computed, and its output is then computed with its codes. So only
+    one layer's input and Hessian are kept, and a layer that reads the same tensor as the last one shares
+    them. The layers are replaced at the end: an error leaves the model as it was.
 
     Args:
-        model: Its head and its embedding stay as they are.
-        batches: Token ids (B, T) to calibrate with.
-        match: Called with a layer's name and the layer; by default all layers in blocks match.
-        store: Called with a layer and its codes; its module takes the layer's place, by default an
-            `Int4Linear`.
+        model: Its embedding and its head stay as they are.
+        batches: Token ids (B, T), of one length T.
+        match: Called with the name of each linear layer in the blocks and the layer; by default all match.
+        store: Called with a layer and its codes, makes the layer that replaces it; by default `Int4Linear`.
         options: Of `gptq`.
 
     Returns:
@@ -151,81 +145,38 @@ def gptq_model(
     Raises:
         UserError: No layer matches, there are no batches, or five bits and more without `store`.
     """
+    ids = [*batches]
+    if len({x.shape[1] for x in ids}) != 1:
+        raise UserError("GPTQ needs batches of token ids to calibrate with, all of one length.")
     if store is None and options.get("bits", 4) > 4:
         raise UserError("Int4Linear stores at most 4 bits; pass `store` to keep more.")
+    names: dict[nn.Module, str] = {}
+    for name, module in cast(Iterable[tuple[str, nn.Module]], model.layers.named_modules(prefix="layers")):
+        if type(module) is nn.Linear and (match is None or match(name, module)):
+            names[module] = name
     errors: dict[str, float] = {}
-    hidden, contexts = _record(model, batches)
-    for i, block in enumerate(model.layers):
-        modules: list[tuple[str, nn.Module]] = [*block.named_modules(prefix=f"layers.{i}")]
-        linears = [(name, module) for name, module in modules if type(module) is nn.Linear]
-        todo = {linear: name for name, linear in linears if match is None or match(name, linear)}
-        while todo:
-            stage: list[nn.Linear] = []
-            H = hessian(_first_inputs(block, todo, zip(hidden, contexts[i], strict=True), stage))
-            for linear in dict.fromkeys(stage):
-                name, q = todo.pop(linear), gptq(linear.weight, H, **options)
-                errors[name] = output_error(linear.weight, q.dequantize(torch.float64), H)
-                new = (store or _int4)(linear, q)
-                replace_linears(model, lambda _, new=new: new, lambda _, x, old=linear: x is old)
-        hidden = [block(x, **context) for x, context in zip(hidden, contexts[i], strict=True)]
-    if not errors:
-        raise UserError("No linear layer in the blocks of the model matches.")
-    return errors
+    layers: dict[nn.Module, nn.Module] = {}
+    last: list[Tensor] = []  # an input and its Hessian
 
+    def quantize(linear: Any, inputs: tuple[Tensor], _: Tensor) -> Tensor:
+        if not last or last[0] is not inputs[0]:
+            last[:] = inputs[0], hessian(inputs[0])
+        q = gptq(linear.weight, last[1], **options)
+        errors[names[linear]] = output_error(linear.weight, q.dequantize(), last[1])
+        layers[linear] = (store or _int4)(linear, q)
+        return layers[linear](inputs[0])
 
-def _int4(linear: nn.Linear, q: Affine) -> nn.Module:
-    layer = Int4Linear(linear, q.codes.shape[1] // q.scale.shape[1], symmetric=q.zero is None)
-    layer.store(q)
-    return layer
-
-
-class _Recorder(nn.Module):
-    """Takes the place of a block: returns its input, and notes what it was called with."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls: list[tuple[Tensor, dict[str, Any]]] = []
-
-    def forward(self, x: Tensor, **context: Any) -> Tensor:
-        self.calls.append((x, context))
-        return x
-
-
-def _record(model: Transformer, batches: Iterable[Tensor]) -> tuple[list[Tensor], list[list[dict[str, Any]]]]:
-    """The first block's input for each batch, and the keywords of each block for each batch."""
-    blocks, recorders = model.layers, [_Recorder() for _ in model.layers]
-    model.layers = nn.ModuleList(recorders)
+    handles = [linear.register_forward_hook(quantize) for linear in names]
     try:
-        for ids in batches:
-            model(ids, head=nn.Identity())
-    finally:
-        model.layers = blocks
-    return [x for x, _ in recorders[0].calls], [[context for _, context in one.calls] for one in recorders]
-
-
-class _Reached(Exception):
-    """The computation of a block has come to a layer that reads another tensor."""
-
-
-def _first_inputs(
-    block: nn.Module, todo: Iterable[nn.Linear], calls: Iterable[tuple[Tensor, Any]], stage: list[nn.Linear]
-) -> Iterator[Tensor]:
-    """The tensor that a layer in `todo` reads first, for each call; `stage` gets the layers that read it."""
-    seen: list[Tensor] = []
-
-    def note(linear: nn.Module, args: tuple[Tensor]) -> None:
-        if seen and args[0] is not seen[0]:
-            raise _Reached
-        seen[:] = args
-        stage.append(cast(nn.Linear, linear))
-
-    handles = [linear.register_forward_pre_hook(note) for linear in todo]
-    try:
-        for x, context in calls:
-            seen.clear()
-            with suppress(_Reached):
-                block(x, **context)
-            yield from seen
+        model(torch.cat(ids), head=nn.Identity())
     finally:
         for handle in handles:
             handle.remove()
+    replace_linears(model, lambda linear: layers[linear], lambda _, linear: linear in layers)
+    return errors
+
+
+def _int4(linear: nn.Linear, q: Affine) -> Int4Linear:
+    layer = Int4Linear(linear, q.codes.shape[1] // q.scale.shape[1], symmetric=q.zero is None)
+    layer.store(q)
+    return layer

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from myllm.files import UserError
 from myllm.model.attention import Attention
 from myllm.model.layers import MLP, GatedMLP, RMSNorm
-from myllm.model.transformer import Transformer
+from myllm.model.transformer import Block, Transformer
 
 
 @torch.no_grad()
@@ -71,21 +71,20 @@ def rotate(model: Transformer, seed: int = 0) -> Tensor:
 
 def _stream(model: Transformer) -> tuple[list[tuple[Any, nn.Linear]], list[nn.Linear]]:
     """The layers that read the residual stream, each with its norm, and those that write to it."""
+    exact = {nn.ModuleList, Block, Attention, MLP, GatedMLP, RMSNorm, nn.Linear, nn.Identity}
+    others = {
+        type(x).__name__ for x in (*model.layers.modules(), model.norm, model.lm_head) if type(x) not in exact
+    }
+    if others or model.config.post_norms:
+        names = ", ".join(sorted(others)) or "post_norms"
+        raise UserError(f"Only RMSNorm in front of unquantized layers commutes with a rotation, not {names}.")
     reads: list[tuple[Any, nn.Linear]] = [(model.norm, model.lm_head)]
     writers: list[nn.Linear] = []
-    for block in model.layers:
-        attention, mlp = getattr(block, "self_attn", None), getattr(block, "mlp", None)
-        if not isinstance(attention, Attention) or not isinstance(mlp, MLP | GatedMLP):
-            raise UserError("A rotation needs the attention and feed-forward network of Transformer itself.")
-        first, second = block.input_layernorm, block.post_attention_layernorm or block.input_layernorm
-        expand = [mlp.up_proj] if isinstance(mlp, MLP) else [mlp.gate_proj, mlp.up_proj]
-        reads += [(first, linear) for linear in (attention.q_proj, attention.k_proj, attention.v_proj)]
-        reads += [(second, linear) for linear in expand]
+    blocks: Any = model.layers
+    for block in blocks:
+        attention, mlp = block.self_attn, block.mlp
+        reads += [(block.input_layernorm, x) for x in (attention.q_proj, attention.k_proj, attention.v_proj)]
+        norm = block.post_attention_layernorm or block.input_layernorm
+        reads += [(norm, x) for x in mlp.children() if x is not mlp.down_proj]
         writers += [attention.o_proj, mlp.down_proj]
-    if model.config.post_norms or not all(isinstance(norm, RMSNorm) for norm, _ in reads):
-        raise UserError(
-            "A rotation commutes with RMSNorm in front of layers, not with LayerNorm or post_norms."
-        )
-    if not all(type(linear) is nn.Linear for linear in writers + [linear for _, linear in reads]):
-        raise UserError("The weights are quantized already; rotate first, then quantize.")
     return reads, writers
