@@ -35,7 +35,7 @@ def quantize(
         scheme: A key of `SCHEMES`.
         calibration: For "gptq", which needs them, and for no other scheme: batches of ids (B, T).
         match: Called with a layer's name and the layer; by default all match but the head.
-        options: The arguments of the scheme's layer, such as ``group``; those of `gptq_model` for "gptq".
+        options: The arguments of the scheme's layer, such as ``group``; those of `gptq` for "gptq".
 
     Returns:
         The same model.
@@ -51,10 +51,10 @@ def quantize(
     module, name = SCHEMES[scheme]
     make = getattr(import_module(f"myllm.quantization.{module}"), name)
     if scheme == "gptq":
-        _check_options(make, options)
+        _check_options(import_module("myllm.quantization.gptq").gptq, options)
         if not (batches := [*(calibration or ())]):
             raise UserError('"gptq" measures the inputs of layers; give calibration=[ids, …], ids (B, T).')
-        make(model, batches, **options, **({"match": match} if match else {}))
+        make(model, batches, match=match, **options)
         return model
     if calibration is not None:
         raise UserError(f'"{scheme}" uses no calibration; leave it out, or take "gptq".')
@@ -89,7 +89,11 @@ def on_meta(make: Callable[..., Any], linear: nn.Linear, options: Mapping[str, A
     """
     _check_options(make, options)
     with_bias = linear.bias is not None  # pyright: ignore[reportUnnecessaryComparison]
-    return make(nn.Linear(linear.in_features, linear.out_features, with_bias, device="meta"), **options)
+    empty = nn.Linear(linear.in_features, linear.out_features, with_bias, device="meta")
+    try:
+        return make(empty, **options)
+    except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
+        raise UserError(f"{make.__name__} cannot be made with {options!r:.80}.") from error
 
 
 def footprint(model: nn.Module) -> int:

@@ -1,6 +1,5 @@
 """Models as GGUF files, the format of llama.cpp, in 32, 16, 8.5 or 4.5 bits a weight."""
 
-from contextlib import suppress
 from dataclasses import fields
 from typing import Any
 
@@ -12,19 +11,14 @@ from myllm.config import ModelConfig, RopeScaling
 from myllm.files import StrPath, UserError, atomic_writer
 from myllm.model.rope import frequencies, llama3
 from myllm.model.transformer import Transformer
-from myllm.tokenizers import gguf as described
-from myllm.tokenizers import patterns
 from myllm.tokenizers.base import Tokenizer
-from myllm.tokenizers.bpe import BPE
-from myllm.tokenizers.huggingface import HuggingFaceTokenizer
-from myllm.tokenizers.ranks import byte_symbols
+from myllm.tokenizers.gguf import to_gguf
 from myllm.weights import convert
 from myllm.weights.gguf import FACTORS, FIELDS, GGUF_NAMES, LLAMA3_CONTEXT, parameter_name
 
 Floats, Bytes = NDArray[np.float32], NDArray[np.uint8]
 BLOCK = 32  # consecutive weights of a row that share a scale
 _ADD = {str: "string", bool: "bool", int: "uint32", float: "float32", list: "array"}
-_PROBE = "It's 1234567 O'ER\r\n\n  caf\u00e9 cafe\u0301 (x_1) \u4f60\u597d\u3000!?\t\n I'LL\n \n"
 
 
 def q8_0(blocks: Floats) -> Bytes:
@@ -95,7 +89,7 @@ def write(model: Transformer, path: StrPath, kind: str = "q8_0", tokenizer: Toke
         raise UserError('GGUF files need the book extra: pip install -e ".[book]".') from error
     config = model.config
     tensors = convert.to_hf(model.state_dict(), config, "llama")  # our names with the prefix "model."
-    values = _values(config) | ({} if tokenizer is None else _tokenizer(tokenizer, config.vocab_size))
+    values = _values(config) | ({} if tokenizer is None else to_gguf(tokenizer, config.vocab_size))
     parts = [*GGUF_NAMES, *(f"blk.{i}.{part}" for i in range(config.n_layer) for part in GGUF_NAMES)]
     names = {parameter_name(f"{part}.weight"): f"{part}.weight" for part in parts}
     with atomic_writer(path) as file:
@@ -143,58 +137,7 @@ def _values(config: ModelConfig) -> dict[str, Any]:
     plain = vars(ModelConfig(**own, **others, rope_scaling=scaling))
     names = [one.name for one in fields(config) if one.compare]
     if lacks := [name for name in names if plain[name] != getattr(config, name)]:
-        raise UserError(
-            f"A GGUF file of the architecture llama cannot express the model's {', '.join(lacks)}."
-        )
+        raise UserError(f"A GGUF file of the architecture llama cannot express {', '.join(lacks)}.")
     values = {key: own[field] for field, (key, *_) in FIELDS.items()} | {"vocab_size": config.vocab_size}
     values |= dict.fromkeys(("rope.dimension_count", "attention.value_length"), config.head_dim)
     return {f"llama.{key}": value for key, value in values.items()}
-
-
-def _tokenizer(tokenizer: Tokenizer, n: int) -> dict[str, Any]:
-    """The values from which `from_gguf` makes a tokenizer that encodes as this one does, with n tokens."""
-    names: dict[int, str] = {}
-    merges: list[Any] = []
-    added: dict[int, int] = {}
-    if isinstance(tokenizer, BPE):
-        symbols = byte_symbols()
-        names = {i: "".join(symbols[byte] for byte in token) for i, token in enumerate(tokenizer.tokens)}
-        merges = [(names[left], names[right]) for left, right in tokenizer.merges]
-    elif isinstance(tokenizer, HuggingFaceTokenizer):
-        names = {i: name for name, i in dict(tokenizer.content["model"]["vocab"]).items()}
-        merges = tokenizer.content["model"].get("merges", [])
-        names |= {one["id"]: one["content"] for one in tokenizer.content["added_tokens"]}
-        added = dict.fromkeys(
-            (one["id"] for one in tokenizer.content["added_tokens"]), described.USER_DEFINED
-        )
-    names |= {i: name for name, i in tokenizer.special_tokens.items()}
-    added |= dict.fromkeys(tokenizer.special_tokens.values(), described.CONTROL)
-    types = dict.fromkeys(range(n), described.UNUSED) | dict.fromkeys(names, described.NORMAL) | added
-    roles = {"bos": tokenizer.bos_id, "eos": tokenizer.eos_id, "padding": tokenizer.pad_id}
-    roles |= dict(zip(("eot", "eom"), sorted(tokenizer.extra_end_ids), strict=False))
-    values: dict[str, Any] = {f"{role}_token_id": i for role, i in roles.items() if i is not None}
-    values |= {"model": "gpt2", "merges": [x if isinstance(x, str) else " ".join(x) for x in merges]}
-    values |= {
-        "tokens": [names.get(i, f"[PAD{i}]") for i in range(n)],
-        "token_type": [types[i] for i in range(n)],
-    }
-    values = {described.KEY + name: x for name, x in values.items()}
-    values[described.KEY + "add_bos_token"] = tokenizer.add_bos
-    if tokenizer.chat_template is not None:
-        values["tokenizer.chat_template"] = tokenizer.chat_template
-    for pre, split in described.TABLES["pre"].items():
-        values[described.KEY + "pre"] = pre
-        if getattr(tokenizer, "pattern", None) in (None, getattr(patterns, split["pattern"])):
-            with suppress(UserError):
-                if names and _encodings(described.from_gguf(values, pre)) == _encodings(tokenizer):
-                    return values
-    raise UserError(
-        f"A GGUF file cannot describe {tokenizer.name}: it is no byte-level BPE with a known split."
-    )
-
-
-def _encodings(tokenizer: Tokenizer | None) -> Any:
-    """What shows whether two tokenizers split and encode texts in the same way."""
-    assert tokenizer is not None
-    marked = f" {' x '.join(tokenizer.special_tokens)} \n{_PROBE}"
-    return tokenizer.encode(marked, allowed_special="all"), tokenizer.encode(marked), tokenizer.end_ids
