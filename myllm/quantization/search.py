@@ -13,7 +13,7 @@ Make = Callable[[nn.Linear], QuantizedLinear]
 
 
 class Cost(NamedTuple):
-    """What one layer costs in one format: the bytes of its weight, and the loss that it adds to the model's."""
+    """One layer in one format: the bytes of its weight, and the loss that it adds to that of the model."""
 
     nbytes: int
     loss: float
