@@ -1,13 +1,14 @@
 """Mixed precision: measure the loss of each layer in each format, then spend bytes where they matter most."""
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import torch
 from torch import nn
 
 from myllm.files import UserError
 from myllm.quantization.layer import QuantizedLinear
+from myllm.quantization.schemes import Match
 
 Make = Callable[[nn.Linear], QuantizedLinear]
 
@@ -21,30 +22,30 @@ class Cost(NamedTuple):
 
 @torch.no_grad()
 def sensitivity(
-    model: nn.Module, loss: Callable[[], float], choices: Mapping[str, Make], names: Iterable[str]
+    model: nn.Module, loss: Callable[[nn.Module], float], choices: Mapping[str, Make], match: Match = None
 ) -> dict[str, dict[str, Cost]]:
     """Swap one layer at a time, measure the loss, and put the layer back.
 
     Args:
         model: The model; afterwards it is what it was.
-        loss: Computes the loss of the model on a text that is not the one to report on.
+        loss: The loss of the model on a text, which should not be the one to report on.
         choices: Formats by name, each of which makes a quantized layer: ``{"int4": Int4Linear, …}``.
-        names: The layers to try.
+        match: Called with a layer's name and the layer; by default all match but the head.
 
     Returns:
         For each layer and each format its cost. "full" is the layer as it is, which adds no loss.
     """
-    plain, found = loss(), dict[str, dict[str, Cost]]()
-    for name in names:
-        linear: Any = model.get_submodule(name)
-        found[name] = {"full": Cost(linear.weight.nbytes, 0.0)}
-        try:
+    plain, found = loss(model), dict[str, dict[str, Cost]]()
+    layers: list[tuple[str, nn.Module]] = [*model.named_modules()]
+    for name, layer in layers:
+        if type(layer) is nn.Linear and (match(name, layer) if match else name != "lm_head"):
+            found[name] = {"full": Cost(layer.weight.nbytes, 0.0)}
             for choice, make in choices.items():
-                layer = make(linear)
-                model.set_submodule(name, layer)
-                found[name][choice] = Cost(layer.nbytes, loss() - plain)
-        finally:
-            model.set_submodule(name, linear)
+                model.set_submodule(name, swapped := make(layer))
+                try:
+                    found[name][choice] = Cost(swapped.nbytes, loss(model) - plain)
+                finally:
+                    model.set_submodule(name, layer)
     return found
 
 
@@ -64,19 +65,15 @@ def allocate(table: Mapping[str, Mapping[str, Cost]], budget: int) -> dict[str, 
     Raises:
         UserError: Not even the smallest formats fit.
     """
-    smallest = sum(min(one.nbytes for one in row.values()) for row in table.values())
-    if smallest > budget:
-        raise UserError(f"These layers need at least {smallest:,} bytes; the budget is {budget:,}.")
     chosen = {name: min(row, key=lambda x: (row[x].loss, row[x].nbytes)) for name, row in table.items()}
-
-    def steps() -> Iterable[tuple[float, str, str]]:
+    while (size := sum(table[name][choice].nbytes for name, choice in chosen.items())) > budget:
+        steps: list[tuple[float, str, str]] = []
         for name, row in table.items():
             now = row[chosen[name]]
-            for choice, one in row.items():
-                if one.nbytes < now.nbytes:
-                    yield (one.loss - now.loss) / (now.nbytes - one.nbytes), name, choice
-
-    while sum(table[name][choice].nbytes for name, choice in chosen.items()) > budget:
-        _, name, choice = min(steps())
+            smaller = [(choice, one) for choice, one in row.items() if one.nbytes < now.nbytes]
+            steps += [((x.loss - now.loss) / (now.nbytes - x.nbytes), name, choice) for choice, x in smaller]
+        if not steps:
+            raise UserError(f"These layers need at least {size:,} bytes; the budget is {budget:,}.")
+        _, name, choice = min(steps)
         chosen[name] = choice
     return chosen

@@ -71,6 +71,7 @@ def searching():
         tests.test_a_small_table(budget, expected)
     tests.test_sensitivity_is_that_of_one_layer_swapped_alone()
     tests.test_an_error_puts_the_layer_back()
+    tests.test_all_layers_but_the_head_by_default()
     tests.test_too_small_a_budget_is_one_sentence()
     tests.test_a_format_that_helps_is_taken_whatever_the_budget()
     tests.test_greedy_is_optimal_at_the_bytes_where_its_steps_end()

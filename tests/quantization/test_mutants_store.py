@@ -45,12 +45,13 @@ STORE = {
     ),
 }
 SEARCH = {
-    "the loss itself": ("loss() - plain", "loss()"),
-    "a layer stays swapped": ("model.set_submodule(name, linear)", "pass"),
-    "loss times bytes": ("(one.loss - now.loss) / (", "(one.loss - now.loss) * ("),
-    "one step too many": ("> budget:\n        _", ">= budget:\n        _"),
+    "the loss itself": ("loss(model) - plain", "loss(model)"),
+    "a layer stays swapped": ("model.set_submodule(name, layer)", "pass"),
+    "loss times bytes": ("(x.loss - now.loss) / (", "(x.loss - now.loss) * ("),
+    "one step too many": ("> budget:", ">= budget:"),
     "bytes before loss": ("(row[x].loss, row[x].nbytes)", "(-row[x].nbytes, row[x].loss)"),
-    "larger formats, too": ("if one.nbytes < now.nbytes:", "if one.nbytes != now.nbytes:"),
+    "larger formats, too": ("one.nbytes < now.nbytes]", "one.nbytes != now.nbytes]"),
+    "the head, too": ('else name != "lm_head"', "else True"),
 }
 WRITER = {
     "rows as they are": (
