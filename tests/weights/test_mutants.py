@@ -29,7 +29,8 @@ MODULES = [
     "model.layers",
     "model.rope",
 ]
-MODULES += ["model.transformer", "weights.convert", "weights.hub", "weights.gguf_file", "weights.gguf"]
+MODULES += ["model.transformer", "tensors", "weights.convert", "weights.hub", "weights.gguf_file"]
+MODULES += ["weights.gguf"]
 IDS = torch.randint(41, (2, 14), generator=torch.Generator().manual_seed(0))
 
 # A module; then for each mutant a function, a class or a variable there, what is changed inside it, and the
@@ -122,6 +123,7 @@ TABLES = {
         ("check", "[name for name in wanted if name not in found]", "[]", "names"),
         ("check", "tuple(wanted[name]) != tuple(found[name])", "False", "names"),
     ],
+    "tensors": [("write_model", "(folder / old).unlink(missing_ok=True)", "pass", "folder")],
     "weights.hub": [
         ("load_folder", "path.parent if path.is_file() else path", "path", "folder"),
         ("load_folder", "read_weights(path)", "read_weights(folder)", "folder"),
@@ -132,7 +134,6 @@ TABLES = {
         ("read_weights", "if pickles", "if False", "shards"),
         ("_read_file", "state[name] for alias, name in shared.items() if name in state", "{}", "shards"),
         ("save", "hf |= {'dtype': dtype, 'torch_dtype': dtype}", "pass", "folder"),
-        ("save", "(folder / old).unlink(missing_ok=True)", "pass", "folder"),
         ("resolve", "path.suffix in PICKLES", "False", "shards"),
     ],
     "weights.gguf_file": [
@@ -177,7 +178,7 @@ TABLES = {
         ("_scaling", "unscaled and attention == 1", "True", "gguf"),
         ("_scaling", "kind in ('none', 'linear') and attention == 1", "kind in ('none', 'linear')", "gguf"),
         ("_llama3_factor", "torch.allclose(plain / scaled, factors)", "True", "gguf"),
-        ("_llama3_factor", "file.tensors[_FACTORS].shape != (model.head_dim // 2,)", "False", "giants"),
+        ("_llama3_factor", "file.tensors[FACTORS].shape != (model.head_dim // 2,)", "False", "giants"),
         ("load", "settings.n_params > held", "False", "giants"),
         ("load", "settings.n_head if 'q_proj' in name else settings.n_kv_head", "settings.n_head", "gguf"),
         ("load", "dtype or torch.float32", "dtype or torch.float16", "gguf"),
