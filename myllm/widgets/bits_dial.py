@@ -107,7 +107,9 @@ class BitsDial(PageModel):
             embedding=bool(embedding),
         )
         if odd := [name for name, _, columns in self.tensors if columns % SIZE]:
-            raise ValueError(f"{odd[0]} must have a multiple of {SIZE} columns, so that groups divide its rows.")
+            raise ValueError(
+                f"{odd[0]} must have a multiple of {SIZE} columns, so that groups divide its rows."
+            )
 
     @staticmethod
     def pack(arrays: Mapping[str, Array]) -> bytes:

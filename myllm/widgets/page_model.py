@@ -1,4 +1,4 @@
-"""A small model that runs in the page: its weights are a file of the site, or a notebook's kernel sends them."""
+"""A small model that runs in the page; its weights are a file of the site, or come from the kernel."""
 
 from __future__ import annotations
 
@@ -123,6 +123,7 @@ class PageModel(Widget):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.n_params:,} parameters)"
+
 
 def _arrays(state: Mapping[str, Any], n_head: int) -> dict[str, Array]:
     """The tensors that the page runs, as float32 in a fixed order; their shapes have been checked."""

@@ -34,7 +34,9 @@ def by_the_paper(w: list[float], r: float, bits: int, order: list[int]) -> list[
 def test_points_and_errors_are_those_of_the_algorithm(node, w, r, bits):
     values = {"w": w, "r": r, "bits": bits}
     plain, first, second, least = node(
-        GPTQLattice, "[rounded(w, bits), gptq(w, r, bits, 0).q, gptq(w, r, bits, 1).q, best(w, r, bits)]", **values
+        GPTQLattice,
+        "[rounded(w, bits), gptq(w, r, bits, 0).q, gptq(w, r, bits, 1).q, best(w, r, bits)]",
+        **values,
     )
     assert plain == pytest.approx(round_to_grid(torch.tensor(w, dtype=torch.float64), bits).tolist())
     assert first == pytest.approx(by_the_paper(w, r, bits, [0, 1]))
@@ -57,28 +59,32 @@ def test_the_error_is_that_of_the_output(node):
     x = torch.randn(400_000, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     x[:, 1] = r * x[:, 0] + math.sqrt(1 - r * r) * x[:, 1]
     y = x @ (torch.tensor(w, dtype=torch.float64) - torch.tensor(q, dtype=torch.float64))
-    assert node(GPTQLattice, "error(w, q, r)", w=w, q=q, r=r) == pytest.approx(float(y.square().mean()), rel=0.01)
+    assert node(GPTQLattice, "error(w, q, r)", w=w, q=q, r=r) == pytest.approx(
+        float(y.square().mean()), rel=0.01
+    )
 
 
 def test_sentences(node):
     say = "describe(w, r, bits, 0)"
     assert node(GPTQLattice, say, w=[0.46, -0.19], r=0.8, bits=3) == (
-        "Rounding chooses (0.33, −0.33), with the output error 0.0656; GPTQ chooses (0.33, 0.00), with 0.0136: "
-        "4.8 times less. Its point is 0.23 from the weights, the rounded one 0.19. "
+        "Rounding chooses (0.33, −0.33), with the output error 0.0656; GPTQ chooses (0.33, 0.00), with "
+        "0.0136: 4.8 times less. Its point is 0.23 from the weights, the rounded one 0.19. "
         "No other lattice point is better."
     )
     assert node(GPTQLattice, say, w=[0.48, -0.19], r=0.8, bits=3).endswith(
         "The best of the 49 lattice points, (0.67, −0.33), has 0.0126: GPTQ decides one weight at a time."
     )
-    assert "without correlation nothing can be made up for" in node(GPTQLattice, say, w=[0.4, 0.1], r=0, bits=3)
+    assert "without correlation nothing can be made up for" in node(
+        GPTQLattice, say, w=[0.4, 0.1], r=0, bits=3
+    )
 
 
 def test_gptq_can_lose_and_the_sentence_says_so(node):
     """The correction is itself rounded: at a weak correlation it may cross a boundary in vain."""
     found = node(
         GPTQLattice,
-        """Array.from({ length: 4000 }, (_, i) => [[(i % 63) / 31 - 1, Math.floor(i / 63) / 31 - 1], 0.3])
-          .map(([w, r]) => [error(w, rounded(w, 2), r), error(w, gptq(w, r, 2, 0).q, r), describe(w, r, 2, 0)])""",
+        """Array.from({ length: 3969 }, (_, i) => [(i % 63) / 31 - 1, Math.floor(i / 63) / 31 - 1]).map((w) =>
+          [...[rounded(w, 2), gptq(w, 0.3, 2, 0).q].map((q) => error(w, q, 0.3)), describe(w, 0.3, 2, 0)])""",
     )
     worse = [said for plain, corrected, said in found if corrected > plain + 1e-9]
     assert all("times more, since the corrected weight is rounded too" in said for said in worse)

@@ -12,7 +12,9 @@ SETTINGS = list(itertools.product((2, 3, 4, 8), (True, False), (1, 3, 12)))
 FOUND = "quantized(weights, bits, symmetric, group)"
 
 
-@pytest.mark.parametrize("numbers", [NUMBERS, [abs(x) for x in NUMBERS], [0.0] * 6 + [-1.5, 0.5, 1, 2.5, 3, -3.5]])
+@pytest.mark.parametrize(
+    "numbers", [NUMBERS, [abs(x) for x in NUMBERS], [0.0] * 6 + [-1.5, 0.5, 1, 2.5, 3, -3.5]]
+)
 @pytest.mark.parametrize(("bits", "symmetric", "group"), SETTINGS)
 def test_codes_and_values_are_the_packages_bit_for_bit(node, numbers, bits, symmetric, group):
     found = node(GridExplorer, FOUND, weights=numbers, bits=bits, symmetric=symmetric, group=group)
@@ -46,13 +48,15 @@ def test_errors_and_bits_are_counted(node):
 def test_sentences(node):
     say = f"describe({FOUND}, bits, symmetric)"
     assert node(GridExplorer, say, weights=NUMBERS, bits=3, symmetric=True, group=12) == (
-        "One symmetric grid with the step 0.293: the root mean square error is 0.0807, the greatest 0.147, and no "
-        "error can exceed half a step, 0.147. The numbers take 6 of the 7 grid points. "
+        "One symmetric grid with the step 0.293: the root mean square error is 0.0807, the greatest 0.147, "
+        "and no error can exceed half a step, 0.147. The numbers take 6 of the 7 grid points. "
         "Stored: 36 bits of codes and 32 of scales, 5.7 bits a number instead of 32."
     )
     groups = node(GridExplorer, say, weights=NUMBERS, bits=4, symmetric=False, group=6)
     assert groups.startswith("2 asymmetric grids with steps from 0.0873 to 0.0933: ")
-    assert groups.endswith("48 bits of codes and 80 of scales and zero points, 10.7 bits a number instead of 32.")
+    assert groups.endswith(
+        "48 bits of codes and 80 of scales and zero points, 10.7 bits a number instead of 32."
+    )
 
 
 @pytest.mark.parametrize(
