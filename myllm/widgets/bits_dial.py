@@ -106,14 +106,12 @@ class BitsDial(PageModel):
             group=_group(group),
             embedding=bool(embedding),
         )
-        if odd := [name for name, _, columns in self.tensors if columns % SIZE]:
-            raise ValueError(
-                f"{odd[0]} must have a multiple of {SIZE} columns, so that groups divide its rows."
-            )
 
     @staticmethod
     def pack(arrays: Mapping[str, Array]) -> bytes:
         """All numbers as float16: first the low byte of each, then the high one, which can be compressed."""
+        if odd := [name for name, array in arrays.items() if array.ndim == 2 and array.shape[1] % SIZE]:
+            raise ValueError(f"{odd[0]} must have a multiple of {SIZE} columns, the size of a group.")
         numbers = np.concatenate([array.ravel() for array in arrays.values()])
         half = numbers.astype("<f2")
         if not np.array_equal(half.astype(np.float32), numbers):

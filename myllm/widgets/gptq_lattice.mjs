@@ -13,7 +13,8 @@ export function error(w, q, r) {
 
 export const rounded = (w, bits) => w.map((x) => nearest(x, bits));
 
-// Rounds one weight, moves the other to where it makes up for that error best, and rounds it there.
+// Rounds one weight, moves the other to where it makes up for that error best, and rounds it there. Of all lattice points
+// with the same first weight this is the best one, so in two dimensions GPTQ is never worse than rounding.
 export function gptq(w, r, bits, first) {
   const q = nearest(w[first], bits);
   const moved = w[1 - first] + r * (w[first] - q);
@@ -44,8 +45,7 @@ export function describe(w, r, bits, first) {
   if (same(plain, q))
     return `Rounding and GPTQ both choose ${pair(q)}, with the output error ${small(after)}${r === 0 ? ": without correlation nothing can be made up for" : ""}. ${optimal}`;
   const [far, near] = [q, plain].map((point) => Math.hypot(point[0] - w[0], point[1] - w[1]));
-  const change = after < before ? `${times(before / after)} times less` : `${times(after / before)} times more, since the corrected weight is rounded too`;
-  return `Rounding chooses ${pair(plain)}, with the output error ${small(before)}; GPTQ chooses ${pair(q)}, with ${small(after)}: ${change}. ` +
+  return `Rounding chooses ${pair(plain)}, with the output error ${small(before)}; GPTQ chooses ${pair(q)}, with ${small(after)}: ${times(before / after)} times less. ` +
     `Its point is ${far.toFixed(2)} from the weights, the rounded one ${near.toFixed(2)}. ${optimal}`;
 }
 
