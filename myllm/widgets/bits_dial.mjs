@@ -142,7 +142,7 @@ const BITS = [2, 3, 4, 5, 6, 7, 8, FULL];
 function levels(rows, choose) {
   const columns = GROUPS.filter(([group]) => rows.some((row) => row[0] !== FULL && row[1] === group));
   const best = Math.min(...rows.map((row) => row[2]));
-  const shade = (value) => Math.min(45, 25 * (value - best)).toFixed(0);
+  const shade = (value) => Math.min(38, 25 * (value - best)).toFixed(0);
   const cell = (bits, group, span) => {
     const found = rows.find((row) => row[0] === bits && (bits === FULL || row[1] === group));
     if (!found) return html("td", {}, "–");

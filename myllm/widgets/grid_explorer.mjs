@@ -43,9 +43,10 @@ const divisors = (n) => Array.from({ length: n }, (_, i) => n - i).filter((d) =>
 
 function render({ model, el }) {
   const [reach, count] = [model.get("reach"), model.get("weights").length];
-  const fine = reach / 100; // the finest move of a number
-  const nearest = (x) => Number((Math.max(-100, Math.min(100, Math.round(x / fine))) * fine).toPrecision(6));
-  const RANGE = Array.from({ length: 201 }, (_, i) => nearest((i - 100) * fine));
+  const fine = 10 ** Math.floor(Math.log10(reach / 40)); // the finest move of a number
+  const far = Math.round(reach / fine);
+  const nearest = (x) => Number((Math.max(-far, Math.min(far, Math.round(x / fine))) * fine).toPrecision(6));
+  const RANGE = Array.from({ length: 2 * far + 1 }, (_, i) => nearest((i - far) * fine));
   const change = (name) => (value) => put(model, name, value);
   const setWeight = (i, x) => put(model, "weights", model.get("weights").map((old, j) => (i === j ? x : old)));
   const bits = slider("Bits", change("bits"));
