@@ -68,13 +68,20 @@ function render({ model, el }) {
     const to = ([at, size]) => hundredth(((at / size) * SIDE - SIDE / 2) / HALF);
     put(model, "weight", [to([event.clientX - box.left, box.width]), to([box.bottom - event.clientY, box.height])]);
   };
+  const [picture, handle] = [svg("g"), svg("circle", { class: "handle", r: 22 })]; // a finger elsewhere scrolls the page
   const drawing = svg("svg", {
     viewBox: `0 0 ${SIDE} ${SIDE}`, role: "img", class: "lattice",
-    onpointerdown: (event) => { dragging = true; drawing.setPointerCapture(event.pointerId); move(event); },
+    ontouchstart: (event) => event.target === handle && event.preventDefault(), // no scrolling while dragging
+    onpointerdown: (event) => {
+      if (event.pointerType === "touch" && event.target !== handle) return;
+      dragging = true;
+      drawing.setPointerCapture(event.pointerId);
+      move(event);
+    },
     onpointermove: (event) => dragging && move(event),
     onpointerup: () => { dragging = false; },
     onpointercancel: () => { dragging = false; },
-  });
+  }, picture, handle);
   const key = (kind, said) => html("span", {}, html("span", { class: `swatch ${kind}` }), ` ${said}`);
   const note = html("p", { class: "note keys" }, key("before", "the weights; drag them"), key("rounding", "rounding"), key("corrected", "GPTQ"),
     html("span", {}, "ellipses: points of the same output error as each"));
@@ -96,7 +103,9 @@ function render({ model, el }) {
       transform: `translate(${x(w[0])} ${y(w[1])}) rotate(-45)`,
     });
     const arrow = (from, to, kind) => svg("path", { class: kind, d: `M${x(from[0])} ${y(from[1])}L${x(to[0])} ${y(to[1])}` });
-    drawing.replaceChildren(
+    handle.setAttribute("cx", x(w[0]));
+    handle.setAttribute("cy", y(w[1]));
+    picture.replaceChildren(
       svg("path", { class: "rule", d: axis.map((a) => `M${x(a)} ${y(-1)}V${y(1)}M${x(-1)} ${y(a)}H${x(1)}`).join("") }),
       svg("path", { class: "axis", d: `M${x(-1.12)} ${y(0)}H${x(1.12)}M${x(0)} ${y(-1.12)}V${y(1.12)}` }),
       svg("text", { x: x(1.14), y: y(0.03), "text-anchor": "end" }, "w₁"), svg("text", { x: x(0.03), y: y(1.1) }, "w₂"),
