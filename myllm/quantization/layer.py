@@ -1,6 +1,5 @@
 """The base of all quantized layers: a linear layer whose weight is stored in few bits."""
 
-import functools
 import warnings
 from collections.abc import Callable
 from typing import Any, cast
@@ -37,11 +36,6 @@ class QuantizedLinear(nn.Module):
 
     def fast(self, x: Tensor) -> Tensor | None:
         """``x Wᵀ`` for rows (R, K) in a faster way than by the dequantized weight, or None."""
-
-    def product(self, x: Tensor) -> Tensor:
-        """``x Wᵀ`` for rows (R, K)."""
-        y = self.fast(x)
-        return F.linear(x, self.dequantize(x.dtype)) if y is None else y
 
     def gradient(self, grad: Tensor) -> Tensor:
         """The gradient with respect to the rows (R, K), given that with respect to the products (R, N)."""
@@ -87,16 +81,16 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, layer: QuantizedLinear) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx.layer = layer
-        return layer.product(x)
+        y = layer.fast(x)
+        return F.linear(x, layer.dequantize(x.dtype)) if y is None else y
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         return ctx.layer.gradient(grad), None
 
 
-@functools.cache
 def kernel(name: str) -> Callable[..., Tensor] | None:
-    """A kernel of PyTorch's that multiplies by codes, or None; then a warning says so, once."""
+    """A kernel of PyTorch's that multiplies by codes, or None and a warning."""
     found = getattr(torch.ops.aten, name, None)
     if found is None:
         warnings.warn(f"PyTorch {torch.__version__} lacks {name}: quantized layers are slower.", stacklevel=2)
