@@ -16,7 +16,7 @@ class Int8Linear(QuantizedLinear):
     """Weights in int8 on a symmetric grid, activations as they are.
 
     With one scale per row, or one in all, ``x Wᵀ = (x codesᵀ) · scale``: the product is computed on codes and
-    scaled afterwards. PyTorch's kernel for few rows rounds `x` and the products to bfloat16: the perplexity of
+    scaled afterwards. The kernel for few rows rounds `x` and the products to bfloat16: the perplexity of
     ``course-base``, a model in float32, computed token by token, changed by less than 0.01 %.
 
     Args:

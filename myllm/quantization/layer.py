@@ -37,13 +37,19 @@ class QuantizedLinear(nn.Module):
     def fast(self, x: Tensor) -> Tensor | None:
         """``x Wᵀ`` for rows (R, K) in a faster way than by the dequantized weight, or None."""
 
+    def product(self, x: Tensor) -> Tensor:
+        """``x Wᵀ`` for rows (R, K)."""
+        y = self.fast(x)
+        return F.linear(x, self.dequantize(x.dtype)) if y is None else y
+
     def gradient(self, grad: Tensor) -> Tensor:
         """The gradient with respect to the rows (R, K), given that with respect to the products (R, N)."""
         return grad @ self.dequantize(grad.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, K) to (…, N). Gradients reach `x` and the bias, never the weight."""
-        y = cast(Tensor, _Product.apply(x.reshape(-1, self.in_features), self))
+        rows, wanted = x.reshape(-1, self.in_features), x.requires_grad and torch.is_grad_enabled()
+        y = cast(Tensor, _Product.apply(rows, self)) if wanted else self.product(rows)
         y = y.view(*x.shape[:-1], self.out_features)
         return y if self.bias is None else y + self.bias
 
@@ -81,8 +87,7 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, layer: QuantizedLinear) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx.layer = layer
-        y = layer.fast(x)
-        return F.linear(x, layer.dequantize(x.dtype)) if y is None else y
+        return layer.product(x)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
