@@ -51,9 +51,10 @@ class Int4Linear(QuantizedLinear):
         return Affine(unpack4(self.packed), self.scale, zero).dequantize(dtype)
 
     def fast(self, x: Tensor) -> Tensor | None:
-        """``x Wᵀ`` for few rows (R, K) by PyTorch's kernel, or None: by no other group or multiple of N."""
+        """``x Wᵀ`` for few rows by PyTorch's kernel; None for other groups, or N not divisible by 16."""
         size = self.in_features // self.scale.shape[1]
-        supported = few(x) and self.out_features % 16 == 0 and size in (32, 64, 128, 256)
+        supported = size in (32, 64, 128, 256) and len(self.scale) == self.out_features
+        supported = supported and self.out_features % 16 == 0 and few(x)
         multiply = kernel("_weight_int4pack_mm_for_cpu") if supported else None
         if multiply is None:
             return None
