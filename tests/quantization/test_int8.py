@@ -73,14 +73,13 @@ def dynamic_oracle(x, w):
 def test_dynamic_products_are_those_of_integers(K):
     """Every bit: sums of products of codes are never rounded, however many there are."""
     layer = linear(K, 6)
-    layer.weight[0] = 1.0  # the largest sum that K products can have
-    layer.weight[1, 1::2] = layer.weight.abs().max() * 2
+    layer.weight[0] = 1 - torch.rand(K) / 8  # sums near the largest, far beyond 24 bits
     q = DynamicInt8Linear(layer)
     x = torch.randn(5, K)
-    x[0], x[1] = 3.0, 0.0
+    x[0], x[1] = 3 - torch.rand(K) / 4, 0.0
     expected = torch.from_numpy(dynamic_oracle(x, layer.weight))
     assert torch.equal(q(x), expected.float())
-    assert (q(x)[1] == 0).all() and q(x)[0, 0] == pytest.approx(3 * K)
+    assert (q(x)[1] == 0).all() and q(x)[0, 0] > 2.5 * K
 
 
 @torch.no_grad()
