@@ -1,6 +1,5 @@
 """The base of all quantized layers: a linear layer whose weight is stored in few bits."""
 
-import functools
 import warnings
 from collections.abc import Callable
 from typing import Any, cast
@@ -53,7 +52,8 @@ class QuantizedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, K) to (…, N). Gradients reach `x` and the bias, never the weight."""
-        y = cast(Tensor, _Product.apply(x.reshape(-1, self.in_features), self))
+        rows, wanted = x.reshape(-1, self.in_features), x.requires_grad and torch.is_grad_enabled()
+        y = cast(Tensor, _Product.apply(rows, self)) if wanted else self.product(rows)
         y = y.view(*x.shape[:-1], self.out_features)
         return y if self.bias is None else y + self.bias
 
@@ -121,9 +121,8 @@ class _Product(torch.autograd.Function):
         return ctx.layer.gradient(grad), None
 
 
-@functools.cache
 def kernel(name: str) -> Callable[..., Tensor] | None:
-    """A kernel of PyTorch's that multiplies by codes, or None; then a warning says so, once."""
+    """A kernel of PyTorch's that multiplies by codes, or None and a warning."""
     found = getattr(torch.ops.aten, name, None)
     if found is None:
         warnings.warn(f"PyTorch {torch.__version__} lacks {name}: quantized layers are slower.", stacklevel=2)
