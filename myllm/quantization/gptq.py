@@ -164,7 +164,7 @@ def gptq_model(
         q = gptq(linear.weight, last[1], **options)
         errors[names[linear]] = output_error(linear.weight, q.dequantize(), last[1])
         layers[linear] = (store or _int4)(linear, q)
-        return layers[linear](inputs[0])
+        return layers[linear].forward(inputs[0])
 
     handles = [linear.register_forward_hook(quantize) for linear in names]
     try:
