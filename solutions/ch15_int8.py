@@ -58,9 +58,7 @@ def grid(lo: float, hi: float, bits: int, reserve: int) -> tuple[float, int]:
     # END SOLUTION
 
 
-@exercise(
-    "15.2", "Answers that depend on the neighbour", points=7, minutes=30, difficulty=2, section="dynamic"
-)
+@exercise("15.2", "Answers that depend on neighbours", points=7, minutes=30, difficulty=2, section="dynamic")
 def dynamic_linear(x: Tensor, codes: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
     """Debug a linear layer in W8A8: what it returns for a row depends on the other rows of the batch.
 
@@ -70,7 +68,7 @@ def dynamic_linear(x: Tensor, codes: Tensor, scale: Tensor, bias: Tensor) -> Ten
     integers. Then the sums are scaled, and the bias is added. All floating-point arithmetic is in float32,
     and only the result is rounded to the dtype of x.
 
-    This version has seven faults; find and fix them. Each one that you fix earns points::
+    This version has seven faults; find and fix them. Most of them earn points by themselves::
 
         largest = x.abs().max().clamp(min=0.01)
         step = largest / 128

@@ -200,6 +200,7 @@ def neighbours(f: Function, rng: Rng) -> None:
     for shape in ((3, 6), (2, 3, 6)):
         x, *rest = layer(rng, 4, *shape)
         before = f(x, *rest)
+        same(list(before.shape), [*shape[:-1], 4], "the shape of the result")
         expect(bool((before[0] != before[1]).any()), "two different vectors have the same result")
         x[..., -1, :] *= 50
         same(f(x, *rest)[..., :-1, :], before[..., :-1, :], f"x of shape {shape}, its last vector times 50")
@@ -444,7 +445,7 @@ def random_cases(rng: Rng) -> Iterator[Case]:
 )
 def noisy(rng: Rng) -> Iterator[Case]:
     """Differences inside and outside of the spread of the times."""
-    for near, far in ((10.3, 14.0), (13.0, 10.1), (10.5, 10.5), (15.0, 16.0)):
+    for near, far in ((10.6, 14.0), (13.0, 10.6), (10.6, 10.6), (15.0, 16.0)):
         fast = measured(rng, "fast", 400, 0.0, 10, 10)
         rest = [measured(rng, "near", 300, 0.0, near, 30), measured(rng, "far", 100, 0.0, far, 10.2)]
         yield [fast, *rest], of(rng.choice([1, 5]), 1)
@@ -452,7 +453,13 @@ def noisy(rng: Rng) -> Iterator[Case]:
     yield [slow, measured(rng, "b", 90, 0.0, 12, 12)], of(1, 1)
 
 
-@kernel_exam.edge(1, "bytes that are not there", "any loss of quality accepted", "a gain in quality dropped")
+@kernel_exam.edge(
+    1,
+    "bytes that are not there",
+    "any loss of quality accepted",
+    "a gain in quality dropped",
+    "a scheme dropped that needs exactly what there is",
+)
 def limits(rng: Rng) -> Iterator[Case]:
     """Limits of bytes and of quality, exact ones too, and both at once."""
     for size, change in ((200, 9.0), (103, 9.0), (900, 0.3), (900, 0.29), (60, 0.1), (44, 9.0), (399, 0.1)):
@@ -518,8 +525,8 @@ def first_broken_rule(f: Function) -> Function:
 
     def run(stream: Stream, budget: int) -> str:
         bound = as_expected(f(stream, budget), 1.0)
-        right = type(bound) in (float, int) and 0 < bound < math.inf
-        expect(right, f"expected a positive float, got {show(bound)}")
+        if type(bound) not in (float, int) or not 0 < bound < math.inf:
+            return f"{show(bound)}, which is no bound"
         train = [x.flatten() for name, x in stream.texts if name == "train"]
         sizes = torch.cat([torch.empty(0), *train]).double().abs()
         if not sizes.any():
@@ -527,7 +534,7 @@ def first_broken_rule(f: Function) -> Function:
         clipped = (sizes > bound).double().mean().item()
         wide = "rule 2" if clipped > 0.02 else "rule 3"
         return (
-            KEPT if 0.001 <= clipped <= 0.02 else f"{wide}: {clipped:.1%} of the training numbers are clipped"
+            KEPT if 0.001 <= clipped <= 0.02 else f"{wide}: {clipped:.2%} of the training numbers are clipped"
         )
 
     run.__name__ = "calibrate"
@@ -562,7 +569,7 @@ def random_streams(rng: Rng) -> Iterator[tuple[Stream, int]]:
     yield Stream(*(("train", text(rng, 100, 1.5**i)) for i in range(8))), 5000
 
 
-@calibration_exam.edge(1, "numbers of the test text")
+@calibration_exam.edge(1, "numbers of the test text", "numbers of a validation text")
 def with_test_text(rng: Rng) -> Iterator[tuple[Stream, int]]:
     """A test text and a validation text that are far louder than the training text."""
     for other in ("test", "validation"):
@@ -583,7 +590,7 @@ def skewed(rng: Rng) -> Iterator[tuple[Stream, int]]:
     yield Stream(("train", rng.normal(2000, 64) * columns), rows=64), 4000
 
 
-@calibration_exam.edge(0.5)
+@calibration_exam.edge(0.5, "a bound of 0 where all numbers are 0")
 def border_streams(rng: Rng) -> Iterator[tuple[Stream, int]]:
     """Nothing but zeros, no training text, low precision, empty batches, batches of one number."""
     yield Stream(("train", torch.zeros(9, 7)), ("test", torch.ones(3, 7))), 4000
@@ -592,8 +599,8 @@ def border_streams(rng: Rng) -> Iterator[tuple[Stream, int]]:
         Stream(("train", torch.empty(0, 6)), ("train", rng.normal(900, 6)), ("train", torch.empty(0, 6))),
         4000,
     )
-    for dtype in (torch.bfloat16, torch.float16, torch.float64):
-        yield Stream(("train", rng.normal(300, 30).to(dtype)), rows=300), 4000
+    for dtype, size in ((torch.bfloat16, 1e6), (torch.float16, 1.0), (torch.float64, 1e-9)):
+        yield Stream(("train", (size * rng.normal(300, 30)).to(dtype)), rows=300), 4000
     yield Stream(("train", rng.normal(5000, 1)), rows=rng.choice([7, 5000])), 10**6
 
 
@@ -609,7 +616,7 @@ def repeatable(f: Function, rng: Rng) -> None:
     same(bounds[2], bounds[0], "with a louder test text")
 
 
-@calibration_exam.cost(1.5)
+@calibration_exam.cost(1)
 def memory(f: Function, rng: Rng) -> None:
     """Of a long stream, only ``budget`` numbers are kept, in tensors or in lists."""
     stream = Stream(("train", rng.normal(6000, 40)), rows=15)
