@@ -290,15 +290,13 @@ def calibrate(activations: Iterable[tuple[str, Tensor]], budget: int) -> float:
     """
     # SOLUTION
     generator = torch.Generator().manual_seed(0)
-    sizes, lots = torch.empty(0), torch.empty(0)
+    sizes, priority = torch.empty(0), torch.empty(0)
     for split, x in activations:
         if split == "train":
             new = x.float().abs().flatten()
-            sizes, lots = (
-                torch.cat([sizes, new]),
-                torch.cat([lots, torch.rand(len(new), generator=generator)]),
-            )
-            kept = lots.topk(min(len(lots), budget // 2)).indices
-            sizes, lots = sizes[kept], lots[kept]
+            sizes = torch.cat([sizes, new])
+            priority = torch.cat([priority, torch.rand(len(new), generator=generator)])
+            kept = priority.topk(min(len(sizes), budget // 2)).indices
+            sizes, priority = sizes[kept], priority[kept]
     return sizes.quantile(0.993).item() if sizes.any() else 1.0
     # END SOLUTION

@@ -432,6 +432,10 @@ def noisy(rng: Rng) -> Iterator[Case]:
         yield [fast, timed(rng, "near", 300, 0.0, near, 30), far_away], of(rng.choice([1, 5]), 1)
     uneven = timed(rng, "a", 100, 0.0, 9, 20) | {"ms": {1: [1.0, 8.0, 8.1, 40.0, 8.2], 8: [1.0, 8.0, 2.0]}}
     yield [uneven, timed(rng, "b", 90, 0.0, 12, 12)], of(1, 1)
+    rows = ("wide", 90, [8.0, 10.0, 12.0], [3.0]), ("narrow", 80, [9.9, 10.0, 10.1], [3.0])
+    rows += (("slow", 70, [12.0, 13.0, 14.0], [3.0]),)
+    equal = [timed(rng, *row[:2], 0.0) | {"ms": {1: [99.0, *row[2]], 8: [99.0, *row[3]]}} for row in rows]
+    yield from ((table, of(n, 1)) for table in (equal, equal[::-1]) for n in (1, 8))
 
 
 @kernel_exam.edge(1, *DROPPED, "a scheme dropped that needs exactly what there is")
