@@ -183,12 +183,13 @@ def prepare(w: Tensor, hessian: Tensor, damping: float) -> tuple[Tensor, Tensor,
        are set to 0.
     2. To all other entries of the diagonal, the damping is added: ``damping`` times the mean of the diagonal
        of H, taken over the columns that are not dead. If H' is not positive definite, ten times the damping
-       takes the place of the damping, and so on, until `torch.linalg.cholesky` works.
+       takes the place of the damping, and so on, until `torch.linalg.cholesky` works. Twelve attempts are
+       always enough.
 
     This version has six faults; find and fix them::
 
         mean = hessian.diagonal().mean()
-        while True:
+        for _ in range(12):
             hessian.diagonal().add_(damping * mean)
             try:
                 factor = torch.linalg.cholesky(hessian)
@@ -200,8 +201,8 @@ def prepare(w: Tensor, hessian: Tensor, damping: float) -> tuple[Tensor, Tensor,
     Args:
         w: (N, K) float64, the weights. They stay as they are.
         hessian: (K, K) float64, symmetric. As it is the sum of many rounded numbers, it may have negative
-            eigenvalues, but the entries of its diagonal are 0 or more. It stays as it is, too. All columns
-            may be dead.
+            eigenvalues, but the entries of its diagonal are 0 or more. At least one column is not dead. The
+            Hessian stays as it is, too.
         damping: Relative to the mean of the diagonal, more than 0.
 
     Returns:
