@@ -103,7 +103,6 @@ def bits_per_weight(spec: dict[str, int], shape: tuple[int, int]) -> float:
             - ``superblock_bits``: what each superblock stores besides its blocks; 0 if there are none.
             - ``column_bits``: what is stored once for each column of the matrix, such as the index of the
               group to which act-order moves it.
-            - ``matrix_bits``: what is stored once for the matrix.
             - ``flat`` and ``whole``: 1 or 0.
         shape: (N, K), the rows and columns of the matrix, 1 or more each.
 
@@ -117,7 +116,7 @@ def bits_per_weight(spec: dict[str, int], shape: tuple[int, int]) -> float:
         blocks of 144 bits for 40 weights.
 
         >>> q4_0 = {"code": 4, "block": 32, "block_bits": 16, "superblock": 0, "superblock_bits": 0}
-        >>> bits_per_weight(q4_0 | {"column_bits": 0, "matrix_bits": 0, "flat": 0, "whole": 1}, (10, 40))
+        >>> bits_per_weight(q4_0 | {"column_bits": 0, "flat": 0, "whole": 1}, (10, 40))
         7.2
     """
     # May not be called: myllm.quantization.*, myllm.accounting.*.
@@ -172,7 +171,7 @@ def choose_format(
     raise NotImplementedError
 
 
-@exercise("16.5", "Cholesky says no", points=7, minutes=30, difficulty=2, section="gptq")
+@exercise("16.5", "Cholesky says no", points=7, minutes=30, difficulty=2, section="cholesky-fails")
 def prepare(w: Tensor, hessian: Tensor, damping: float) -> tuple[Tensor, Tensor, float]:
     """Debug the preparation of GPTQ: it fails on some Hessians, and is wrong on others without failing.
 
