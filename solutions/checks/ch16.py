@@ -134,7 +134,7 @@ def some_row(rng: Rng, K: int, L: int, pruned: int = 0) -> Row:
 @row_exam.oracle(2.5)
 def random_rows(rng: Rng) -> Iterator[Row]:
     """Rows in which nothing is pruned, with two to sixteen levels."""
-    for K, L in ((3, 4), (4, 5), (8, 16), (9, 6), (12, 4), (16, 16), (12, 2)):
+    for K, L in ((3, 4), (4, 5), (8, 16), (9, 6), (12, 4), (16, 16), (12, 2), (32, 64)):
         yield some_row(rng, K, L)
 
 
@@ -148,7 +148,7 @@ FROZEN = (
 @row_exam.edge(1.5, *FROZEN)
 def pruned_rows(rng: Rng) -> Iterator[Row]:
     """Rows with pruned weights, most of them with levels that have no zero."""
-    for K, L, pruned in ((5, 4, 2), (12, 16, 6), (16, 8, 8), (20, 16, 10), (24, 15, 9)):
+    for K, L, pruned in ((5, 4, 2), (12, 16, 6), (16, 8, 8), (20, 16, 10), (24, 15, 9), (32, 64, 12)):
         yield some_row(rng, K, L, pruned)
 
 
