@@ -24,7 +24,7 @@ CHECKS = sorted((ROOT / "solutions/checks").glob("ch*.py"))
 OUTSIDE_THE_BUDGET = ("grading", "widgets", "course", "cli", "app")
 PUBLIC = {"BPE", "ModelConfig", "Transformer", "__version__", "attend", "check", "load_tokenizer"}
 PUBLIC |= {"KVCache", "LLM", "SamplingConfig", "generate", "perplexity", "render", "stream"}
-PUBLIC |= {"Pretrain", "TrainConfig", "Trainer"}
+PUBLIC |= {"Pretrain", "TrainConfig", "Trainer", "quantize"}
 QUIET = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT}
 QUIET |= {tokenize.ENCODING, tokenize.ENDMARKER}
 
@@ -124,7 +124,7 @@ def test_the_package_stays_small():
     rooms = lines_by_room()
     print(*(f"{room:14} {lines:5}" for room, lines in rooms.items()), sep="\n")
     assert rooms["tokenizers"] > 0 and "cli" not in rooms
-    assert sum(rooms.values()) <= 6_000
+    assert sum(rooms.values()) <= sum(ROOMS.values()) <= 7_400
 
 
 # Public names and the cost of an import
