@@ -131,7 +131,7 @@ def choose_format(
 
     In each run, a model was quantized with one format and scored on several texts. Names and claims say
     little: an "int4" may spend five bits for a weight, a score may come from the calibration text, and a
-    loss of nothing from a model that was on this grid before. The rules, in this order:
+    model whose weights were on this grid before may lose nothing. The rules, in this order:
 
     1. ``"grid"``: drop a run if its model came from a file with fewer than 16 bits for a weight and was
        not rotated. Such weights lie on a grid already, and to round them again may cost nothing.
@@ -140,7 +140,7 @@ def choose_format(
     3. ``"calibration"``: a text that the run was calibrated on does not count. Drop the run if no text is
        left.
     4. Score what is left: by how much the bits per byte rise on the texts that count. All their bytes count
-       alike, so a long text counts more than a short one. The fewer, the better; a score may be negative.
+       alike, so a long text counts more than a short one. The lower, the better; a score may be negative.
     5. The best run has the lowest score. Each run whose score is at most ``tolerance`` above it is as good.
        Of those as good, choose the one that spends the fewest bits for a weight; if several do, the first in
        the table.
