@@ -101,7 +101,7 @@ def gptq_row(w: Tensor, hinv: Tensor, levels: Tensor) -> Tensor:
     # END SOLUTION
 
 
-@exercise("16.3", "Bits of six formats", points=6, minutes=20, difficulty=2, section="packing")
+@exercise("16.3", "Bits of six formats", points=6, minutes=20, difficulty=2, section="two-codes")
 def bits_per_weight(spec: dict[str, int], shape: tuple[int, int]) -> float:
     """Count the bits that a format spends for a weight of a matrix, with all that it stores besides codes.
 
