@@ -8,8 +8,8 @@ from torch import Tensor
 
 from myllm.files import UserError
 
+#: What shares a scale: "tensor", "row", or a number of consecutive columns of a row.
 Group = int | str
-"""What shares a scale: "tensor", "row", or a number of consecutive columns of a row."""
 
 
 class Affine(NamedTuple):
@@ -26,26 +26,37 @@ class Affine(NamedTuple):
     zero: Tensor | None = None
 
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
-        """The numbers (N, K) that the codes stand for, computed in the dtype of `scale`."""
-        groups = _grouped(self.codes, self.scale).to(self.scale.dtype)
+        """The numbers (N, K) that the codes stand for, computed in float32 or better and then rounded."""
+        wide = torch.promote_types(torch.promote_types(self.scale.dtype, dtype), torch.float32)
+        (N, K), G = self.codes.shape, self.scale.shape[1]
+        groups = self.codes.view(N, G, K // G).to(wide)
         if self.zero is not None:
-            groups = groups - self.zero[..., None]
-        return (groups * self.scale[..., None]).view(self.codes.shape).to(dtype)
+            groups.sub_(self.zero[..., None])
+        return groups.mul_(self.scale[..., None]).view(N, K).to(dtype)
 
 
-def quantize_affine(w: Tensor, bits: int = 8, *, symmetric: bool = True, group: Group = "row") -> Affine:
+def quantize_affine(
+    w: Tensor,
+    bits: int = 8,
+    *,
+    symmetric: bool = True,
+    group: Group = "row",
+    scale_dtype: torch.dtype | None = None,
+) -> Affine:
     """Round a weight to the nearest points of the grid that its range spans; halves go to the even code.
 
     A symmetric grid has the codes -m … m with m = 2^(bits - 1) - 1 and the step max|w| / m: the code
     -2^(bits - 1) is not used, so that a number and its negative have opposite codes. An asymmetric grid has
     the codes 0 … 2^bits - 1 and spans the range of w, extended to hold 0, so that 0 is a grid point (Jacob
-    et al., 2018). Each number moves by at most half a step. A group of zeros has the step 1.
+    et al., 2018). A group of zeros has the step 1. The step is rounded up to the dtype in which it is stored
+    before codes are chosen, so that the range still fits: each number moves by at most half a step.
 
     Args:
         w: (N, K), any floating-point dtype.
         bits: 2 to 8.
         symmetric: Whether the grid is symmetric about 0.
         group: What shares a scale.
+        scale_dtype: The dtype of the scales and zero points; by default float32, or float64 where w has it.
 
     Raises:
         UserError: Another number of bits, or a group that does not divide K.
@@ -53,17 +64,25 @@ def quantize_affine(w: Tensor, bits: int = 8, *, symmetric: bool = True, group: 
     if not 2 <= bits <= 8:
         raise UserError(f"{bits} bits are not supported; take 2 to 8.")
     top = 2 ** (bits - 1) - 1 if symmetric else 2**bits - 1
-    wide = w.detach().to(torch.promote_types(w.dtype, torch.float32))
-    groups = split_groups(wide, group)
-    if symmetric:
-        scale = _positive(groups.abs().amax(-1) / top)
-        codes = (groups / scale[..., None]).round().clamp(-top, top)
-        return Affine(codes.view(w.shape).to(torch.int8), scale)
+    wide = torch.promote_types(w.dtype, torch.float32)
+    groups = split_groups(w.detach().to(wide).contiguous(), group)
     low, high = groups.amin(-1).clamp(max=0), groups.amax(-1).clamp(min=0)
-    scale = _positive((high - low) / top)
-    zero = (-low / scale).round().clamp(0, top)
-    codes = (groups / scale[..., None]).round().add(zero[..., None]).clamp(0, top)
-    return Affine(codes.view(w.shape).to(torch.uint8), scale, zero)
+    span = torch.maximum(-low, high) if symmetric else high - low
+    scale = _rounded_up(torch.where(span > 0, span / top, 1), scale_dtype or wide)
+    steps = groups / scale[..., None]
+    if symmetric:
+        codes = steps.round_().clamp_(-top, top)
+        return Affine(codes.view(w.shape).to(torch.int8), scale)
+    zero = (-low / scale).round_().clamp_(0, top)
+    codes = steps.round_().add_(zero[..., None]).clamp_(0, top)
+    return Affine(codes.view(w.shape).to(torch.uint8), scale, zero.to(scale.dtype))
+
+
+def _rounded_up(scale: Tensor, dtype: torch.dtype) -> Tensor:
+    """Positive numbers in another dtype, none smaller than before (but for those that it cannot hold)."""
+    nearest = scale.to(dtype)
+    bits = nearest.view({2: torch.int16, 4: torch.int32, 8: torch.int64}[nearest.itemsize])
+    return (bits + (nearest.to(scale.dtype) < scale)).view(dtype).clamp(max=torch.finfo(dtype).max)
 
 
 def split_groups(w: Tensor, group: Group) -> Tensor:
@@ -81,20 +100,10 @@ def split_groups(w: Tensor, group: Group) -> Tensor:
     return w.reshape(N, K // size, size)
 
 
-def _grouped(codes: Tensor, scale: Tensor) -> Tensor:
-    """The codes (N, K) as (N, G, K / G), to be multiplied by ``scale[..., None]``."""
-    N, K = codes.shape
-    return codes.view(N, scale.shape[1], K // scale.shape[1])
-
-
-def _positive(scale: Tensor) -> Tensor:
-    return torch.where(scale == 0, 1, scale)
-
-
 def sqnr(w: Tensor, approximation: Tensor) -> float:
     """The signal-to-quantization-noise ratio in dB: 10 log10 of mean w² over mean squared error."""
     noise = (w.double() - approximation.double()).square().mean()
-    return 10 * math.log10(w.double().square().mean() / noise) if noise else math.inf
+    return 10 * math.log10(float(w.double().square().mean() / noise)) if noise else math.inf
 
 
 def pack4(codes: Tensor) -> Tensor:

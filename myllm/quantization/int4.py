@@ -1,21 +1,28 @@
 """Four bits, two codes in a byte, a scale for each group of columns."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from myllm.files import UserError
-from myllm.quantization.affine import Affine, pack4, quantize_affine, unpack4
-from myllm.quantization.layer import QuantizedLinear
+from myllm.quantization.affine import Affine, Group, pack4, quantize_affine, unpack4
+from myllm.quantization.layer import QuantizedLinear, few, kernel
 
 
 class Int4Linear(QuantizedLinear):
     """Weights in four bits on an affine grid by groups of columns, activations as they are.
 
-    Scales and zero points are stored in float16 and uint8; the codes are chosen for the rounded scales.
+    Scales are stored in float16 and zero points in uint8, so that a weight takes 4 + 16/group bits on a
+    symmetric grid and 4 + 24/group on an asymmetric one: 4.5 and 4.75 by default.
+
+    PyTorch's kernel for few rows wants an order of the codes that depends on the machine. The first call
+    makes that copy, in 4 + 32/group more bits per weight, which no checkpoint contains. The kernel rounds
+    `x`, the scales and the products to bfloat16.
 
     Args:
         linear: The layer to quantize.
-        group: How many consecutive columns share a scale; it divides K.
+        group: How many consecutive columns share a scale; it divides K, which is even.
         symmetric: Whether the grid is symmetric about 0; then there is no zero point.
     """
 
@@ -23,20 +30,41 @@ class Int4Linear(QuantizedLinear):
     scale: Tensor
     zero: Tensor | None
 
-    def __init__(self, linear: nn.Linear, group: int = 32, *, symmetric: bool = False) -> None:
+    def __init__(self, linear: nn.Linear, group: Group = 32, *, symmetric: bool = False) -> None:
         super().__init__(linear, group=group, symmetric=symmetric)
-        self.store(quantize_affine(linear.weight, 4, symmetric=symmetric, group=group))
+        self._copy: tuple[Tensor, Tensor, Tensor] | None = None
+        half = torch.float16
+        self.store(quantize_affine(linear.weight, 4, symmetric=symmetric, group=group, scale_dtype=half))
 
     def store(self, q: Affine) -> None:
         """Keep these codes, scales and zero points instead."""
         if q.codes.shape[1] % 2:
             raise UserError(f"Four-bit codes are packed in pairs; {q.codes.shape[1]} columns are odd.")
-        codes = q.codes if q.zero is not None else q.codes + 8
-        self.register_buffer("packed", pack4(codes))
-        self.register_buffer("scale", q.scale)
+        self.register_buffer("packed", pack4(q.codes + 8 if q.zero is None else q.codes))
+        self.register_buffer("scale", q.scale.to(torch.float16))
         self.register_buffer("zero", None if q.zero is None else q.zero.to(torch.uint8))
 
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The weight (N, K) that the codes stand for."""
-        zero = torch.full_like(self.scale, 8) if self.zero is None else self.zero.to(self.scale.dtype)
+        zero = torch.full_like(self.scale, 8) if self.zero is None else self.zero
         return Affine(unpack4(self.packed), self.scale, zero).dequantize(dtype)
+
+    def fast(self, x: Tensor) -> Tensor | None:
+        """``x Wᵀ`` for few rows (R, K) by PyTorch's kernel, or None: by no other group or multiple of N."""
+        size = self.in_features // self.scale.shape[1]
+        if not few(x) or self.out_features % 16 or size not in (32, 64, 128, 256):
+            return None
+        pack, multiply = kernel("_convert_weight_to_int4pack_for_cpu"), kernel("_weight_int4pack_mm_for_cpu")
+        if pack is None or multiply is None:
+            return None
+        if self._copy is None or self._copy[0] is not self.packed:  # moved, loaded or stored anew since
+            scale = self.scale.float()
+            shift = torch.zeros_like(scale) if self.zero is None else (8 - self.zero.float()) * scale
+            grid = torch.stack((scale, shift), -1).transpose(0, 1)  # w = scale · (code - 8) + shift
+            codes = pack(unpack4(self.packed).int(), 1)
+            self._copy = self.packed, codes, grid.to(torch.bfloat16).contiguous()
+        return multiply(x.to(torch.bfloat16), self._copy[1], size, self._copy[2]).to(x.dtype)
+
+    def _load_from_state_dict(self, *args: Any, **options: Any) -> None:
+        self._copy = None
+        super()._load_from_state_dict(*args, **options)

@@ -1,17 +1,22 @@
 """Eight bits: weights alone (W8A16), or weights and activations (W8A8)."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from myllm.files import UserError
 from myllm.quantization.affine import Affine, Group, quantize_affine
-from myllm.quantization.layer import QuantizedLinear
+from myllm.quantization.layer import FEW_ROWS, QuantizedLinear, few, kernel
+
+#: So many products of two codes, each at most 127², have a sum below 2²⁴: float32 adds them without rounding.
+EXACT = 1024
 
 
 class Int8Linear(QuantizedLinear):
     """Weights in int8 on a symmetric grid, activations as they are.
 
     With one scale per row, or one in all, ``x Wᵀ = (x codesᵀ) · scale``: the product is computed on codes and
-    scaled afterwards. The kernel for few rows rounds `x` and the products to bfloat16.
+    scaled afterwards. PyTorch's kernel for few rows rounds `x` and the products to bfloat16.
 
     Args:
         linear: The layer to quantize.
@@ -32,11 +37,17 @@ class Int8Linear(QuantizedLinear):
         return Affine(self.codes, self.scale).dequantize(dtype)
 
     def fast(self, x: Tensor) -> Tensor | None:
-        """``x Wᵀ`` for few rows (R, K), or None: by groups of columns, or not on the CPU."""
-        if self.scale.shape[1] > 1 or x.device.type != "cpu":
+        """``x Wᵀ`` for rows (R, K), scaled afterwards; None where groups of columns have scales."""
+        if self.scale.shape[1] > 1:
             return None
-        ones = torch.ones(self.out_features, dtype=torch.bfloat16)
-        product = torch._weight_int8pack_mm(x.to(torch.bfloat16), self.codes, ones)  # pyright: ignore
+        # From 9 rows on, float32 is faster. The kernel reads past the end of other widths, and may crash.
+        rows = 8 if x.dtype == torch.float32 else FEW_ROWS
+        multiply = kernel("_weight_int8pack_mm") if few(x, rows) and self.in_features % 32 == 0 else None
+        if multiply is None:
+            product = F.linear(x, self.codes.to(x.dtype))
+        else:
+            ones = torch.ones(self.out_features, dtype=torch.bfloat16)
+            product = multiply(x.to(torch.bfloat16), self.codes, ones)
         return (product * self.scale.T).to(x.dtype)
 
 
@@ -44,7 +55,8 @@ class DynamicInt8Linear(Int8Linear):
     """Weights and activations in int8, multiplied as integers; for inference only.
 
     Each row of `x` has a scale of its own, computed when it arrives: a scale of the whole batch would let
-    the rows of a batch change each other's results.
+    the rows of a batch change each other's results. Sums of products of codes are computed in float32, in
+    which they are exact: this is what hardware with int8 products computes, at the speed of float32.
 
     Args:
         linear: The layer to quantize, with one scale per output.
@@ -54,9 +66,19 @@ class DynamicInt8Linear(Int8Linear):
         super().__init__(linear)
         self.options = {}
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(…, K) to (…, N)."""
-        codes, scale, _ = quantize_affine(x.flatten(0, -2), 8)
-        product = torch._int_mm(codes, self.codes.T)  # pyright: ignore
-        y = (product * scale * self.scale.T).to(x.dtype).unflatten(0, x.shape[:-1])
-        return y if self.bias is None else y + self.bias
+    def product(self, x: Tensor) -> Tensor:
+        """``x Wᵀ`` for rows (R, K), both rounded to codes."""
+        codes, scale, _ = quantize_affine(x, 8)
+        total = torch.zeros(len(x), self.out_features, dtype=torch.float64, device=x.device)
+        for start in range(0, self.in_features, EXACT):
+            some = slice(start, start + EXACT)
+            total += F.linear(codes[:, some].float(), self.codes[:, some].float())
+        return (total * scale * self.scale.T).to(x.dtype)
+
+    def gradient(self, grad: Tensor) -> Tensor:
+        """There is none.
+
+        Raises:
+            UserError: Always.
+        """
+        raise UserError("Rounded activations have no gradient; train with Int8Linear, which keeps them.")

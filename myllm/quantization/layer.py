@@ -1,13 +1,16 @@
 """The base of all quantized layers: a linear layer whose weight is stored in few bits."""
 
-from typing import Any
+import functools
+import warnings
+from collections.abc import Callable
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-FEW_ROWS = 16
-"""Up to so many rows reading the weights takes longer than the arithmetic: a kernel on codes is faster."""
+#: Up to so many rows, reading the weight takes longer than the arithmetic, and kernels on codes are fast.
+FEW_ROWS = 64
 
 
 class QuantizedLinear(nn.Module):
@@ -21,6 +24,8 @@ class QuantizedLinear(nn.Module):
         options: The subclass's other arguments, which are saved with a model.
     """
 
+    bias: nn.Parameter | None
+
     def __init__(self, linear: nn.Linear, **options: Any) -> None:
         super().__init__()
         self.in_features, self.out_features, self.options = linear.in_features, linear.out_features, options
@@ -31,17 +36,35 @@ class QuantizedLinear(nn.Module):
         raise NotImplementedError
 
     def fast(self, x: Tensor) -> Tensor | None:
-        """``x Wᵀ`` for few rows (R, K) by a kernel that reads codes, or None where there is none."""
+        """``x Wᵀ`` for rows (R, K) in a faster way than by the dequantized weight, or None."""
+
+    def product(self, x: Tensor) -> Tensor:
+        """``x Wᵀ`` for rows (R, K)."""
+        y = self.fast(x)
+        return F.linear(x, self.dequantize(x.dtype)) if y is None else y
+
+    def gradient(self, grad: Tensor) -> Tensor:
+        """The gradient with respect to the rows (R, K), given that with respect to the products (R, N)."""
+        return grad @ self.dequantize(grad.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(…, K) to (…, N). Gradients reach `x`, never the weight."""
-        rows, y = x.flatten(0, -2), None
-        if len(rows) <= FEW_ROWS and not (torch.is_grad_enabled() and x.requires_grad):
-            y = self.fast(rows)
-        if y is None:
-            y = _Product.apply(rows, self)
-        y = y.unflatten(0, x.shape[:-1])
+        """(…, K) to (…, N). Gradients reach `x` and the bias, never the weight."""
+        y = cast(Tensor, _Product.apply(x.reshape(-1, self.in_features), self))
+        y = y.view(*x.shape[:-1], self.out_features)
         return y if self.bias is None else y + self.bias
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "QuantizedLinear":
+        """What `torch.nn.Module.to` calls: buffers change their device, never their dtype.
+
+        A model that is cast to bfloat16 would otherwise round its scales, and each code would stand for
+        another number. To `fn` they look like bytes, which no cast touches.
+        """
+        buffers, self._buffers = self._buffers, {}
+        super()._apply(fn, recurse)
+        for name, old in buffers.items():
+            held = old if old is None else fn(old[..., None].view(torch.uint8)).view(old.dtype)[..., 0]
+            self.register_buffer(name, held)
+        return self
 
     @property
     def nbytes(self) -> int:
@@ -62,10 +85,24 @@ class _Product(torch.autograd.Function):
     """``x Wᵀ``, dequantized again for the gradient: the full weight is not kept between the two passes."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, layer: QuantizedLinear) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, x: Tensor, layer: QuantizedLinear) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx.layer = layer
-        return F.linear(x, layer.dequantize(x.dtype))
+        return layer.product(x)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        return grad @ ctx.layer.dequantize(grad.dtype), None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return ctx.layer.gradient(grad), None
+
+
+@functools.cache
+def kernel(name: str) -> Callable[..., Tensor] | None:
+    """A kernel of PyTorch's that multiplies by codes, or None; then a warning says so, once."""
+    found = getattr(torch.ops.aten, name, None)
+    if found is None:
+        warnings.warn(f"PyTorch {torch.__version__} lacks {name}: quantized layers are slower.", stacklevel=2)
+    return found
+
+
+def few(x: Tensor, rows: int = FEW_ROWS) -> bool:
+    """Whether `x` (R, K) is for a kernel that computes in bfloat16: few rows on the CPU, and no gradient."""
+    return x.is_cpu and len(x) <= rows and x.dtype in (torch.float32, torch.bfloat16) and not x.requires_grad

@@ -30,22 +30,23 @@ def replace_linears(
     Raises:
         UserError: Nothing matched.
     """
-    tables = {id(module.weight): module for module in model.modules() if isinstance(module, nn.Embedding)}
-    linears = [(name, module) for name, module in model.named_modules() if type(module) is nn.Linear]
-    chosen = [(name, x) for name, x in linears if (match(name, x) if match else not _is_head(name))]
+    tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    modules: list[tuple[str, nn.Module]] = [*model.named_modules(remove_duplicate=False)]
+    linears = [(name, module) for name, module in modules if name and type(module) is nn.Linear]
+    match = match or (lambda name, linear: name.rpartition(".")[2] != "lm_head")
+    chosen = [(name, linear) for name, linear in linears if match(name, linear)]
     if not chosen:
         raise UserError(f"No linear layer matches; the model has {len(linears)} of them.")
+    made: dict[nn.Linear, nn.Module] = {}
     for name, linear in chosen:
         if id(linear.weight) in tables:
             warnings.warn(f"{name} shared the embedding's table; it now has a copy of its own.", stacklevel=2)
             linear.weight = nn.Parameter(linear.weight.detach().clone(), linear.weight.requires_grad)
-            config: Any = getattr(model, "config", None)
-            if hasattr(config, "replace"):
-                model.config = config.replace(tie_embeddings=False)
-        parent, _, attribute = name.rpartition(".")
-        setattr(model.get_submodule(parent), attribute, make(linear))
+            owner: Any = model.get_submodule(name.rpartition(".")[0])
+            if hasattr(getattr(owner, "config", None), "tie_embeddings"):
+                owner.config = owner.config.replace(tie_embeddings=False)
+        if linear not in made:
+            made[linear] = make(linear)
+    for name, linear in chosen:  # only now: where a layer cannot be made, the model keeps all of its own
+        model.set_submodule(name, made[linear])
     return [name for name, _ in chosen]
-
-
-def _is_head(name: str) -> bool:
-    return name.rpartition(".")[2] == "lm_head"
