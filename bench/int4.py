@@ -235,7 +235,7 @@ def smollm2() -> dict[str, Any]:
         if scheme is not None:
             if scheme == "gptq":
                 ids = torch.tensor(llm.tokenizer.encode(texts()[0][:200_000])[: FEW * 512])
-                options = {"calibration": ids.view(FEW, 1, 512)}
+                options = {"calibration": [*ids.view(FEW, 1, 512)]}
             quantize(llm.model, scheme, **options)
         layers = [one for one in llm.model.modules() if hasattr(one, "bits_per_weight")]
         nbytes: float = sum(one.nbytes for one in layers) if layers else 4 * sum(sizes)  # pyright: ignore
@@ -250,11 +250,12 @@ def smollm2() -> dict[str, Any]:
 
 def main() -> None:
     """Measure the parts named on the command line, all by default, and write the file."""
-    found = json.loads(FILE.read_text("utf-8")) if FILE.exists() else {}
-    for name in sys.argv[1:] or ("front", "mixed", "smollm2"):
-        found |= {"front": front, "mixed": mixed, "smollm2": smollm2}[name]()
-    found |= {"command": "python -m bench.int4", **origin(), "cpu": machine()["cpu"]}
-    atomic_write(FILE, json.dumps(found, indent=1) + "\n")
+    parts = {"front": front, "mixed": mixed, "smollm2": smollm2}
+    for name in sys.argv[1:] or parts:
+        found = parts[name]()
+        kept = json.loads(FILE.read_text("utf-8")) if FILE.exists() else {}
+        kept |= found | {"command": "python -m bench.int4", **origin(), "cpu": machine()["cpu"]}
+        atomic_write(FILE, json.dumps(kept, indent=1) + "\n")
 
 
 if __name__ == "__main__":
