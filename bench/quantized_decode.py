@@ -1,4 +1,4 @@
-"""Decoding with quantized weights: the time of a step by scheme and batch: book/_results/quantized_decode.json.
+"""Decoding with quantized weights, by scheme and batch: book/_results/quantized_decode.json.
 
     python -m bench.quantized_decode      SmolLM2 must have been downloaded
 
