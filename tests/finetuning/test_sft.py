@@ -6,7 +6,10 @@ import torch.nn.functional as F
 
 from myllm import ModelConfig, TrainConfig, Trainer, Transformer, load_tokenizer
 from myllm.files import UserError
+from myllm.finetuning.lora import apply_lora
 from myllm.finetuning.sft import SFT, Example, check_masks, encode, show_mask
+from myllm.quantization.int4 import Int4Linear
+from myllm.quantization.swap import replace_linears
 
 CONFIG = ModelConfig(vocab_size=60, block_size=64, n_layer=2, n_head=2, n_embd=16, tie_embeddings=True)
 TOKENIZER = load_tokenizer("shakespeare")
@@ -140,3 +143,29 @@ def test_plain_text_is_learned_with_its_end_and_conversations_with_theirs():
     for item in ({}, {"prompt": "a"}, {"prompt": "a", "response": 3}, {"text": "a"}):
         with pytest.raises(UserError, match="a prompt and a response"):
             encode(item, TOKENIZER)
+
+
+@pytest.mark.parametrize("head", [False, True])
+@pytest.mark.parametrize("quantized", [False, True])
+def test_adapters_over_a_frozen_base_get_the_gradient_of_the_plain_loss(quantized, head):
+    """QLoRA through the objective: the head may be frozen, adapted or quantized."""
+    torch.manual_seed(0)
+    model, given = Transformer(CONFIG.replace(tie_embeddings=False)).double(), examples(6)
+    if quantized:
+        replace_linears(
+            model, lambda linear: Int4Linear(linear, 16), lambda name, _: head or "head" not in name
+        )
+    targets = ["q_proj", "down_proj", *(["lm_head"] if head else [])]
+    apply_lora(model, 2, targets=targets)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    for p in trained:
+        torch.nn.init.normal_(p)
+    objective = SFT(given, block_size=32, batch_size=9)
+    objective.loader.batch_size = objective.loader.n
+    total = objective.loss(model, next(objective.batches(model))).total
+    expected = by_hand(model, given)
+    assert torch.allclose(total, expected, rtol=1e-10)
+    found, wanted = (torch.autograd.grad(loss, trained) for loss in (total, expected))
+    assert len(found) == 2 * (len(targets) - head) * 2 + 2 * head
+    for a, b in zip(found, wanted, strict=True):
+        assert torch.allclose(a, b, atol=1e-9)
