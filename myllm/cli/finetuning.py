@@ -19,6 +19,12 @@ if TYPE_CHECKING:
     from myllm.training.loop import Record
     from myllm.training.step import Objective
 
+
+def say(text: str) -> None:
+    """Tell the user something beside the results."""
+    print(text, file=sys.stderr, flush=True)
+
+
 Data = Annotated[str, arg(metavar="FILE")]
 
 
@@ -99,15 +105,9 @@ class Tuning:
         )
         before = trainer.validate()["validation"]
         trainer.best = float("inf")
-        print(
-            f"{steps} updates of {self.batch_size} rows; loss on held-out examples {before:.3f}",
-            file=sys.stderr,
-        )
+        say(f"{steps} updates of {self.batch_size} of {rows} rows; loss on held-out examples {before:.3f}")
         record = trainer.fit()
-        print(
-            f"loss on held-out examples {before:.3f} before, {record['validation']:.3f} after",
-            file=sys.stderr,
-        )
+        say(f"loss on held-out examples {before:.3f} before, {record['validation']:.3f} after")
         return record | {"before": before}
 
 
@@ -158,7 +158,7 @@ class SFT(Tuning):
         held_out = Objective(rest, shuffle=False, **options)
         print(f"What is learned of the first example stands in ⟦ ⟧:\n{show_mask(train[0], llm.tokenizer)}")
         if dropped := len(objective.dropped) + len(held_out.dropped):
-            print(f"{dropped} examples are longer than {T} tokens and are left out.", file=sys.stderr)
+            say(f"{dropped} examples are longer than {T} tokens and are left out.")
         objective.loader.batch_size = min(self.batch_size, objective.loader.n)
         adapt(llm, self.lora, self.scheme)
         self.fit(llm.model, objective, objective.loader.n, held_out, held_out.loader.n)
@@ -186,10 +186,7 @@ def adapt(llm: "LLM", rank: int, scheme: str | None) -> None:
     if rank:
         apply_lora(llm.model, rank)
         found = inspect_adapter(llm.model)
-        print(
-            f"{found.parameters:,} parameters in {len(found.layers)} layers are trained ({found.share:.2%})",
-            file=sys.stderr,
-        )
+        say(f"{found.parameters:,} parameters in {len(found.layers)} layers are trained ({found.share:.2%})")
 
 
 def save(llm: "LLM", out: str, *, adapter: bool, base: str) -> None:
@@ -281,7 +278,7 @@ class Classify(Tuning):
         torch.manual_seed(self.seed)
         classifier = Classifier(llm.model, len(classes))
         count = freeze(classifier, int(self.train) if self.train.isdigit() else self.train)  # pyright: ignore
-        print(f"{len(classes)} classes; {count:,} parameters are trained", file=sys.stderr)
+        say(f"{len(classes)} classes; {count:,} parameters are trained")
         train, rest = self.split(items)
         objective = Objective(
             train, block_size=T, batch_size=min(self.batch_size, len(train)), seed=self.seed

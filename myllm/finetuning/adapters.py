@@ -42,17 +42,22 @@ def save_adapter(model: nn.Module, folder: StrPath, *, base: str | None = None) 
     adapters = {path: x for path, layer in lora_layers(model) if (x := layer.adapter) is not None}
     if not adapters:
         raise UserError("No adapter is active; call apply_lora or set_adapter first.")
+    names = _hf_paths(model)
+    if other := adapters.keys() - names.keys():
+        raise UserError(
+            f"peft adapts {min(other)} of such a model in another form; merge the adapter instead."
+        )
     state: dict[str, Tensor] = {}
     for path, adapter in adapters.items():
         for part, name in PARTS.items():
             if (tensor := getattr(adapter, part)) is not None:
-                state[f"{PREFIX}{_hf_path(model, path)}.{name}"] = tensor.detach().contiguous()
+                state[f"{PREFIX}{names[path]}.{name}"] = tensor.detach().contiguous()
     first = next(iter(adapters.values()))
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": base,
-        "target_modules": sorted({_hf_path(model, path).rpartition(".")[2] for path in adapters}),
+        "target_modules": sorted({names[path].rpartition(".")[2] for path in adapters}),
         "r": len(first.A),
         "lora_alpha": first.alpha,
         "lora_dropout": first.dropout.p,
@@ -90,7 +95,7 @@ def load_adapter(model: nn.Module, folder: StrPath, *, name: str = "default") ->
     folder = expand(folder)
     config = _config(folder)
     tensors = read_weights(folder / WEIGHTS)
-    ours = {f"{PREFIX}{_hf_path(model, path)}": path for path, _ in linears(model)}
+    ours = {f"{PREFIX}{name}": path for path, name in _hf_paths(model).items()}
     parts: dict[str, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         part = next((part for part, suffix in PARTS.items() if key.endswith(f".{suffix}")), "A")
@@ -134,13 +139,16 @@ def _config(folder: Path) -> dict[str, Any]:
     return found
 
 
-def _hf_path(model: nn.Module, path: str) -> str:
-    """The name of a layer in the library transformers, in which peft finds it; its own in a foreign model."""
+def _hf_paths(model: nn.Module) -> dict[str, str]:
+    """The names under which peft finds the layers, in the library transformers; their own in a foreign model.
+
+    Layers that are fused or transposed there, as GPT-2's, are missing: peft adapts them in another form.
+    """
+    paths = [path for path, _ in linears(model)]
     config: Any = getattr(model, "config", None)
     if not hasattr(config, "to_hf"):
-        return path
+        return dict(zip(paths, paths, strict=True))
     family = config.to_hf()["model_type"]
-    name = convert.hf_name(f"{path}.weight", family)
-    if convert.TRANSPOSED.fullmatch(name) or name not in convert.layout(config, family):
-        raise UserError(f"peft adapts {path} of a {family} model in another form; merge it instead.")
-    return name.removesuffix(".weight")
+    stored = {name for name in convert.layout(config, family) if not convert.TRANSPOSED.fullmatch(name)}
+    names = {path: convert.hf_name(f"{path}.weight", family) for path in paths}
+    return {path: name.removesuffix(".weight") for path, name in names.items() if name in stored}
