@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from myllm.model.attention import attend as attend
     from myllm.model.cache import KVCache as KVCache
     from myllm.model.transformer import Transformer as Transformer
+    from myllm.quantization.schemes import quantize as quantize
     from myllm.tokenizers.bpe import BPE as BPE
     from myllm.tokenizers.chat import render as render
     from myllm.tokenizers.pretrained import load_tokenizer as load_tokenizer
@@ -42,6 +43,7 @@ _HOME = {
     "generate": "myllm.inference.generate",
     "load_tokenizer": "myllm.tokenizers.pretrained",
     "perplexity": "myllm.evaluation.perplexity",
+    "quantize": "myllm.quantization.schemes",
     "render": "myllm.tokenizers.chat",
     "stream": "myllm.inference.generate",
 }

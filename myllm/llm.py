@@ -16,6 +16,7 @@ from myllm.inference.beam import beam_search
 from myllm.inference.generate import check_room, cut_at_stop, generate_batch, new_cache, stream
 from myllm.inference.regex import regex_grammar
 from myllm.model.transformer import Transformer
+from myllm.quantization import store
 from myllm.tokenizers.base import Tokenizer
 from myllm.tokenizers.chat import end_tokens, prompt_ids
 from myllm.tokenizers.gguf import from_gguf
@@ -73,7 +74,8 @@ class LLM:
             name_or_path: "course-base", the model of chapter 10; "smollm2", which `myllm download smollm2`
                 fetches; a GGUF file; a folder with ``config.json`` and safetensors; or the name of such a
                 repository on the Hugging Face hub.
-            dtype: The dtype of the weights; by default as stored, float32 for a GGUF file.
+            dtype: The dtype of the weights; by default as stored, float32 for a GGUF file. What is quantized
+                stays as it is.
             device: The device of the weights; by default the CPU.
 
         Raises:
@@ -86,19 +88,23 @@ class LLM:
             model, values = gguf.load(path, dtype=dtype, device=device)
             return cls(model, from_gguf(values, path.stem))
         path = hub.resolve(name_or_path)
-        model = hub.load_folder(path, dtype=dtype, device=device)
         folder = path.parent if path.is_file() else path
+        load = store.load if store.read_config(folder) else hub.load_folder
+        model = load(path, dtype=dtype, device=device)
         has_one = any((folder / name).is_file() for name in (WHOLE, MODEL, VOCABULARY))
         stop_ids = _stop_ids(folder / GENERATION_CONFIG) | _stop_ids(folder / hub.CONFIG)
         return cls(model, load_tokenizer(folder) if has_one else None, stop_ids=stop_ids)
 
     def save_pretrained(self, folder: StrPath) -> None:
-        """Write a folder that `from_pretrained` and the library `transformers` load, stop ids included.
+        """Write a folder that `from_pretrained` loads, stop ids included.
+
+        The library `transformers` loads it, too, unless the model is quantized: then it is in the format of
+        `myllm.quantization.store`.
 
         Raises:
             UserError: The folder cannot be written.
         """
-        hub.save(self.model, folder)
+        (store.save if store.quantized_layers(self.model) else hub.save)(self.model, folder)
         if self.tokenizer is not None:
             save_tokenizer(self.tokenizer, folder)
         ids: dict[str, Any] = {"eos_token_id": sorted(self.stop_ids) or None}

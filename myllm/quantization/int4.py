@@ -50,6 +50,15 @@ class Int4Linear(QuantizedLinear):
         zero = torch.full_like(self.scale, 8) if self.zero is None else self.zero
         return Affine(unpack4(self.packed), self.scale, zero).dequantize(dtype)
 
+    def rows(self, i: Tensor, dtype: torch.dtype) -> Tensor:
+        """Rows of the weight, (…, K) for indices (…)."""
+        if len(self.scale) == 1:
+            return super().rows(i, dtype)
+        flat = i.flatten()
+        zero = torch.full_like(self.scale, 8) if self.zero is None else self.zero
+        some = Affine(unpack4(self.packed[flat]), self.scale[flat], zero[flat])
+        return some.dequantize(dtype).view(*i.shape, -1)
+
     def fast(self, x: Tensor) -> Tensor | None:
         """``x Wᵀ`` for few rows by PyTorch's kernel; None for other groups, or N not divisible by 16."""
         size = self.in_features // self.scale.shape[1]

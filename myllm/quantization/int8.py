@@ -37,6 +37,12 @@ class Int8Linear(QuantizedLinear):
         """The weight (N, K) that the codes stand for."""
         return Affine(self.codes, self.scale).dequantize(dtype)
 
+    def rows(self, i: Tensor, dtype: torch.dtype) -> Tensor:
+        """Rows of the weight, (…, K) for indices (…)."""
+        flat = i.flatten()
+        scale = self.scale if len(self.scale) == 1 else self.scale[flat]
+        return Affine(self.codes[flat], scale).dequantize(dtype).view(*i.shape, -1)
+
     def fast(self, x: Tensor) -> Tensor | None:
         """``x Wᵀ`` for rows (R, K), scaled afterwards; None where groups of columns have scales."""
         if self.scale.shape[1] > 1:

@@ -34,6 +34,10 @@ class QuantizedLinear(nn.Module):
         """The weight (N, K) that the codes stand for."""
         raise NotImplementedError
 
+    def rows(self, i: Tensor, dtype: torch.dtype) -> Tensor:
+        """Rows of the weight, (…, K) for indices (…), as `QuantizedEmbedding` looks them up."""
+        return self.dequantize(dtype)[i]
+
     def fast(self, x: Tensor) -> Tensor | None:
         """``x Wᵀ`` for rows (R, K) in a faster way than by the dequantized weight, or None."""
 
@@ -79,6 +83,29 @@ class QuantizedLinear(nn.Module):
     def extra_repr(self) -> str:
         """What `print` shows."""
         return f"{self.in_features}, {self.out_features}, bits per weight={self.bits_per_weight:.3f}"
+
+
+class QuantizedEmbedding(nn.Module):
+    """An embedding that shares the table of a quantized head: rows are dequantized when they are looked up.
+
+    Args:
+        head: The quantized head, whose outputs are the tokens.
+        like: A tensor of the dtype and on the device that embeddings shall have.
+
+    Attributes:
+        weight: No numbers; its dtype and device are those of the embeddings.
+    """
+
+    weight: Tensor
+
+    def __init__(self, head: QuantizedLinear, like: Tensor) -> None:
+        super().__init__()
+        self._head = (head,)  # in a tuple, so that it is a submodule of the model alone
+        self.register_buffer("weight", like.detach().new_empty(0), persistent=False)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """(B, T) to (B, T, C)."""
+        return self._head[0].rows(ids, self.weight.dtype)
 
 
 class _Product(torch.autograd.Function):

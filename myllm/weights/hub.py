@@ -1,22 +1,19 @@
 """Models in folders as Hugging Face writes them: ``config.json`` and safetensors, never pickles."""
 
-import json
 import os
 import re
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariableType]
 from torch import Tensor
 
 from myllm.config import ModelConfig
-from myllm.files import StrPath, UserError, atomic_write, atomic_writer, expand, read_json, reason
+from myllm.files import StrPath, UserError, expand, read_json
 from myllm.model.transformer import Transformer
+from myllm.tensors import CONFIG, INDEX, WEIGHTS, read_tensors, write_model
 from myllm.weights import convert
 
-CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 _DANGER = "which can run arbitrary code when it is loaded; use a model in safetensors format."
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 WANTED = ["*.json", "*.safetensors", "*.model", "merges.txt", "*.jinja"]
@@ -89,27 +86,12 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 def _read_file(path: Path) -> dict[str, Tensor]:
     """The tensors of a file, each under its name and the aliases that the metadata give it."""
-    opened: Any = safe_open  # the library's types are unknown
-    try:
-        with path.open("rb"), opened(path, "pt") as file:
-            state: dict[str, Tensor] = {name: file.get_tensor(name) for name in [*file.keys()]}
-            shared: dict[str, str] = file.metadata() or {}
-    except OSError as error:
-        raise UserError(f"Cannot read {path}: {reason(error)}.") from error
-    except (SafetensorError, RuntimeError, TypeError, ValueError) as error:
-        why = str(error).partition("\n")[0]
-        raise UserError(f"{path} is not a whole safetensors file ({why:.200}); download it again.") from error
+    state, shared = read_tensors(path)
     return {alias: state[name] for alias, name in shared.items() if name in state} | state
 
 
 def save(model: Transformer, folder: StrPath) -> None:
-    """Write a folder that `load_folder` and the library transformers read.
-
-    The configuration is written last: an incomplete folder has none, and is refused.
-
-    Args:
-        model: The model.
-        folder: The folder to write; it is created if it does not exist.
+    """Write a folder that `load_folder` and the library transformers read; see `write_model`.
 
     Raises:
         UserError: No family of Hugging Face describes the model, or a file cannot be written.
@@ -118,21 +100,7 @@ def save(model: Transformer, folder: StrPath) -> None:
     state = convert.to_hf(model.state_dict(), model.config, hf["model_type"])
     dtype = str(model.embed_tokens.weight.dtype).removeprefix("torch.")
     hf |= {"dtype": dtype, "torch_dtype": dtype}  # the newer and the older name
-    folder = expand(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for old in (CONFIG, INDEX):
-            (folder / old).unlink(missing_ok=True)
-    except OSError as error:
-        raise UserError(f"Cannot write into {folder}: {error.strerror}; choose another folder.") from error
-    with atomic_writer(folder / WEIGHTS) as file:
-        try:
-            save_file(state, file.name, {"format": "pt"})
-        except SafetensorError as error:
-            if found := re.search(r"os error (\d+)", str(error)):  # atomic_writer explains it
-                raise OSError(int(found[1]), os.strerror(int(found[1])), file.name) from error
-            raise UserError(f"Cannot write {folder / WEIGHTS}: {error}.") from error
-    atomic_write(folder / CONFIG, json.dumps(hf, indent=2) + "\n")
+    write_model(folder, state, {"format": "pt"}, hf)
 
 
 def resolve(name_or_path: StrPath, revision: str | None = None) -> Path:

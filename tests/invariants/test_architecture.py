@@ -24,7 +24,7 @@ CHECKS = sorted((ROOT / "solutions/checks").glob("ch*.py"))
 OUTSIDE_THE_BUDGET = ("grading", "widgets", "course", "cli", "app")
 PUBLIC = {"BPE", "ModelConfig", "Transformer", "__version__", "attend", "check", "load_tokenizer"}
 PUBLIC |= {"KVCache", "LLM", "SamplingConfig", "generate", "perplexity", "render", "stream"}
-PUBLIC |= {"Pretrain", "TrainConfig", "Trainer"}
+PUBLIC |= {"Pretrain", "TrainConfig", "Trainer", "quantize"}
 QUIET = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT}
 QUIET |= {tokenize.ENCODING, tokenize.ENDMARKER}
 

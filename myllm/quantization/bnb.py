@@ -1,0 +1,90 @@
+"""The layers of bitsandbytes behind the same swap; they need the extra ``quant``."""
+
+import logging
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from myllm.files import UserError
+from myllm.quantization.layer import QuantizedLinear
+
+
+class _Bnb(QuantizedLinear):
+    """A layer of bitsandbytes, which computes the product and its gradient with respect to `x`."""
+
+    layer: Any
+
+    def hold(self, linear: nn.Linear, layer: Any, weight: Any) -> None:
+        """Let a layer of the library quantize this weight, in the mode of the layer that it replaces."""
+        self.layer, layer.weight = layer, weight.to(linear.weight.device)  # quantizes
+        self.train(linear.training)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(…, K) to (…, N). Gradients reach `x`, never the weight."""
+        y = self.layer(x)
+        return y if self.bias is None else y + self.bias  # pyright: ignore[reportUnnecessaryComparison]
+
+    @torch.no_grad()
+    def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The weight (N, K) that the codes stand for: the outputs for the unit vectors."""
+        return self.layer(torch.eye(self.in_features, device=self.layer.weight.device)).T.to(dtype)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes stored for the weight: its codes and scales, not the code books that all layers share."""
+        stored = self.layer.state_dict()
+        return sum(stored[name].nbytes for name in stored if name.endswith(("weight", "absmax", "SCB")))
+
+
+class LLMInt8(_Bnb):
+    """LLM.int8: int8 times int8, except for the columns of `x` with outliers (Dettmers et al., 2022).
+
+    `x` is rounded to float16, then to int8 with a scale for each row. A column with a number of at least
+    `threshold` is multiplied by the dequantized weights instead. In training mode the library does so for all
+    columns on a CPU; the layer therefore starts in the mode of the one that it replaces.
+
+    Args:
+        linear: The layer to quantize, with one scale per output.
+        threshold: The magnitude from which a number counts as an outlier.
+
+    Raises:
+        UserError: bitsandbytes is not installed.
+    """
+
+    def __init__(self, linear: nn.Linear, threshold: float = 6.0) -> None:
+        super().__init__(linear, threshold=threshold)
+        bnb, size = _library(), (self.in_features, self.out_features)
+        settings = {"bias": False, "has_fp16_weights": False, "threshold": threshold, "device": "meta"}
+        layer = bnb.nn.Linear8bitLt(*size, **settings)
+        self.hold(linear, layer, bnb.nn.Int8Params(linear.weight.detach(), requires_grad=False))
+
+
+class BnbNF4(_Bnb):
+    """NF4 as bitsandbytes stores and multiplies it; see `myllm.quantization.nf4.NF4Linear`.
+
+    Args:
+        linear: The layer to quantize, in blocks of 64.
+        double: Whether the scales are quantized as well.
+
+    Raises:
+        UserError: bitsandbytes is not installed.
+    """
+
+    def __init__(self, linear: nn.Linear, double: bool = True) -> None:
+        super().__init__(linear, double=double)
+        bnb, size = _library(), (self.in_features, self.out_features)
+        layer = bnb.nn.Linear4bit(*size, bias=False, device="meta")
+        nf4 = {"quant_type": "nf4", "compress_statistics": double, "module": layer}
+        self.hold(linear, layer, bnb.nn.Params4bit(linear.weight.detach(), **nf4))
+
+
+def _library() -> Any:
+    try:
+        library = import_module("bitsandbytes")
+    except ImportError as error:
+        raise UserError("bitsandbytes is not installed; run pip install 'myllm-course[quant]'.") from error
+    # It would log in every product that x is rounded to float16.
+    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+    return library
