@@ -63,11 +63,13 @@ class QuantizedLinear(nn.Module):
         A model that is cast to bfloat16 would otherwise round its scales, and each code would stand for
         another number. To `fn` they look like bytes, which no cast touches.
         """
-        buffers, self._buffers = self._buffers, {}
+        moved = {
+            name: old if old is None else fn(old[..., None].view(torch.uint8)).view(old.dtype)[..., 0]
+            for name, old in self._buffers.items()
+        }
+        self._buffers = {}
         super()._apply(fn, recurse)
-        for name, old in buffers.items():
-            held = old if old is None else fn(old[..., None].view(torch.uint8)).view(old.dtype)[..., 0]
-            self.register_buffer(name, held)
+        self._buffers = moved
         return self
 
     @property
