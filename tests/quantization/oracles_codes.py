@@ -30,6 +30,7 @@ def nf4():
     for shape in t.SHAPES:
         t.test_bytes_and_scales_are_those_of_bitsandbytes(shape, 64, torch.float32)
         t.test_double_quantization_is_that_of_bitsandbytes(shape)
+    t.test_numbers_halfway_between_two_levels_go_where_bitsandbytes_puts_them()
     t.test_bits_are_counted_to_the_last_one()
     t.test_double_quantization_costs_little()
     t.test_the_layer_computes_with_the_weight_it_stands_for_and_hands_gradients_on()
