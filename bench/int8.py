@@ -52,7 +52,9 @@ def score(model: nn.Module, name: str, n: int | None = None) -> float:
 
 
 @torch.no_grad()
-def rounded(model: Transformer, bits: int, group: Group, *, symmetric: bool = True, all_: bool) -> Transformer:
+def rounded(
+    model: Transformer, bits: int, group: Group, *, symmetric: bool = True, all_: bool
+) -> Transformer:
     """A copy with rounded matrices: all of them, a tied table once, or all but embedding and head."""
     model = copy.deepcopy(model)
     for name, w in model.named_parameters():
