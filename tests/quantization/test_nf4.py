@@ -1,6 +1,7 @@
 """NF4: bitsandbytes' tables, bytes and numbers, and the properties of any code book."""
 
 import math
+from itertools import pairwise
 from statistics import NormalDist
 
 import pytest
@@ -38,7 +39,7 @@ def test_the_levels_are_quantiles_of_the_normal_distribution():
     outermost = normal.inv_cdf(1 - (1 / 32 + 1 / 30) / 2)
     mass = [normal.cdf(level * outermost) for level in levels.tolist()]
     for side in (mass[:8], mass[7:]):  # equally probable steps on either side of 0
-        steps = [b - a for a, b in zip(side, side[1:], strict=False)]
+        steps = [b - a for a, b in pairwise(side)]
         assert steps == pytest.approx([steps[0]] * len(steps), rel=1e-5)
 
 
