@@ -87,7 +87,7 @@ def _run(args: Sequence[str]) -> int:
     from tyro.extras import SubcommandApp
 
     app = SubcommandApp()
-    for module in ("general", "models", "generation", "training", "finetuning"):
+    for module in ("general", "models", "generation", "training", "finetuning", "classification"):
         _register(app, module, args[:1])
     for group, about in GROUPS.items():
         commands = SubcommandApp()

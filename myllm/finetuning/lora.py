@@ -246,7 +246,8 @@ def merge(model: nn.Module) -> list[str]:
             N, K = (weight := layer.adapter.merged(plain)).shape
             bias = plain.bias
             plain = nn.Linear(K, N, bias=False, device="meta")
-            plain.weight, plain.bias = nn.Parameter(weight), bias
+            plain.weight = nn.Parameter(weight)
+            plain.register_parameter("bias", bias)
         parent, _, attribute = path.rpartition(".")
         setattr(model.get_submodule(parent), attribute, plain)
     return [path for path, _ in layers]

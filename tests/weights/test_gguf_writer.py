@@ -1,4 +1,4 @@
-"""GGUF files that we write: blocks equal to the library's byte for byte, read back by it and by our reader."""
+"""GGUF files that we write: blocks equal the library's byte for byte; it and our reader read them back."""
 
 import gguf as library
 import numpy as np
