@@ -80,8 +80,8 @@ def peaks(model: Transformer, ids: Tensor) -> dict[str, list[float]]:
     """For each layer max / rms of the residual stream that enters it, and of the inputs of two projections.
 
     ``stream`` and the others take the median over positions, ``worst`` the largest one of the stream.
-    ``channel`` is the largest rms of a channel of the stream, over the median one; ``first`` the length of the
-    first token's vector, over the median length.
+    ``channel`` is the largest rms of a channel of the stream, over the median one; ``first`` the
+    length of the first token's vector, over the median length.
     """
     found: dict[str, list[float]] = {}
 
@@ -134,7 +134,7 @@ def turned(name: str) -> Transformer:
 
 
 class PerRow(Int8Linear):
-    """`DynamicInt8Linear` with its codes multiplied as float32, which is faster where int8 has no instructions."""
+    """`DynamicInt8Linear` with codes multiplied as float32: faster where int8 has no instructions."""
 
     def step(self, x: Tensor) -> Tensor:
         """The step of each row's grid."""

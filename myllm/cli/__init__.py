@@ -87,7 +87,11 @@ def _run(args: Sequence[str]) -> int:
     from tyro.extras import SubcommandApp
 
     app = SubcommandApp()
-    for module in ("general", "models", "generation", "training"):
+<<<<<<< HEAD
+    for module in ("general", "models", "generation", "training", "finetuning", "classification"):
+=======
+    for module in ("general", "models", "generation", "training", "quantization"):
+>>>>>>> q3
         _register(app, module, args[:1])
     for group, about in GROUPS.items():
         commands = SubcommandApp()

@@ -60,25 +60,26 @@ def test_bits_per_weight():
 
 def dynamic_oracle(x, w):
     """W8A8 in NumPy's integers."""
-    x, w = x.double().numpy(), w.double().numpy()
-    scales = [np.float32(np.abs(m).max(1, keepdims=True)) / np.float32(127) for m in (x, w)]
-    scales = [np.where(s == 0, np.float32(1), s) for s in scales]
-    x, w = (np.rint((m / s).astype(np.float32)).astype(np.int64) for m, s in zip((x, w), scales, strict=True))
+    (x, w), float_ = (x.numpy(), w.numpy()), x.numpy().dtype.type
+    scales = [np.abs(m).max(1, keepdims=True) / float_(127) for m in (x, w)]
+    scales = [np.where(s == 0, float_(1), s) for s in scales]
+    x, w = (np.rint(m / s).astype(np.int64) for m, s in zip((x, w), scales, strict=True))
     assert abs(x).max() <= 127 and abs(w).max() <= 127
     return (x @ w.T) * scales[0].astype(np.float64) * scales[1].T.astype(np.float64)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("K", [3, 64, 1023, 1024, 1025, 5000])
 @torch.no_grad()
-def test_dynamic_products_are_those_of_integers(K):
+def test_dynamic_products_are_those_of_integers(K, dtype):
     """Every bit: sums of products of codes are never rounded, however many there are."""
-    layer = linear(K, 6)
+    layer = linear(K, 6).to(dtype)
     layer.weight[0] = 1 - torch.rand(K) / 8  # sums near the largest, far beyond 24 bits
     q = DynamicInt8Linear(layer)
-    x = torch.randn(5, K)
+    x = torch.randn(5, K).to(dtype)
     x[0], x[1] = 3 - torch.rand(K) / 4, 0.0
-    expected = torch.from_numpy(dynamic_oracle(x, layer.weight))
-    assert torch.equal(q(x), expected.float())
+    expected = torch.from_numpy(dynamic_oracle(x, layer.weight)).to(dtype)
+    assert torch.equal(q(x), expected)
     assert (q(x)[1] == 0).all() and q(x)[0, 0] > 2.5 * K
 
 
