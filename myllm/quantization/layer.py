@@ -1,6 +1,5 @@
 """The base of all quantized layers: a linear layer whose weight is stored in few bits."""
 
-import functools
 import warnings
 from collections.abc import Callable
 from typing import Any, cast
@@ -29,11 +28,15 @@ class QuantizedLinear(nn.Module):
     def __init__(self, linear: nn.Linear, **options: Any) -> None:
         super().__init__()
         self.in_features, self.out_features, self.options = linear.in_features, linear.out_features, options
-        self.bias = linear.bias
+        self.bias, self.weight_dtype = linear.bias, linear.weight.dtype
 
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The weight (N, K) that the codes stand for."""
         raise NotImplementedError
+
+    def rows(self, i: Tensor, dtype: torch.dtype) -> Tensor:
+        """Rows of the weight, (…, K) for indices (…), as `QuantizedEmbedding` looks them up."""
+        return self.dequantize(dtype)[i]
 
     def fast(self, x: Tensor) -> Tensor | None:
         """``x Wᵀ`` for rows (R, K) in a faster way than by the dequantized weight, or None."""
@@ -49,7 +52,8 @@ class QuantizedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, K) to (…, N). Gradients reach `x` and the bias, never the weight."""
-        y = cast(Tensor, _Product.apply(x.reshape(-1, self.in_features), self))
+        rows, wanted = x.reshape(-1, self.in_features), x.requires_grad and torch.is_grad_enabled()
+        y = cast(Tensor, _Product.apply(rows, self)) if wanted else self.product(rows)
         y = y.view(*x.shape[:-1], self.out_features)
         return y if self.bias is None else y + self.bias
 
@@ -59,11 +63,13 @@ class QuantizedLinear(nn.Module):
         A model that is cast to bfloat16 would otherwise round its scales, and each code would stand for
         another number. To `fn` they look like bytes, which no cast touches.
         """
-        buffers, self._buffers = self._buffers, {}
+        moved = {
+            name: old if old is None else fn(old[..., None].view(torch.uint8)).view(old.dtype)[..., 0]
+            for name, old in self._buffers.items()
+        }
+        self._buffers = {}
         super()._apply(fn, recurse)
-        for name, old in buffers.items():
-            held = old if old is None else fn(old[..., None].view(torch.uint8)).view(old.dtype)[..., 0]
-            self.register_buffer(name, held)
+        self._buffers = moved
         return self
 
     @property
@@ -81,6 +87,29 @@ class QuantizedLinear(nn.Module):
         return f"{self.in_features}, {self.out_features}, bits per weight={self.bits_per_weight:.3f}"
 
 
+class QuantizedEmbedding(nn.Module):
+    """An embedding that shares the table of a quantized head: rows are dequantized when they are looked up.
+
+    Args:
+        head: The quantized head, whose outputs are the tokens.
+        like: A tensor of the dtype and on the device that embeddings shall have.
+
+    Attributes:
+        weight: No numbers; its dtype and device are those of the embeddings.
+    """
+
+    weight: Tensor
+
+    def __init__(self, head: QuantizedLinear, like: Tensor) -> None:
+        super().__init__()
+        self._head = (head,)  # in a tuple, so that it is a submodule of the model alone
+        self.register_buffer("weight", like.detach().new_empty(0), persistent=False)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """(B, T) to (B, T, C)."""
+        return self._head[0].rows(ids, self.weight.dtype)
+
+
 class _Product(torch.autograd.Function):
     """``x Wᵀ``, dequantized again for the gradient: the full weight is not kept between the two passes."""
 
@@ -94,9 +123,8 @@ class _Product(torch.autograd.Function):
         return ctx.layer.gradient(grad), None
 
 
-@functools.cache
 def kernel(name: str) -> Callable[..., Tensor] | None:
-    """A kernel of PyTorch's that multiplies by codes, or None; then a warning says so, once."""
+    """A kernel of PyTorch's that multiplies by codes, or None and a warning."""
     found = getattr(torch.ops.aten, name, None)
     if found is None:
         warnings.warn(f"PyTorch {torch.__version__} lacks {name}: quantized layers are slower.", stacklevel=2)

@@ -35,11 +35,8 @@ def dynamic_levels() -> Tensor:
     Each of the seven decades from 10⁻⁷ to 1 has twice as many levels as the one below it, 1 to 64 of each
     sign, evenly spaced within the decade: small numbers keep a small relative error (Dettmers, 2016).
     """
-    decades: list[Tensor] = []
-    for exponent in range(7):
-        edges = torch.linspace(0.1, 1, 2**exponent + 1, dtype=torch.float32)
-        decades.append((edges[:-1] + edges[1:]) / 2 * 10.0 ** (exponent - 6))
-    positive = torch.cat(decades)
+    edges = [torch.linspace(0.1, 1, 2**decade + 1, dtype=torch.float32) for decade in range(7)]
+    positive = torch.cat([(x[:-1] + x[1:]) / 2 * 10.0 ** (decade - 6) for decade, x in enumerate(edges)])
     return torch.cat((-positive, positive, torch.tensor([0.0, 1.0]))).sort().values
 
 
@@ -64,9 +61,8 @@ def quantize_blocks(x: Tensor, levels: Tensor, block: int) -> tuple[Tensor, Tens
 
 
 LEVELS, SCALE_LEVELS = nf4_levels(), dynamic_levels()
-PAIRS = torch.cartesian_prod(
-    LEVELS, LEVELS
-)  # (256, 2): the two numbers of each byte, the high four bits first
+#: (256, 2): the two numbers that each byte stands for, that of the high four bits first.
+PAIRS = torch.cartesian_prod(LEVELS, LEVELS)
 
 
 class NF4Linear(QuantizedLinear):

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from myllm.files import UserError
 from myllm.model.transformer import Transformer
+from myllm.quantization.layer import QuantizedEmbedding
 from myllm.quantization.swap import replace_linears
 
 #: For each scheme the module and the class of its layers; for gptq, a function that replaces all of them.
@@ -26,7 +27,13 @@ Batches = Iterable[Tensor] | None
 
 
 def quantize(
-    model: Transformer, scheme: str, *, calibration: Batches = None, match: Match = None, **options: Any
+    model: Transformer,
+    scheme: str,
+    *,
+    calibration: Batches = None,
+    match: Match = None,
+    head: str | None = None,
+    **options: Any,
 ) -> Transformer:
     """Quantize the linear layers of a model in place: all of them or, after an error, none.
 
@@ -35,6 +42,8 @@ def quantize(
         scheme: A key of `SCHEMES`.
         calibration: For "gptq", which needs them, and for no other scheme: batches of ids (B, T).
         match: Called with a layer's name and the layer; by default all match but the head.
+        head: The scheme of the head, such as "int8"; by default it stays as it is. A tied head goes on
+            sharing its table with the embedding.
         options: The arguments of the scheme's layer, such as ``group``; those of `gptq` for "gptq".
 
     Returns:
@@ -46,16 +55,18 @@ def quantize(
     """
     if not isinstance(model, Transformer):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise UserError(f"Only a Transformer can be quantized, not {type(model).__name__}; give llm.model.")
-    if scheme not in SCHEMES:
-        raise UserError(f"There is no scheme {scheme!r}; take one of {', '.join(SCHEMES)}.")
-    module, name = SCHEMES[scheme]
-    make = getattr(import_module(f"myllm.quantization.{module}"), name)
+    make, lm_head = _maker(scheme), model.lm_head
+    make_head = None if head is None else _maker(head)
+    if make_head is not None:
+        if head == "gptq" or type(lm_head) is not nn.Linear or (match and match("lm_head", lm_head)):
+            raise UserError(f"The head cannot be quantized to {head}: take another scheme, or leave it out.")
+        on_meta(make_head, lm_head, {})
     if scheme == "gptq":
         _check_options(import_module("myllm.quantization.gptq").gptq, options)
         if not (batches := [*(calibration or ())]):
             raise UserError('"gptq" measures the inputs of layers; give calibration=[ids, …], ids (B, T).')
         make(model, batches, match=match, **options)
-        return model
+        return _quantize_head(model, make_head)
     if calibration is not None:
         raise UserError(f'"{scheme}" uses no calibration; leave it out, or take "gptq".')
 
@@ -67,7 +78,29 @@ def quantize(
         return chosen
 
     replace_linears(model, lambda linear: make(linear, **options), fits)
+    return _quantize_head(model, make_head)
+
+
+def _maker(scheme: str) -> Callable[..., Any]:
+    """The class of a scheme's layers, or the function that replaces all of them."""
+    if scheme not in SCHEMES:
+        raise UserError(f"There is no scheme {scheme!r}; take one of {', '.join(SCHEMES)}.")
+    module, name = SCHEMES[scheme]
+    return getattr(import_module(f"myllm.quantization.{module}"), name)
+
+
+def _quantize_head(model: Transformer, make: Callable[..., Any] | None) -> Transformer:
+    if make is not None:
+        model.lm_head = make(model.lm_head)
+        if model.config.tie_embeddings:
+            share_table(model)
     return model
+
+
+def share_table(model: Transformer) -> None:
+    """Let the embedding look its rows up in the quantized head."""
+    whole: Any = model
+    whole.embed_tokens = QuantizedEmbedding(whole.lm_head, whole.embed_tokens.weight)
 
 
 def _check_options(make: Callable[..., Any], options: Mapping[str, Any]) -> None:

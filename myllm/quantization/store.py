@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from myllm.config import ModelConfig
 from myllm.files import StrPath, UserError, expand, read_json
 from myllm.model.transformer import Transformer, parts
-from myllm.quantization.layer import QuantizedLinear
-from myllm.quantization.schemes import SCHEMES, on_meta
+from myllm.quantization.layer import QuantizedEmbedding, QuantizedLinear
+from myllm.quantization.schemes import SCHEMES, on_meta, share_table
 from myllm.tensors import CONFIG, WEIGHTS, read_tensors, write_model
 
 FORMAT = "myllm-quantized"
@@ -53,8 +53,8 @@ def save(model: Transformer, folder: StrPath) -> None:
     layers, state = quantized_layers(model), model.state_dict()
     _check(_skeleton(model.config, layers, "The model"), state, "The model")
     if model.config.tie_embeddings:
-        del state[_HEAD]
-    dtype = str(state[_TABLE].dtype).removeprefix("torch.")
+        state.pop(_HEAD, None)
+    dtype = str(model.norm.weight.dtype).removeprefix("torch.")
     hf = {"model_type": FORMAT, "quantization_config": {"quant_method": FORMAT}}
     hf["model"] = model.config.to_hf() | {"dtype": dtype}
     state = {name: tensor.contiguous() for name, tensor in state.items()}
@@ -96,7 +96,10 @@ def load(
     buffers = {name for name, _ in model.named_buffers()}
     state = {name: x.to(device, None if name in buffers else dtype) for name, x in state.items()}
     model.load_state_dict(state, assign=True)
-    model.tie_weights()
+    if isinstance(model.embed_tokens, QuantizedEmbedding):
+        model.embed_tokens.weight = next(model.norm.parameters()).detach().new_empty(0)
+    else:
+        model.tie_weights()
     if (position := parts(config).position) is not None:
         with torch.device(device or "cpu"):
             model.position = position(config.head_dim)  # it has no weights, only buffers
@@ -112,10 +115,12 @@ def _skeleton(config: ModelConfig, layers: Layers, source: StrPath) -> Transform
             if kind not in KINDS:
                 raise UserError(f"only {', '.join(KINDS)} can be stored.")
             linear = model.get_submodule(name)
-            if type(linear) is not nn.Linear or (config.tie_embeddings and name == "lm_head"):
-                raise UserError("it is not a linear layer of its own.")
+            if type(linear) is not nn.Linear:
+                raise UserError("it is not a linear layer.")
             make = getattr(import_module(f"myllm.quantization.{KINDS[kind]}"), kind)
             model.set_submodule(name, on_meta(make, linear, options))
+            if config.tie_embeddings and name == "lm_head":
+                share_table(model)
         except (AttributeError, UserError) as error:
             what = f"{name!r:.60} of the kind {kind!r:.40}"
             raise UserError(f"{source} has no layer {what}: {error}") from error

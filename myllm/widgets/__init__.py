@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .accept_reject import AcceptReject
     from .all_reduce import AllReduce
+    from .bits_dial import BitsDial
     from .block_diagram import BlockDiagram
+    from .gptq_lattice import GPTQLattice
+    from .grid_explorer import GridExplorer
     from .key_map import KeyMap
     from .kv_bytes import KVBytes
     from .letter_heat_map import LetterHeatMap
@@ -30,7 +33,10 @@ if TYPE_CHECKING:
 __all__ = [
     "AcceptReject",
     "AllReduce",
+    "BitsDial",
     "BlockDiagram",
+    "GPTQLattice",
+    "GridExplorer",
     "KVBytes",
     "KeyMap",
     "LetterHeatMap",
@@ -50,7 +56,10 @@ __all__ = [
 _HOMES = {
     "AcceptReject": "accept_reject",
     "AllReduce": "all_reduce",
+    "BitsDial": "bits_dial",
     "BlockDiagram": "block_diagram",
+    "GPTQLattice": "gptq_lattice",
+    "GridExplorer": "grid_explorer",
     "KVBytes": "kv_bytes",
     "KeyMap": "key_map",
     "LetterHeatMap": "letter_heat_map",

@@ -882,6 +882,139 @@ def test_accept_or_reject_by_q_proposals_and_samples(started):
     assert "samples" not in sentence(widget)
 
 
+def drag(widget, picture, start: tuple[float, float], end: tuple[float, float]) -> None:
+    """Drag between two points of a picture, given in the units of its view box."""
+    picture.scroll_into_view_if_needed()
+    box, view = picture.bounding_box(), [float(x) for x in picture.get_attribute("viewBox").split()]
+    places = [
+        (box["x"] + x * box["width"] / view[2], box["y"] + y * box["height"] / view[3])
+        for x, y in (start, end)
+    ]
+    mouse = widget.page.mouse
+    mouse.move(*places[0])
+    mouse.down()
+    mouse.move(*places[1], steps=4)
+    mouse.up()
+
+
+def test_gptq_lattice_by_correlation_grid_and_dragging(started):
+    widget, _ = started("GPTQLattice", "GPTQ lattice")
+    sliders = {
+        name: widget.get_by_label(name, exact=True) for name in ("Weight w₁", "Weight w₂", "Correlation")
+    }
+    widget.get_by_label("Grid", exact=True).select_option("3")
+    widget.get_by_label("GPTQ rounds first", exact=True).select_option("0")
+    drag(widget, widget.locator(".lattice"), (100, 100), (170 + 140 * 0.46, 170 + 140 * 0.19))
+    found = re.findall(r"Weight w.: ([−\d.]+)", widget.locator(".dials").inner_text())
+    for text, value, name in zip(found, (0.46, -0.19), ("Weight w₁", "Weight w₂"), strict=True):
+        assert abs(float(text.replace("−", "-")) - value) <= 0.02
+        sliders[name].press("Home")
+        for _ in range(round(100 * (value + 1))):
+            sliders[name].press("ArrowRight")
+    sliders["Correlation"].press("Home")
+    press_until(sliders["Correlation"], "ArrowRight", "Correlation: 0.80")
+    assert sentence(widget).startswith(
+        "Rounding chooses (0.33, −0.33), with the output error 0.0656; GPTQ chooses (0.33, 0.00), with 0.0136"
+    )
+    press_until(sliders["Correlation"], "ArrowLeft", "Correlation: 0.00")
+    assert sentence(widget).startswith(
+        "Rounding and GPTQ both choose (0.33, −0.33), with the output error 0.0366: "
+    )
+    for bits in (2, 3, 4):
+        widget.get_by_label("Grid", exact=True).select_option(str(bits))
+        assert widget.locator(".lattice .point").count() == (2**bits - 1) ** 2
+
+
+def test_grid_explorer_by_bits_groups_and_dragging(started):
+    widget, state = started("GridExplorer", "Grid explorer")
+    n, reach, picture = len(state["weights"]), state["reach"], widget.locator(".gridlines")
+    widget.get_by_label("One scale for", exact=True).select_option(str(n))
+    widget.get_by_label("symmetric", exact=True).check()
+    bits = widget.get_by_label("Bits", exact=True)
+    bits.press("Home")
+    assert sentence(widget).startswith("One symmetric grid with the step ")
+    assert f" of the 3 grid points. Stored: {2 * n} bits of codes and 32 of scales, " in sentence(widget)
+    bits.press("ArrowRight")
+    assert f" of the 7 grid points. Stored: {3 * n} bits of codes and 32 of scales, " in sentence(widget)
+    widget.get_by_label("symmetric", exact=True).uncheck()
+    assert (
+        f" of the 8 grid points. Stored: {3 * n} bits of codes and 40 of scales and zero points, "
+        in sentence(widget)
+    )
+    widget.get_by_label("One scale for", exact=True).select_option("1")
+    assert f"and {40 * n} of scales and zero points, 43.0 bits a number" in sentence(widget)
+    widget.get_by_label("One scale for", exact=True).select_option(str(n))
+    widget.get_by_label("symmetric", exact=True).check()
+    i = max(range(n), key=lambda at: state["weights"][at])
+    unit = (340 / 2 - 12) / reach
+    drag(widget, picture, (170 + unit * state["weights"][i], 12), (170 + unit * reach * 0.99, 12))
+    assert widget.get_by_label("Number", exact=True).input_value() == str(i)
+    value = float(widget.get_by_label("Its value", exact=True).get_attribute("aria-valuetext"))
+    assert 0.96 * reach <= value <= reach
+    step = float(re.search(r"with the step ([\d.]+):", sentence(widget))[1])
+    assert step == pytest.approx(value / 3, rel=0.01)  # three bits: the step follows the largest number
+    widget.get_by_label("Its value", exact=True).press("Home")
+    assert widget.get_by_label("Its value", exact=True).get_attribute("aria-valuetext") == f"−{reach:g}"
+
+
+def test_bits_dial_loads_its_model_and_loses_with_the_bits(started):
+    widget, state = started("BitsDial", "Bits dial")
+    page = widget.page
+    loaded = page.locator(f"script[src*='{state['weights']}']")
+    bits, group = (widget.get_by_label(name, exact=True) for name in ("Bits", "One scale for"))
+    bits.press("End")
+    assert loaded.count() == 0
+    assert sentence(widget).startswith("Press ‘Load the model’: ")
+    press(widget.locator("button.write"), "Load the model")
+    widget.get_by_text(re.compile(r"^With 32 bits the matrices take ")).wait_for(timeout=120_000)
+    assert (
+        loaded.count() == 1
+        and (SITE / "_static/weights" / f"{state['weights']}.js").stat().st_size < 4_000_000
+    )
+    texts = widget.locator(".writing")
+    whole = texts.first.inner_text()
+    assert whole.startswith(state["prompt"]) and len(whole) > len(state["prompt"]) + 100
+    assert not texts.nth(1).is_visible()
+
+    def measured(n: int) -> tuple[float, float]:
+        pattern = re.compile(rf"^With {n} bits and a scale for .*bits per byte of the passage instead of ")
+        widget.get_by_text(pattern).wait_for(timeout=120_000)
+        now, full = re.search(
+            r"needs ([\d.]+) bits per byte of the passage instead of ([\d.]+)\.", sentence(widget)
+        ).groups()
+        assert widget.locator(".losses .value").all_inner_texts() == [full, now]
+        assert texts.first.inner_text() == whole
+        return float(now), float(full)
+
+    group.select_option("row")
+    press_until(bits, "ArrowLeft", "Bits: 8")
+    eight, full = measured(8)
+    assert abs(eight - full) < 0.03
+    kept = widget.locator(".writing .same").nth(1).inner_text()
+    assert kept and texts.first.inner_text().startswith(state["prompt"] + kept.rstrip())
+    for _ in range(2):  # the first of these runs is given up
+        bits.press("Home")
+        group.select_option("tensor")
+    two, _ = measured(2)
+    assert two > full + 0.5
+    group.select_option("32")
+    groups, _ = measured(2)
+    assert groups < two
+    if state["rows"]:
+        cells = widget.locator(".levels td[data-bits]")
+        assert cells.count() == len(state["rows"])
+        current = widget.locator(".levels td[aria-current]")
+        assert current.evaluate_all("all => all.map(({ dataset }) => [dataset.bits, dataset.group])") == [
+            ["2", "32"]
+        ]
+        widget.locator(".levels td[data-bits='8'][data-group='row']").click()
+        assert measured(8) == (eight, full)  # remembered
+    press(widget.locator("button.write"), "Another text")
+    page.wait_for_function(
+        "([el, old]) => !old.startsWith(el.innerText)", arg=[texts.first.element_handle(), whole]
+    )
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_vocabularies_of_the_site_are_small_and_say_what_the_package_holds(name):
     path = SITE / "_static/vocabularies" / f"{name}.js"
@@ -899,7 +1032,10 @@ def test_vocabularies_of_the_site_are_small_and_say_what_the_package_holds(name)
     [
         "AcceptReject",
         "AllReduce",
+        "BitsDial",
         "BlockDiagram",
+        "GPTQLattice",
+        "GridExplorer",
         "KVBytes",
         "KeyMap",
         "LetterHeatMap",

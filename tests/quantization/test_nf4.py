@@ -1,6 +1,7 @@
 """NF4: bitsandbytes' tables, bytes and numbers, and the properties of any code book."""
 
 import math
+from itertools import pairwise
 from statistics import NormalDist
 
 import pytest
@@ -38,7 +39,7 @@ def test_the_levels_are_quantiles_of_the_normal_distribution():
     outermost = normal.inv_cdf(1 - (1 / 32 + 1 / 30) / 2)
     mass = [normal.cdf(level * outermost) for level in levels.tolist()]
     for side in (mass[:8], mass[7:]):  # equally probable steps on either side of 0
-        steps = [b - a for a, b in zip(side, side[1:], strict=False)]
+        steps = [b - a for a, b in pairwise(side)]
         assert steps == pytest.approx([steps[0]] * len(steps), rel=1e-5)
 
 
@@ -76,6 +77,16 @@ def test_bytes_and_scales_are_those_of_bitsandbytes(shape, block, dtype):
     for wanted in (torch.float32, torch.bfloat16, torch.float16):
         state.dtype = wanted
         assert torch.equal(ours.dequantize(wanted), bnb.dequantize_4bit(theirs, state).view(shape))
+
+
+def test_numbers_halfway_between_two_levels_go_where_bitsandbytes_puts_them():
+    bnb = pytest.importorskip("bitsandbytes.functional")
+    layer, middle = linear((512, 64)), (LEVELS[1:] + LEVELS[:-1]) / 2
+    scale = torch.rand(512, 1) + 0.01
+    layer.weight.data = middle[torch.randint(0, 15, (512, 64))] * scale
+    layer.weight.data[:, :1] = scale
+    theirs, _ = bnb.quantize_4bit(layer.weight.data, quant_type="nf4")
+    assert torch.equal(NF4Linear(layer).packed, theirs)
 
 
 def reference(x):

@@ -10,6 +10,8 @@ import myllm.widgets
 from myllm.widgets import (
     AllReduce,
     BlockDiagram,
+    GPTQLattice,
+    GridExplorer,
     KVBytes,
     LetterHeatMap,
     MergeStepper,
@@ -44,6 +46,8 @@ def test_state_is_bounded():
     for widget in (
         heat_map,
         *texts,
+        GPTQLattice(),
+        GridExplorer([-0.123456789] * 24),
         KVBytes(),
         BlockDiagram(),
         RopeDial(),

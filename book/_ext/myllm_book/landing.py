@@ -3,7 +3,6 @@
 import html
 import json
 import re
-from base64 import b64encode
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -19,7 +18,8 @@ from sphinx.util import logging
 
 from myllm.llm import LLM
 from myllm.tokenizers.pretrained import load_tokenizer
-from myllm.widgets import Writer
+from myllm.widgets import BitsDial, Writer
+from myllm.widgets.page_model import PageModel
 
 from . import sources, thread
 from .directives import BookDirective, raw
@@ -57,9 +57,17 @@ def writer() -> Writer:
     )
 
 
-def writers() -> Iterator[Writer]:
-    """The widgets whose weights are files of the site: those of the landing page and of chapters 7 and 10."""
+def models() -> Iterator[PageModel]:
+    """The widgets whose weights are files of the site: of the landing page and chapters 7, 10 and 15."""
     yield writer()
+    llm = LLM.from_pretrained("course-base", dtype=torch.float32)
+    yield BitsDial(
+        llm.model.state_dict(),
+        load_tokenizer("shakespeare").merges,
+        n_head=llm.config.n_head,
+        block_size=llm.config.block_size,
+        passage="-" * 40,  # no part of the weights
+    )
     state = load_file(result("gpt.safetensors", "python -m bench.scoreboard --train gpt"))
     yield Writer(state, load_tokenizer("shakespeare").merges, n_head=HEADS)
 
@@ -70,9 +78,9 @@ def publish_weights(app: Sphinx, exception: Exception | None) -> None:
         return
     folder = Path(app.outdir) / "_static" / "weights"
     folder.mkdir(parents=True, exist_ok=True)
-    for widget in writers():
-        name, data = widget.weights, b64encode(widget.packed).decode()
-        script = f'(globalThis.myllmWeights ??= {{}})["{name}"] = "{data}";\n'
+    for widget in models():
+        name = widget.weights
+        script = f'(globalThis.myllmWeights ??= {{}})["{name}"] = "{widget.text()}";\n'
         (folder / f"{name}.js").write_text(script, "utf-8")
 
 

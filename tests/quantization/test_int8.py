@@ -1,0 +1,103 @@
+"""`myllm.quantization.int8`: codes and products that can be computed in another way."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from myllm.files import UserError
+from myllm.quantization.int8 import DynamicInt8Linear, Int8Linear
+
+
+def linear(K, N, bias=False, seed=0):
+    torch.manual_seed(seed)
+    return nn.Linear(K, N, bias=bias)
+
+
+@torch.no_grad()
+def test_the_scale_of_a_row_is_applied_to_its_output():
+    layer = linear(2, 2)
+    layer.weight.copy_(torch.tensor([[127.0, -2.0], [-2.54, 0.01]]))
+    q = Int8Linear(layer)
+    assert q.codes.tolist() == [[127, -2], [-127, 0]]
+    torch.testing.assert_close(q.scale, torch.tensor([[1.0], [0.02]]))
+    y = q(torch.tensor([[1.0, 2.0]] * 9))
+    torch.testing.assert_close(y, torch.tensor([[123.0, -2.54]] * 9))
+
+
+@pytest.mark.parametrize("group", ["row", "tensor"])
+@pytest.mark.parametrize("K,N", [(33, 5), (65, 20), (7, 1), (1, 3), (40, 6), (96, 7), (576, 10)])
+@torch.no_grad()
+def test_any_width_and_number_of_outputs(K, N, group):
+    """PyTorch's kernel crashes at some odd widths: those must not reach it."""
+    q = Int8Linear(linear(K, N), group)
+    for rows in (1, 2, 5, 30):
+        for dtype, bound in ((torch.float32, 5e-3), (torch.bfloat16, 1e-2)):
+            x = torch.randn(rows, K).to(dtype)
+            expected = x.double() @ q.dequantize(torch.float64).T
+            assert (q(x) - expected).norm() <= bound * expected.norm()
+
+
+@torch.no_grad()
+def test_the_kernel_rounds_to_bfloat16_and_no_more():
+    q, x = Int8Linear(linear(64, 48)), torch.randn(4, 64)
+    codes = x.bfloat16().double() @ q.codes.double().T
+    expected = codes.to(torch.bfloat16).double() * q.scale.double().T
+    torch.testing.assert_close(q(x).double(), expected, rtol=2**-7, atol=1e-7)
+    assert (q(x).double() - expected).abs().median() < 1e-7
+    many = torch.randn(9, 64)
+    assert (q(many) - many @ q.dequantize().T).abs().max() < 1e-5  # float32 from nine rows on
+
+
+def test_bits_per_weight():
+    layer = linear(64, 48)
+    assert Int8Linear(layer).bits_per_weight == 8 + 32 / 64
+    assert Int8Linear(layer, 16).bits_per_weight == 8 + 32 / 16
+    assert Int8Linear(layer, "tensor").bits_per_weight == 8 + 32 / (64 * 48)
+    assert Int8Linear(layer, 16).options == {"group": 16} and DynamicInt8Linear(layer).options == {}
+    assert DynamicInt8Linear(linear(576, 64)).bits_per_weight < 0.27 * 32
+
+
+def dynamic_oracle(x, w):
+    """W8A8 in NumPy's integers."""
+    (x, w), float_ = (x.numpy(), w.numpy()), x.numpy().dtype.type
+    scales = [np.abs(m).max(1, keepdims=True) / float_(127) for m in (x, w)]
+    scales = [np.where(s == 0, float_(1), s) for s in scales]
+    x, w = (np.rint(m / s).astype(np.int64) for m, s in zip((x, w), scales, strict=True))
+    assert abs(x).max() <= 127 and abs(w).max() <= 127
+    return (x @ w.T) * scales[0].astype(np.float64) * scales[1].T.astype(np.float64)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("K", [3, 64, 1023, 1024, 1025, 5000])
+@torch.no_grad()
+def test_dynamic_products_are_those_of_integers(K, dtype):
+    """Every bit: sums of products of codes are never rounded, however many there are."""
+    layer = linear(K, 6).to(dtype)
+    layer.weight[0] = 1 - torch.rand(K) / 8  # sums near the largest, far beyond 24 bits
+    q = DynamicInt8Linear(layer)
+    x = torch.randn(5, K).to(dtype)
+    x[0], x[1] = 3 - torch.rand(K) / 4, 0.0
+    expected = torch.from_numpy(dynamic_oracle(x, layer.weight)).to(dtype)
+    assert torch.equal(q(x), expected)
+    assert (q(x)[1] == 0).all() and q(x)[0, 0] > 2.5 * K
+
+
+@torch.no_grad()
+def test_a_neighbour_never_changes_a_row():
+    q, x = DynamicInt8Linear(linear(64, 16)), torch.randn(2, 3, 64)
+    y = q(x)
+    x[1, 2] = 1e6
+    assert torch.equal(q(x)[0], y[0]) and torch.equal(q(x)[1, :2], y[1, :2])
+    for rows in (1, 2, 100):
+        assert torch.equal(q(x[:1, :1].expand(rows, 1, 64))[-1], y[:1, 0])
+
+
+def test_rounded_activations_have_no_gradient():
+    q = DynamicInt8Linear(linear(64, 16, bias=True))
+    x = torch.randn(2, 64, requires_grad=True)
+    y = q(x)  # a forward pass outside of no_grad is no mistake
+    with pytest.raises(UserError, match="no gradient; train with Int8Linear"):
+        y.sum().backward()
+    q(x.detach()).sum().backward()
+    assert q.bias.grad is not None
