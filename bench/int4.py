@@ -140,8 +140,9 @@ def compensated(bits: int, group: int) -> Transformer:
     model = deepcopy(course_base().model)
 
     def store(linear: nn.Linear, q: Affine) -> nn.Module:
-        linear.weight.copy_(q.dequantize())
-        return linear
+        layer = nn.Linear(linear.in_features, linear.out_features, bias=False)
+        layer.weight = nn.Parameter(q.dequantize(torch.float32))
+        return layer
 
     gptq_model(model, calibration().split(16), bits=bits, group=group, store=store)
     return model

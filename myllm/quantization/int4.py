@@ -47,17 +47,17 @@ class Int4Linear(QuantizedLinear):
 
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The weight (N, K) that the codes stand for."""
-        zero = torch.full_like(self.scale, 8) if self.zero is None else self.zero
-        return Affine(unpack4(self.packed), self.scale, zero).dequantize(dtype)
+        return self._affine(slice(None)).dequantize(dtype)
 
     def rows(self, i: Tensor, dtype: torch.dtype) -> Tensor:
         """Rows of the weight, (…, K) for indices (…)."""
         if len(self.scale) == 1:
             return super().rows(i, dtype)
-        flat = i.flatten()
+        return self._affine(i.flatten()).dequantize(dtype).view(*i.shape, -1)
+
+    def _affine(self, rows: Tensor | slice) -> Affine:
         zero = torch.full_like(self.scale, 8) if self.zero is None else self.zero
-        some = Affine(unpack4(self.packed[flat]), self.scale[flat], zero[flat])
-        return some.dequantize(dtype).view(*i.shape, -1)
+        return Affine(unpack4(self.packed[rows]), self.scale[rows], zero[rows])
 
     def fast(self, x: Tensor) -> Tensor | None:
         """``x Wᵀ`` for few rows by PyTorch's kernel; None for other groups, or N not divisible by 16."""

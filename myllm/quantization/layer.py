@@ -28,7 +28,7 @@ class QuantizedLinear(nn.Module):
     def __init__(self, linear: nn.Linear, **options: Any) -> None:
         super().__init__()
         self.in_features, self.out_features, self.options = linear.in_features, linear.out_features, options
-        self.bias = linear.bias
+        self.bias, self.weight_dtype = linear.bias, linear.weight.dtype
 
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The weight (N, K) that the codes stand for."""
@@ -63,11 +63,13 @@ class QuantizedLinear(nn.Module):
         A model that is cast to bfloat16 would otherwise round its scales, and each code would stand for
         another number. To `fn` they look like bytes, which no cast touches.
         """
-        buffers, self._buffers = self._buffers, {}
+        moved = {
+            name: old if old is None else fn(old[..., None].view(torch.uint8)).view(old.dtype)[..., 0]
+            for name, old in self._buffers.items()
+        }
+        self._buffers = {}
         super()._apply(fn, recurse)
-        for name, old in buffers.items():
-            held = old if old is None else fn(old[..., None].view(torch.uint8)).view(old.dtype)[..., 0]
-            self.register_buffer(name, held)
+        self._buffers = moved
         return self
 
     @property

@@ -24,7 +24,7 @@ from myllm.tokenizers.spm import USUAL_SPECIAL
 KEY = "tokenizer.ggml."
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)  # the types of tokens
 NO_ID = (-1, (1 << 32) - 1)  # the second is -1 as an unsigned number of 32 bits
-PROBE = "It's 1234567 O'ER\r\n\n  caf\u00e9 cafe\u0301 (x_1) \u4f60\u597d\u3000!?\t\n I'LL\n \n"
+PROBE = "It's 1234567 O'ER\r\n\n  12   345\n 6\n\n7  caf\u00e9 cafe\u0301 (x_1) \u4f60\u3000!?\t\n I'LL \n"
 TABLES = tomllib.loads(read_text(Path(__file__).with_name("gguf.toml")))
 
 
@@ -102,7 +102,8 @@ def to_gguf(tokenizer: Tokenizer, n: int) -> dict[str, Any]:
     values[f"{KEY}token_type"] = [types[i] for i in range(n)]
     if tokenizer.chat_template is not None:
         values["tokenizer.chat_template"] = tokenizer.chat_template
-    for pre, split in TABLES["pre"].items():
+    distinct = {str(split): (pre, split) for pre, split in reversed(TABLES["pre"].items())}
+    for pre, split in reversed(distinct.values()):
         values[f"{KEY}pre"] = pre
         if getattr(tokenizer, "pattern", None) in (None, getattr(patterns, split["pattern"])):
             with suppress(UserError):

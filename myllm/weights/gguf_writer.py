@@ -27,10 +27,11 @@ def q8_0(blocks: Floats) -> Bytes:
     The scale is max|w| / 127; halves are rounded away from zero, as in llama.cpp.
     """
     scale = np.abs(blocks).max(1, keepdims=True) / np.float32(127)
+    stored = _half(scale)
     exact = blocks * _inverse(scale)
     whole = np.trunc(exact)
     codes = whole + np.trunc(2 * (exact - whole))
-    return np.hstack([_half(scale), codes.astype(np.int8).view(np.uint8)])
+    return np.hstack([stored, codes.astype(np.int8).view(np.uint8)])
 
 
 def q4_0(blocks: Floats) -> Bytes:
@@ -42,8 +43,9 @@ def q4_0(blocks: Floats) -> Bytes:
     """
     largest = np.take_along_axis(blocks, np.abs(blocks).argmax(1, keepdims=True), 1)
     scale = largest / np.float32(-8)
+    stored = _half(scale)
     codes = (blocks * _inverse(scale) + np.float32(8.5)).astype(np.uint8).clip(max=15)
-    return np.hstack([_half(scale), codes[:, :16] | codes[:, 16:] << np.uint8(4)])
+    return np.hstack([stored, codes[:, :16] | codes[:, 16:] << np.uint8(4)])
 
 
 #: What packs the blocks of a matrix, for each kind of file; None where there are no blocks.

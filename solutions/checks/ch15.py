@@ -483,7 +483,7 @@ class Stream:
         return isinstance(other, Stream)
 
     def __repr__(self) -> str:
-        return f"a stream of {len(self.texts)} texts"
+        return f"a stream of {len(self.texts)} text{'s'[: len(self.texts) - 1]}"
 
 
 def first_broken_rule(f: Function) -> Function:

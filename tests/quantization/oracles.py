@@ -11,7 +11,7 @@ import warnings
 import pytest
 from hypothesis import settings
 
-settings.register_profile("mutants", max_examples=30, derandomize=True, deadline=None, database=None)
+settings.register_profile("mutants", max_examples=20, derandomize=True, deadline=None, database=None)
 settings.load_profile("mutants")
 
 

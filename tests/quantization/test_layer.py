@@ -120,6 +120,27 @@ def test_a_cast_leaves_codes_and_scales_alone(name):
 
 @pytest.mark.parametrize("name", MAKE)
 @torch.no_grad()
+def test_a_move_that_fails_changes_nothing(name):
+    """As ``.cuda()`` on a machine without a GPU."""
+    (q, _), x = made(name, bias=False), torch.randn(2, 64)
+    before = q(x)
+
+    def fail(tensor):
+        raise RuntimeError("no such device")
+
+    with pytest.raises(RuntimeError, match="no such device"):
+        q._apply(fail)
+    assert torch.equal(q(x), before)
+
+
+def test_a_cast_leaves_what_is_not_saved_unsaved():
+    q, _ = made("int8")
+    q.register_buffer("extra", torch.ones(()), persistent=False)
+    assert "extra" not in q.half().state_dict() and q.extra.dtype == torch.float32 and q.extra == 1
+
+
+@pytest.mark.parametrize("name", MAKE)
+@torch.no_grad()
 def test_a_layer_made_on_the_meta_device_holds_what_is_loaded(name):
     q, _ = made(name)
     torch.manual_seed(0)

@@ -91,6 +91,11 @@ MUTANTS = {
         "fn(old[..., None].view(torch.uint8)).view(old.dtype)[..., 0]",
         "fn(old)",
     ),
+    "a cast saves what was not saved": (
+        "layer",
+        "self._buffers = moved",
+        "[self.register_buffer(*one) for one in moved.items()]",
+    ),
     "scales are not counted": (
         "layer",
         "sum(buffer.nbytes for buffer in self.buffers())",
