@@ -22,7 +22,7 @@ from myllm.evaluation.perplexity import bits_per_byte, nll
 from myllm.files import atomic_write
 from myllm.model.transformer import Transformer
 from myllm.quantization.affine import Group, quantize_affine
-from myllm.quantization.int8 import Int8Linear
+from myllm.quantization.int8 import DynamicInt8Linear, Int8Linear
 from myllm.quantization.rotation import rotate
 from myllm.quantization.swap import replace_linears
 
@@ -80,8 +80,8 @@ def peaks(model: Transformer, ids: Tensor) -> dict[str, list[float]]:
     """For each layer max / rms of the residual stream that enters it, and of the inputs of two projections.
 
     ``stream`` and the others take the median over positions, ``worst`` the largest one of the stream.
-    ``channel`` is the largest rms of a channel of the stream, over the median one; ``first`` the
-    length of the first token's vector, over the median length.
+    ``channel`` is the largest rms of a channel of the stream, over the median one; ``first`` the length of
+    the first token's vector, over the median length.
     """
     found: dict[str, list[float]] = {}
 
@@ -133,25 +133,13 @@ def turned(name: str) -> Transformer:
     return model
 
 
-class PerRow(Int8Linear):
-    """`DynamicInt8Linear` with codes multiplied as float32: faster where int8 has no instructions."""
-
-    def step(self, x: Tensor) -> Tensor:
-        """The step of each row's grid."""
-        return (x.abs().amax(-1, keepdim=True) / 127).clamp(min=1e-12)
+class OneScale(Int8Linear):
+    """The mistake: one activation scale for the whole batch."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, K) to (…, N)."""
-        step = self.step(x)
+        step = x.abs().max() / 127
         return (x / step).round() @ self.codes.to(x.dtype).T * (step * self.scale.T)
-
-
-class OneScale(PerRow):
-    """The mistake: one activation scale for the whole batch."""
-
-    def step(self, x: Tensor) -> Tensor:
-        """One step for all rows."""
-        return x.abs().max() / 127
 
 
 def real() -> dict[str, Any]:
@@ -168,7 +156,7 @@ def real() -> dict[str, Any]:
                     model = rounded(start, bits, 32 if bits == 4 else "row", symmetric=bits == 8, all_=False)
                 if scheme in ("int8-dynamic", "one scale"):
                     model = copy.deepcopy(start)
-                    replace_linears(model, PerRow if scheme == "int8-dynamic" else OneScale)
+                    replace_linears(model, DynamicInt8Linear if scheme == "int8-dynamic" else OneScale)
                 rows.append({"model": name, "rotated": rotated, "scheme": scheme, "tokens": n - 1})
                 rows[-1]["bits_per_byte"] = score(model, name, n)
                 print(rows[-1], flush=True)

@@ -87,11 +87,8 @@ def _run(args: Sequence[str]) -> int:
     from tyro.extras import SubcommandApp
 
     app = SubcommandApp()
-<<<<<<< HEAD
-    for module in ("general", "models", "generation", "training", "finetuning", "classification"):
-=======
-    for module in ("general", "models", "generation", "training", "quantization"):
->>>>>>> q3
+    modules = ("general", "models", "generation", "quantization", "training", "finetuning", "classification")
+    for module in modules:
         _register(app, module, args[:1])
     for group, about in GROUPS.items():
         commands = SubcommandApp()

@@ -1,8 +1,4 @@
-<<<<<<< HEAD
-"""GGUF files that we write: blocks equal the library's byte for byte; it and our reader read them back."""
-=======
 """GGUF files that we write: blocks are the library's byte for byte, and both readers read the files."""
->>>>>>> q3
 
 import gguf as library
 import numpy as np
