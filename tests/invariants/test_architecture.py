@@ -87,8 +87,8 @@ def test_checks_import_the_grader_alone(path):
 
 # Code lines a room may have: its budget at the end of the course, or what it has now where that is more.
 ROOMS = {
-    "tokenizers": 1193,
-    "weights": 505,
+    "tokenizers": 1194,
+    "weights": 507,
     "data": 702,
     "model": 721,
     "inference": 969,
