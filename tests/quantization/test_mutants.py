@@ -29,7 +29,7 @@ MUTANTS = {
     "scales rounded to the nearest": ("affine", "(nearest.to(scale.dtype) < scale)", "0"),
     "scales always raised": ("affine", "(nearest.to(scale.dtype) < scale)", "1"),
     "scales beyond float16": ("affine", ".clamp(max=torch.finfo(dtype).max)", ""),
-    "zeros divide by zero": ("affine", "torch.where(span > 0, span / top, 1)", "span / top"),
+    "zeros divide by zero": ("affine", "torch.where(scale == 0, 1, scale)", "scale"),
     "computed in the dtype of the scales": (
         "affine",
         "wide = torch.promote_types(torch.promote_types(self.scale.dtype, dtype), torch.float32)",
