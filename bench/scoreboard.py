@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bench.common import origin
-from myllm import BPE, LLM, ModelConfig, Transformer, load_tokenizer
+from myllm import BPE, LLM, ModelConfig, Transformer, load_tokenizer, quantize
 from myllm.data import corpus, downloads
 from myllm.data.loader import WindowLoader
 from myllm.evaluation.perplexity import bits_per_byte, nll
@@ -98,6 +98,15 @@ def course_base() -> tuple[float, int]:
     """The model that the package ships, which `python -m bench.course_models` trains."""
     llm = LLM.from_pretrained("course-base", dtype=torch.float32)
     held_out = tokens(load_tokenizer("shakespeare"))[1]
+    return bits_per_byte(nll(llm.model, held_out, stride=128), n_bytes()), llm.config.n_params
+
+
+def quantized(scheme: str) -> tuple[float, int]:
+    """course-base with its matrices quantized, the embedding and the head to int8."""
+    llm = LLM.from_pretrained("course-base", dtype=torch.float32)
+    train, held_out, _ = tokens(load_tokenizer("shakespeare"))
+    options = {"calibration": [train[: 64 * 256].view(64, 256)]} if scheme == "gptq" else {}
+    quantize(llm.model, scheme, head="int8", **options)
     return bits_per_byte(nll(llm.model, held_out, stride=128), n_bytes()), llm.config.n_params
 
 
@@ -185,6 +194,8 @@ def main() -> None:
         (8, "LLaMA, 4 times over the text", lambda: trained("llama")),
         (9, "SmolLM2-135M, not trained here", smollm2),
         (10, "course-base, 4 times over the text", course_base),
+        (15, "course-base in 8 bits", lambda: quantized("int8")),
+        (16, "course-base in 4 bits, by GPTQ", lambda: quantized("gptq")),
     ]
     for chapter, name, score in models:
         if (found := score()) is not None:

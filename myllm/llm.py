@@ -29,7 +29,7 @@ from myllm.tokenizers.pretrained import (
     load_tokenizer,
     save_tokenizer,
 )
-from myllm.weights import gguf, hub
+from myllm.weights import gguf, gguf_writer, hub
 
 GENERATION_CONFIG = "generation_config.json"
 
@@ -110,6 +110,18 @@ class LLM:
         ids: dict[str, Any] = {"eos_token_id": sorted(self.stop_ids) or None}
         ids |= {f"{role}_token_id": getattr(self.tokenizer, f"{role}_id", None) for role in ("bos", "pad")}
         atomic_write(Path(folder, GENERATION_CONFIG), json.dumps(ids, indent=2) + "\n")
+
+    def save_gguf(self, path: StrPath, *, kind: str = "q8_0") -> None:
+        """Write a GGUF file, which llama.cpp and `from_pretrained` load; see `myllm.weights.gguf_writer`.
+
+        Args:
+            path: The file; its name should end in ``.gguf``.
+            kind: "f32", "f16", "q8_0" (8.5 bits a weight) or "q4_0" (4.5 bits).
+
+        Raises:
+            UserError: Such a file cannot express the model or its tokenizer, or it cannot be written.
+        """
+        gguf_writer.write(self.model, path, kind, self.tokenizer)
 
     def stream(self, prompt: str, **sampling: Any) -> Iterator[str]:
         """Continue a text, piece by piece; the joined pieces are what `generate` returns.

@@ -87,7 +87,8 @@ def _run(args: Sequence[str]) -> int:
     from tyro.extras import SubcommandApp
 
     app = SubcommandApp()
-    for module in ("general", "models", "generation", "training"):
+    modules = ("general", "models", "generation", "quantization", "training", "finetuning", "classification")
+    for module in modules:
         _register(app, module, args[:1])
     for group, about in GROUPS.items():
         commands = SubcommandApp()

@@ -41,7 +41,7 @@ class Models:
         if self.json:
             print(json.dumps(rows, indent=2))
             return 0
-        _table(
+        table(
             ["Name", "Parameters", "Layers", "Width", "Heads", "KV heads", "Context"],
             [[row["name"], *(f"{row[key]:,}" for key in list(row)[1:])] for row in rows],
         )
@@ -92,7 +92,7 @@ class Info:
             return 0
         print(_sentences(self.model, config, T))
         print(f"\nMemory in MB, {self.batch} x {T:,} tokens; training with Adam:")
-        _table(
+        table(
             ["", *(f"{use}, {dtype}" for dtype, use in columns)],
             [
                 [part.replace("_", " "), *(f"{memory[d][use][part] / 1e6:,.1f}" for d, use in columns)]
@@ -143,6 +143,7 @@ def _config(name: str) -> "ModelConfig":
     """The configuration of a preset, a GGUF file or a folder; weights are not read."""
     from myllm.config import ModelConfig
     from myllm.presets import PRESETS
+    from myllm.quantization import store
     from myllm.weights import gguf
     from myllm.weights.gguf_file import GGUFFile
     from myllm.weights.hub import SHIPPED
@@ -155,6 +156,8 @@ def _config(name: str) -> "ModelConfig":
         return gguf.config(GGUFFile(path))
     if not path.is_dir():
         raise UserError(f"There is no model {name!r}; `myllm models` lists the names, or name a path.")
+    if found := store.read_config(path):
+        return found
     return ModelConfig.from_hf(read_json(path / "config.json", "the configuration of a model"))
 
 
@@ -171,7 +174,8 @@ def _sentences(name: str, c: "ModelConfig", T: int) -> str:
     )
 
 
-def _table(header: list[str], rows: list[list[str]]) -> None:
+def table(header: list[str], rows: list[list[str]]) -> None:
+    """Print a table whose columns but the first hold numbers."""
     from rich.console import Console
     from rich.table import Column, Table
 

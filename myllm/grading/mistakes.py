@@ -77,9 +77,14 @@ def hints(one: Exercise) -> list[str]:
 
 
 @cache
-def mistakes(chapter: str) -> list[Mistake]:
-    """All rows of a chapter (its two digits); none if it has no table."""
-    rows: list[Any] = _table(chapter).get("mistake", [])
+def mistakes(chapter: str, kind: str = "mistake") -> list[Mistake]:
+    """All rows of a chapter (its two digits); none if it has no table.
+
+    Args:
+        chapter: its two digits.
+        kind: ``"mistake"``, or ``"right"``: other answers that must earn all points, in the same form.
+    """
+    rows: list[Any] = _table(chapter).get(kind, [])
     return [
         Mistake(**row | {"edits": tuple((old, new) for old, new in row.get("edits", ()))}) for row in rows
     ]

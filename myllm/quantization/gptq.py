@@ -23,14 +23,14 @@ def hessian(inputs: Tensor | Iterable[Tensor]) -> Tensor:
         inputs: The layer's inputs (…, K), or an iterable of them, of which only the sum is kept.
 
     Raises:
-        UserError: There are none, or they are not finite.
+        UserError: There are none.
     """
     total, n = torch.zeros(()), 0
     for x in [inputs] if isinstance(inputs, Tensor) else inputs:
         rows = upcast(x.detach()).flatten(0, -2)
         total, n = total + (rows.T @ rows).double(), n + len(rows)
-    if not n or not total.isfinite().all():
-        raise UserError("GPTQ needs inputs to calibrate with, all of them finite; give it some text.")
+    if not n:
+        raise UserError("GPTQ needs inputs to calibrate with; give it some text.")
     return 2 * total / n
 
 
@@ -71,7 +71,7 @@ def gptq(
         scale_dtype: The dtype of the scales and zero points, as they will be stored.
 
     Raises:
-        UserError: As `quantize_affine`.
+        UserError: As `quantize_affine`, or the Hessian has infinite numbers or NaN.
     """
     grid = partial(quantize_affine, bits=bits, symmetric=symmetric, scale_dtype=scale_dtype)
     (N, K), wide = w.shape, w.detach().double()
@@ -100,7 +100,9 @@ def gptq(
 def _inverse_factor(hessian: Tensor, damping: float) -> Tensor:
     """U, upper triangular, with UᵀU the inverse of the damped Hessian."""
     linalg: Any = torch.linalg
-    unit, mean = torch.eye(len(hessian)).to(hessian), hessian.diagonal().mean()
+    unit, mean = torch.eye(len(hessian)).to(hessian), hessian.diagonal().abs().mean()
+    if not hessian.isfinite().all():
+        raise UserError("The Hessian is not finite: the calibration data makes the model overflow.")
     while True:
         # A Cholesky factor of the matrix read backwards is, read backwards, upper triangular: H = R Rᵀ.
         damped = hessian + damping * torch.where(mean == 0, 1, mean) * unit

@@ -28,7 +28,7 @@ class QuantizedLinear(nn.Module):
     def __init__(self, linear: nn.Linear, **options: Any) -> None:
         super().__init__()
         self.in_features, self.out_features, self.options = linear.in_features, linear.out_features, options
-        self.bias = linear.bias
+        self.bias, self.weight_dtype = linear.bias, linear.weight.dtype
 
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The weight (N, K) that the codes stand for."""

@@ -61,9 +61,8 @@ def quantize_blocks(x: Tensor, levels: Tensor, block: int) -> tuple[Tensor, Tens
 
 
 LEVELS, SCALE_LEVELS = nf4_levels(), dynamic_levels()
-PAIRS = torch.cartesian_prod(
-    LEVELS, LEVELS
-)  # (256, 2): the two numbers of each byte, the high four bits first
+#: (256, 2): the two numbers that each byte stands for, that of the high four bits first.
+PAIRS = torch.cartesian_prod(LEVELS, LEVELS)
 
 
 class NF4Linear(QuantizedLinear):

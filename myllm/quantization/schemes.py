@@ -44,7 +44,7 @@ def quantize(
         match: Called with a layer's name and the layer; by default all match but the head.
         head: The scheme of the head, such as "int8"; by default it stays as it is. A tied head goes on
             sharing its table with the embedding.
-        options: The arguments of the scheme's layer, such as ``group``; those of `gptq_model` for "gptq".
+        options: The arguments of the scheme's layer, such as ``group``; those of `gptq` for "gptq".
 
     Returns:
         The same model.
@@ -62,10 +62,10 @@ def quantize(
             raise UserError(f"The head cannot be quantized to {head}: take another scheme, or leave it out.")
         on_meta(make_head, lm_head, {})
     if scheme == "gptq":
-        _check_options(make, options)
+        _check_options(import_module("myllm.quantization.gptq").gptq, options)
         if not (batches := [*(calibration or ())]):
             raise UserError('"gptq" measures the inputs of layers; give calibration=[ids, …], ids (B, T).')
-        make(model, batches, **options, **({"match": match} if match else {}))
+        make(model, batches, match=match, **options)
         return _quantize_head(model, make_head)
     if calibration is not None:
         raise UserError(f'"{scheme}" uses no calibration; leave it out, or take "gptq".')
@@ -122,7 +122,11 @@ def on_meta(make: Callable[..., Any], linear: nn.Linear, options: Mapping[str, A
     """
     _check_options(make, options)
     with_bias = linear.bias is not None  # pyright: ignore[reportUnnecessaryComparison]
-    return make(nn.Linear(linear.in_features, linear.out_features, with_bias, device="meta"), **options)
+    empty = nn.Linear(linear.in_features, linear.out_features, with_bias, device="meta")
+    try:
+        return make(empty, **options)
+    except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
+        raise UserError(f"{make.__name__} cannot be made with {options!r:.80}.") from error
 
 
 def footprint(model: nn.Module) -> int:

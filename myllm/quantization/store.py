@@ -21,8 +21,8 @@ from myllm.quantization.schemes import SCHEMES, on_meta, share_table
 from myllm.tensors import CONFIG, WEIGHTS, read_tensors, write_model
 
 FORMAT = "myllm-quantized"
-#: The classes that a file may name, and their modules.
-KINDS = {name: module for scheme, (module, name) in SCHEMES.items() if scheme != "gptq"}
+#: The classes that a file may name, and their modules; those of bitsandbytes have a format of their own.
+KINDS = {name: module for module, name in SCHEMES.values() if module not in ("gptq", "bnb")}
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _TABLE, _HEAD = "embed_tokens.weight", "lm_head.weight"
 Layers = dict[str, tuple[str, dict[str, Any]]]
@@ -47,7 +47,7 @@ def save(model: Transformer, folder: StrPath) -> None:
     """Write a folder that `load` reads.
 
     Raises:
-        UserError: Parts of the model are neither those of its configuration nor quantized layers, no family
+        UserError: Parts of the model are neither those of its configuration nor layers of `KINDS`, no family
             of Hugging Face describes it, or a file cannot be written.
     """
     layers, state = quantized_layers(model), model.state_dict()
@@ -112,6 +112,8 @@ def _skeleton(config: ModelConfig, layers: Layers, source: StrPath) -> Transform
         model = Transformer(config)
     for name, (kind, options) in layers.items():
         try:
+            if kind not in KINDS:
+                raise UserError(f"only {', '.join(KINDS)} can be stored.")
             linear = model.get_submodule(name)
             if type(linear) is not nn.Linear:
                 raise UserError("it is not a linear layer.")
@@ -119,10 +121,9 @@ def _skeleton(config: ModelConfig, layers: Layers, source: StrPath) -> Transform
             model.set_submodule(name, on_meta(make, linear, options))
             if config.tie_embeddings and name == "lm_head":
                 share_table(model)
-        except (AttributeError, KeyError, UserError) as error:
-            raise UserError(
-                f"{source} has no layer {name!r:.60} of the kind {kind!r:.40}: {error}"
-            ) from error
+        except (AttributeError, UserError) as error:
+            what = f"{name!r:.60} of the kind {kind!r:.40}"
+            raise UserError(f"{source} has no layer {what}: {error}") from error
     return model
 
 

@@ -8,18 +8,23 @@ import json
 import tomllib
 from collections import Counter
 from collections.abc import Mapping, Set
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from myllm.files import UserError, read_text
+from myllm.tokenizers import patterns
 from myllm.tokenizers.base import Fields, Tokenizer
+from myllm.tokenizers.bpe import BPE
 from myllm.tokenizers.huggingface import HuggingFaceTokenizer, byte_level, reading, without_prefix
+from myllm.tokenizers.ranks import byte_symbols
 from myllm.tokenizers.settings import CONFIG, Settings
 from myllm.tokenizers.spm import USUAL_SPECIAL
 
 KEY = "tokenizer.ggml."
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)  # the types of tokens
 NO_ID = (-1, (1 << 32) - 1)  # the second is -1 as an unsigned number of 32 bits
+PROBE = "It's 1234567 O'ER\r\n\n  12   345\n 6\n\n7  caf\u00e9 cafe\u0301 (x_1) \u4f60\u3000!?\t\n I'LL \n"
 TABLES = tomllib.loads(read_text(Path(__file__).with_name("gguf.toml")))
 
 
@@ -51,7 +56,7 @@ def from_gguf(values: Fields, name: str) -> Tokenizer | None:
         numbers = {role: int(found.get(key, -1)) for role, key in TABLES["roles"].items()}
         roles = {role: names[i] for role, i in numbers.items() if i not in NO_ID}
         if kind == "gpt2":
-            content = byte_level(ids, found["merges"], **TABLES["pre"][pre])
+            content = byte_level(ids, found.get("merges", []), **TABLES["pre"][pre])
         else:
             content = _sentencepiece(found, ids, types)
         has_bos = kind == "llama" or content["model"]["ignore_merges"]
@@ -63,6 +68,55 @@ def from_gguf(values: Fields, name: str) -> Tokenizer | None:
     files = {CONFIG: json.dumps(config, indent=2, ensure_ascii=False).encode()}
     settings = Settings(config, added, template if isinstance(template, str) else None, files)
     return HuggingFaceTokenizer(content, settings, name=name, source=name)
+
+
+def to_gguf(tokenizer: Tokenizer, n: int) -> dict[str, Any]:
+    """The metadata from which `from_gguf` makes a tokenizer that encodes as this one does.
+
+    The names of the split patterns are tried on a text in which all of them differ.
+
+    Args:
+        tokenizer: A byte-level BPE: a `BPE`, or one in the format ``tokenizer.json``.
+        n: How many tokens to list; a model may have more embeddings than its tokenizer has tokens.
+
+    Raises:
+        UserError: It is no byte-level BPE, or splits or normalizes a text in a way that has no name here.
+    """
+    content: Fields = getattr(tokenizer, "content", {"model": {}, "added_tokens": []})
+    names = {i: name for name, i in dict(content["model"].get("vocab", ())).items()}
+    merges = [x if isinstance(x, str) else " ".join(x) for x in content["model"].get("merges", ())]
+    if isinstance(tokenizer, BPE):
+        symbols = byte_symbols()
+        names = {i: "".join(symbols[byte] for byte in token) for i, token in enumerate(tokenizer.tokens)}
+        merges = [f"{names[left]} {names[right]}" for left, right in tokenizer.merges]
+    types = dict.fromkeys(range(n), UNUSED) | dict.fromkeys(names, NORMAL)
+    for one in content["added_tokens"]:
+        names[one["id"]], types[one["id"]] = one["content"], USER_DEFINED
+    for name, i in tokenizer.special_tokens.items():
+        names[i], types[i] = name, CONTROL
+    roles = {"bos": tokenizer.bos_id, "eos": tokenizer.eos_id, "padding": tokenizer.pad_id}
+    roles |= zip(("eot", "eom"), sorted(tokenizer.extra_end_ids), strict=False)
+    values: dict[str, Any] = {f"{KEY}{role}_token_id": i for role, i in roles.items() if i is not None}
+    values |= {f"{KEY}model": "gpt2", f"{KEY}merges": merges, f"{KEY}add_bos_token": tokenizer.add_bos}
+    values[f"{KEY}tokens"] = [names.get(i, f"[PAD{i}]") for i in range(n)]
+    values[f"{KEY}token_type"] = [types[i] for i in range(n)]
+    if tokenizer.chat_template is not None:
+        values["tokenizer.chat_template"] = tokenizer.chat_template
+    distinct = {str(split): (pre, split) for pre, split in reversed(TABLES["pre"].items())}
+    for pre, split in reversed(distinct.values()):
+        values[f"{KEY}pre"] = pre
+        if getattr(tokenizer, "pattern", None) in (None, getattr(patterns, split["pattern"])):
+            with suppress(UserError):
+                if _behaviour(from_gguf(values, pre)) == _behaviour(tokenizer):
+                    return values
+    raise UserError(f"{tokenizer.name} is no byte-level BPE with a known split, as GGUF files can describe.")
+
+
+def _behaviour(tokenizer: Any) -> Any:
+    """What two tokenizers have in common if they split, encode and end texts alike."""
+    text = " x ".join([*tokenizer.special_tokens, PROBE])
+    marked = tokenizer.encode(text, allowed_special="all")
+    return marked, tokenizer.encode(text), tokenizer.end_ids, tokenizer.decode_bytes(marked)
 
 
 def _types(values: Fields) -> dict[str, int]:

@@ -82,26 +82,26 @@ class _Chunked(torch.autograd.Function):
     def forward(
         ctx: Any, loss: Callable[..., Tensor], rows: int, targets: Tensor, hidden: Tensor, *weights: Tensor
     ) -> Tensor:
-        wanted = any(ctx.needs_input_grad)
-        held = [w.detach().requires_grad_(wanted) for w in weights]
+        inputs = [hidden, *weights]
+        needed = [i for i, need in enumerate(ctx.needs_input_grad[3:]) if need]  # frozen ones cost nothing
         total = torch.zeros((), dtype=torch.promote_types(hidden.dtype, torch.float32), device=hidden.device)
-        gradients = [torch.zeros_like(w, dtype=total.dtype) for w in weights if wanted]
-        of_hidden = torch.empty_like(hidden) if wanted else hidden
+        gradients = {i: torch.zeros_like(inputs[i], dtype=total.dtype if i else None) for i in needed}
         for start in range(0, len(hidden), rows):
             part = slice(start, start + rows)
-            x = hidden[part].detach().requires_grad_(wanted)
-            with torch.set_grad_enabled(wanted):
-                value = loss(x, targets[part], *held)
+            held = [x.detach().requires_grad_(i in needed) for i, x in enumerate([hidden[part], *weights])]
+            with torch.set_grad_enabled(bool(needed)):
+                value = loss(held[0], targets[part], *held[1:])
             total += value.detach()
-            if wanted:
-                of_hidden[part], *found = torch.autograd.grad(value, (x, *held))
-                for gradient, more in zip(gradients, found, strict=True):
-                    gradient += more
-        ctx.gradients, ctx.dtypes = (of_hidden, gradients), [w.dtype for w in weights]
+            for i, gradient in zip(needed, _gradients(value, [held[i] for i in needed]), strict=True):
+                gradients[i][part if i == 0 else slice(None)] += gradient
+        ctx.gradients, ctx.dtypes = gradients, [x.dtype for x in inputs]
         return total
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        of_hidden, gradients = ctx.gradients
-        scaled = [(grads[0] * g).to(dtype) for g, dtype in zip(gradients, ctx.dtypes, strict=True)]
-        return None, None, None, (grads[0] * of_hidden).to(of_hidden.dtype), *scaled
+        scaled = {i: (grads[0] * g).to(ctx.dtypes[i]) for i, g in ctx.gradients.items()}
+        return None, None, None, *(scaled.get(i) for i in range(len(ctx.dtypes)))
+
+
+def _gradients(value: Tensor, inputs: list[Tensor]) -> tuple[Tensor, ...]:
+    return torch.autograd.grad(value, inputs) if inputs else ()

@@ -53,10 +53,13 @@ class Pretrain:
         options: dict[str, Any] = {}
         if packed:
             options = {"mask": causal & document(packed[0]), "positions": packed[1]}
+        lm_head: Any = model.lm_head
+        if not isinstance(lm_head, nn.Linear):  # quantized or adapted: its logits come all at once
+            return Loss(cross_entropy(model(ids, **options), targets, z_loss=self.z_loss), {})
 
         def head(hidden: Tensor) -> Tensor:
             cap = model.config.logit_softcap
-            return chunked_loss(hidden, targets, model.lm_head, softcap=cap, z_loss=self.z_loss)
+            return chunked_loss(hidden, targets, lm_head, softcap=cap, z_loss=self.z_loss)
 
         return Loss(model(ids, head=head, **options), {})
 

@@ -21,8 +21,10 @@ _TABLES: dict[str, dict[str, Any]] = tomllib.loads(
 )
 #: Parts of the names in the file, and what they are in ours.
 GGUF_NAMES: dict[str, str] = _TABLES["names"]
-_LLAMA3_CONTEXT = 8192
-_FACTORS = "rope_freqs.weight"  # not a parameter: the divisors of LLaMA 3's rotary frequencies
+#: The fields of `ModelConfig` that the file holds, each with the name of the value and its default.
+FIELDS: dict[str, list[Any]] = _TABLES["keys"]
+LLAMA3_CONTEXT = 8192
+FACTORS = "rope_freqs.weight"  # not a parameter: the divisors of LLaMA 3's rotary frequencies
 
 
 def parameter_name(name: str) -> str:
@@ -60,7 +62,7 @@ def config(file: GGUFFile) -> ModelConfig:
     if table is None or str(file.metadata.get("split.count", 1)) not in ("0", "1"):
         file.refuse("it has no token_embd.weight, or is one part of several (join them first)")
     values = _Values(file)
-    settings = {field: values.number(*key) for field, key in _TABLES["keys"].items()}
+    settings = {field: values.number(*key) for field, key in FIELDS.items()}
     settings["vocab_size"] = table.shape[0]
     settings["tie_embeddings"] = "output.weight" not in file.tensors
     found = _make(file, settings)
@@ -124,9 +126,9 @@ def _scaling(values: _Values, model: ModelConfig) -> dict[str, Any] | None:
     fast, slow = number("rope.scaling.yarn_beta_fast", 32.0), number("rope.scaling.yarn_beta_slow", 1.0)
     scaling = {"kind": kind, "factor": factor, "original_context": original}
     unscaled = kind == "none" or (kind == "linear" and factor == 1)
-    if _FACTORS in file.tensors:
+    if FACTORS in file.tensors:
         if unscaled and attention == 1 and (found := _llama3_factor(file, model)):
-            return {"kind": "llama3", "factor": found, "original_context": _LLAMA3_CONTEXT}
+            return {"kind": "llama3", "factor": found, "original_context": LLAMA3_CONTEXT}
         kind = f"{kind}, with factors of its own"
     elif kind == "yarn" and factor >= 1 and ramp in (-1, 1):
         grown = None if attention == 1 else attention * (0.1 * math.log(factor) + 1)
@@ -139,13 +141,13 @@ def _scaling(values: _Values, model: ModelConfig) -> dict[str, Any] | None:
 
 def _llama3_factor(file: GGUFFile, model: ModelConfig) -> float | None:
     """The factor of LLaMA 3's scaling, if it explains the divisors in the file, which does not name it."""
-    if file.tensors[_FACTORS].shape != (model.head_dim // 2,):
+    if file.tensors[FACTORS].shape != (model.head_dim // 2,):
         return None
-    factors, plain = file.tensor(_FACTORS).double(), frequencies(model.head_dim, model.rope_theta)
+    factors, plain = file.tensor(FACTORS).double(), frequencies(model.head_dim, model.rope_theta)
     factor = round(factors.max().item(), 4)
     if not 1 <= factor < math.inf:
         return None
-    scaled = llama3(plain, RopeScaling("llama3", factor, _LLAMA3_CONTEXT))
+    scaled = llama3(plain, RopeScaling("llama3", factor, LLAMA3_CONTEXT))
     return factor if torch.allclose(plain / scaled, factors) else None
 
 
@@ -170,7 +172,7 @@ def load(
     held = sum(math.prod(entry.shape) for entry in file.tensors.values())
     if settings.n_params > held:  # before anything is built
         file.refuse(f"it describes {settings.n_params:,} parameters and holds {held:,} numbers")
-    stored = {parameter_name(name): name for name in file.tensors if name != _FACTORS}
+    stored = {parameter_name(name): name for name in file.tensors if name != FACTORS}
     shapes = {name: file.tensors[old].shape for name, old in stored.items()}
     parts = convert.layout(settings, "llama").values()
     wanted = {name: shape for part in parts for name, shape in part.items()}

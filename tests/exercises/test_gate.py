@@ -36,6 +36,12 @@ MISTAKES = {
     for number, row in enumerate(mistakes(chapter), start=1)
 }
 
+RIGHT = {
+    f"{row.exercise}-{row.label}": row
+    for chapter in sorted({one.chapter for one in ALL})
+    for row in mistakes(chapter, "right")
+}
+
 
 def graded(
     exercise: Exercise, answers: Iterable[Path | Callable[..., Any]], seeds: Iterable[int] = (0,)
@@ -141,6 +147,14 @@ def test_wrong_answer_is_rejected_with_a_fitting_hint(mistake: Mistake, tmp_path
         else:
             assert "This is what you get with" not in told
             assert "expected" in told or "But:" in told
+
+
+@pytest.mark.parametrize("row", RIGHT.values(), ids=RIGHT)
+def test_another_right_answer_earns_everything(row: Mistake, tmp_path: Path) -> None:
+    path = tmp_path / row.about.file
+    path.write_text(row.text(), "utf-8")
+    for result in graded(row.about, [path], range(5)):
+        assert result.status == "passed", [check for check in result.checks if not check.passed]
 
 
 @each

@@ -87,16 +87,16 @@ def test_checks_import_the_grader_alone(path):
 
 # Code lines a room may have: its budget at the end of the course, or what it has now where that is more.
 ROOMS = {
-    "tokenizers": 1156,
-    "weights": 450,
-    "data": 557,
+    "tokenizers": 1193,
+    "weights": 505,
+    "data": 702,
     "model": 721,
     "inference": 969,
-    "quantization": 480,
-    "training": 1181,
+    "quantization": 720,
+    "training": 1182,
     "finetuning": 800,
     "evaluation": 250,
-    "the rest": 834,
+    "the rest": 878,
 }
 
 
@@ -124,7 +124,7 @@ def test_the_package_stays_small():
     rooms = lines_by_room()
     print(*(f"{room:14} {lines:5}" for room, lines in rooms.items()), sep="\n")
     assert rooms["tokenizers"] > 0 and "cli" not in rooms
-    assert sum(rooms.values()) <= sum(ROOMS.values()) <= 7_400
+    assert sum(rooms.values()) <= sum(ROOMS.values()) <= 7_950
 
 
 # Public names and the cost of an import

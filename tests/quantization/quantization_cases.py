@@ -1,7 +1,5 @@
 """A small model, and one quantized by each scheme with options that matter to its layers."""
 
-from importlib.util import find_spec
-
 import torch
 
 from myllm import ModelConfig, Transformer
@@ -30,11 +28,7 @@ VARIANTS = [
     ("gptq", {}),
     ("gptq", {"act_order": True}),
     ("gptq", {"group": 16, "symmetric": True}),
-    ("llm.int8", {}),
-    ("bnb-nf4", {}),
 ]
-ROOMS = {"nf4": "nf4", "gptq": "gptq", "llm.int8": "bnb", "bnb-nf4": "bnb"}
-VARIANTS = [one for one in VARIANTS if find_spec(f"myllm.quantization.{ROOMS.get(one[0], 'int8')}")]
 
 
 def make(variant, **changes):

@@ -79,6 +79,16 @@ def test_bytes_and_scales_are_those_of_bitsandbytes(shape, block, dtype):
         assert torch.equal(ours.dequantize(wanted), bnb.dequantize_4bit(theirs, state).view(shape))
 
 
+def test_numbers_halfway_between_two_levels_go_where_bitsandbytes_puts_them():
+    bnb = pytest.importorskip("bitsandbytes.functional")
+    layer, middle = linear((512, 64)), (LEVELS[1:] + LEVELS[:-1]) / 2
+    scale = torch.rand(512, 1) + 0.01
+    layer.weight.data = middle[torch.randint(0, 15, (512, 64))] * scale
+    layer.weight.data[:, :1] = scale
+    theirs, _ = bnb.quantize_4bit(layer.weight.data, quant_type="nf4")
+    assert torch.equal(NF4Linear(layer).packed, theirs)
+
+
 def reference(x):
     """bitsandbytes' 8-bit codes by its reference; its kernel for CPUs is not exact between two levels."""
     import bitsandbytes.functional as bnb

@@ -10,6 +10,7 @@ from myllm import Transformer
 from myllm.files import UserError
 from myllm.quantization.int4 import Int4Linear
 from myllm.quantization.int8 import DynamicInt8Linear, Int8Linear
+from myllm.quantization.nf4 import NF4Linear
 from myllm.quantization.schemes import SCHEMES, footprint, quantize
 
 PARTS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -55,6 +56,44 @@ def test_four_bits_and_its_options():
     assert sizes["symmetric",] < sizes[()] < sizes["group",] < footprint(quantize(tiny(), "int8"))
 
 
+@pytest.mark.parametrize(("options", "bits"), [({}, 4.127), ({"block": 32}, 4.254), ({"double": False}, 4.5)])
+def test_nf4_and_its_options(options, bits):
+    model = quantize(tiny(n_embd=256, intermediate_size=1024), "nf4", **options)
+    layer = model.layers[1].mlp.down_proj
+    assert type(layer) is NF4Linear and layer.options == {"block": 64, "double": True} | options
+    assert layer.bits_per_weight == pytest.approx(bits, abs=5e-4)
+
+
+def test_gptq_uses_its_calibration_and_its_options():
+    seen, other = [IDS], [IDS.flip(0, 1)]
+    first, second = (quantize(tiny(), "gptq", calibration=ids) for ids in (seen, other))
+    rounded = quantize(tiny(), "int4")
+    layer = "layers.1.mlp.down_proj.packed"
+    assert not torch.equal(first.state_dict()[layer], second.state_dict()[layer])
+    assert not torch.equal(first.state_dict()[layer], rounded.state_dict()[layer])
+    plain = tiny()(IDS)
+    assert (first(IDS) - plain).square().mean() < (rounded(IDS) - plain).square().mean()
+    part = quantize(
+        tiny(),
+        "gptq",
+        calibration=(ids for ids in seen),
+        match=lambda name, linear: "mlp" in name,
+        group=16,
+        symmetric=True,
+    )
+    assert len(linears(part)) == 4 * L + 1 and part.layers[0].mlp.up_proj.zero is None
+    assert part.layers[0].mlp.up_proj.scale.shape == (F, C // 16)
+
+
+@pytest.mark.parametrize("scheme", ["llm.int8", "bnb-nf4"])
+def test_the_layers_of_bitsandbytes(scheme):
+    pytest.importorskip("bitsandbytes")
+    model = quantize(tiny(), scheme)
+    assert {*linears(model)} == {"lm_head"}
+    assert 0 < (model(IDS) - tiny()(IDS)).abs().mean() < 0.3
+    assert footprint(model) < 0.6 * footprint(tiny())
+
+
 def test_only_matching_layers():
     model = quantize(tiny(), "int8", match=lambda name, linear: name.endswith(PARTS[4:]))
     assert {name.rpartition(".")[2] for name in linears(model)} == {*PARTS[:4], "lm_head"}
@@ -97,8 +136,6 @@ def test_tied_weights_count_once_and_float16_half():
     ],
 )
 def test_mistakes_are_one_sentence_and_change_nothing(scheme, options, message):
-    if scheme == "gptq":
-        pytest.importorskip("myllm.quantization.gptq")
     model, plain = tiny(), tiny()
     with pytest.raises(UserError, match=message) as raised:
         quantize(model, scheme, **options)

@@ -23,9 +23,9 @@ def same_bits(left, right):
     a, b = left.state_dict(), right.state_dict()
     assert a.keys() == b.keys()
     for name, x in a.items():
-        assert x.dtype == b[name].dtype and torch.equal(
-            x[..., None].view(torch.uint8), b[name][..., None].view(torch.uint8)
-        ), name
+        y = b[name]
+        assert x.dtype == y.dtype and x.shape == y.shape, name
+        assert torch.equal(x.flatten().view(torch.uint8), y.flatten().view(torch.uint8)), name
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -43,6 +43,15 @@ def test_every_scheme_comes_back_bit_for_bit(tmp_path, variant):
     for name in ("config.json", "model.safetensors"):
         first, second = (tmp_path / "new/folder" / name, tmp_path / "again" / name)
         assert first.read_bytes() == second.read_bytes()
+
+
+@pytest.mark.parametrize("scheme", ["llm.int8", "bnb-nf4"])
+def test_the_layers_of_another_library_are_not_saved(tmp_path, scheme):
+    pytest.importorskip("bitsandbytes")
+    model = quantize(tiny(), scheme)
+    with pytest.raises(UserError, match=r"only Int8Linear, DynamicInt8Linear, Int4Linear, NF4Linear can be"):
+        LLM(model).save_pretrained(tmp_path / "new")
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize("tie", [True, False])
@@ -223,6 +232,13 @@ CHANGES = {
     "a class that is not known": ({"layers": setting(NAME, ["Linear", {}])}, "of the kind 'Linear'"),
     "a class of ours that is no layer": ({"layers": setting(NAME, ["QuantizedLinear", {}])}, "of the kind"),
     "a function": ({"layers": setting(NAME, ["gptq_model", {}])}, "of the kind 'gptq_model'"),
+    "a layer of another library": (
+        {"layers": setting(NAME, ["LLMInt8", {}])},
+        "'LLMInt8': only Int8Linear, DynamicInt8Linear, Int4Linear, NF4Linear can be stored",
+    ),
+    "a block out of range": ({"layers": setting(NAME, ["NF4Linear", {"block": 0}])}, "NF4Linear"),
+    "a block of text": ({"layers": setting(NAME, ["NF4Linear", {"block": "x"}])}, "NF4Linear"),
+    "a block in halves": ({"layers": setting(NAME, ["NF4Linear", {"block": 64.0}])}, "NF4Linear"),
     "a module by its path": ({"layers": setting(NAME, ["os.system", {"group": "row"}])}, "of the kind"),
     "a list for a class": ({"layers": setting(NAME, [["Int8Linear"], {}])}, "of the kind"),
     "an option that is not known": (

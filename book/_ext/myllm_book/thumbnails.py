@@ -146,8 +146,28 @@ def pages() -> str:
     return "".join(box(4 + 29 * (i % 4), 5 + 19 * (i // 4), 25, 15, owner.get(i, "faint")) for i in range(12))
 
 
+def grid() -> str:
+    """Chapter 15: numbers between the points of a grid, each moved to the nearest."""
+    ticks = "".join(line(f"M{6 + 15 * i} 26v16", "k") for i in range(8))
+    dots = "".join(
+        box(x - 3, 10, 6, 6, "token") + line(f"M{x} 17L{g} 25", "q")
+        for x, g in ((9, 6), (32, 36), (57, 51), (78, 81), (104, 111))
+    )
+    return line("M2 34h112", "k") + ticks + dots
+
+
+def lattice() -> str:
+    """Chapter 16: a lattice of codes, and the valley of the error that runs across it."""
+    dots = "".join(
+        box(8 + 20 * x, 6 + 16 * y, 5, 5, "token" if (x, y) in ((1, 2), (3, 1)) else "faint")
+        for x in range(6)
+        for y in range(4)
+    )
+    return dots + line("M12 58Q40 20 112 6", "q") + line("M2 44Q44 8 96 2", "q")
+
+
 DRAWINGS = (counts, windows, merges, lengths, triangle, tiles, blocks, rotation, names, curves, plug, ring)
-DRAWINGS += (filtered, pages)
+DRAWINGS += (filtered, pages, grid, lattice)
 
 
 def thumbnail(chapter: int) -> str:

@@ -1,0 +1,174 @@
+"""Supervised fine-tuning: predict the answers of example conversations, and nothing else.
+
+An example is a sequence of tokens and a loss mask, 1 on the tokens that are learned. Examples share rows
+(`myllm.data.packing`) and cannot see each other there: each has its own attention and its own positions.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from myllm.data.loader import PackedLoader
+from myllm.data.packing import IGNORE, Packed, pack
+from myllm.files import UserError
+from myllm.tokenizers.base import Tokenizer
+from myllm.tokenizers.chat import render
+from myllm.training.pretrain import Pretrain
+
+TooLong = Literal["raise", "drop", "cut"]
+
+
+class Example(NamedTuple):
+    """One example.
+
+    Attributes:
+        ids: Its tokens.
+        mask: 1 for each token that is learned, 0 for those that are given; as long as `ids`.
+    """
+
+    ids: Sequence[int]
+    mask: Sequence[int]
+
+
+def encode(item: Mapping[str, Any], tokenizer: Tokenizer, template: str | None = None) -> Example:
+    """The example in a dict.
+
+    Args:
+        item: Either ``messages``, a conversation for `render`, whose answers are learned; or ``prompt`` and
+            ``response``, plain text that is put together as it is. A response is learned with the end token
+            after it, or the model would never stop.
+        tokenizer: The tokenizer of the model.
+        template: The chat format of ``messages``; by default the tokenizer's own.
+
+    Raises:
+        UserError: Neither form, no end token, or messages that `render` refuses.
+    """
+    if "messages" in item:
+        return Example(*render(item["messages"], tokenizer, template))
+    prompt, response = item.get("prompt"), item.get("response")
+    if not isinstance(prompt, str) or not isinstance(response, str):
+        raise UserError(f"An example has messages, or a prompt and a response, not {[*item]!s:.60}.")
+    if tokenizer.eos_id is None:
+        raise UserError(f"{tokenizer.name} has no end token, so a model could not learn to stop.")
+    given = tokenizer.encode(prompt, bos=tokenizer.add_bos)
+    learned = [*tokenizer.encode(response), tokenizer.eos_id]
+    return Example(given + learned, [0] * len(given) + [1] * len(learned))
+
+
+def check_masks(examples: Sequence[Example]) -> None:
+    """Refuse masks that are wrong in a way that no loss curve shows.
+
+    Raises:
+        UserError: There are no examples; one is empty, has a mask of another length, or learns none of its
+            tokens; or all learn every token, which is pretraining.
+    """
+    if not examples:
+        raise UserError("There are no examples; give at least one.")
+    for n, (ids, mask) in enumerate(examples, 1):
+        if len(ids) != len(mask) or not {*mask} <= {0, 1}:
+            raise UserError(
+                f"Example {n} has {len(ids)} tokens and a mask of {len(mask)}; it needs 0s and 1s."
+            )
+        if not any(mask[1:]):  # the first token is never predicted
+            raise UserError(
+                f"Example {n} has no token to learn: its mask is 0; look at its roles and answers."
+            )
+    if all(all(mask) for _, mask in examples):
+        raise UserError(
+            "All masks are 1: prompts would be learned, too; use Pretrain if that is what you want."
+        )
+
+
+def show_mask(example: Example, tokenizer: Tokenizer) -> str:
+    """The text of an example with what is learned between ``⟦`` and ``⟧``, to be read before training."""
+    text = ""
+    for learned, run in groupby(zip(example.ids, example.mask, strict=True), key=lambda pair: pair[1]):
+        piece = tokenizer.decode([i for i, _ in run])
+        text += f"⟦{piece}⟧" if learned else piece
+    return text
+
+
+class SFT(Pretrain):
+    """Supervised fine-tuning as an objective; the unit that is counted is the learned token.
+
+    The loss of a batch is the sum over all learned tokens, divided by their number, so a long answer weighs
+    more than a short one, and padding and packing change nothing.
+
+    Args:
+        examples: What is learned; see `encode`.
+        block_size: T, the length of a row.
+        packing: Whether short examples share a row; otherwise each has a row of its own, padded at its end.
+        too_long: What happens to an example of more than `block_size` tokens: "raise" an error, "drop" it, or
+            "cut" off its end, and drop it if nothing to learn is left.
+        pad_id: The id that fills rows; it has no effect.
+        z_loss: See `myllm.training.losses.cross_entropy`.
+        options: Those of `myllm.data.loader.Loader`: ``batch_size`` in rows, ``seed``, ``shuffle``.
+
+    Attributes:
+        dropped: The numbers of the examples that were dropped.
+        loader: The batches: ids, targets, document numbers and positions, each (B, T).
+
+    Raises:
+        UserError: As `check_masks`; an example that is too long.
+    """
+
+    def __init__(
+        self,
+        examples: Iterable[Example],
+        *,
+        block_size: int,
+        packing: bool = True,
+        too_long: TooLong = "raise",
+        pad_id: int = 0,
+        z_loss: float = 0.0,
+        **options: Any,
+    ) -> None:
+        given = [*examples]
+        check_masks(given)
+        kept: list[Example] = []
+        self.dropped: list[int] = []
+        for n, (ids, mask) in enumerate(given):
+            if len(ids) > block_size and too_long == "raise":
+                longer = f"Example {n + 1} has {len(ids)} tokens, a row {block_size}"
+                raise UserError(f'{longer}; raise block_size, or set too_long to "drop" or "cut".')
+            if len(ids) > block_size and (too_long == "drop" or not any(mask[1:block_size])):
+                self.dropped.append(n)
+            else:
+                kept.append(Example(ids[:block_size], mask[:block_size]))
+        if not kept:
+            raise UserError(f"All examples are longer than {block_size} tokens; raise block_size.")
+        super().__init__(_MaskedLoader(kept, block_size, packing, pad_id, **options), z_loss=z_loss)
+
+
+class _MaskedLoader(PackedLoader):
+    """Packed rows whose targets are the learned tokens alone."""
+
+    def __init__(
+        self, examples: Sequence[Example], block_size: int, packing: bool, pad_id: int, **options: Any
+    ) -> None:
+        rows = _rows([one.ids for one in examples], block_size, packing, pad_id)
+        # Rows depend on lengths alone, so the masks come to lie where their tokens lie.
+        self.learned = _rows([one.mask for one in examples], block_size, packing, 0).ids > 0  # (R, T)
+        super().__init__(rows, **options)
+
+    def batch(self, items: NDArray[np.int64]) -> tuple[Tensor, ...]:
+        """The rows with these numbers: ids, targets, document numbers, positions."""
+        ids, targets, *rest = super().batch(items)
+        learned = torch.from_numpy(self.learned[items])[:, 1:]
+        targets[:, :-1][~learned] = IGNORE
+        return ids, targets, *rest
+
+    def _identity(self) -> dict[str, int]:
+        return super()._identity() | {"learned": int(self.learned.sum()), "block_size": self.learned.shape[1]}
+
+
+def _rows(documents: Sequence[Sequence[int]], block_size: int, packing: bool, pad_id: int) -> Packed:
+    if packing:
+        return pack(documents, block_size, pad_id=pad_id)
+    single = [pack([document], block_size, pad_id=pad_id) for document in documents]
+    return Packed(*(np.concatenate(parts) for parts in zip(*single, strict=True)))
