@@ -85,7 +85,11 @@ MUTANTS = {
     ),
     "float64 in bfloat16": ("layer", "(torch.float32, torch.bfloat16) and", "(torch.float64,) or"),
     "the bias is lost": ("layer", "return y if self.bias is None else y + self.bias", "return y"),
-    "a copy of the bias": ("layer", "self.bias = linear.bias", "self.bias = nn.Parameter(linear.bias * 1)"),
+    "a copy of the bias": (
+        "layer",
+        "weight_dtype = linear.bias, ",
+        "weight_dtype = nn.Parameter(linear.bias * 1), ",
+    ),
     "a cast rounds the scales": (
         "layer",
         "fn(old[..., None].view(torch.uint8)).view(old.dtype)[..., 0]",
