@@ -48,8 +48,9 @@ def quantize_affine(
     A symmetric grid has the codes -m … m with m = 2^(bits - 1) - 1 and the step max|w| / m: the code
     -2^(bits - 1) is not used, so that a number and its negative have opposite codes. An asymmetric grid has
     the codes 0 … 2^bits - 1 and spans the range of w, extended to hold 0, so that 0 is a grid point (Jacob
-    et al., 2018). A group of zeros has the step 1. The step is rounded up to the dtype in which it is stored
-    before codes are chosen, so that the range still fits: each number moves by at most half a step.
+    et al., 2018). A group of zeros has the step 1, one that contains NaN the step NaN. The step is rounded up
+    to the dtype in which it is stored before codes are chosen, so that the range still fits: each number
+    moves by at most half a step.
 
     Args:
         w: (N, K), any floating-point dtype.
@@ -67,8 +68,8 @@ def quantize_affine(
     wide = torch.promote_types(w.dtype, torch.float32)
     groups = split_groups(w.detach().to(wide).contiguous(), group)
     low, high = groups.amin(-1).clamp(max=0), groups.amax(-1).clamp(min=0)
-    span = torch.maximum(-low, high) if symmetric else high - low
-    scale = _rounded_up(torch.where(span > 0, span / top, 1), scale_dtype or wide)
+    scale = (torch.maximum(-low, high) if symmetric else high - low) / top
+    scale = _rounded_up(torch.where(scale == 0, 1, scale), scale_dtype or wide)
     steps = (groups / scale[..., None]).round_()
     if symmetric:
         return Affine(steps.clamp_(-top, top).view(w.shape).to(torch.int8), scale)

@@ -124,6 +124,15 @@ def test_zeros_and_constants(symmetric):
     assert huge.scale.item() == 65504 and huge.codes.tolist() == [[7, -7] if symmetric else [15, 0]]
 
 
+def test_nan_is_not_hidden_and_the_smallest_numbers_are_zeros():
+    w = torch.tensor([[1.0, math.nan], [1e-45, 0.0], [math.inf, 1.0]])
+    for symmetric in (True, False):
+        q = quantize_affine(w, 8, symmetric=symmetric)
+        points = q.dequantize()
+        assert points[0].isnan().all() and q.scale[1] == 1 and (points[1] == 0).all()
+        assert points[2, 0] > 1e38
+
+
 @given(st.floats(1e-7, 6e4))
 def test_scales_are_rounded_up(value):
     scale = quantize_affine(

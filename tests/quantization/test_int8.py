@@ -89,6 +89,8 @@ def test_a_neighbour_never_changes_a_row():
     y = q(x)
     x[1, 2] = 1e6
     assert torch.equal(q(x)[0], y[0]) and torch.equal(q(x)[1, :2], y[1, :2])
+    x[1, 0] = torch.nan
+    assert torch.equal(q(x)[0], y[0]) and q(x)[1, 0].isnan().all()
     for rows in (1, 2, 100):
         assert torch.equal(q(x[:1, :1].expand(rows, 1, 64))[-1], y[:1, 0])
 

@@ -29,7 +29,7 @@ MUTANTS = {
     "scales rounded to the nearest": ("affine", "(nearest.to(scale.dtype) < scale)", "0"),
     "scales always raised": ("affine", "(nearest.to(scale.dtype) < scale)", "1"),
     "scales beyond float16": ("affine", ".clamp(max=torch.finfo(dtype).max)", ""),
-    "zeros divide by zero": ("affine", "torch.where(span > 0, span / top, 1)", "span / top"),
+    "zeros divide by zero": ("affine", "torch.where(scale == 0, 1, scale)", "scale"),
     "computed in the dtype of the scales": (
         "affine",
         "wide = torch.promote_types(torch.promote_types(self.scale.dtype, dtype), torch.float32)",
@@ -85,7 +85,11 @@ MUTANTS = {
     ),
     "float64 in bfloat16": ("layer", "(torch.float32, torch.bfloat16) and", "(torch.float64,) or"),
     "the bias is lost": ("layer", "return y if self.bias is None else y + self.bias", "return y"),
-    "a copy of the bias": ("layer", "self.bias = linear.bias", "self.bias = nn.Parameter(linear.bias * 1)"),
+    "a copy of the bias": (
+        "layer",
+        "weight_dtype = linear.bias, ",
+        "weight_dtype = nn.Parameter(linear.bias * 1), ",
+    ),
     "a cast rounds the scales": (
         "layer",
         "fn(old[..., None].view(torch.uint8)).view(old.dtype)[..., 0]",
