@@ -55,7 +55,7 @@ class Quantize:
     group: Annotated[str | None, arg(metavar="N|row|tensor")] = None
     """How many columns share a scale, for int8, int4 and gptq."""
     head: Annotated[str | None, arg(metavar="NAME")] = None
-    """Store the head, and an embedding that it is tied to, by this scheme; by default they stay as they are."""
+    """The scheme of the head and of an embedding that it is tied to; by default they stay as they are."""
     block: Annotated[int | None, arg(metavar="N")] = None
     """How many weights share a scale, for nf4."""
     bits: Annotated[int | None, arg(metavar="N")] = None

@@ -147,7 +147,15 @@ def gguf_tokenizers():
     refused("known split", to_gguf, BPE.train(text, 285, pattern=GPT4), 285)
 
 
-ORACLES = [schemes, round_trips, changed_files, searching, blocks, gguf_models, gguf_tokenizers]
+ORACLES = [
+    blocks,
+    gguf_models,
+    gguf_tokenizers,
+    searching,
+    changed_files,
+    schemes,
+    round_trips,
+]  # quickest first
 FIRST = {
     "quantization.schemes": schemes,
     "quantization.store": round_trips,
