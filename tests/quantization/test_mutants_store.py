@@ -106,11 +106,13 @@ def killed():
     return json.loads(result.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", TABLES)
 def test_the_right_version_is_accepted(killed, file):
     assert killed[file] is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MUTANTS)
 def test_every_wrong_version_is_killed(killed, name):
     assert killed[name] is not None
