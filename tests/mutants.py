@@ -35,6 +35,8 @@ class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         return importlib.util.spec_from_loader(name, self) if name == self.module else None
 
     def exec_module(self, module):
+        parent, _, name = self.module.rpartition(".")
+        module.__file__ = str(Path(sys.modules[parent].__path__[0], f"{name}.py"))  # files lie beside it
         exec(compile(self.source, f"<mutant of {self.module}>", "exec"), module.__dict__)
 
 

@@ -54,6 +54,8 @@ class Quantize:
     """A text to score; by default the beginning of a play that course-base has not seen."""
     group: Annotated[str | None, arg(metavar="N|row|tensor")] = None
     """How many columns share a scale, for int8, int4 and gptq."""
+    head: Annotated[str | None, arg(metavar="NAME")] = None
+    """The scheme of the head and of an embedding that it is tied to; by default they stay as they are."""
     block: Annotated[int | None, arg(metavar="N")] = None
     """How many weights share a scale, for nf4."""
     bits: Annotated[int | None, arg(metavar="N")] = None
@@ -105,7 +107,7 @@ class Quantize:
     def _options(self) -> dict[str, Any]:
         """The options that were given, as `myllm.quantize` takes them."""
         group = int(self.group) if self.group is not None and self.group.isdecimal() else self.group
-        given = {"group": group, "block": self.block, "bits": self.bits}
+        given = {"group": group, "head": self.head, "block": self.block, "bits": self.bits}
         given |= {"symmetric": self.symmetric or None, "act_order": self.act_order or None}
         return {name: value for name, value in given.items() if value is not None}
 

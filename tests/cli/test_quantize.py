@@ -58,6 +58,15 @@ def test_a_folder_and_its_figures(place, tmp_path, monkeypatch, capsys, options,
     assert [path.name for path in tmp_path.iterdir()] == ["new"]
 
 
+def test_the_head_by_a_scheme_of_its_own(place, tmp_path, capsys):
+    options = ["--scheme", "int4", "--group", "16", "--text", str(place / "text"), "--json"]
+    assert run(place, tmp_path, *options) == run(place, tmp_path, *options, "--head", "int8", out="less") == 0
+    both = [json.loads(line)["after"]["bytes"] for line in capsys.readouterr().out.splitlines()]
+    head = 4 * 257 * 32 - (257 * 32 + 4 * 257)  # untied: the embedding keeps its numbers
+    assert both[0] - both[1] == head
+    assert quantized_layers(LLM.from_pretrained(tmp_path / "less").model)["lm_head"][0] == "Int8Linear"
+
+
 def test_the_other_commands_read_what_was_written(place, tmp_path, capsys):
     assert run(place, tmp_path, "--scheme", "int8", "--text", str(place / "text")) == 0
     out = capsys.readouterr().out

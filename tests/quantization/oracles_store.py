@@ -48,6 +48,15 @@ def round_trips():
     ):
         with tempfile.TemporaryDirectory() as folder:
             test(Path(folder))
+    from quantization_cases import IDS, tiny
+
+    from myllm.quantization import store
+    from myllm.quantization.schemes import quantize
+
+    with tempfile.TemporaryDirectory() as folder:
+        model = quantize(tiny(), "int8", head="int8")
+        store.save(model, folder)
+        assert torch.equal(store.load(folder)(IDS), model(IDS))
     for tie in (True, False):
         with tempfile.TemporaryDirectory() as folder:
             tests.test_a_head_stays_tied_or_untied(Path(folder), tie)
@@ -138,7 +147,15 @@ def gguf_tokenizers():
     refused("known split", to_gguf, BPE.train(text, 285, pattern=GPT4), 285)
 
 
-ORACLES = [schemes, round_trips, changed_files, searching, blocks, gguf_models, gguf_tokenizers]
+ORACLES = [
+    blocks,
+    gguf_models,
+    gguf_tokenizers,
+    searching,
+    changed_files,
+    schemes,
+    round_trips,
+]  # quickest first
 FIRST = {
     "quantization.schemes": schemes,
     "quantization.store": round_trips,
