@@ -14,7 +14,7 @@ ROWS = {
     row["model"]: row
     for row in json.loads((scoreboard.RESULTS / "scoreboard.json").read_text("utf-8"))["rows"]
 }
-[ROW] = [row for name, row in ROWS.items() if name.startswith("course-base")]
+[ROW] = [row for name, row in ROWS.items() if name.startswith("course-base,")]
 
 
 @pytest.fixture(scope="module")
