@@ -257,6 +257,7 @@ def test_tokenizers_of_our_own(tmp_path, pattern):
     alike(written(known, tmp_path), known)
 
 
+@pytest.mark.slow
 def test_an_end_of_turn_and_a_begin_token(tmp_path):
     values = to_gguf(load_tokenizer("smollm2"), 49_152)
     known = from_gguf(values | {"tokenizer.ggml.eot_token_id": 5, "tokenizer.ggml.add_bos_token": True}, "x")
@@ -264,6 +265,7 @@ def test_an_end_of_turn_and_a_begin_token(tmp_path):
     alike(written(known, tmp_path), known)
 
 
+@pytest.mark.slow
 def test_every_split_is_told_from_those_that_encode_another_text():
     values = to_gguf(load_tokenizer("smollm2"), 49_152)
     for pre in ("gpt-2", "llama-bpe", "qwen2", "stablelm2", "smollm"):

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file, save_model
 
-from myllm import LLM
+from myllm import LLM, tensors
 from myllm.config import ModelConfig
 from myllm.files import UserError
 from myllm.model.transformer import Transformer
@@ -256,7 +256,7 @@ def test_a_folder_that_was_left_half_written_is_refused(tmp_path, monkeypatch):
     def full(*args):
         raise UserError("The disk is full.")
 
-    monkeypatch.setattr(hub, "save_file", full)
+    monkeypatch.setattr(tensors, "save_file", full)
     with pytest.raises(UserError, match="full"):
         hub.save(tiny(rope_theta=5.0), tmp_path)
     with pytest.raises(UserError, match=r"config\.json: there is no such file"):
