@@ -116,7 +116,7 @@ def write(model: Transformer, path: StrPath, kind: str = "q8_0", tokenizer: Toke
 
 def permute(weight: Tensor, n_head: int) -> Tensor:
     """The order of rows in which llama.cpp stores projections to queries and keys; see `unpermute`."""
-    return weight.unflatten(0, (n_head, 2, -1)).transpose(1, 2).reshape(weight.shape)
+    return weight.view(n_head, 2, -1, weight.shape[1]).transpose(1, 2).reshape(weight.shape)
 
 
 def _pack(weight: Floats, kind: str) -> tuple[NDArray[Any], str]:

@@ -57,7 +57,7 @@ SEARCH = {
     "the head, too": ('else name != "lm_head"', "else True"),
 }
 WRITER = {
-    "rows as they are": ("(n_head, 2, -1)", "(n_head, -1, 2)"),
+    "rows as they are": ("view(n_head, 2, -1, ", "view(n_head, -1, 2, "),
     "keys with the heads of queries": (
         'config.n_head if "q_proj" in name else config.n_kv_head',
         "config.n_head",
