@@ -116,8 +116,7 @@ def write(model: Transformer, path: StrPath, kind: str = "q8_0", tokenizer: Toke
 
 def permute(weight: Tensor, n_head: int) -> Tensor:
     """The order of rows in which llama.cpp stores projections to queries and keys; see `unpermute`."""
-    rows, width = weight.shape
-    return weight.view(n_head, 2, rows // n_head // 2, width).transpose(1, 2).reshape(rows, width)
+    return weight.view(n_head, 2, -1, weight.shape[1]).transpose(1, 2).reshape(weight.shape)
 
 
 def _pack(weight: Floats, kind: str) -> tuple[NDArray[Any], str]:

@@ -66,7 +66,7 @@ def changed_files():
     import test_store as tests
 
     names = ["a class that is not known", "a layer of another library", "a tied head as a layer", "no format"]
-    names += ["a norm as a layer", "codes of another shape", "codes of another kind", "layers without end"]
+    names += ["a norm as a layer", "codes of another shape", "codes of another kind", "a width without end"]
     names += ["an unknown tensor", "no scale", "a group out of range", "a description that is a list"]
     for name in names:
         with tempfile.TemporaryDirectory() as folder:
@@ -144,6 +144,8 @@ def gguf_tokenizers():
     more = from_gguf(values | {"tokenizer.ggml.add_bos_token": True, "tokenizer.ggml.eot_token_id": 284}, "x")
     again = from_gguf(to_gguf(more, 287), "x")
     assert again.add_bos and again.extra_end_ids == more.extra_end_ids == {284}
+    composed = from_gguf(values | {"tokenizer.ggml.pre": "qwen2"}, "x")
+    assert to_gguf(composed, 287)["tokenizer.ggml.pre"] == "qwen2"  # the only one that composes accents
     refused("known split", to_gguf, BPE.train(text, 285, pattern=GPT4), 285)
 
 
