@@ -9,7 +9,9 @@ from torch import Tensor
 from myllm.grading import exercise
 
 
-@exercise("16.1", "A code book for another distribution", points=6, minutes=20, difficulty=2, section="nf4")
+@exercise(
+    "16.1", "A code book for another distribution", points=6, minutes=20, difficulty=2, section="nf4-levels"
+)
 def code_book(quantile: Callable[[float], float], levels: int) -> list[float]:
     """Build the levels of a code book for weights that follow any symmetric distribution.
 
@@ -46,7 +48,7 @@ def code_book(quantile: Callable[[float], float], levels: int) -> list[float]:
     raise NotImplementedError
 
 
-@exercise("16.2", "One GPTQ column at a time", points=7, minutes=30, difficulty=3, section="gptq")
+@exercise("16.2", "One GPTQ column at a time", points=7, minutes=30, difficulty=3, section="gptq-columns")
 def gptq_row(w: Tensor, hinv: Tensor, levels: Tensor) -> Tensor:
     """Round a row of weights to a code book, column by column, while the pruned weights stay zero.
 
@@ -205,8 +207,7 @@ def prepare(w: Tensor, hessian: Tensor, damping: float) -> tuple[Tensor, Tensor,
         damping: Relative to the mean of the diagonal, more than 0.
 
     Returns:
-        The weights, (N, K); U, (K, K), with a positive diagonal; and the relative damping that was used in
-        the end.
+        The weights, (N, K); U, (K, K), with a positive diagonal; and the relative damping that was used.
 
     The functions of `myllm.quantization` may not be used.
 

@@ -58,7 +58,9 @@ def grid(lo: float, hi: float, bits: int, reserve: int) -> tuple[float, int]:
     # END SOLUTION
 
 
-@exercise("15.2", "Answers that depend on neighbours", points=7, minutes=30, difficulty=2, section="dynamic")
+@exercise(
+    "15.2", "Answers that depend on neighbours", points=7, minutes=30, difficulty=2, section="dynamic-int8"
+)
 def dynamic_linear(x: Tensor, codes: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
     """Debug a linear layer in W8A8: what it returns for a row depends on the other rows of the batch.
 
@@ -180,7 +182,7 @@ def bytes_of(config: dict[str, Any], scheme: dict[str, Any]) -> dict[str, int]:
     # END SOLUTION
 
 
-@exercise("15.4", "Which kernel for which batch", points=6, minutes=25, difficulty=2, section="speed")
+@exercise("15.4", "Which kernel for which batch", points=6, minutes=25, difficulty=2, section="int8-speed")
 def choose_kernel(
     runs: list[dict[str, Any]], case: dict[str, Any]
 ) -> tuple[str | None, int | None, dict[str, str | float]]:
