@@ -10,7 +10,7 @@ from myllm.grading import exercise
 
 
 @exercise(
-    "16.1", "A code book for another distribution", points=6, minutes=20, difficulty=2, section="nf4-levels"
+    "16.1", "A code book for another distribution", points=6, minutes=20, difficulty=2, section="nf4-book"
 )
 def code_book(quantile: Callable[[float], float], levels: int) -> list[float]:
     """Build the levels of a code book for weights that follow any symmetric distribution.
