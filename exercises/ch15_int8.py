@@ -52,9 +52,7 @@ def grid(lo: float, hi: float, bits: int, reserve: int) -> tuple[float, int]:
     raise NotImplementedError
 
 
-@exercise(
-    "15.2", "Answers that depend on neighbours", points=7, minutes=30, difficulty=2, section="dynamic-int8"
-)
+@exercise("15.2", "Answers that depend on neighbours", points=7, minutes=30, difficulty=2, section="w8a8")
 def dynamic_linear(x: Tensor, codes: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
     """Debug a linear layer in W8A8: what it returns for a row depends on the other rows of the batch.
 

@@ -9,9 +9,7 @@ from torch import Tensor
 from myllm.grading import exercise
 
 
-@exercise(
-    "16.1", "A code book for another distribution", points=6, minutes=20, difficulty=2, section="nf4-levels"
-)
+@exercise("16.1", "A code book for another distribution", points=6, minutes=20, difficulty=2, section="law")
 def code_book(quantile: Callable[[float], float], levels: int) -> list[float]:
     """Build the levels of a code book for weights that follow any symmetric distribution.
 
@@ -95,17 +93,19 @@ def bits_per_weight(spec: dict[str, int], shape: tuple[int, int]) -> float:
     like all others. Otherwise, it stores only the codes of the weights that are there and the entries of
     blocks that have a weight.
 
-    Args:
-        spec: A dict of the following integers.
+    A format is a dict of integers:
 
-            - ``code``: the bits of a code.
-            - ``block``: the weights in a block, 1 or more.
-            - ``block_bits``: what each block stores besides its codes: a scale, a minimum, a zero point.
-            - ``superblock``: the blocks in a superblock, or 0 if there are no superblocks.
-            - ``superblock_bits``: what each superblock stores besides its blocks; 0 if there are none.
-            - ``column_bits``: what is stored once for each column of the matrix, such as the index of the
-              group to which act-order moves it.
-            - ``flat`` and ``whole``: 1 or 0.
+    - ``code``: the bits of a code.
+    - ``block``: the weights in a block, 1 or more.
+    - ``block_bits``: what each block stores besides its codes: a scale, a minimum, a zero point.
+    - ``superblock``: the blocks in a superblock, or 0 if there are no superblocks.
+    - ``superblock_bits``: what each superblock stores besides its blocks; 0 if there are none.
+    - ``column_bits``: what is stored once for each column of the matrix, such as the index of the group to
+      which act-order moves it.
+    - ``flat`` and ``whole``: 1 or 0.
+
+    Args:
+        spec: A format.
         shape: (N, K), the rows and columns of the matrix, 1 or more each.
 
     Returns:
