@@ -8,6 +8,7 @@ from typing import Any, Self, cast, overload
 import torch
 from torch import Tensor
 
+from myllm.config import ModelConfig
 from myllm.data import downloads
 from myllm.evaluation.perplexity import nll
 from myllm.files import StrPath, UserError, atomic_write, expand, read_json
@@ -45,7 +46,6 @@ class LLM:
     Attributes:
         model: The `Transformer`.
         tokenizer: The tokenizer, or None.
-        config: The model's `ModelConfig`.
         stop_ids: All ids that end generation.
     """
 
@@ -57,8 +57,13 @@ class LLM:
                 f"{tokenizer.name} has {tokenizer.vocab_size} ids, the model only {model.config.vocab_size}; "
                 "take the tokenizer that it was trained with."
             )
-        self.model, self.tokenizer, self.config = model.eval(), tokenizer, model.config
+        self.model, self.tokenizer = model.eval(), tokenizer
         self.stop_ids = frozenset({*stop_ids, *(end_tokens(tokenizer) if tokenizer else ())})
+
+    @property
+    def config(self) -> ModelConfig:
+        """The model's configuration, which untying its head changes."""
+        return self.model.config
 
     @classmethod
     def from_pretrained(

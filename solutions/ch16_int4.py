@@ -9,7 +9,7 @@ from torch import Tensor
 from myllm.grading import exercise
 
 
-@exercise("16.1", "A code book for another distribution", points=6, minutes=20, difficulty=2, section="law")
+@exercise("16.1", "A code book for other weights", points=6, minutes=20, difficulty=2, section="nf4-levels")
 def code_book(quantile: Callable[[float], float], levels: int) -> list[float]:
     """Build the levels of a code book for weights that follow any symmetric distribution.
 

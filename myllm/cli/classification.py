@@ -59,7 +59,7 @@ class Classify(Tuning):
             train, block_size=T, batch_size=min(self.batch_size, len(train)), seed=self.seed
         )
         held_out = Objective(rest, block_size=T, batch_size=1, shuffle=False)
-        self.fit(classifier, objective, len(train), held_out, len(rest))
+        self.fit(classifier, objective, held_out)
         classifier.eval()
         with torch.no_grad():
             logits = torch.cat([classifier(*pad([one])[:2]) for one in rest])

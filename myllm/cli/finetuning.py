@@ -14,9 +14,11 @@ from myllm.files import UserError, expand
 if TYPE_CHECKING:
     from torch import nn
 
+    from myllm.finetuning.classify import Classify
     from myllm.llm import LLM
-    from myllm.training.loop import Record
-    from myllm.training.step import Objective
+    from myllm.training.pretrain import Pretrain
+
+    Objective = Pretrain | Classify
 
 
 def say(text: str) -> None:
@@ -67,22 +69,20 @@ class Tuning:
         n = min(len(rows) - 1, max(1, round(self.held_out * len(rows))))
         return mixed[n:], mixed[:n]
 
-    def fit(
-        self, model: "nn.Module", objective: "Objective", rows: int, held_out: "Objective", n: int
-    ) -> "Record":
-        """Train, with checkpoints and a journal in the folder; the last record, and losses before and after.
+    def fit(self, model: "nn.Module", objective: "Objective", held_out: "Objective") -> None:
+        """Train, with checkpoints and a journal in the folder, and say what became of the held-out loss.
 
         Args:
             model: The model.
-            objective: What is trained on, in batches of one row.
-            rows: Its rows.
-            held_out: What is measured.
-            n: Its rows.
+            objective: What is trained on.
+            held_out: What is measured, in batches of one row.
         """
         from myllm.training.journal import Journal
         from myllm.training.loop import TrainConfig, Trainer
 
-        steps = max(1, round(self.epochs * rows / self.batch_size))
+        loader, folder, batches = objective.loader, expand(self.out), held_out.batches(model)
+        loader.batch_size = min(self.batch_size, loader.n)
+        steps = max(1, round(self.epochs * loader.n / loader.batch_size))
         settings = TrainConfig(
             steps=steps,
             lr=self.lr,
@@ -92,22 +92,20 @@ class Tuning:
             checkpoint_every=max(1, steps // 5),
             seed=self.seed,
         )
-        batches = held_out.batches(model)
-        folder = expand(self.out)
         trainer = Trainer(
             model,
             objective,
             settings,
-            validation=[next(batches) for _ in range(n)],
+            validation=[next(batches) for _ in range(held_out.loader.n)],
             folder=folder / "checkpoints",
             callbacks=[Journal(folder)],
         )
         before = trainer.validate()["validation"]
-        trainer.best = float("inf")
-        say(f"{steps} updates of {self.batch_size} of {rows} rows; loss on held-out examples {before:.3f}")
-        record = trainer.fit()
-        say(f"loss on held-out examples {before:.3f} before, {record['validation']:.3f} after")
-        return record | {"before": before}
+        trainer.best = float("inf")  # only what is trained from here on can be the best
+        say(f"{steps} updates of {loader.batch_size} of {loader.n} rows")
+        trainer.fit()
+        after = trainer.validate()["validation"]
+        say(f"loss on held-out examples {before:.3f} before, {after:.3f} after")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,8 +133,7 @@ class SFT(Tuning):
     def run(self) -> int:
         """Load, show what is learned, train, save."""
         from myllm.data import examples
-        from myllm.finetuning.sft import SFT as Objective
-        from myllm.finetuning.sft import encode, show_mask
+        from myllm.finetuning import sft
 
         self.check()
         if self.too_long not in ("raise", "drop", "cut"):
@@ -149,18 +146,19 @@ class SFT(Tuning):
         llm = load(self.model)
         if llm.tokenizer is None:
             raise UserError(f"{self.model} came without a tokenizer.")
-        items = [encode(row, llm.tokenizer, self.template) for row in rows]
+        items = [sft.encode(row, llm.tokenizer, self.template) for row in rows]
         T = min(self.block_size, llm.config.block_size)
         train, rest = self.split(items)
         options: dict[str, Any] = {"block_size": T, "too_long": self.too_long, "batch_size": 1}
-        objective = Objective(train, seed=self.seed, **options)
-        held_out = Objective(rest, shuffle=False, **options)
-        print(f"What is learned of the first example stands in ⟦ ⟧:\n{show_mask(train[0], llm.tokenizer)}")
+        objective = sft.SFT(train, seed=self.seed, **options)
+        held_out = sft.SFT(rest, shuffle=False, **options)
+        print(
+            f"What is learned of the first example stands in ⟦ ⟧:\n{sft.show_mask(train[0], llm.tokenizer)}"
+        )
         if dropped := len(objective.dropped) + len(held_out.dropped):
             say(f"{dropped} examples are longer than {T} tokens and are left out.")
-        objective.loader.batch_size = min(self.batch_size, objective.loader.n)
         adapt(llm, self.lora, self.scheme)
-        self.fit(llm.model, objective, objective.loader.n, held_out, held_out.loader.n)
+        self.fit(llm.model, objective, held_out)
         save(llm, self.out, adapter=self.lora > 0, base=self.model)
         return 0
 

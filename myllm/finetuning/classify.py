@@ -1,6 +1,6 @@
 """Classification: a linear head on a pretrained model, and how far its answers can be trusted."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -15,6 +15,7 @@ from myllm.files import UserError
 from myllm.model.basics import upcast
 from myllm.model.masks import causal, padding
 from myllm.model.transformer import Transformer
+from myllm.training.pretrain import FromLoader
 from myllm.training.step import Loss
 
 Pooling = Literal["last", "mean"]
@@ -32,10 +33,10 @@ class Classifier(nn.Module):
 
     def __init__(self, model: Transformer, n_classes: int, *, pooling: Pooling = "last") -> None:
         super().__init__()
-        if n_classes < 2 or pooling not in ("last", "mean"):
-            raise UserError(
-                f'A classifier has 2 classes or more and pooling "last" or "mean", not {pooling!r}.'
-            )
+        if n_classes < 2:
+            raise UserError(f"A classifier needs texts of at least 2 classes, not {n_classes}.")
+        if pooling not in ("last", "mean"):
+            raise UserError(f'Pooling is "last" or "mean", not {pooling!r}.')
         self.model, self.pooling = model, pooling
         if not model.config.tie_embeddings:
             model.lm_head.requires_grad_(False)
@@ -126,7 +127,7 @@ def pad(examples: Sequence[Labelled]) -> tuple[Tensor, Tensor, Tensor]:
     return ids, keep, torch.tensor([one.label for one in examples])
 
 
-class Classify:
+class Classify(FromLoader):
     """Classification as an objective; the unit that is counted is the text.
 
     Args:
@@ -156,18 +157,8 @@ class Classify:
         for n, (ids, label) in enumerate(kept, 1):
             if not len(ids) or label < 0 or (weights is not None and label >= len(weights)):
                 raise UserError(f"Example {n} is empty or has the label {label}, which no class has.")
-        self.loader = LabelledLoader(kept, **options)
+        super().__init__(LabelledLoader(kept, **options))
         self.weights, self.label_smoothing = weights, label_smoothing
-
-    def share(self, rank: int, world: int) -> None:
-        """Return the part of one process from now on."""
-        self.loader.rank, self.loader.world = rank, world
-
-    def batches(self, model: nn.Module) -> Iterator[tuple[Tensor, ...]]:
-        """The batches of the loader, on the model's device."""
-        device = next(model.parameters()).device
-        for batch in self.loader:
-            yield tuple(part.to(device) for part in batch)
 
     def count(self, batch: tuple[Tensor, ...]) -> int:
         """The texts of the batch."""
@@ -182,11 +173,3 @@ class Classify:
             logits, labels, weights, reduction="sum", label_smoothing=self.label_smoothing
         )
         return Loss(total, {"accuracy": (logits.argmax(-1) == labels).sum()})
-
-    def state_dict(self) -> dict[str, Any]:
-        """Where the loader stands."""
-        return self.loader.state_dict()
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where another loader stood."""
-        self.loader.load_state_dict(state)

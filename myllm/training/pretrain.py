@@ -13,16 +13,15 @@ from myllm.training.losses import chunked_loss, cross_entropy
 from myllm.training.step import Loss
 
 
-class Pretrain:
-    """Next-token prediction on the batches of a loader; the unit that is counted is the token.
+class FromLoader:
+    """What objectives share whose batches come from a loader: they are divided and resumed as it is.
 
     Args:
-        loader: A `WindowLoader`, or a `PackedLoader`, whose documents do not attend to each other.
-        z_loss: See `myllm.training.losses.cross_entropy`.
+        loader: The loader.
     """
 
-    def __init__(self, loader: Loader, *, z_loss: float = 0.0) -> None:
-        self.loader, self.z_loss = loader, z_loss
+    def __init__(self, loader: Loader) -> None:
+        self.loader = loader
 
     def share(self, rank: int, world: int) -> None:
         """Return the part of one process from now on."""
@@ -33,6 +32,27 @@ class Pretrain:
         device = next(model.parameters()).device
         for batch in self.loader:
             yield tuple(part.to(device, non_blocking=True) for part in batch)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the loader stands."""
+        return self.loader.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where another loader stood."""
+        self.loader.load_state_dict(state)
+
+
+class Pretrain(FromLoader):
+    """Next-token prediction on the batches of a loader; the unit that is counted is the token.
+
+    Args:
+        loader: A `WindowLoader`, or a `PackedLoader`, whose documents do not attend to each other.
+        z_loss: See `myllm.training.losses.cross_entropy`.
+    """
+
+    def __init__(self, loader: Loader, *, z_loss: float = 0.0) -> None:
+        super().__init__(loader)
+        self.z_loss = z_loss
 
     def count(self, batch: tuple[Tensor, ...]) -> int:
         """The targets that have a loss."""
@@ -62,11 +82,3 @@ class Pretrain:
             return chunked_loss(hidden, targets, lm_head, softcap=cap, z_loss=self.z_loss)
 
         return Loss(model(ids, head=head, **options), {})
-
-    def state_dict(self) -> dict[str, Any]:
-        """Where the loader stands."""
-        return self.loader.state_dict()
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where another loader stood."""
-        self.loader.load_state_dict(state)

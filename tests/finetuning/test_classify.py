@@ -103,9 +103,9 @@ def test_bad_input_is_refused():
     ):
         with pytest.raises(UserError, match=message):
             Classify(given, block_size=4, batch_size=1, **options)
-    with pytest.raises(UserError, match="2 classes"):
+    with pytest.raises(UserError, match="2 classes, not 1"):
         Classifier(Transformer(CONFIG), 1)
-    with pytest.raises(UserError, match="pooling"):
+    with pytest.raises(UserError, match="Pooling"):
         Classifier(Transformer(CONFIG), 2, pooling="first")
 
 

@@ -179,7 +179,7 @@ def test_dropout_is_of_the_adapter_and_of_training_alone():
     base = model[0].base(x)
     many = torch.stack([model.train()(x) for _ in range(4000)])
     assert torch.allclose(many.mean(0), model.eval()(x), atol=0.02)
-    assert many.std() > 0.01 and torch.equal(model(x), model(x)) and not torch.equal(model(x), base)
+    assert many.std(0).min() > 0.01 and torch.equal(model(x), model(x)) and not torch.equal(model(x), base)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from myllm.training import losses
 from myllm.training.losses import chunked_loss, cross_entropy
 
 N, C, V = 23, 6, 11
@@ -140,10 +141,21 @@ def test_without_gradients_none_is_computed(parts):
     torch.testing.assert_close(found, oracle(hidden, targets, head).detach(), rtol=1e-12, atol=0)
 
 
-def test_a_frozen_head_gets_no_gradient(parts):
+@pytest.mark.parametrize(("frozen", "inputs"), [("head", [0]), ("hidden", [1, 2])])
+def test_what_is_frozen_gets_no_gradient_and_costs_none(parts, monkeypatch, frozen, inputs):
     hidden, targets, head = parts
-    head.requires_grad_(False)
+    plain, asked = oracle(*parts), []
+    wanted = torch.autograd.grad(plain, [(hidden, head.weight, head.bias)[i] for i in inputs])
+
+    def record(value, tensors):
+        asked.append([x.shape for x in tensors])
+        return torch.autograd.grad(value, tensors)
+
+    monkeypatch.setattr(losses, "_gradients", record)
+    (head if frozen == "head" else hidden).requires_grad_(False)
     chunked_loss(hidden, targets, head, rows=5).backward()
-    expected = torch.autograd.grad(oracle(hidden, targets, head), hidden)[0]
-    torch.testing.assert_close(hidden.grad, expected, rtol=1e-11, atol=1e-13)
-    assert head.weight.grad is None
+    tensors = hidden, head.weight, head.bias
+    assert [i for i, x in enumerate(tensors) if x.grad is not None] == inputs
+    for i, gradient in zip(inputs, wanted, strict=True):
+        torch.testing.assert_close(tensors[i].grad, gradient)
+    assert all(len(shapes) == len(inputs) for shapes in asked) and len(asked) == 5

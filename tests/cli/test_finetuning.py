@@ -1,0 +1,116 @@
+"""myllm sft, classify and merge: from a file to a model, twice over, and one sentence for every mistake."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from myllm import LLM
+from myllm.cli import main
+from myllm.data.wordops import tasks
+from myllm.finetuning.adapters import load_adapter
+
+SHORT = ["--block-size", "64", "--epochs", "2", "--batch-size", "4", "--lr", "2e-3"]
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    """Prompts with responses."""
+    file = tmp_path / "pairs.jsonl"
+    rows = [{"prompt": t.prompt, "response": f" {t.answer}"} for t in tasks(30, ops=["first", "copy"])]
+    file.write_text("\n".join(map(json.dumps, rows)))
+    return str(file)
+
+
+def run(capsys, *args):
+    code = main(list(map(str, args)))
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_an_adapter_is_trained_said_merged_and_the_command_can_be_given_again(tmp_path, pairs, capsys):
+    out = tmp_path / "tuned"
+    command = ["sft", "course-base", "--data", pairs, "--out", out, "--lora", 4, *SHORT]
+    code, said, told = run(capsys, *command)
+    assert (
+        code == 0 and "⟦ " in said and "<|endoftext|>⟧" in said and "55,296 parameters in 28 layers" in told
+    )
+    before, after = (
+        float(x.split()[0].rstrip(",")) for x in told.rsplit("examples ", 1)[1].split("before, ")
+    )
+    assert after < before
+    weights = (out / "adapter" / "adapter_model.safetensors").read_bytes()
+    code, _, again = run(capsys, *command)  # it is done already
+    assert code == 0 and f"{before:.3f} before, {after:.3f} after" in again
+    assert (out / "adapter" / "adapter_model.safetensors").read_bytes() == weights
+    code, _, told = run(capsys, *command[:-8], "--lora", 8, *SHORT)
+    assert code == 1 and "another model" in told and told.count("\n") <= 3
+    assert run(capsys, "merge", "course-base", out / "adapter", "--out", tmp_path / "merged")[0] == 0
+    adapted, ids = LLM.from_pretrained("course-base", dtype=torch.float32).model, torch.arange(20)[None]
+    load_adapter(adapted, out / "adapter")
+    merged = LLM.from_pretrained(tmp_path / "merged").model
+    assert torch.allclose(merged(ids), adapted(ids), atol=1e-4)
+    assert not torch.allclose(
+        merged(ids), LLM.from_pretrained("course-base", dtype=torch.float32).model(ids), atol=1e-2
+    )
+
+
+def test_all_weights_and_a_quantized_base(tmp_path, pairs, capsys):
+    assert run(capsys, "sft", "course-base", "--data", pairs, "--out", tmp_path / "a", *SHORT)[0] == 0
+    full = LLM.from_pretrained(tmp_path / "a" / "model").model.state_dict()
+    base = LLM.from_pretrained("course-base", dtype=torch.float32).model.state_dict()
+    assert all(not torch.equal(full[name], base[name]) for name in base if name.endswith("proj.weight"))
+    qlora = ["--lora", 2, "--scheme", "nf4", "--out", tmp_path / "b", *SHORT]
+    assert run(capsys, "sft", "course-base", "--data", pairs, *qlora)[0] == 0
+    assert len(load_file(tmp_path / "b" / "adapter" / "adapter_model.safetensors")) == 56
+
+
+def test_few_rows_are_seen_as_often_as_was_asked(tmp_path, pairs, capsys):
+    few = ["--batch-size", "50", "--epochs", "3", "--block-size", "64"]
+    _, _, told = run(
+        capsys, "sft", "course-base", "--data", pairs, "--out", tmp_path / "x", "--lora", 1, *few
+    )
+    steps, size, rows = (
+        int(x) for x in told.split("updates of")[0].split()[-1:] + told.split("updates of ")[1].split()[0:3:2]
+    )
+    assert steps == 3 and size == rows < 50
+
+
+def test_a_classifier_learns_and_its_files_say_how_well(tmp_path, capsys):
+    file = tmp_path / "texts.csv"
+    lines = [
+        f"{word * 4} {i},{label}" for i in range(40) for word, label in (("king ", "crown"), ("dog ", "paw"))
+    ]
+    file.write_text("text,label\n" + "\n".join(lines))
+    args = ["--epochs", "3", "--lr", "3e-3", "--train", "1", "--out", tmp_path / "c"]
+    code, said, _ = run(capsys, "classify", "course-base", "--data", file, *args)
+    found = json.loads((tmp_path / "c" / "classes.json").read_text())
+    assert code == 0 and found["classes"] == ["crown", "paw"] and found["held out"] == 8
+    assert found["accuracy"] == 1 and "accuracy 1.000 on 8" in said
+    assert "score.weight" in load_file(tmp_path / "c" / "classifier.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("rows", "args", "message"),
+    [
+        (["prompt,response", "a,b"], ["sft"], "one example"),
+        (["prompt,response", "a,b", "c,d"], ["sft", "--scheme", "nf4"], "add --lora"),
+        (["prompt,response", "a,b", "c,d"], ["sft", "--lora", "2", "--scheme", "nf5"], "no scheme"),
+        (["prompt,response", "a,b", "c,d"], ["sft", "--held-out", "1"], "--held-out"),
+        (["prompt,response", "a,b", "c,d"], ["sft", "--epochs", "0"], "--epochs"),
+        (["prompt,response", "a,b", "c,d"], ["sft", "--too-long", "never"], "--too-long"),
+        (["prompt,response", "a,b", "c,d"], ["sft", "--block-size", "2"], "raise block_size"),
+        (["text,label", "a,b", "c,d"], ["sft"], "myllm classify"),
+        (["prompt,response", "a,b", "c,d"], ["classify"], "myllm sft"),
+        (["text,label", "a,b", "c,b"], ["classify"], "at least 2 classes"),
+        (["text,label", "a,b", "c,d"], ["classify", "--train", "7"], "last 1 to 4 layers"),
+    ],
+)
+def test_mistakes_get_one_sentence_and_write_nothing(tmp_path, capsys, rows, args, message):
+    file = tmp_path / "data.csv"
+    file.write_text("\n".join(rows))
+    command, *rest = args
+    code, _, told = run(capsys, command, "course-base", "--data", file, "--out", tmp_path / "out", *rest)
+    assert code == 1 and message in told.splitlines()[-1] and "Traceback" not in told
+    assert not (tmp_path / "out").exists()
