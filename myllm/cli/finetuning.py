@@ -44,9 +44,7 @@ class Tuning:
     batch_size: int = 8
     """Rows of an update."""
     lr: float = 1e-4
-    """Peak learning rate; with --lora about ten times as much is usual."""
-    lora: Annotated[int, arg(metavar="RANK")] = 0
-    """Train adapters of this rank instead of the weights; 0 trains the weights."""
+    """Peak learning rate; adapters usually need about ten times as much as whole weights."""
     held_out: float = 0.1
     """The share of the examples that measures the result and is not trained on."""
     seed: int = 0
@@ -54,10 +52,8 @@ class Tuning:
 
     def check(self) -> None:
         """Refuse numbers out of range before anything is loaded."""
-        if self.epochs <= 0 or self.batch_size < 1 or self.lora < 0 or self.seed < 0:
-            raise UserError(
-                "--epochs must be more than 0, --batch-size at least 1, --lora and --seed at least 0."
-            )
+        if self.epochs <= 0 or self.batch_size < 1 or self.seed < 0:
+            raise UserError("--epochs must be more than 0, --batch-size at least 1, --seed at least 0.")
         if not 0 < self.held_out < 1:
             raise UserError(f"--held-out must lie between 0 and 1, not {self.held_out}.")
 
@@ -121,6 +117,8 @@ class SFT(Tuning):
         myllm chat tuned/model
     """
 
+    lora: Annotated[int, arg(metavar="RANK")] = 0
+    """Train adapters of this rank instead of the weights; 0 trains the weights."""
     template: str | None = None
     """The chat format of "messages"; by default the model's own."""
     block_size: int = 512
@@ -136,6 +134,8 @@ class SFT(Tuning):
         from myllm.finetuning import sft
 
         self.check()
+        if self.lora < 0:
+            raise UserError(f"--lora is a rank, or 0 to train the weights, not {self.lora}.")
         if self.too_long not in ("raise", "drop", "cut"):
             raise UserError(f"--too-long is raise, drop or cut, not {self.too_long}.")
         if self.scheme and not self.lora:

@@ -99,6 +99,7 @@ def test_a_classifier_learns_and_its_files_say_how_well(tmp_path, capsys):
         (["prompt,response", "a,b", "c,d"], ["sft", "--lora", "2", "--scheme", "nf5"], "no scheme"),
         (["prompt,response", "a,b", "c,d"], ["sft", "--held-out", "1"], "--held-out"),
         (["prompt,response", "a,b", "c,d"], ["sft", "--epochs", "0"], "--epochs"),
+        (["prompt,response", "a,b", "c,d"], ["sft", "--lora=-1"], "--lora"),
         (["prompt,response", "a,b", "c,d"], ["sft", "--too-long", "never"], "--too-long"),
         (["prompt,response", "a,b", "c,d"], ["sft", "--block-size", "2"], "raise block_size"),
         (["text,label", "a,b", "c,d"], ["sft"], "myllm classify"),
@@ -114,3 +115,9 @@ def test_mistakes_get_one_sentence_and_write_nothing(tmp_path, capsys, rows, arg
     code, _, told = run(capsys, command, "course-base", "--data", file, "--out", tmp_path / "out", *rest)
     assert code == 1 and message in told.splitlines()[-1] and "Traceback" not in told
     assert not (tmp_path / "out").exists()
+
+
+def test_an_option_of_one_command_is_not_accepted_by_the_other(tmp_path, capsys):
+    for option in ("--lora", "--template", "--scheme"):
+        assert run(capsys, "classify", "course-base", "--data", "x.csv", option, "2")[0] == 2
+    assert run(capsys, "sft", "course-base", "--data", "x.csv", "--train", "head")[0] == 2
