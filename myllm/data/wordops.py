@@ -60,7 +60,7 @@ def _is_held_out(item: str) -> bool:
 
 
 def tasks(
-    n: int, *, ops: Sequence[str] = (*OPS,), held_out: bool = False, seed: int = 0, digits: int = 2
+    n: int, *, ops: Sequence[str] = tuple(OPS), held_out: bool = False, seed: int = 0, digits: int = 2
 ) -> list[Task]:
     """Tasks in a random order, the operations in turn.
 
