@@ -69,22 +69,28 @@ class BnbNF4(_Bnb):
         double: Whether the scales are quantized as well.
 
     Raises:
-        UserError: bitsandbytes is not installed.
+        UserError: bitsandbytes is not installed, or rows do not consist of whole blocks, which its kernel for
+            AVX-512 multiplies by wrong scales.
     """
 
     def __init__(self, linear: nn.Linear, double: bool = True) -> None:
         super().__init__(linear, double=double)
+        if self.in_features % 64:
+            raise UserError(
+                f"bitsandbytes needs rows of whole blocks of 64, not of {self.in_features} numbers; take nf4."
+            )
         bnb, size = _library(), (self.in_features, self.out_features)
         layer = bnb.nn.Linear4bit(*size, bias=False, device="meta")
+        # Where a CPU multiplies bfloat16, the library would round x and the scales to it in evaluation mode.
+        layer.support_avx512bf16_for_cpu = False
         nf4 = {"quant_type": "nf4", "compress_statistics": double, "module": layer}
         self.hold(linear, layer, bnb.nn.Params4bit(linear.weight.detach(), **nf4))
 
 
 def _library() -> Any:
+    # It would log that x is rounded to float16, in every product, and that kernels for some CPUs are apart.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
-        library = import_module("bitsandbytes")
+        return import_module("bitsandbytes")
     except ImportError as error:
         raise UserError("bitsandbytes is not installed; run pip install 'myllm-course[quant]'.") from error
-    # It would log in every product that x is rounded to float16.
-    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
-    return library

@@ -53,6 +53,8 @@ class Int8Linear(QuantizedLinear):
         if multiply is None:
             product = F.linear(x, self.codes.to(x.dtype))
         else:
+            if self.codes.data_ptr() % 64:  # as in a mapped file, where the kernel may crash
+                self.codes = self.codes.clone()
             ones = torch.ones(self.out_features, dtype=torch.bfloat16)
             product = multiply(x.to(torch.bfloat16), self.codes, ones)
         return (product * self.scale.T).to(x.dtype)

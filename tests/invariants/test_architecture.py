@@ -92,7 +92,7 @@ ROOMS = {
     "data": 702,
     "model": 721,
     "inference": 969,
-    "quantization": 720,
+    "quantization": 724,
     "training": 1186,
     "finetuning": 800,
     "evaluation": 250,

@@ -80,6 +80,7 @@ def bnb():
     import test_bnb as t
 
     t.test_nf4_is_ours()
+    t.test_rows_without_whole_blocks_are_refused()
     for bias in (True, False):
         t.test_llm_int8_is_our_dynamic_int8(bias)
     t.test_outliers_are_multiplied_apart()

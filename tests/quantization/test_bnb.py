@@ -38,6 +38,11 @@ def test_nf4_is_ours():
     assert not torch.equal(double[0].dequantize(), single[0].dequantize())
 
 
+def test_rows_without_whole_blocks_are_refused():
+    with pytest.raises(UserError, match=r"^bitsandbytes needs rows of whole blocks of 64, not of 96 numbers"):
+        BnbNF4(linear(K=96))
+
+
 @pytest.mark.parametrize("bias", [True, False])
 def test_llm_int8_is_our_dynamic_int8(bias):
     layer, x = linear(bias=bias), torch.randn(3, 5, 128)

@@ -39,6 +39,18 @@ def test_any_width_and_number_of_outputs(K, N, group):
 
 
 @torch.no_grad()
+def test_codes_may_begin_at_any_byte_of_a_mapped_file():
+    """PyTorch's kernel crashes on them where the processor has AVX-512: it must be given aligned ones."""
+    q, x = Int8Linear(linear(64, 32)), torch.randn(5, 64)
+    expected, codes = q(x), q.codes.clone()
+    for shift in (1, 8, 56):
+        space = torch.zeros(codes.numel() + 128, dtype=torch.int8)
+        first = -space.data_ptr() % 64 + shift
+        q.codes = space[first : first + codes.numel()].view(codes.shape).copy_(codes)
+        assert torch.equal(q(x), expected) and q.codes.data_ptr() % 64 == 0 and torch.equal(q.codes, codes)
+
+
+@torch.no_grad()
 def test_the_kernel_rounds_to_bfloat16_and_no_more():
     q, x = Int8Linear(linear(64, 48)), torch.randn(4, 64)
     codes = x.bfloat16().double() @ q.codes.double().T

@@ -140,6 +140,7 @@ MUTANTS = {
     "no bias": ("bnb", "return y if self.bias is None else y + self.bias", "return y"),
     "scales are free": ("bnb", '("weight", "absmax", "SCB")', '("weight",)'),
     "outliers are ignored": ("bnb", '"threshold": threshold', '"threshold": 0.0'),
+    "rows that bitsandbytes misreads": ("bnb", "if self.in_features % 64:", "if False:"),
     "FP4": ("bnb", '"quant_type": "nf4"', '"quant_type": "fp4"'),
     "always double": ("bnb", '"compress_statistics": double', '"compress_statistics": True'),
     "transposed": ("bnb", ".T.to(dtype)", ".to(dtype)"),

@@ -61,6 +61,16 @@ def test_the_dynamic_levels_have_seven_decades():
     assert set((-levels[levels < 0]).tolist()) == set(levels[(levels > 0) & (levels < 1)].tolist())
 
 
+def dequantized(bnb, packed, state):
+    """By the library's general kernel: with AVX-512, its own misreads blocks that go on in the next row."""
+    scale = state.absmax
+    if state.nested:
+        scale = bnb.dequantize_blockwise(scale, state.state2) + state.offset
+    general = torch.ops.bitsandbytes.dequantize_4bit.default._op_dk
+    key = torch._C.DispatchKey.CompositeExplicitAutograd
+    return general(key, packed, scale, state.blocksize, "nf4", state.shape, state.dtype)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("block", [32, 64, 128])
 @pytest.mark.parametrize("shape", SHAPES)
@@ -76,7 +86,7 @@ def test_bytes_and_scales_are_those_of_bitsandbytes(shape, block, dtype):
     assert ours.packed.numel() == math.ceil(numbers / block) * block // 2
     for wanted in (torch.float32, torch.bfloat16, torch.float16):
         state.dtype = wanted
-        assert torch.equal(ours.dequantize(wanted), bnb.dequantize_4bit(theirs, state).view(shape))
+        assert torch.equal(ours.dequantize(wanted), dequantized(bnb, theirs, state))
 
 
 def test_numbers_halfway_between_two_levels_go_where_bitsandbytes_puts_them():
@@ -115,10 +125,10 @@ def test_double_quantization_is_that_of_bitsandbytes(shape):
     near = (ours.scale.int() - state.absmax.int()).abs()
     assert (near > 0).float().mean() < 0.01 or len(near) < 300  # its kernel for CPUs, sometimes a level away
     state.absmax = codes
-    assert torch.equal(ours.dequantize(), bnb.dequantize_4bit(theirs, state).view(shape))
+    assert torch.equal(ours.dequantize(), dequantized(bnb, theirs, state))
     ours.scale = torch.randint(0, 256, ours.scale.shape, dtype=torch.uint8)  # all codes
     state.absmax = ours.scale
-    assert torch.equal(ours.dequantize(), bnb.dequantize_4bit(theirs, state).view(shape))
+    assert torch.equal(ours.dequantize(), dequantized(bnb, theirs, state))
 
 
 @given(

@@ -85,13 +85,16 @@ def test_gptq_uses_its_calibration_and_its_options():
     assert part.layers[0].mlp.up_proj.scale.shape == (F, C // 16)
 
 
-@pytest.mark.parametrize("scheme", ["llm.int8", "bnb-nf4"])
-def test_the_layers_of_bitsandbytes(scheme):
+@pytest.mark.parametrize("scheme,like", [("llm.int8", "int8-dynamic"), ("bnb-nf4", "nf4")])
+@torch.no_grad()
+def test_the_layers_of_bitsandbytes(scheme, like):
     pytest.importorskip("bitsandbytes")
-    model = quantize(tiny(), scheme)
+    model, expected, ours = (tiny(n_embd=64, intermediate_size=192) for _ in range(3))
+    model, ours = quantize(model, scheme), quantize(ours, like)
     assert {*linears(model)} == {"lm_head"}
-    assert 0 < (model(IDS) - tiny()(IDS)).abs().mean() < 0.3
-    assert footprint(model) < 0.6 * footprint(tiny())
+    near, far = ((model(IDS) - other(IDS)).abs().mean() for other in (ours, expected))
+    assert 0 < near < 0.05 and far < (0.06 if like == "int8-dynamic" else 0.6)
+    assert footprint(model) < 0.6 * footprint(expected)
 
 
 def test_only_matching_layers():

@@ -48,7 +48,7 @@ def test_every_scheme_comes_back_bit_for_bit(tmp_path, variant):
 @pytest.mark.parametrize("scheme", ["llm.int8", "bnb-nf4"])
 def test_the_layers_of_another_library_are_not_saved(tmp_path, scheme):
     pytest.importorskip("bitsandbytes")
-    model = quantize(tiny(), scheme)
+    model = quantize(tiny(n_embd=64, intermediate_size=192), scheme)
     with pytest.raises(UserError, match=r"only Int8Linear, DynamicInt8Linear, Int4Linear, NF4Linear can be"):
         LLM(model).save_pretrained(tmp_path / "new")
     assert not (tmp_path / "new").exists()
