@@ -36,11 +36,13 @@ def main() -> None:
     torch.set_num_threads(1)
     schemes = {
         "float32": {},
+        "bfloat16": {},
         "int8": {"scheme": "int8", "head": "int8"},
         "int8-dynamic": {"scheme": "int8-dynamic"},
         "int4": {"scheme": "int4", "head": "int8"},
     }
-    models = {name: LLM.from_pretrained("smollm2").model for name in schemes}
+    dtypes = {"bfloat16": torch.bfloat16}
+    models = {name: LLM.from_pretrained("smollm2", dtype=dtypes.get(name)).model for name in schemes}
     for name, how in schemes.items():
         if how:
             quantize(models[name], **how)
@@ -67,6 +69,7 @@ def main() -> None:
     content = {
         "command": "python -m bench.quantized_decode",
         **common.origin(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
         "model": "SmolLM2-135M",
         "bytes": {name: footprint(model) for name, model in models.items()},
         "rows": rows,

@@ -60,7 +60,13 @@ def _is_held_out(item: str) -> bool:
 
 
 def tasks(
-    n: int, *, ops: Sequence[str] = tuple(OPS), held_out: bool = False, seed: int = 0, digits: int = 2
+    n: int,
+    *,
+    ops: Sequence[str] = tuple(OPS),
+    held_out: bool = False,
+    seed: int = 0,
+    digits: int = 2,
+    spelled: bool = False,
 ) -> list[Task]:
     """Tasks in a random order, the operations in turn.
 
@@ -70,6 +76,8 @@ def tasks(
         held_out: Whether they are of the words and sums that are held out for testing.
         seed: It determines the tasks.
         digits: The digits of each number of a sum.
+        spelled: Whether words and answers are written with spaces between their letters, for tokenizers
+            whose tokens would hide the letters.
 
     Raises:
         UserError: An unknown operation.
@@ -84,7 +92,10 @@ def tasks(
             found.append(_addition(generator, digits, held_out))
         else:
             word = known[int(generator.random() * len(known))]
-            found.append(Task(op, f"{op}: {word} >", OPS[op](word)))
+            answer = OPS[op](word)
+            if spelled:
+                word, answer = " ".join(word), " ".join(answer)
+            found.append(Task(op, f"{op}: {word} >", answer))
     generator.shuffle(found)
     return found
 

@@ -18,7 +18,7 @@ _DANGER = "which can run arbitrary code when it is loaded; use a model in safete
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 WANTED = ["*.json", "*.safetensors", "*.model", "merges.txt", "*.jinja"]
 UNWANTED = ["*/*", "consolidated*"]  # the same weights in other formats
-SHIPPED = {"course-base": Path(__file__).with_name("assets") / "course-base"}
+SHIPPED = {name: Path(__file__).with_name("assets") / name for name in ("course-base", "course-sft")}
 """The course's own models, which are part of the package."""
 
 

@@ -45,6 +45,16 @@ def test_tasks_are_of_their_own_side_in_turn_and_depend_on_the_seed_alone():
         wordops.tasks(1, ops=["plus"])
 
 
+def test_spelled_tasks_are_the_same_tasks_letter_by_letter():
+    plain, spelled = (wordops.tasks(400, ops=["rev", "len", "add"], spelled=x) for x in (False, True))
+    for a, b in zip(plain, spelled, strict=True):
+        if a.op == "add":
+            assert a == b
+        else:
+            word = a.prompt.split()[1]
+            assert b.prompt == f"{a.op}: {' '.join(word)} >" and b.answer == " ".join(a.answer)
+
+
 @pytest.mark.parametrize("digits", [1, 2, 4])
 def test_additions_are_right_and_so_is_every_step_of_their_work(digits):
     for task in wordops.tasks(300, ops=["add"], digits=digits):
