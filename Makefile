@@ -118,8 +118,8 @@ browser: site ## The built site: links, names, weight, and with Chromium widgets
 	$(call step,The built site)
 	@MYLLM_SITE=required $(PYTEST) --dist loadfile tests/book tests/browser --deselect tests/book/test_canaries.py
 
-course-models: install ## Train the model that the package ships, course-base (45 minutes; it resumes)
-	$(call step,The course's own model)
+course-models: install ## Train the models that the package ships, course-base and course-sft (50 minutes; it resumes)
+	$(call step,The course's own models)
 	@$(PY) -m bench.course_models
 
 constraints: install ## Resolve constraints.txt anew (needs a network)

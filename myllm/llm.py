@@ -76,9 +76,9 @@ class LLM:
         """Load a published model.
 
         Args:
-            name_or_path: "course-base", the model of chapter 10; "smollm2", which `myllm download smollm2`
-                fetches; a GGUF file; a folder with ``config.json`` and safetensors; or the name of such a
-                repository on the Hugging Face hub.
+            name_or_path: "course-base" or "course-sft", the models of chapters 10 and 18; "smollm2", which
+                `myllm download smollm2` fetches; a GGUF file; a folder with ``config.json`` and safetensors;
+                or the name of such a repository on the Hugging Face hub.
             dtype: The dtype of the weights; by default as stored, float32 for a GGUF file. What is quantized
                 stays as it is.
             device: The device of the weights; by default the CPU.

@@ -46,7 +46,8 @@ class Models:
             [[row["name"], *(f"{row[key]:,}" for key in list(row)[1:])] for row in rows],
         )
         where = downloads.find("smollm2") or "run `myllm download smollm2` first (98 MB)"
-        print(f"\nReady to use: course-base, which chapter 10 trains; smollm2, SmolLM2-135M: {where}")
+        ours = "course-base and course-sft, which chapters 10 and 18 train"
+        print(f"\nReady to use: {ours}; smollm2, SmolLM2-135M: {where}")
         return 0
 
 
