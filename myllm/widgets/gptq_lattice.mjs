@@ -84,8 +84,8 @@ function render({ model, el }) {
   }, picture, handle);
   const key = (kind, said) => html("span", {}, html("span", { class: `swatch ${kind}` }), ` ${said}`);
   const note = html("p", { class: "note keys" }, key("before", "the weights; drag them"), key("rounding", "rounding"), key("corrected", "GPTQ"),
-    html("span", {}, "ellipses: points of the same output error as each"));
-  const { question, sentence } = frame(el, "GPTQ lattice", [first.label, bits.label, dials(...weights, correlation)], [drawing, note]);
+    html("span", {}, "○ after compensation"), html("span", {}, "ellipses: equal output error"));
+  const { question, sentence } = frame(el, "GPTQ lattice", [first.label, bits.label, dials(correlation, ...weights)], [drawing, note]);
   question.textContent = "Predict: which lattice point changes the output least? Decide, then drag the weights and change the correlation.";
 
   return follow(model, ["weight", "correlation", "bits", "first"], () => {

@@ -89,7 +89,7 @@ def test_checks_import_the_grader_alone(path):
 ROOMS = {
     "tokenizers": 1194,
     "weights": 507,
-    "data": 702,
+    "data": 711,
     "model": 721,
     "inference": 969,
     "quantization": 724,
