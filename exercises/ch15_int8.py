@@ -20,8 +20,8 @@ def grid(lo: float, hi: float, bits: int, reserve: int) -> tuple[float, int]:
     a code c means the number scale * (c - zero).
 
     1. Extend the range by as little as possible so that it holds the number 0.
-    2. The steps between neighbouring codes, from the first code for numbers to the last one, span this range.
-       If the range has no width, the scale is 1.0.
+    2. The first code for numbers means the lower end of this range, the last code the upper end (before the
+       zero point is rounded). This determines the scale. If the range has no width, the scale is 1.0.
     3. There must be a code that means exactly 0, so the zero point is a whole number. Divide the distance
        from the lower end to 0 by the scale, and round it, halves to the even number. This is how many steps
        the zero point lies above the first code for numbers.

@@ -75,5 +75,7 @@ def specification(docstring: str) -> str:
         body = textwrap.dedent(body.strip("\n")).strip()
         if title in ("Args", "Raises"):
             body = ITEM.sub(r"* **\1**: ", re.sub(r"\n +", " ", body))  # an item is one line
+        elif title in ("Returns", "Yields"):
+            body = re.sub(r"\n +(?=[^\s*-])", " ", body)  # an indented second line would define the first
         out += f"\n.. rubric:: {title.replace('Args', 'Parameters')}\n\n{body}\n"
     return out
