@@ -25,6 +25,8 @@ INERT = {
     *("megatron_core", "peft_type", "peft_version", "qalora_group_size", "revision", "target_modules"),
     "task_type",
 }
+#: The values of ``init_lora_weights`` that leave the base as it is; PiSSA and others change it.
+HARMLESS = (None, True, False, "gaussian", "eva", "orthogonal")
 
 
 def save_adapter(model: nn.Module, folder: StrPath, *, base: str | None = None) -> None:
@@ -139,7 +141,8 @@ def _config(folder: Path) -> dict[str, Any]:
         raise UserError(f"{folder / CONFIG} does not describe a LoRA adapter; no other kind is read.")
     found: dict[str, Any] = defaults | config
     for key, value in found.items():
-        if key not in READ | INERT and value not in (None, False, {}, [], "none"):
+        changes = key not in READ | INERT and value not in (None, False, {}, [], "none")
+        if changes or (key == "init_lora_weights" and value not in HARMLESS):
             raise UserError(f"{folder / CONFIG} sets {key} to {value!r:.40}, which is not supported.")
     for key, kinds in {"r": (int,), "lora_alpha": (int, float), "lora_dropout": (int, float)}.items():
         value: Any = found.get(key)

@@ -1,5 +1,7 @@
 """Supervised fine-tuning against the plain loss over exactly the tokens that are learned, in float64."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -126,6 +128,9 @@ def test_examples_that_are_too_long():
     assert ids.tolist() == [[2] * 4] and targets.tolist() == [[2, -100, -100, -100]]
     with pytest.raises(UserError, match="All examples"):
         SFT(given, block_size=1, batch_size=1, too_long="drop")
+    first = SFT([Example([1] * 5, [1, 0, 0, 0, 1]), given[2]], block_size=4, batch_size=1, too_long="cut")
+    assert first.dropped == [0]  # the first token is never predicted
+    assert SFT([Example([1] * 4, [0, 0, 0, 1])], block_size=4, batch_size=1).loader.n == 1  # it fits
 
 
 def test_plain_text_is_learned_with_its_end_and_conversations_with_theirs():
@@ -143,6 +148,20 @@ def test_plain_text_is_learned_with_its_end_and_conversations_with_theirs():
     for item in ({}, {"prompt": "a"}, {"prompt": "a", "response": 3}, {"text": "a"}):
         with pytest.raises(UserError, match="a prompt and a response"):
             encode(item, TOKENIZER)
+
+
+def test_a_begin_token_stands_before_the_prompt_alone_and_an_end_is_needed():
+    def tokens(text, *, bos=False):
+        return [1] * bos + [*text.encode()]
+
+    fake = SimpleNamespace(name="fake", eos_id=2, add_bos=True, encode=tokens)
+    item = {"prompt": "ab", "response": "cd"}
+    assert encode(item, fake) == Example([1, 97, 98, 99, 100, 2], [0, 0, 0, 1, 1, 1])
+    fake.add_bos = False
+    assert encode(item, fake) == Example([97, 98, 99, 100, 2], [0, 0, 1, 1, 1])
+    fake.eos_id = None
+    with pytest.raises(UserError, match="fake has no end token"):
+        encode(item, fake)
 
 
 @pytest.mark.parametrize("head", [False, True])
