@@ -68,9 +68,11 @@ def read(path: StrPath) -> list[dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     form: set[str] | None = None
     for number, row in rows:
-        fitting = [one for one in FORMS if one <= row.keys() and all(row[field] for field in one)]
+        given = {field for field, value in row.items() if value not in (None, []) and str(value).strip()}
+        fitting = [one for one in FORMS if one <= given]
         if not fitting:
-            raise UserError(f"Line {number} of {path} needs {_forms()}, and none of them empty.")
+            forms = ", or ".join(map(_fields, FORMS))
+            raise UserError(f"Line {number} of {path} needs {forms}, and none of them empty.")
         if form is not None and form != fitting[0]:
             raise UserError(f"Line {number} of {path} has {_fields(fitting[0])}, the first {_fields(form)}.")
         form = fitting[0]
@@ -105,10 +107,6 @@ def _csv(text: str, path: StrPath) -> Iterable[tuple[int, dict[str, Any]]]:
 
 def _fields(form: set[str]) -> str:
     return " and ".join(sorted(form))
-
-
-def _forms() -> str:
-    return ", or ".join(map(_fields, FORMS))
 
 
 def groups(texts: Iterable[str], *, threshold: float = 0.8) -> list[int]:

@@ -150,6 +150,29 @@ def test_plain_text_is_learned_with_its_end_and_conversations_with_theirs():
             encode(item, TOKENIZER)
 
 
+def test_foreign_conversations_and_a_very_long_example():
+    user, answer = {"role": "user", "content": "Who?"}, {"role": "assistant", "content": "I."}
+    refused = {
+        "Message 2 has the role 'assistent'": [user, {"role": "assistent", "content": "I."}],
+        "Message 1 must be a dict": "Who?",
+        "Message 2 must have a text": [user, {"role": "assistant", "content": None}],
+        "no token to learn": [user],
+    }
+    for message, messages in refused.items():
+        with pytest.raises(UserError, match=message) as caught:
+            SFT([encode({"messages": messages}, TOKENIZER, "chatml")], block_size=64, batch_size=1)
+        assert str(caught.value).endswith(".") and "\n" not in str(caught.value)
+    long = encode({"prompt": "Who?", "response": " word" * 10_000}, TOKENIZER)
+    late = encode({"prompt": " word" * 10_000, "response": "I."}, TOKENIZER)
+    short = encode({"messages": [user, answer]}, TOKENIZER, "chatml")
+    assert min(len(long.ids), len(late.ids)) > 10_000
+    with pytest.raises(UserError, match=r"Example 2 has \d+ tokens, a row 64; raise block_size"):
+        SFT([short, long], block_size=64, batch_size=1)
+    assert SFT([short, long], block_size=64, batch_size=1, too_long="drop").dropped == [1]
+    cut = SFT([short, long, late], block_size=64, batch_size=1, too_long="cut")
+    assert cut.dropped == [2] and cut.loader.n == 2
+
+
 def test_a_begin_token_stands_before_the_prompt_alone_and_an_end_is_needed():
     def tokens(text, *, bos=False):
         return [1] * bos + [*text.encode()]
