@@ -126,9 +126,6 @@ def groups(texts: Iterable[str], *, threshold: float = 0.8) -> list[int]:
             root[i] = i = root[root[i]]
         return i
 
-    seen: dict[str, int] = {}
-    for i, document in enumerate(documents):
-        root[i] = find(seen.setdefault(document.text, i))
     for a, b, _ in near_duplicates(documents, threshold):
         high, low = sorted((find(int(a)), find(int(b))), reverse=True)
         root[high] = low

@@ -52,6 +52,9 @@ def test_files_of_other_programs(tmp_path):
         if end != "\r":
             text = mark + end.join(map(json.dumps, [rows[0], *rows])) + 2 * end
             assert examples.read(write(tmp_path / "a.jsonl", text)) == rows
+    first = [{"prompt": "a", "response": "b", "by": 1}, {"prompt": "a", "response": "c"}]
+    text = "\n".join(map(json.dumps, [*first, first[0] | {"by": 2}]))
+    assert examples.read(write(tmp_path / "e.jsonl", text)) == first
     strange = [{"prompt": "a\u2028b\x85c", "response": "x"}]  # no line ends in JSON
     text = json.dumps(strange[0], ensure_ascii=False)
     assert examples.read(write(tmp_path / "b.jsonl", text)) == strange
@@ -111,3 +114,7 @@ def test_near_duplicates_are_in_one_group():
     found = examples.groups(texts, threshold=0.5)
     assert found[0] == found[2] == found[5] == 0
     assert found[1] == found[4] == 1 and found[3] == found[6] == 3
+    words = [f"word{i}" for i in range(60)]
+    halves = [" ".join(words[:40]), " ".join(words[20:]), "?!", " ".join(words), "?!", ""]
+    assert examples.groups(halves, threshold=0.5) == [0, 0, 2, 0, 2, 2]  # the fourth joins the first two
+    assert examples.groups(halves[:2], threshold=0.5) == [0, 1]

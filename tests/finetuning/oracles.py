@@ -35,10 +35,14 @@ def cases(test):
     return found
 
 
-def run(path, *, only="", without="-"):
-    """Call the tests of a file whose names contain one string and not the other."""
+def run(path, *, only=("",), without=()):
+    """Call the tests of a file whose names contain one of some words and none of others."""
     for name, test in load(TESTS / path).items():
-        if not name.startswith("test_") or only not in name or without in name:
+        if (
+            not name.startswith("test_")
+            or not any(word in name for word in only)
+            or any(word in name for word in without)
+        ):
             continue
         for case in cases(test):
             with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
@@ -57,16 +61,27 @@ def run(path, *, only="", without="-"):
                     raise AssertionError(f"{name}: {type(error).__name__} {error}") from error
 
 
+SCORES = ("calibration", "temperature", "conformal")
+
+
 def lora():
-    run("finetuning/test_lora.py", without="peft_computes")
+    run("finetuning/test_lora.py", without=("folder",))
+
+
+def adapters():
+    run("finetuning/test_lora.py", only=("folder",), without=("peft_computes",))
 
 
 def peft():
-    run("finetuning/test_lora.py", only="peft_computes")
+    run("finetuning/test_lora.py", only=("peft_computes",))
 
 
 def classify():
-    run("finetuning/test_classify.py")
+    run("finetuning/test_classify.py", without=SCORES)
+
+
+def calibration():
+    run("finetuning/test_classify.py", only=SCORES)
 
 
 def sft():
@@ -85,13 +100,13 @@ def wordops():
     run("data/test_wordops.py")
 
 
-ORACLES = [lora, sft, classify, exact_match, examples, wordops, peft]
+ORACLES = [lora, adapters, sft, classify, calibration, exact_match, examples, wordops, peft]
 FIRST = {
     "finetuning.lora": lora,
-    "finetuning.adapters": lora,
+    "finetuning.adapters": adapters,
     "finetuning.classify": classify,
     "finetuning.sft": sft,
-    "evaluation.calibration": classify,
+    "evaluation.calibration": calibration,
     "evaluation.exact_match": exact_match,
     "data.examples": examples,
     "data.wordops": wordops,

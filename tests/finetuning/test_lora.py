@@ -158,6 +158,9 @@ def test_only_the_active_adapter_is_trained_and_several_share_a_base():
     with pytest.raises(UserError, match="has: a, b"):
         set_adapter(model, "c")
     set_adapter(model, "b")
+    with adapters_disabled(model):
+        pass
+    assert torch.equal(model(IDS), b)
     assert len(merge(model)) == 14  # ten of them have no b, and become their base
     assert torch.allclose(model(IDS), b, atol=1e-10)
 
@@ -251,6 +254,7 @@ def test_a_folder_that_does_not_fit_is_refused_and_nothing_changes(tmp_path):
     file, settings = tmp_path / "adapter_model.safetensors", tmp_path / "adapter_config.json"
     state, config = load_file(file), json.loads(settings.read_text())
     key = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
+    assert state[key].shape == (4, 32) and {x.shape for x in state.values()} == {(4, 32), (32, 4)}
     damaged = [
         (state, config | {"bias": "all"}, "bias"),
         (state, config | {"rank_pattern": {"q_proj": 2}}, "rank_pattern"),
@@ -280,7 +284,7 @@ def test_a_folder_that_does_not_fit_is_refused_and_nothing_changes(tmp_path):
         load_adapter(make(), tmp_path)
 
 
-def test_layers_that_peft_adapts_in_another_form_are_refused(tmp_path):
+def test_a_folder_of_layers_that_peft_adapts_in_another_form_is_refused(tmp_path):
     model = Transformer(ModelConfig.preset("gpt2", n_layer=1, n_head=2, n_embd=16, vocab_size=50))
     apply_lora(model, targets=["up_proj"])
     with pytest.raises(UserError, match="another form"):

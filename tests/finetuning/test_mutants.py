@@ -57,7 +57,7 @@ LORA = {
         "self.dropout(F.linear(F.linear(x, self.A), self.B)) * 0.5",
     ),
     "no dropout": ("self.dropout(x)", "x"),
-    "the base is adapted instead of copied": ("return y if self.adapter is None else", "return"),
+    "an adapter that is not there is called": ("return y if self.adapter is None else", "return"),
     "the model is frozen when the optimizer exists": (
         "    model.requires_grad_(False)\n    for path",
         "    model.register_forward_pre_hook(lambda m, _: [p.requires_grad_('.adapters.' in n) "
@@ -322,7 +322,6 @@ EXAMPLES = {
     "a short file is fine": ("if not found:\n", "if False:\n"),
     "a name in capitals is JSONL": ("str(path).lower().endswith", "str(path).endswith"),
     "groups are not joined": ("root[high] = low", "pass"),
-    "equal short texts are apart": ("seen.setdefault(document.text, i)", "i"),
     "the group of a near-duplicate alone": ("(find(int(a)), find(int(b)))", "(int(a), int(b))"),
 }
 WORDOPS = {
