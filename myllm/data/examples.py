@@ -56,8 +56,8 @@ def _asset(name: str) -> list[dict[str, Any]]:
 def read(path: StrPath) -> list[dict[str, Any]]:
     """The examples in a file, one JSON object a line (``.jsonl``) or CSV with a line of names (``.csv``).
 
-    Each has the fields of one of `FORMS`; others are kept and ignored. Rows that repeat an earlier one are
-    left out.
+    Each has the fields of one of `FORMS`, none of them empty or blank; others are kept and ignored. Rows that
+    repeat an earlier one are left out.
 
     Raises:
         UserError: A missing or empty file, text that is not UTF-8, a line that is no example (its number is
