@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from myllm.config import ModelConfig as ModelConfig
     from myllm.course import check as check
     from myllm.evaluation.perplexity import perplexity as perplexity
+    from myllm.finetuning.classify import Classify as Classify
+    from myllm.finetuning.lora import apply_lora as apply_lora
+    from myllm.finetuning.sft import SFT as SFT
     from myllm.inference.generate import generate as generate
     from myllm.inference.generate import stream as stream
     from myllm.inference.sampling import SamplingConfig as SamplingConfig
@@ -30,14 +33,17 @@ __version__ = "0.1.0"
 
 _HOME = {
     "BPE": "myllm.tokenizers.bpe",
+    "Classify": "myllm.finetuning.classify",
     "KVCache": "myllm.model.cache",
     "LLM": "myllm.llm",
     "ModelConfig": "myllm.config",
     "Pretrain": "myllm.training.pretrain",
+    "SFT": "myllm.finetuning.sft",
     "SamplingConfig": "myllm.inference.sampling",
     "TrainConfig": "myllm.training.settings",
     "Trainer": "myllm.training.loop",
     "Transformer": "myllm.model.transformer",
+    "apply_lora": "myllm.finetuning.lora",
     "attend": "myllm.model.attention",
     "check": "myllm.course",
     "generate": "myllm.inference.generate",

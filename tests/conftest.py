@@ -22,15 +22,16 @@ settings.load_profile("quick")
 def killed(request):
     """Which oracle killed each of `MUTANTS` in a ``tests/<room>/test_mutants.py``; see ``tests/mutants.py``.
 
-    ``killed[name]`` is None for a mutant of ``myllm.<room>`` that survives the oracles in
-    ``tests/<room>/oracles.py``, or in the file that `ORACLES` names; ``killed[file]`` is None where these
-    accept the unchanged file.
+    ``killed[name]`` is None for a mutant of ``myllm.<room>``, or of the package that `PACKAGE` names, that
+    survives the oracles in ``tests/<room>/oracles.py``, or in the file that `ORACLES` names; ``killed[file]``
+    is None where these accept the unchanged file.
     """
     room, script = request.path.parent, Path(__file__).with_name("mutants.py")
     oracles = getattr(request.module, "ORACLES", "oracles.py")
+    package = getattr(request.module, "PACKAGE", f"myllm.{room.name}")
     path = [str(script.parents[1]), os.environ.get("PYTHONPATH", "")]
     result = subprocess.run(
-        [sys.executable, str(script), f"myllm.{room.name}", str(room / oracles)],
+        [sys.executable, str(script), package, str(room / oracles)],
         input=json.dumps(request.module.MUTANTS),
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, path)), "OMP_NUM_THREADS": "1"},
         capture_output=True,

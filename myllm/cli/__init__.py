@@ -31,6 +31,7 @@ Exit codes: 0 success, 1 an error that one line explains, 2 not a valid command,
 GROUPS = {
     "tokenizer": "Train a tokenizer and use it.",
     "data": "Build token shards from texts, and check them.",
+    "lora": "Look into adapters.",
     "exercises": "Practise: start, check, take a hint.",
 }
 

@@ -14,8 +14,8 @@ from myllm.files import UserError, atomic_write, expand
 class Classify(Tuning):
     """Fine-tune a model to classify texts.
 
-    Each example has "text" and "label", in a JSONL or a CSV file; labels are any strings. FOLDER then holds
-    classifier.safetensors, classes.json and the results on the held-out texts.
+    Each example has "text" and "label", in a JSONL or a CSV file; labels are strings or numbers. FOLDER then
+    holds classifier.safetensors, classes.json and the results on the held-out texts.
 
     Examples:
         myllm classify course-base --data mails.csv --train head

@@ -56,8 +56,8 @@ def _asset(name: str) -> list[dict[str, Any]]:
 def read(path: StrPath) -> list[dict[str, Any]]:
     """The examples in a file, one JSON object a line (``.jsonl``) or CSV with a line of names (``.csv``).
 
-    Each has the fields of one of `FORMS`; others are kept and ignored. Rows that repeat an earlier one are
-    left out.
+    Each has the fields of one of `FORMS`, none of them empty or blank; others are kept and ignored. Rows that
+    repeat an earlier one are left out.
 
     Raises:
         UserError: A missing or empty file, text that is not UTF-8, a line that is no example (its number is
@@ -68,9 +68,11 @@ def read(path: StrPath) -> list[dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     form: set[str] | None = None
     for number, row in rows:
-        fitting = [one for one in FORMS if one <= row.keys() and all(row[field] for field in one)]
+        given = {field for field, value in row.items() if value not in (None, []) and str(value).strip()}
+        fitting = [one for one in FORMS if one <= given]
         if not fitting:
-            raise UserError(f"Line {number} of {path} needs {_forms()}, and none of them empty.")
+            forms = ", or ".join(map(_fields, FORMS))
+            raise UserError(f"Line {number} of {path} needs {forms}, and none of them empty.")
         if form is not None and form != fitting[0]:
             raise UserError(f"Line {number} of {path} has {_fields(fitting[0])}, the first {_fields(form)}.")
         form = fitting[0]
@@ -107,10 +109,6 @@ def _fields(form: set[str]) -> str:
     return " and ".join(sorted(form))
 
 
-def _forms() -> str:
-    return ", or ".join(map(_fields, FORMS))
-
-
 def groups(texts: Iterable[str], *, threshold: float = 0.8) -> list[int]:
     """For each text the number of its group: near-duplicates, and theirs, are in one group.
 
@@ -128,9 +126,6 @@ def groups(texts: Iterable[str], *, threshold: float = 0.8) -> list[int]:
             root[i] = i = root[root[i]]
         return i
 
-    seen: dict[str, int] = {}
-    for i, document in enumerate(documents):
-        root[i] = find(seen.setdefault(document.text, i))
     for a, b, _ in near_duplicates(documents, threshold):
         high, low = sorted((find(int(a)), find(int(b))), reverse=True)
         root[high] = low

@@ -25,6 +25,8 @@ INERT = {
     *("megatron_core", "peft_type", "peft_version", "qalora_group_size", "revision", "target_modules"),
     "task_type",
 }
+#: The values of ``init_lora_weights`` that leave the base as it is; PiSSA and others change it.
+HARMLESS = (None, True, False, "gaussian", "eva", "orthogonal")
 
 
 def save_adapter(model: nn.Module, folder: StrPath, *, base: str | None = None) -> None:
@@ -93,8 +95,7 @@ def load_adapter(model: nn.Module, folder: StrPath, *, name: str = "default") ->
         UserError: A damaged file, a setting of peft that is not supported, or another model's adapter.
     """
     folder = expand(folder)
-    config = _config(folder)
-    tensors = read_weights(folder / WEIGHTS)
+    config, tensors = read_adapter(folder)
     ours = {f"{PREFIX}{name}": path for path, name in _hf_paths(model).items()}
     parts: dict[str, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
@@ -122,6 +123,16 @@ def load_adapter(model: nn.Module, folder: StrPath, *, name: str = "default") ->
     return adapted
 
 
+def read_adapter(folder: StrPath) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The settings and the tensors in the folder of an adapter, without its base.
+
+    Raises:
+        UserError: A damaged file, or a setting of peft that is not supported.
+    """
+    folder = expand(folder)
+    return _config(folder), read_weights(folder / WEIGHTS)
+
+
 def _config(folder: Path) -> dict[str, Any]:
     """The settings that are read; others must leave the computation as it is."""
     defaults: dict[str, Any] = {"lora_dropout": 0.0, "use_rslora": False, "use_dora": False}
@@ -130,12 +141,14 @@ def _config(folder: Path) -> dict[str, Any]:
         raise UserError(f"{folder / CONFIG} does not describe a LoRA adapter; no other kind is read.")
     found: dict[str, Any] = defaults | config
     for key, value in found.items():
-        if key not in READ | INERT and value not in (None, False, {}, [], "none"):
+        changes = key not in READ | INERT and value not in (None, False, {}, [], "none")
+        if changes or (key == "init_lora_weights" and value not in HARMLESS):
             raise UserError(f"{folder / CONFIG} sets {key} to {value!r:.40}, which is not supported.")
     for key, kinds in {"r": (int,), "lora_alpha": (int, float), "lora_dropout": (int, float)}.items():
         value: Any = found.get(key)
-        if type(value) not in kinds or not 0 <= value < math.inf:
-            raise UserError(f"{folder / CONFIG} has {key} {value!r:.40}, which is not a number from 0.")
+        least = int(key == "r")
+        if type(value) not in kinds or not least <= value < math.inf:
+            raise UserError(f"{folder / CONFIG} has {key} {value!r:.40}, which is not a number from {least}.")
     return found
 
 

@@ -15,7 +15,7 @@ def test_every_documented_command_exists(path):
     text = path.read_text("utf-8")
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
     assert set(re.findall(r"(?:^|`)make ([a-z]+)", text, re.MULTILINE)) <= targets
-    for group in ("tokenizer", "exercises"):
+    for group in ("tokenizer", "lora", "exercises"):
         commands = set(import_module(f"myllm.cli.{group}").COMMANDS)
         assert set(re.findall(rf"myllm {group} ([a-z]+)", text)) <= commands
     for script in re.findall(r"python (tools/\w+\.py)", text):

@@ -1,4 +1,4 @@
-"""myllm sft, classify and merge: from a file to a model, twice over, and one sentence for every mistake."""
+"""myllm sft, classify, merge, lora: from a file to a model, twice over, one sentence for every mistake."""
 
 import json
 
@@ -9,7 +9,8 @@ from safetensors.torch import load_file
 from myllm import LLM
 from myllm.cli import main
 from myllm.data.wordops import tasks
-from myllm.finetuning.adapters import load_adapter
+from myllm.finetuning.adapters import load_adapter, save_adapter
+from myllm.finetuning.lora import apply_lora, linears, lora_layers
 
 SHORT = ["--block-size", "64", "--epochs", "2", "--batch-size", "4", "--lr", "2e-3"]
 
@@ -54,6 +55,72 @@ def test_an_adapter_is_trained_said_merged_and_the_command_can_be_given_again(tm
     assert not torch.allclose(
         merged(ids), LLM.from_pretrained("course-base", dtype=torch.float32).model(ids), atol=1e-2
     )
+
+
+def test_an_adapter_is_described_alone_and_beside_its_base(tmp_path, capsys):
+    model = LLM.from_pretrained("course-base", dtype=torch.float32).model
+    targets = ["q_proj", "v_proj", "layers.1.mlp.down_proj"]
+    adapted = apply_lora(model, 4, alpha=6, targets=targets, rslora=True)
+    generator = torch.Generator().manual_seed(0)
+    for _, layer in lora_layers(model):
+        layer.adapter.B.data = 0.1 * torch.randn(layer.adapter.B.shape, generator=generator)
+    folder = tmp_path / "adapter"
+    save_adapter(model, folder, base="course-base")
+    tensors = load_file(folder / "adapter_model.safetensors").values()
+    count = sum(x.numel() for x in tensors)
+    code, said, told = run(capsys, "lora", "inspect", folder)
+    assert code == 0 and not told
+    assert said.splitlines() == [
+        "LoRA of rank 4, alpha 6, scale alpha / √r = 3",
+        "base      course-base",
+        "targets   down_proj, q_proj, v_proj",
+        f"trained   {count:,} parameters in 9 layers, {4 * count:,} bytes",
+    ]
+    code, more, _ = run(capsys, "lora", "inspect", folder, "--model", "course-base")
+    assert code == 0 and more.startswith(said)
+    untouched = next(line for line in more.splitlines() if line.startswith("untouched"))
+    named = {path for path, _ in linears(model)} - {*adapted}
+    assert [x.split()[0] for x in untouched.removeprefix("untouched").split(", ")] == [
+        *("k_proj", "o_proj", "gate_proj", "up_proj"),
+        *(f"layers.{i}.mlp.down_proj" for i in (0, 2, 3)),
+        "lm_head",
+    ]
+    assert len(named) == 4 * 4 + 3 + 1 and "k_proj (4)" in untouched
+    table = dict(line.split() for line in more.splitlines() if line.startswith(" layers."))
+    for path, layer in lora_layers(model):
+        change = 3 * layer.adapter.B @ layer.adapter.A
+        assert table[path] == f"{change.norm() / layer.base.weight.norm():.2%}"
+    assert len(table) == 9
+
+
+def test_a_folder_that_is_no_adapter_is_refused_in_one_sentence(tmp_path, capsys):
+    model = LLM.from_pretrained("course-base", dtype=torch.float32).model
+    apply_lora(model, 2, targets=["q_proj"])
+    folder = tmp_path / "adapter"
+    save_adapter(model, folder)
+    weights, settings = folder / "adapter_model.safetensors", folder / "adapter_config.json"
+    good = weights.read_bytes(), json.loads(settings.read_text())
+    cases = [
+        (good[0], good[1] | {"r": 0}, "r 0, which is not a number from 1"),
+        (good[0], good[1] | {"bias": "all"}, "bias"),
+        (good[0][:50], good[1], "not a whole safetensors file"),
+        (b"", good[1], "safetensors"),
+        (b"\x02" + bytes(7) + b"{}", good[1], "no tensors of LoRA"),
+        (
+            good[0].replace(b"layers.0.self_attn.q_proj", b"layers.9.self_attn.q_proj"),
+            good[1],
+            "does not have",
+        ),
+    ]
+    for data, config, message in cases:
+        weights.write_bytes(data)
+        settings.write_text(json.dumps(config))
+        code, said, told = run(capsys, "lora", "inspect", folder, "--model", "course-base")
+        assert (code, said) == (1, "") and message in told and told.count("\n") == 1
+    for args in ([tmp_path / "none"], [settings], [tmp_path]):
+        code, said, told = run(capsys, "lora", "inspect", *args)
+        assert (code, said) == (1, "") and told.startswith("myllm: ") and told.count("\n") == 1
+    assert run(capsys, "lora", "inspect")[0] == run(capsys, "lora", "look", folder)[0] == 2
 
 
 def test_all_weights_and_a_quantized_base(tmp_path, pairs, capsys):

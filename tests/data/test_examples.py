@@ -43,9 +43,37 @@ def test_readers_files(tmp_path):
     assert examples.read(write(tmp_path / "d.jsonl", json.dumps(long))) == [long]
 
 
+def test_files_of_other_programs(tmp_path):
+    """A byte-order mark, line ends of Windows and of old Macs, rows given twice, numbers as labels."""
+    rows = [{"prompt": "é", "response": "b"}, {"prompt": "c", "response": "d\r\ne"}]
+    lines = ["prompt,response", "é,b", "é,b", 'c,"d\r\ne"', "é,b", ""]
+    for mark, end in (("\ufeff", "\r\n"), ("", "\r"), ("\ufeff", "\n")):
+        assert examples.read(write(tmp_path / "a.csv", mark + end.join(lines))) == rows
+        if end != "\r":
+            text = mark + end.join(map(json.dumps, [rows[0], *rows])) + 2 * end
+            assert examples.read(write(tmp_path / "a.jsonl", text)) == rows
+    first = [{"prompt": "a", "response": "b", "by": 1}, {"prompt": "a", "response": "c"}]
+    text = "\n".join(map(json.dumps, [*first, first[0] | {"by": 2}]))
+    assert examples.read(write(tmp_path / "e.jsonl", text)) == first
+    strange = [{"prompt": "a\u2028b\x85c", "response": "x"}]  # no line ends in JSON
+    text = json.dumps(strange[0], ensure_ascii=False)
+    assert examples.read(write(tmp_path / "b.jsonl", text)) == strange
+    numbered = [{"text": "a", "label": 0}, {"text": "a", "label": 1}, {"text": "b", "label": False}]
+    text = "\n".join(map(json.dumps, [*numbered, numbered[0]]))
+    assert examples.read(write(tmp_path / "c.jsonl", text)) == numbered
+    assert examples.read(write(tmp_path / "d.csv", "text,label\na,0\n")) == [{"text": "a", "label": "0"}]
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
+        ("a.jsonl", b'{"prompt": "a\xe4", "response": "b"}', "not UTF-8"),
+        ("a.jsonl", '{"prompt": "a", "response": "b"}'.encode("utf-16"), "UTF-16"),
+        ("a.jsonl", '{"prompt": "a", "response": " \\n"}', "Line 1 .* none of them empty"),
+        ("a.jsonl", '{"prompt": "a", "response": null}', "Line 1 .* none of them empty"),
+        ("a.jsonl", '{"messages": []}', "Line 1 .* none of them empty"),
+        ("a.csv", "prompt,response\na,b\nc,\n", "Line 3 .* none of them empty"),
+        ("a.csv", "prompt;response\na;b", "Line 2 .* none of them empty"),
         ("a.jsonl", "", "no examples"),
         ("a.jsonl", '{"prompt": "a", "response": "b"}\n{"prompt": "a"', "Line 2 .* not JSON"),
         ("a.jsonl", "[" * 100_000, "Line 1 .* not JSON"),
@@ -86,3 +114,7 @@ def test_near_duplicates_are_in_one_group():
     found = examples.groups(texts, threshold=0.5)
     assert found[0] == found[2] == found[5] == 0
     assert found[1] == found[4] == 1 and found[3] == found[6] == 3
+    words = [f"word{i}" for i in range(60)]
+    halves = [" ".join(words[:40]), " ".join(words[20:]), "?!", " ".join(words), "?!", ""]
+    assert examples.groups(halves, threshold=0.5) == [0, 0, 2, 0, 2, 2]  # the fourth joins the first two
+    assert examples.groups(halves[:2], threshold=0.5) == [0, 1]

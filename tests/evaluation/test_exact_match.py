@@ -27,6 +27,7 @@ def test_answers_and_verdicts(batch_size):
 def test_nothing_is_guessed():
     assert exact_match(lambda prompts: [" A\n"] * len(prompts), [("q", "a")])[0] == 0
     assert exact_match(lambda prompts: [" a\n"] * len(prompts), [("q", "a")])[0] == 1
+    assert exact_match(lambda prompts: ["12"] * len(prompts), [("q", "1"), ("q", "2"), ("q", "")])[0] == 0
     with pytest.raises(UserError, match="7 prompts got 6"):
         exact_match(lambda prompts: ["x"] * 6, QUESTIONS)
     with pytest.raises(UserError, match="no questions"):

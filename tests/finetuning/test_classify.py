@@ -51,6 +51,23 @@ def test_padding_changes_nothing_on_either_side(side, pooling, position):
     assert torch.allclose(classifier(torch.tensor([TEXTS[0].ids])), expected[:1], atol=1e-10)
 
 
+def test_a_fresh_head_fits_the_model_and_the_unused_one_is_frozen():
+    for tied in (False, True):
+        model = Transformer(CONFIG.replace(tie_embeddings=tied)).double()
+        classifier = Classifier(model, 3)
+        assert classifier(torch.tensor([[1, 2]])).dtype == torch.float64
+        assert not classifier.score.bias.any() and 0 < classifier.score.weight.std() < 0.05
+        assert model.lm_head.weight.requires_grad == tied
+
+
+def test_a_long_text_keeps_its_beginning_and_the_loss_is_float32():
+    objective = Classify([Labelled(range(1, 9), 1)], block_size=3, batch_size=1)
+    classifier = make().bfloat16()
+    ids, keep, labels = next(objective.batches(classifier))
+    assert ids.tolist() == [[1, 2, 3]] and keep.all() and labels.tolist() == [1]
+    assert objective.loss(classifier, (ids, keep, labels)).total.dtype == torch.float32
+
+
 def test_what_is_trained():
     def moved(trained, tied):
         classifier = make(config=CONFIG.replace(tie_embeddings=tied))
@@ -131,6 +148,10 @@ def test_calibration_error_by_hand_and_after_scaling():
     labels = torch.tensor([0, 1, 1, 0])
     # Bins of a tenth: 0.5 of two at 0.9, 1 of one at 0.6, 1 of one at 0.7.
     assert calibration_error(probabilities, labels, 10) == pytest.approx((2 * 0.4 + 0.4 + 0.3) / 4)
+    # Intervals (0.25, 0.5] and (0.5, 0.75]: an edge belongs to the lower one.
+    probabilities = torch.tensor([[0.75, 0.25], [0.625, 0.375], [0.5, 0.5]], dtype=torch.float64)
+    error = calibration_error(probabilities, torch.tensor([0, 1, 0]), 4)
+    assert error == pytest.approx((abs(-0.25 + 0.625) + 0.5) / 3)
     logits, labels = sampled(20_000, 2.5)
     scaled = (logits / temperature_scale(logits, labels)).softmax(-1)
     assert calibration_error(scaled, labels) < 0.02 < 0.15 < calibration_error(logits.softmax(-1), labels)
@@ -156,6 +177,13 @@ def test_the_conformal_threshold_by_hand():
     assert conformal_threshold(probabilities, labels, 0.5) == pytest.approx(0.5)  # the 5th of 9
     assert conformal_threshold(probabilities, labels, 0.1) == pytest.approx(0.9)  # the 9th
     assert conformal_threshold(probabilities, labels, 0.05) == 1.0
+    assert prediction_sets(torch.tensor([[0.5, 0.5]]), 0.5).all()  # the edge belongs to the set
+    for n in range(1, 100):  # exact in fractions, whatever the product of floats is
+        scores = torch.arange(1, n + 1, dtype=torch.float64) / 128
+        for percent in range(1, 100):
+            k = -((n + 1) * (percent - 100) // 100)  # ⌈(n + 1)(1 - percent / 100)⌉
+            found = conformal_threshold(1 - scores[:, None], labels.new_zeros(n), percent / 100)
+            assert found == (k / 128 if k <= n else 1.0)
     assert prediction_sets(probabilities[:2], 0.15).tolist() == [[True, False], [False, False]]
     with pytest.raises(UserError, match="between 0 and 1"):
         conformal_threshold(probabilities, labels, 0.0)

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from myllm import ModelConfig, Transformer
+from myllm import ModelConfig, TrainConfig, Trainer, Transformer
 from myllm.files import UserError
 from myllm.finetuning.adapters import load_adapter, save_adapter
 from myllm.finetuning.lora import (
@@ -20,6 +20,7 @@ from myllm.finetuning.lora import (
     merge,
     set_adapter,
 )
+from myllm.finetuning.sft import SFT, Example
 from myllm.quantization.int4 import Int4Linear
 from myllm.quantization.swap import replace_linears
 from myllm.weights import hub
@@ -75,6 +76,30 @@ def test_a_layer_computes_its_formula_and_its_gradients(kind, bias):
     found, wanted = (torch.autograd.grad((out * w).sum(), trained) for out in (y, expected))
     assert len(found) == 2 + ("dora" in kind)
     assert all(torch.allclose(a, b, atol=1e-12) for a, b in zip(found, wanted, strict=True))
+    merge(model)
+    assert type(model[0]) is nn.Linear and torch.allclose(model(x), y, atol=1e-12)
+
+
+def test_a_fresh_adapter_has_the_paper_s_scale_and_start():
+    model = nn.Sequential(nn.Linear(400, 30))
+    apply_lora(model, 8)
+    adapter = model[0].adapter
+    assert adapter.scale == 2 and not adapter.B.any()
+    assert 0.99 / 20 < adapter.A.abs().max() <= 1 / 20  # uniform on ±1 / sqrt(400)
+
+
+@pytest.mark.parametrize("quantized", [False, True])
+def test_training_moves_the_adapter_alone(quantized):
+    model = make(quantized=quantized)
+    apply_lora(model, 2, dora=True)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert trained and all(".adapters." in name for name in trained)
+    examples = [Example(IDS[0].tolist(), [0, *[1] * 19]), Example(IDS[0, 3:].tolist(), [0] * 5 + [1] * 12)]
+    config = TrainConfig(steps=3, lr=1e-2, weight_decay=0.1)
+    Trainer(model, SFT(examples, block_size=32, batch_size=1), config).fit()
+    after = model.state_dict()
+    assert {name for name in before if not torch.equal(before[name], after[name])} == trained
 
 
 @pytest.mark.parametrize("quantized", [False, True])
@@ -122,6 +147,9 @@ def test_only_the_active_adapter_is_trained_and_several_share_a_base():
     with adapters_disabled(model):
         set_adapter(model, "b")
     assert torch.equal(model(IDS), a)  # what was active before the block
+    with pytest.raises(ZeroDivisionError), adapters_disabled(model):
+        _ = 1 / 0
+    assert torch.equal(model(IDS), a)
     set_adapter(model, "b")
     assert torch.equal(model(IDS), b)
     assert len([layer for _, layer in lora_layers(model) if layer.adapter]) == 4
@@ -129,6 +157,12 @@ def test_only_the_active_adapter_is_trained_and_several_share_a_base():
     assert not any(p.requires_grad for p in model.parameters())
     with pytest.raises(UserError, match="has: a, b"):
         set_adapter(model, "c")
+    set_adapter(model, "b")
+    with adapters_disabled(model):
+        pass
+    assert torch.equal(model(IDS), b)
+    assert len(merge(model)) == 14  # ten of them have no b, and become their base
+    assert torch.allclose(model(IDS), b, atol=1e-10)
 
 
 def test_what_an_adapter_costs_and_changes():
@@ -143,6 +177,14 @@ def test_what_an_adapter_costs_and_changes():
     [_, (path, layer)] = lora_layers(randomize(model))
     weight = layer.base.weight
     change = (dense(layer, "default") - weight).norm() / weight.norm()
+    assert inspect_adapter(model).changes[path] == pytest.approx(change.item())
+    coded = make(quantized=True)
+    apply_lora(coded, 4, targets=["o_proj"])
+    assert inspect_adapter(coded).share == pytest.approx(found.share)  # a code stands for a parameter
+    set_adapter(model, None)
+    apply_lora(model, 4, targets=["o_proj"], name="dora", dora=True)
+    [(path, layer), _] = lora_layers(randomize(model))
+    change = (dense(layer, "dora") - layer.base.weight).norm() / layer.base.weight.norm()
     assert inspect_adapter(model).changes[path] == pytest.approx(change.item())
 
 
@@ -188,13 +230,18 @@ def test_an_adapter_comes_back_from_its_folder(tmp_path, kind):
         return globals()["make"](CONFIG.replace(tie_embeddings=True), quantized=quantized)
 
     model = make()
-    apply_lora(model, 4, alpha=6, targets=["q_proj", "down_proj"], **kind)
-    wanted = randomize(model)(IDS)
+    apply_lora(model, 4, alpha=6, targets=["q_proj", "down_proj"], dropout=0.25, **kind)
+    wanted = randomize(model).eval()(IDS)
     save_adapter(model, tmp_path / "adapter")
     again = make()
     names = load_adapter(again, tmp_path / "adapter", name="mine")
     assert names == [f"layers.{i}.{n}" for i in range(2) for n in ("self_attn.q_proj", "mlp.down_proj")]
-    assert torch.equal(again(IDS), wanted)
+    assert {layer.adapter.dropout.p for _, layer in lora_layers(again)} == {0.25}
+    assert torch.equal(again.eval()(IDS), wanted)
+    load_adapter(again, tmp_path / "adapter", name="default")  # a second one, beside it
+    assert torch.equal(again.eval()(IDS), wanted)
+    config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert (config["r"], config["lora_alpha"], config["target_modules"]) == (4, 6, ["down_proj", "q_proj"])
     quantized = make(quantized=True)
     load_adapter(quantized, tmp_path / "adapter")
     assert not torch.equal(quantized(IDS), wanted)
@@ -207,9 +254,12 @@ def test_a_folder_that_does_not_fit_is_refused_and_nothing_changes(tmp_path):
     file, settings = tmp_path / "adapter_model.safetensors", tmp_path / "adapter_config.json"
     state, config = load_file(file), json.loads(settings.read_text())
     key = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
+    assert state[key].shape == (4, 32) and {x.shape for x in state.values()} == {(4, 32), (32, 4)}
     damaged = [
         (state, config | {"bias": "all"}, "bias"),
         (state, config | {"rank_pattern": {"q_proj": 2}}, "rank_pattern"),
+        (state, config | {"init_lora_weights": "pissa_niter_4"}, "init_lora_weights"),
+        (state, config | {"r": 0}, "not a number from 1"),
         (state, config | {"peft_type": "IA3"}, "no other kind"),
         (state, config | {"r": "4"}, "r '4'"),
         (state, config | {"lora_alpha": None}, "lora_alpha"),
@@ -234,7 +284,7 @@ def test_a_folder_that_does_not_fit_is_refused_and_nothing_changes(tmp_path):
         load_adapter(make(), tmp_path)
 
 
-def test_layers_that_peft_adapts_in_another_form_are_refused(tmp_path):
+def test_a_folder_of_layers_that_peft_adapts_in_another_form_is_refused(tmp_path):
     model = Transformer(ModelConfig.preset("gpt2", n_layer=1, n_head=2, n_embd=16, vocab_size=50))
     apply_lora(model, targets=["up_proj"])
     with pytest.raises(UserError, match="another form"):

@@ -1,5 +1,7 @@
 """Supervised fine-tuning against the plain loss over exactly the tokens that are learned, in float64."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -126,6 +128,9 @@ def test_examples_that_are_too_long():
     assert ids.tolist() == [[2] * 4] and targets.tolist() == [[2, -100, -100, -100]]
     with pytest.raises(UserError, match="All examples"):
         SFT(given, block_size=1, batch_size=1, too_long="drop")
+    first = SFT([Example([1] * 5, [1, 0, 0, 0, 1]), given[2]], block_size=4, batch_size=1, too_long="cut")
+    assert first.dropped == [0]  # the first token is never predicted
+    assert SFT([Example([1] * 4, [0, 0, 0, 1])], block_size=4, batch_size=1).loader.n == 1  # it fits
 
 
 def test_plain_text_is_learned_with_its_end_and_conversations_with_theirs():
@@ -143,6 +148,43 @@ def test_plain_text_is_learned_with_its_end_and_conversations_with_theirs():
     for item in ({}, {"prompt": "a"}, {"prompt": "a", "response": 3}, {"text": "a"}):
         with pytest.raises(UserError, match="a prompt and a response"):
             encode(item, TOKENIZER)
+
+
+def test_foreign_conversations_and_a_very_long_example():
+    user, answer = {"role": "user", "content": "Who?"}, {"role": "assistant", "content": "I."}
+    refused = {
+        "Message 2 has the role 'assistent'": [user, {"role": "assistent", "content": "I."}],
+        "Message 1 must be a dict": "Who?",
+        "Message 2 must have a text": [user, {"role": "assistant", "content": None}],
+        "no token to learn": [user],
+    }
+    for message, messages in refused.items():
+        with pytest.raises(UserError, match=message) as caught:
+            SFT([encode({"messages": messages}, TOKENIZER, "chatml")], block_size=64, batch_size=1)
+        assert str(caught.value).endswith(".") and "\n" not in str(caught.value)
+    long = encode({"prompt": "Who?", "response": " word" * 10_000}, TOKENIZER)
+    late = encode({"prompt": " word" * 10_000, "response": "I."}, TOKENIZER)
+    short = encode({"messages": [user, answer]}, TOKENIZER, "chatml")
+    assert min(len(long.ids), len(late.ids)) > 10_000
+    with pytest.raises(UserError, match=r"Example 2 has \d+ tokens, a row 64; raise block_size"):
+        SFT([short, long], block_size=64, batch_size=1)
+    assert SFT([short, long], block_size=64, batch_size=1, too_long="drop").dropped == [1]
+    cut = SFT([short, long, late], block_size=64, batch_size=1, too_long="cut")
+    assert cut.dropped == [2] and cut.loader.n == 2
+
+
+def test_a_begin_token_stands_before_the_prompt_alone_and_an_end_is_needed():
+    def tokens(text, *, bos=False):
+        return [1] * bos + [*text.encode()]
+
+    fake = SimpleNamespace(name="fake", eos_id=2, add_bos=True, encode=tokens)
+    item = {"prompt": "ab", "response": "cd"}
+    assert encode(item, fake) == Example([1, 97, 98, 99, 100, 2], [0, 0, 0, 1, 1, 1])
+    fake.add_bos = False
+    assert encode(item, fake) == Example([97, 98, 99, 100, 2], [0, 0, 1, 1, 1])
+    fake.eos_id = None
+    with pytest.raises(UserError, match="fake has no end token"):
+        encode(item, fake)
 
 
 @pytest.mark.parametrize("head", [False, True])
