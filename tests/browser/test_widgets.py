@@ -899,7 +899,9 @@ def drag(widget, picture, start: tuple[float, float], end: tuple[float, float]) 
 
 def test_mask_viewer_by_text_format_and_document_mask(started):
     widget, _ = started("MaskViewer", "Mask viewer")
-    widget.get_by_label("Conversations", exact=True).fill("user: Hi\nassistant: Yo\n---\nuser: A\nassistant: B")
+    widget.get_by_label("Conversations", exact=True).fill(
+        "user: Hi\nassistant: Yo\n---\nuser: A\nassistant: B"
+    )
     widget.get_by_label("Format", exact=True).select_option("chatml")
     widget.get_by_label("Document mask", exact=True).check()
     assert sentence(widget).startswith("In chatml, 5 of ")

@@ -12,7 +12,13 @@ ENDS = {"alpaca": ("<|endoftext|>", "<|endoftext|>"), "gemma": ("<bos>", "<eos>"
 
 CHATS = [
     [("user", "Hello"), ("assistant", "Hi")],
-    [("system", "Be brief."), ("user", " 2+2? "), ("assistant", "4"), ("user", "and\n3+3?"), ("assistant", "6 ")],
+    [
+        ("system", "Be brief."),
+        ("user", " 2+2? "),
+        ("assistant", "4"),
+        ("user", "and\n3+3?"),
+        ("assistant", "6 "),
+    ],
     [("user", "a"), ("assistant", "b"), ("user", "c")],
 ]
 
@@ -35,7 +41,9 @@ def test_the_formats_are_those_of_the_package(node):
 @pytest.mark.parametrize("chat", CHATS)
 def test_tokens_and_masks_are_those_of_the_package(node, name, chat):
     messages = [{"role": role, "content": content} for role, content in chat]
-    assert node(MaskViewer, "tokens(messages, name)", messages=messages, name=name) == by_the_package(chat, name)
+    assert node(MaskViewer, "tokens(messages, name)", messages=messages, name=name) == by_the_package(
+        chat, name
+    )
 
 
 def test_conversations_are_read_as_typed(node):
@@ -49,7 +57,9 @@ def test_conversations_are_read_as_typed(node):
         [{"role": "user", "content": "e"}],
     ]
     caught = "(() => { try { read(text) } catch (error) { return error.message } })()"
-    assert node(MaskViewer, caught, text="Hello") == "Begin each conversation with a line such as ‘user: Hello’."
+    assert (
+        node(MaskViewer, caught, text="Hello") == "Begin each conversation with a line such as ‘user: Hello’."
+    )
 
 
 def test_pairs_and_sentences(node):
