@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .kv_bytes import KVBytes
     from .letter_heat_map import LetterHeatMap
     from .mask_explorer import MaskExplorer
+    from .mask_viewer import MaskViewer
     from .memory_timeline import MemoryTimeline
     from .merge_stepper import MergeStepper
     from .number_line import NumberLine
@@ -41,6 +42,7 @@ __all__ = [
     "KeyMap",
     "LetterHeatMap",
     "MaskExplorer",
+    "MaskViewer",
     "MemoryTimeline",
     "MergeStepper",
     "NumberLine",
@@ -64,6 +66,7 @@ _HOMES = {
     "KeyMap": "key_map",
     "LetterHeatMap": "letter_heat_map",
     "MaskExplorer": "mask_explorer",
+    "MaskViewer": "mask_viewer",
     "MemoryTimeline": "memory_timeline",
     "MergeStepper": "merge_stepper",
     "NumberLine": "number_line",

@@ -897,6 +897,25 @@ def drag(widget, picture, start: tuple[float, float], end: tuple[float, float]) 
     mouse.up()
 
 
+def test_mask_viewer_by_text_format_and_document_mask(started):
+    widget, _ = started("MaskViewer", "Mask viewer")
+    widget.get_by_label("Conversations", exact=True).fill(
+        "user: Hi\nassistant: Yo\n---\nuser: A\nassistant: B"
+    )
+    widget.get_by_label("Format", exact=True).select_option("chatml")
+    widget.get_by_label("Document mask", exact=True).check()
+    assert sentence(widget).startswith("In chatml, 5 of ")
+    assert widget.locator(".row-mask .block").count() == 2
+    assert widget.locator(".chip.newest").all_inner_texts() == ["Y", "o", "<|im_end|>", "B", "<|im_end|>"]
+    widget.get_by_label("Document mask", exact=True).uncheck()
+    assert widget.locator(".row-mask .block").count() == 1
+    assert sentence(widget).endswith("later ones read earlier ones.")
+    widget.get_by_label("Format", exact=True).select_option("mistral")
+    assert widget.locator(".chip.newest").all_inner_texts() == ["␣", "Y", "o", "</s>", "␣", "B", "</s>"]
+    widget.get_by_label("Conversations", exact=True).fill("Hello")
+    assert sentence(widget) == "Begin each conversation with a line such as ‘user: Hello’."
+
+
 def test_gptq_lattice_by_correlation_grid_and_dragging(started):
     widget, _ = started("GPTQLattice", "GPTQ lattice")
     sliders = {
@@ -1040,6 +1059,7 @@ def test_vocabularies_of_the_site_are_small_and_say_what_the_package_holds(name)
         "KeyMap",
         "LetterHeatMap",
         "MaskExplorer",
+        "MaskViewer",
         "MemoryTimeline",
         "MergeStepper",
         "NumberLine",
