@@ -121,8 +121,8 @@ def training_cost(model: dict[str, int], trained: list[str], run: dict[str, int]
     - ``norm``: width.
     - ``head``: a matrix of width × classes, and classes biases. It sees one token of each text.
 
-    A matrix costs 2 FLOPs for each weight and token, forwards; once more for the gradient of its input, and
-    once more for that of its weights. Attention itself costs 4 · heads · head_dim · length² for each text and
+    A matrix costs 2 FLOPs for each weight and token, forwards; as many for the gradient of its input, and as
+    many for that of its weights. Attention itself costs 4 · heads · head_dim · length² for each text and
     layer forwards (the mask saves nothing), and twice that backwards. Norms, biases and all else cost
     nothing.
 

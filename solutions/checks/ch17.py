@@ -322,8 +322,7 @@ def noisy(
         for i in range(n):
             spam = i % 2 == 1
             p = rng.uniform(0.0, 0.7) if not spam else rng.uniform(0.3, 1.0)
-            if split != "validation":
-                p = p**3 if split == "test" else p**0.3
+            p **= {"train": 0.3, "validation": 1, "test": 3}[split]
             rows.append(row(split, round(p, 4), spam, 1 if spam else ham))
     rng.shuffle(rows)
     return rows, costs
