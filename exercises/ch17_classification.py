@@ -174,7 +174,6 @@ def choose_thresholds(rows: list[dict[str, Any]], costs: dict[str, int]) -> tupl
         >>> choose_thresholds(rows, dict(lost=10, through=1, person=2))
         (0.7, 0.7, 2.5)
     """
-
     raise NotImplementedError
 
 

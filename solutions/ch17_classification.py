@@ -213,10 +213,8 @@ def choose_thresholds(rows: list[dict[str, Any]], costs: dict[str, int]) -> tupl
         >>> choose_thresholds(rows, dict(lost=10, through=1, person=2))
         (0.7, 0.7, 2.5)
     """
-
     # SOLUTION
-    def mails(split: str) -> list[dict[str, Any]]:
-        return [row for row in rows if row["split"] == split]
+    mails = {split: [row for row in rows if row["split"] == split] for split in ("validation", "test")}
 
     def outcome(part: list[dict[str, Any]], low: float, high: float) -> tuple[int, int, int]:
         lost = sum(row["count"] for row in part if not row["spam"] and row["probability"] >= high)
@@ -225,11 +223,11 @@ def choose_thresholds(rows: list[dict[str, Any]], costs: dict[str, int]) -> tupl
         total = lost * costs["lost"] + through * costs["through"] + person * costs["person"]
         return total, person, lost
 
-    known = mails("validation")
+    known = mails["validation"]
     candidates = sorted({math.inf, *(row["probability"] for row in known)})
     pairs = [(low, high) for high in candidates for low in candidates if low <= high]
     low, high = min(pairs, key=lambda pair: (*outcome(known, *pair), -pair[1], -pair[0]))
-    test = mails("test")
+    test = mails["test"]
     return low, high, outcome(test, low, high)[0] / sum(row["count"] for row in test)
     # END SOLUTION
 
