@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .rope_dial import RopeDial
     from .sampling_explorer import SamplingExplorer
     from .scheduler_timeline import SchedulerTimeline
+    from .threshold_dial import ThresholdDial
     from .token_comparer import TokenComparer
     from .window_slider import WindowSlider
     from .writer import Writer
@@ -48,6 +49,7 @@ __all__ = [
     "RopeDial",
     "SamplingExplorer",
     "SchedulerTimeline",
+    "ThresholdDial",
     "TokenComparer",
     "WindowSlider",
     "Writer",
@@ -71,6 +73,7 @@ _HOMES = {
     "RopeDial": "rope_dial",
     "SamplingExplorer": "sampling_explorer",
     "SchedulerTimeline": "scheduler_timeline",
+    "ThresholdDial": "threshold_dial",
     "TokenComparer": "token_comparer",
     "WindowSlider": "window_slider",
     "Writer": "writer",
