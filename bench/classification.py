@@ -2,9 +2,9 @@
 
     python -m bench.classification    about four CPU minutes
 
-Older mails are split by groups of near-duplicates into 1,200 to train on, 600 for validation and 600 to test on; 800
-of the later mails, none of them a near-duplicate of an older one, are a second test. The model is course-base,
-which reads the first 64 tokens of each mail.
+Older mails are split by groups of near-duplicates into 1,200 to train on, 600 for validation and 600 to test
+on; 800 of the later mails, none of them a near-duplicate of an older one, are a second test. The model is
+course-base, which reads the first 64 tokens of each mail.
 """
 
 import json

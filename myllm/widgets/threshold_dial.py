@@ -44,7 +44,9 @@ class ThresholdDial(Widget):
         lost: int = 10,
     ) -> None:
         if len(margins) != len(labels):
-            raise ValueError(f"There are {len(margins)} margins and {len(labels)} labels; give one of each a mail.")
+            raise ValueError(
+                f"There are {len(margins)} margins and {len(labels)} labels; give one of each a mail."
+            )
         check_integer("number of mails", len(margins), 1, MOST)
         for margin in margins:
             check_number("margin", margin, -100, 100)
