@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .rope_dial import RopeDial
     from .sampling_explorer import SamplingExplorer
     from .scheduler_timeline import SchedulerTimeline
+    from .threshold_dial import ThresholdDial
     from .token_comparer import TokenComparer
     from .window_slider import WindowSlider
     from .writer import Writer
@@ -50,6 +51,7 @@ __all__ = [
     "RopeDial",
     "SamplingExplorer",
     "SchedulerTimeline",
+    "ThresholdDial",
     "TokenComparer",
     "WindowSlider",
     "Writer",
@@ -74,6 +76,7 @@ _HOMES = {
     "RopeDial": "rope_dial",
     "SamplingExplorer": "sampling_explorer",
     "SchedulerTimeline": "scheduler_timeline",
+    "ThresholdDial": "threshold_dial",
     "TokenComparer": "token_comparer",
     "WindowSlider": "window_slider",
     "Writer": "writer",

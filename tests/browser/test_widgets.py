@@ -1067,6 +1067,7 @@ def test_vocabularies_of_the_site_are_small_and_say_what_the_package_holds(name)
         "RopeDial",
         "SamplingExplorer",
         "SchedulerTimeline",
+        "ThresholdDial",
         "TokenComparer",
         "WindowSlider",
         "Writer",
