@@ -121,7 +121,6 @@ def packing_bill(rows: list[list[tuple[int, int]]], T: int, window: int) -> dict
         >>> packing_bill([[(2, 3)]], 6, 2)
         {'tokens': 6, 'useful': 5, 'learned': 3, 'pairs': 11, 'needed': 9}
     """
-
     raise NotImplementedError
 
 

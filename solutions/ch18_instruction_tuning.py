@@ -145,14 +145,14 @@ def packing_bill(rows: list[list[tuple[int, int]]], T: int, window: int) -> dict
         >>> packing_bill([[(2, 3)]], 6, 2)
         {'tokens': 6, 'useful': 5, 'learned': 3, 'pairs': 11, 'needed': 9}
     """
-
     # SOLUTION
+    examples = [one for row in rows for one in row]
+
     def pairs(n: int) -> int:
         full = max(n - window, 0)  # tokens with a whole window behind them
         short = n - full
         return full * window + short * (short + 1) // 2
 
-    examples = [one for row in rows for one in row]
     return {
         "tokens": len(rows) * T,
         "useful": sum(prompt + response for prompt, response in examples),

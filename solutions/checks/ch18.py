@@ -154,7 +154,7 @@ Bill = tuple[list[list[tuple[int, int]]], int, int]
 
 def naive_bill(rows: list[list[tuple[int, int]]], T: int, window: int, /) -> dict[str, int]:
     """Every token and every pair is looked at."""
-    found = dict.fromkeys(("tokens", "useful", "learned", "pairs", "needed"), 0)
+    found: dict[str, int] = dict.fromkeys(("tokens", "useful", "learned", "pairs", "needed"), 0)
     for row in rows:
         owner: list[int] = []
         for n, (prompt, response) in enumerate(row):
@@ -249,8 +249,8 @@ def row(
     return {"step": step, "template": template, "split": split, "loss": loss, "right": right, "asked": asked}
 
 
-PAIR = [row(10, "validation", 0.5, 75), row(10, "test", 0.5, 7, 10)]
-PAIR += [row(20, "validation", 0.4, 80), row(20, "test", 0.4, 8, 10)]
+EARLY = [row(10, "validation", 0.5, 75), row(10, "test", 0.5, 7, 10)]
+PAIR = [*EARLY, row(20, "validation", 0.4, 80), row(20, "test", 0.4, 8, 10)]
 choice_exam.example(1, (PAIR, "a"), naive_choice(PAIR, "a"))
 
 
