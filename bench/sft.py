@@ -260,7 +260,8 @@ def rows(seed: int) -> list[Row]:
 def content(seeds: list[list[Row]]) -> dict[str, Any]:
     """The content of the file, from the results of each seed."""
     found: dict[str, Any] = {"model": asdict(MODEL), "parameters": MODEL.n_params}
-    found |= {"settings": asdict(TUNING), "base": score(base())[0], "questions": 300}
+    found |= {"settings": asdict(TUNING), "settings of sums": asdict(ADDING)}
+    found |= {"base": score(base())[0], "questions": 300}
     for same in zip(*seeds, strict=True):
         table, keys, _ = same[0]
         row = keys | {name: [round(one[2][name], 4) for one in same] for name in same[0][2]}

@@ -1,4 +1,4 @@
-"""Word-ops before and after tuning, of course-base and of SmolLM2: book/_results/wordops.json.
+"""Word-ops before and after tuning, of course-base and of SmolLM2: book/_results/word_ops.json.
 
     python -m bench.word_ops      SmolLM2 must have been downloaded; about half an hour, and it resumes
 
@@ -23,7 +23,7 @@ from myllm.evaluation.exact_match import exact_match
 from myllm.files import atomic_write
 from myllm.finetuning.sft import SFT
 
-FILE = RESULTS / "wordops.json"
+FILE = RESULTS / "word_ops.json"
 TEST = 400
 REAL = TrainConfig(
     steps=100, lr=1e-4, weight_decay=0.0, warmup=10, evaluate_every=0, checkpoint_every=20, seed=0

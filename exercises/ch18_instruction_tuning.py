@@ -58,7 +58,7 @@ def collate_answers(
     This version has five faults; find and fix them::
 
         kept = [n for n, (_, mask) in enumerate(examples) if 1 in mask]
-        T = max(len(examples[n][0]) for n in kept)
+        T = max((len(examples[n][0]) for n in kept), default=0)
         ids = torch.full((len(kept), T), pad)
         targets = torch.full((len(kept), T), -100)
         for row, n in enumerate(kept):

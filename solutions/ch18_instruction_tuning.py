@@ -71,7 +71,7 @@ def collate_answers(
     This version has five faults; find and fix them::
 
         kept = [n for n, (_, mask) in enumerate(examples) if 1 in mask]
-        T = max(len(examples[n][0]) for n in kept)
+        T = max((len(examples[n][0]) for n in kept), default=0)
         ids = torch.full((len(kept), T), pad)
         targets = torch.full((len(kept), T), -100)
         for row, n in enumerate(kept):
@@ -101,9 +101,7 @@ def collate_answers(
     """
     # SOLUTION
     kept = [n for n, (_, mask) in enumerate(examples) if 1 in mask[1:longest]]
-    if not kept:
-        return torch.empty(0, 0, dtype=torch.int64), torch.empty(0, 0, dtype=torch.int64), []
-    T = max(len(examples[n][0][:longest]) for n in kept)
+    T = max((len(examples[n][0][:longest]) for n in kept), default=0)
     ids = torch.full((len(kept), T), pad)
     targets = torch.full((len(kept), T), -100)
     for row, n in enumerate(kept):

@@ -53,10 +53,9 @@ class Int8Linear(QuantizedLinear):
         if multiply is None:
             product = F.linear(x, self.codes.to(x.dtype))
         else:
-            if self.codes.data_ptr() % 64:  # as in a mapped file, where the kernel may crash
-                self.codes = self.codes.clone()
+            self.codes = _aligned(self.codes)
             ones = torch.ones(self.out_features, dtype=torch.bfloat16)
-            product = multiply(x.to(torch.bfloat16), self.codes, ones)
+            product = multiply(_aligned(x.to(torch.bfloat16)), self.codes, ones)
         return (product * self.scale.T).to(x.dtype)
 
 
@@ -91,3 +90,8 @@ class DynamicInt8Linear(Int8Linear):
             UserError: Always.
         """
         raise UserError("Rounded activations have no gradient; train with Int8Linear, which keeps them.")
+
+
+def _aligned(x: Tensor) -> Tensor:
+    """A copy where `x` begins between two vectors, on which the kernel crashes if it has AVX-512."""
+    return x.clone() if x.data_ptr() % 64 else x

@@ -1,16 +1,11 @@
-"""The tuned model that the package ships: it is the one that its command trains, and it answers."""
-
-import json
+"""The tuned model that the package ships: it answers, in the words of its training, and stops."""
 
 import pytest
 import torch
 
-from bench import course_models, word_ops
-from bench.scoreboard import RESULTS
+from bench import word_ops
 from myllm import LLM
 from myllm.data import wordops
-
-RUN = json.loads((RESULTS / "course_sft.json").read_text("utf-8"))
 
 
 @pytest.fixture(scope="module")
@@ -35,16 +30,3 @@ def test_nine_of_ten_held_out_tasks_are_right(llm):
     share = word_ops.score(llm)
     assert share["all"] >= 0.9 and min(share.values()) >= 0.75
     assert word_ops.score(LLM.from_pretrained("course-base", dtype=torch.float32))["all"] < 0.05
-
-
-@pytest.mark.slow
-def test_the_first_50_updates_are_those_of_its_journal():
-    """Computed anew; another machine may add in another order, so the last digits are free."""
-    run = course_models.tuner()
-    batches = run.objective.batches(run.model)
-    for line in RUN["journal"][:50]:
-        record = run.update(batches)
-        assert record["step"] == line["step"]
-        assert record["rate"] == pytest.approx(line["rate"], abs=1e-5)
-        assert record["loss"] == pytest.approx(line["loss"], abs=0.02)
-        run.done += 1

@@ -90,10 +90,10 @@ def test_checks_import_the_grader_alone(path):
 ROOMS = {
     "tokenizers": 1194,
     "weights": 507,
-    "data": 711,
+    "data": 708,
     "model": 721,
     "inference": 969,
-    "quantization": 724,
+    "quantization": 725,
     "training": 1186,
     "finetuning": 800,
     "evaluation": 250,

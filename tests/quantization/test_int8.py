@@ -39,15 +39,25 @@ def test_any_width_and_number_of_outputs(K, N, group):
 
 
 @torch.no_grad()
-def test_codes_may_begin_at_any_byte_of_a_mapped_file():
-    """PyTorch's kernel crashes on them where the processor has AVX-512: it must be given aligned ones."""
-    q, x = Int8Linear(linear(64, 32)), torch.randn(5, 64)
-    expected, codes = q(x), q.codes.clone()
-    for shift in (1, 8, 56):
-        space = torch.zeros(codes.numel() + 128, dtype=torch.int8)
+def test_codes_and_rows_may_begin_at_any_byte(monkeypatch):
+    """PyTorch's kernel crashes on some where the processor has AVX-512: it must be given aligned ones."""
+
+    def moved(x, shift):
+        space = torch.zeros(x.nbytes + 128, dtype=torch.uint8)
         first = -space.data_ptr() % 64 + shift
-        q.codes = space[first : first + codes.numel()].view(codes.shape).copy_(codes)
-        assert torch.equal(q(x), expected) and q.codes.data_ptr() % 64 == 0 and torch.equal(q.codes, codes)
+        return space[first : first + x.nbytes].view(x.dtype).view(x.shape).copy_(x)
+
+    def careful(x, codes, ones):
+        assert x.data_ptr() % 64 == 0 == codes.data_ptr() % 64
+        return torch.ops.aten._weight_int8pack_mm(x, codes, ones)
+
+    monkeypatch.setattr("myllm.quantization.int8.kernel", lambda name: careful)
+    q, x = Int8Linear(linear(64, 32)), torch.randn(5, 64)
+    expected, rounded, codes = q(x), q(x.bfloat16()), q.codes.clone()
+    for shift in (2, 8, 56):
+        q.codes = moved(codes, shift)
+        assert torch.equal(q(x), expected) and torch.equal(q.codes, codes)
+        assert torch.equal(q(moved(x.bfloat16(), shift)), rounded)
 
 
 @torch.no_grad()
