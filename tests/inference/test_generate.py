@@ -302,6 +302,15 @@ def test_a_batch_of_equal_rows_needs_no_padding_and_any_function_will_do():
     assert torch.stack([*steps], dim=1).tolist() == [[8, 9, 10], [49, 0, 1]]
 
 
+def test_one_token_of_padding_is_as_invisible_as_two(model):
+    """Then the positions of queries and keys are equal, as they are without padding."""
+    for rows in ([[7, 5], [1, 2, 3]], [[7, 5, 8], [4], [1, 2, 3]]):
+        ids, pads = padded(rows)
+        logits = model(ids, cache=KVCache(CONFIG, len(rows), pads=pads))
+        for row, found in zip(rows, logits, strict=True):
+            assert torch.allclose(found[-1], model(torch.tensor([row]))[0, -1], atol=1e-5)
+
+
 ROWS = [[1, 2, 3, 4, 5], [7], [9, 8, 7], [1, 2, 3, 4, 5]]
 
 
