@@ -123,7 +123,8 @@ class Trainer:
     def update(self, batches: Iterator[Any], signals: Sequence[int] = ()) -> Record:
         """One update of the weights; all ranks learn whether one has received a signal to stop."""
         c, strategy = self.config, self.strategy
-        start, where = time.perf_counter(), self.objective.state_dict()
+        start = time.perf_counter()
+        where = checkpoint.flatten(self.objective.state_dict())[0]  # without tensors
         share = rate(self.done, c.steps, c.schedule, warmup=c.warmup, floor=c.floor, decay=c.decay)
         for group in self.optimizer.param_groups:
             group["lr"] = c.lr * share

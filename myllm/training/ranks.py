@@ -11,13 +11,15 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import cloudpickle  # pyright: ignore[reportMissingTypeStubs]
 import torch
+import torch.distributed as dist
 
 from myllm.files import UserError
 
+Item = TypeVar("Item")
 _warm: dict[int, list[subprocess.Popen[bytes]]] = {}
 
 
@@ -148,3 +150,12 @@ def _serve(rank: int, world: int, store: str) -> None:
 
 if __name__ == "__main__":
     _serve(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
+
+
+def gathered(items: list[Item]) -> list[Item]:
+    """The items of all processes in the order of their ranks; every process must call it."""
+    if not dist.is_available() or not dist.is_initialized():
+        return items
+    parts: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(parts, items)
+    return [item for part in parts for item in part]

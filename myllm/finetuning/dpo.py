@@ -1,0 +1,253 @@
+"""Learning from preferences without a reward model or sampling: DPO, IPO, KTO and SimPO.
+
+A pair is one prompt with an answer that was chosen and one that was rejected. The implicit reward of an
+answer is ``β (log π(y|x) - log ρ(y|x))`` with the reference ρ; its optimum is ``π* ∝ ρ exp(r / β)``.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from myllm.data.loader import Loader
+from myllm.files import UserError
+from myllm.finetuning.lora import adapters_disabled, lora_layers
+from myllm.finetuning.rollout import token_log_probs
+from myllm.finetuning.sft import Example, check_masks, encode
+from myllm.model.basics import device_of
+from myllm.tokenizers.base import Tokenizer
+from myllm.tokenizers.chat import prompt_ids
+from myllm.training.pretrain import FromLoader
+from myllm.training.step import Loss
+
+Method = Literal["dpo", "ipo", "kto", "simpo"]
+MEANS = ("ipo", "simpo")  # the methods that divide by the length of the answer
+
+
+class Pair(NamedTuple):
+    """Two answers to one prompt.
+
+    Attributes:
+        chosen: The better one, with its prompt; the mask is 1 on the answer.
+        rejected: The other one, with the same prompt.
+    """
+
+    chosen: Example
+    rejected: Example
+
+
+def encode_pair(item: Mapping[str, Any], tokenizer: Tokenizer, template: str | None = None) -> Pair:
+    """The pair in a dict: ``prompt``, ``chosen`` and ``rejected``, each a text, or each a list of messages.
+
+    Answers get the end token, as in `myllm.finetuning.sft.encode`.
+
+    Raises:
+        UserError: A part is missing or of another kind.
+    """
+    prompt, answers = item.get("prompt"), [item.get("chosen"), item.get("rejected")]
+    if isinstance(prompt, str):
+        return Pair(*(encode({"prompt": prompt, "response": one}, tokenizer) for one in answers))
+    parts: list[Any] = [prompt, *answers]
+    if not all(isinstance(one, list) for one in parts):
+        raise UserError("A pair has a prompt, chosen and rejected, all texts or all lists of messages.")
+    given = len(prompt_ids(parts[0], tokenizer, template))
+    found = [encode({"messages": parts[0] + one}, tokenizer, template) for one in parts[1:]]
+    return Pair(*(Example(ids, [0] * given + [*mask[given:]]) for ids, mask in found))
+
+
+def preference_loss(
+    chosen: Tensor,
+    rejected: Tensor,
+    *,
+    method: Method = "dpo",
+    beta: float = 0.1,
+    margin: float = 0.0,
+    smoothing: float = 0.0,
+) -> Tensor:
+    """The loss of each pair, (B,), of a method whose loss is a function of the two answers' rewards.
+
+    - dpo: ``-log σ(β (chosen - rejected))`` (Rafailov et al., 2023), with `smoothing` as the probability that
+      a label is wrong (Mitchell, 2023).
+    - ipo: ``(chosen - rejected - 1 / (2 β))²``, which has a minimum where DPO's loss has none (Azar et al.,
+      2024).
+    - simpo: as dpo without a reference, less a `margin` (Meng et al., 2024).
+
+    Args:
+        chosen: (B,), log π - log ρ of the chosen answers: sums over their tokens for dpo, means for ipo and
+            simpo, where ρ is 1.
+        rejected: (B,), of the others.
+        method: The method.
+        beta: β.
+        margin: What SimPO asks of the difference, in units of the loss's argument.
+        smoothing: From 0 to below 1/2.
+    """
+    difference = chosen - rejected
+    if method == "ipo":
+        return (difference - 1 / (2 * beta)).square()
+    x = beta * difference - margin
+    return -(1 - smoothing) * F.logsigmoid(x) - smoothing * F.logsigmoid(-x)
+
+
+def kto_loss(rewards: Tensor, chosen: Tensor, divergence: Tensor, beta: float = 0.1) -> Tensor:
+    """The loss of each answer, (B,), which is good or bad by itself (KTO, Ethayarajh et al., 2024).
+
+    Args:
+        rewards: (B,), log π - log ρ, summed over the answer.
+        chosen: (B,) bool, which answers are good.
+        divergence: A scalar, an estimate of KL(π ‖ ρ) from answers to other prompts; no gradient.
+        beta: β.
+    """
+    gain = beta * (rewards - divergence.clamp(min=0).detach())
+    return 1 - torch.sigmoid(torch.where(chosen, gain, -gain))
+
+
+class _PairLoader(Loader):
+    """Batches of pairs: the rows of the chosen answers, then of the rejected, and for KTO mismatched ones."""
+
+    def __init__(self, groups: Sequence[Sequence[Example]], **options: Any) -> None:
+        self.groups = groups  # each of as many examples
+        self.reference = torch.zeros(len(groups), len(groups[0]))
+        super().__init__(len(groups[0]), **options)
+
+    def batch(self, items: NDArray[np.int64]) -> tuple[Tensor, ...]:
+        """Ids and mask (2 B, T), or (3 B, T) for KTO, and log ρ, (2 B,) or (3 B,)."""
+        rows = [group[int(i)] for group in self.groups for i in items]
+        ids = pad_sequence([torch.tensor([*row.ids]) for row in rows], batch_first=True)
+        mask = pad_sequence([torch.tensor([*row.mask]) > 0 for row in rows], batch_first=True)
+        mask[:, 0] = False  # nothing predicts the first token
+        return ids, mask, self.reference[:, torch.from_numpy(items)].flatten()
+
+
+class DPO(FromLoader):
+    """Learning from pairs of answers as an objective; the unit that is counted is the pair.
+
+    The reference's log-probabilities are computed when the objective is made, so that the reference takes no
+    memory in training. Every record has as means over pairs: ``accuracy``, how often the chosen answer has
+    the larger implicit reward; ``margin``, by how much, in nats times beta; ``chosen`` and ``rejected``, the
+    implicit rewards, of which the first may well fall while the margin grows.
+
+    Args:
+        pairs: What is preferred; see `encode_pair`.
+        reference: The reference policy: by default the model, once it is known, without its adapter or as it
+            is before the first update. SimPO has none.
+        method: See `preference_loss` and `kto_loss`.
+        beta, margin, smoothing: See `preference_loss`.
+        block_size: Longer answers are refused.
+        options: Those of `Loader`: ``batch_size`` in pairs, ``seed``, ``shuffle``.
+
+    Raises:
+        UserError: Masks that `check_masks` refuses, an example that is too long, or settings out of range.
+    """
+
+    def __init__(
+        self,
+        pairs: Sequence[Pair],
+        reference: nn.Module | None = None,
+        *,
+        block_size: int,
+        method: Method = "dpo",
+        beta: float = 0.1,
+        margin: float = 0.0,
+        smoothing: float = 0.0,
+        **options: Any,
+    ) -> None:
+        chosen, rejected = [pair.chosen for pair in pairs], [pair.rejected for pair in pairs]
+        check_masks([*chosen, *rejected])
+        if method not in ("dpo", "ipo", "kto", "simpo") or beta <= 0 or not 0 <= smoothing < 0.5:
+            raise UserError(
+                "The method is dpo, ipo, kto or simpo, beta above 0, smoothing from 0 to below 1/2."
+            )
+        if (margin and method != "simpo") or (smoothing and method not in ("dpo", "simpo")):
+            raise UserError(f"margin belongs to simpo, smoothing to dpo and simpo, not to {method}.")
+        if (longest := max(len(one.ids) for one in [*chosen, *rejected])) > block_size:
+            raise UserError(f"An example has {longest} tokens, the limit is {block_size}; leave it out.")
+        groups = [chosen, rejected] + ([_mismatched(chosen, block_size)] if method == "kto" else [])
+        self.pairs = _PairLoader(groups, **options)
+        super().__init__(self.pairs)
+        self.method: Method = method
+        self.beta, self.margin, self.smoothing = beta, margin, smoothing
+        self.referred = method == "simpo"
+        if reference is not None and not self.referred:
+            self.refer(reference)
+
+    @torch.no_grad()
+    def refer(self, model: nn.Module) -> None:
+        """Keep the log-probabilities of a reference policy, in evaluation mode and without its adapter."""
+        training, device = model.training, device_of(model)
+        model.eval()
+        adapted = any(True for _ in lora_layers(model))
+        with adapters_disabled(model) if adapted else nullcontext():
+            for start in range(0, self.pairs.n, self.pairs.batch_size):
+                items = np.arange(start, min(start + self.pairs.batch_size, self.pairs.n))
+                ids, mask, _ = self.pairs.batch(items)
+                sums = self.scores(model, ids.to(device), mask.to(device))
+                self.pairs.reference[:, items] = sums.view(-1, len(items)).float().cpu()
+        model.train(training)
+        self.referred = True
+
+    def batches(self, model: nn.Module) -> Any:
+        """Batches of pairs; a reference that was not given is the model as it is now."""
+        if not self.referred:
+            self.refer(model)
+        return super().batches(model)
+
+    def scores(self, model: nn.Module, ids: Tensor, mask: Tensor) -> Tensor:
+        """The log-probability of each answer, (rows,); per token if the method takes means."""
+        sums = token_log_probs(model, ids, mask).sum(1)
+        return sums / mask.sum(1) if self.method in MEANS else sums
+
+    def count(self, batch: tuple[Tensor, ...]) -> int:
+        """The pairs."""
+        return len(batch[0]) // len(self.pairs.groups)
+
+    def loss(self, model: nn.Module, batch: tuple[Tensor, ...]) -> Loss:
+        """The summed loss of the pairs, and what is recorded."""
+        ids, mask, reference = batch
+        B = self.count(batch)
+        rewards = self.scores(model, ids[: 2 * B], mask[: 2 * B]) - reference[: 2 * B]
+        chosen, rejected = rewards[:B], rewards[B:]
+        if self.method == "kto":
+            with torch.no_grad():
+                drift = (self.scores(model, ids[2 * B :], mask[2 * B :]) - reference[2 * B :]).mean()
+            good = torch.arange(2 * B, device=ids.device) < B
+            losses = kto_loss(rewards, good, drift, self.beta) / 2  # the mean over the two answers of a pair
+        else:
+            options: dict[str, Any] = {"margin": self.margin, "smoothing": self.smoothing}
+            losses = preference_loss(chosen, rejected, method=self.method, beta=self.beta, **options)
+        metrics = {
+            "accuracy": (chosen > rejected).sum(),
+            "margin": self.beta * (chosen - rejected).sum().detach(),
+            "chosen": self.beta * chosen.sum().detach(),
+            "rejected": self.beta * rejected.sum().detach(),
+        }
+        return Loss(losses.sum(), metrics)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the loader stands, and what the reference said."""
+        return super().state_dict() | {"reference": self.pairs.reference}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where another objective stood, with its reference."""
+        super().load_state_dict({name: value for name, value in state.items() if name != "reference"})
+        if state["reference"].shape != self.pairs.reference.shape:
+            raise UserError(
+                "This state belongs to other pairs or another method; make the objective as it was."
+            )
+        self.pairs.reference, self.referred = state["reference"].clone(), True
+
+
+def _mismatched(examples: Sequence[Example], block_size: int) -> list[Example]:
+    """Each prompt with the answer to the next, cut where it becomes too long."""
+    found = list[Example]()
+    for one, other in zip(examples, [*examples[1:], examples[0]], strict=True):
+        prompt, start = [*one.mask].index(1), [*other.mask].index(1)
+        ids = [*one.ids[:prompt], *other.ids[start:]][:block_size]
+        mask = [0] * prompt + [*other.mask[start:]]
+        found.append(Example(ids, mask[:block_size]))
+    return found

@@ -1,0 +1,197 @@
+"""Policy gradients without a value model: REINFORCE, RLOO, GRPO and its successors as settings of one loss.
+
+All of them raise the log-probability of completions by how much better they were than a baseline. They differ
+in the baseline, in what the advantage is divided by, in how a long completion counts, and in what is done
+where the policy has moved since it wrote.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from myllm.files import UserError
+from myllm.finetuning.rollout import OnPolicy, token_log_probs
+from myllm.training.step import Loss
+
+#: What a method sets; everything else is as the signature of `GRPO` has it.
+METHODS: dict[str, dict[str, Any]] = {
+    "reinforce": {"baseline": "none", "scale": False, "length": "sum", "clip": None},
+    "rloo": {"baseline": "others", "scale": False, "length": "sum", "clip": None},
+    "grpo": {},
+    "dr-grpo": {"scale": False, "length": "constant"},
+    "dapo": {"length": "token", "clip": (0.2, 0.28)},
+    "gspo": {"ratio": "sequence", "clip": (3e-4, 4e-4)},
+    "cispo": {"surrogate": "cispo", "length": "token", "clip": (1.0, 4.0)},
+}
+
+Baseline = Literal["none", "mean", "others"]
+Length = Literal["sum", "sequence", "token", "constant"]
+Estimator = Literal["k1", "k2", "k3"]
+
+
+def advantages(rewards: Tensor, *, baseline: Baseline = "mean", scale: bool = True) -> Tensor:
+    """How much better each completion was than expected, (P, G) from the rewards (P, G) of groups.
+
+    Args:
+        rewards: One row for each prompt.
+        baseline: "none"; "mean", that of the group, which the completion is part of, so that the gradient
+            shrinks by 1 - 1/G; or "others", the mean of the other completions (RLOO, Ahmadian et al., 2024).
+        scale: Divide by the standard deviation of the group (GRPO, Shao et al., 2024), which weighs prompts
+            that are almost always or almost never solved more (Liu et al., 2025).
+    """
+    G = rewards.shape[1]
+    if baseline != "none" and G < 2:
+        raise UserError("A group of 1 has nothing to be compared with; take 2 or more, or no baseline.")
+    centred = rewards
+    if baseline != "none":
+        centred = rewards - rewards.mean(1, keepdim=True)
+        centred = centred * G / (G - 1) if baseline == "others" else centred
+    return centred / (rewards.std(1, keepdim=True) + 1e-4) if scale else centred
+
+
+def policy_loss(
+    log_probs: Tensor,
+    old: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    *,
+    ratio: Literal["token", "sequence"] = "token",
+    clip: tuple[float, float] | None = (0.2, 0.2),
+    surrogate: Literal["ppo", "cispo"] = "ppo",
+) -> tuple[Tensor, Tensor]:
+    """The loss of each token, (B, T), and where clipping took the gradient away, (B, T) bool.
+
+    Args:
+        log_probs: (B, T), under the policy as it is now.
+        old: (B, T), under the policy that wrote; then both are equal in the first update.
+        advantages: (B, T).
+        mask: (B, T) bool, the tokens that were written.
+        ratio: The importance ratio of each token, or that of the whole completion to the power of 1/length
+            (GSPO, Zheng et al., 2025).
+        clip: How far below and above 1 the ratio still earns; None corrects by the ratio without a limit.
+        surrogate: "ppo" takes the worse of clipped and unclipped gain (Schulman et al., 2017); "cispo" keeps
+            the gradient of every token and limits its weight (MiniMax, 2025).
+    """
+    change = (log_probs - old) * mask
+    if ratio == "sequence":
+        mean = change.sum(1, keepdim=True) / mask.sum(1, keepdim=True).clamp(min=1)
+        change = mean.expand_as(change)
+    weight = change.exp()
+    low, high = (0.0, torch.inf) if clip is None else (1 - clip[0], 1 + clip[1])
+    limited = weight.clamp(low, high)
+    if surrogate == "cispo":
+        gain = limited.detach() * advantages * log_probs
+        outside = weight != limited
+    else:
+        gain = torch.minimum(weight * advantages, limited * advantages)
+        outside = weight * advantages > limited * advantages
+    return -gain * mask, outside & mask
+
+
+def divergence(log_probs: Tensor, reference: Tensor, estimator: Estimator = "k3") -> Tensor:
+    """An estimate of KL(policy ‖ reference) from tokens that the policy drew (Schulman, 2020).
+
+    k1 = log π - log ρ has the right mean and is often negative. k2 = k1² / 2 is biased, but its *gradient*
+    has the right mean. k3 = ρ/π - 1 + k1 has the right mean and is never negative, but its gradient is that
+    of another divergence. The gradient of k1 has the mean 0. (Tang and Munos, 2025; Liu et al., 2025.)
+
+    Args:
+        log_probs: Of the tokens under the policy, any shape.
+        reference: Of the same tokens under the reference policy.
+        estimator: Which estimate.
+    """
+    k1 = log_probs - reference
+    if estimator == "k1":
+        return k1
+    return k1.square() / 2 if estimator == "k2" else torch.expm1(-k1) + k1
+
+
+def length_weights(mask: Tensor, length: Length, limit: int) -> Tensor:
+    """What each written token counts, (B, T), in a loss that is a mean over completions.
+
+    Args:
+        mask: (B, T) bool, the tokens of *all* completions that are averaged.
+        length: "sum", 1: the gradient of the expected reward itself; "sequence", one over the completion's
+            length (GRPO), so that a token of a long one counts less; "token", one over the mean length
+            (DAPO, Yu et al., 2025); "constant", one over the limit (Dr. GRPO, Liu et al., 2025).
+        limit: The most tokens that a completion may have.
+    """
+    lengths = mask.sum(1, keepdim=True)  # (B, 1)
+    per = {"sum": torch.ones(()), "sequence": lengths, "token": lengths.float().mean()}
+    return mask / per.get(length, torch.tensor(float(limit))).to(mask.device)
+
+
+class GRPO(OnPolicy):
+    """Policy gradients with a group of completions for each prompt as their own baseline.
+
+    Every record has as means over completions: ``reward``; ``equal``, the share of those whose group has one
+    reward, which teach nothing; ``length`` in tokens; ``entropy``, nats a token when it was written;
+    ``clipped``, the share of tokens whose gradient was clipped; and with beta ``kl``, nats a token (k3).
+
+    Args:
+        prompts, reward, tokenizer: See `OnPolicy`.
+        method: A key of `METHODS`, which sets the following.
+        baseline, scale: See `advantages`.
+        length: See `length_weights`.
+        ratio, clip, surrogate: See `policy_loss`.
+        kl: How the divergence enters the loss: "k2"; or "k3" times the importance ratio; both have the
+            gradient of the divergence. "k3-plain" has not, and is what GRPO's paper used.
+        options: Those of `OnPolicy`.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        method: str = "grpo",
+        kl: Literal["k2", "k3", "k3-plain"] = "k2",
+        **options: Any,
+    ) -> None:
+        if method not in METHODS or kl not in ("k2", "k3", "k3-plain"):
+            raise UserError(f"The method is one of {', '.join(METHODS)}, kl k2, k3 or k3-plain.")
+        settings: dict[str, Any] = {"baseline": "mean", "scale": True, "length": "sequence", "ratio": "token"}
+        settings |= {"clip": (0.2, 0.2), "surrogate": "ppo"} | METHODS[method]
+        settings |= {name: options.pop(name) for name in [*settings] if name in options}
+        super().__init__(*args, **options)
+        self.kl, self.length = kl, settings.pop("length")
+        self.estimate: dict[str, Any] = {name: settings.pop(name) for name in ("baseline", "scale")}
+        self.surrogate = settings
+
+    def learn(self, buffer: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Add ``advantages`` and ``equal`` (R,), and ``weights`` (R, T)."""
+        groups = buffer["rewards"].view(-1, self.group)
+        equal = (groups == groups[:, :1]).all(1, keepdim=True).expand_as(groups)
+        weights = length_weights(buffer["mask"], self.length, self.max_new_tokens)
+        return buffer | {
+            "advantages": advantages(groups, **self.estimate).flatten(),
+            "equal": equal.flatten(),
+            "weights": weights,
+        }
+
+    def loss(self, model: nn.Module, batch: Mapping[str, Tensor]) -> Loss:
+        """The summed loss of the completions, and what is recorded."""
+        mask, old, weights = batch["mask"], batch["log_probs"], batch["weights"]
+        logs = token_log_probs(model, batch["ids"], mask, self.temperature)
+        self.check(model, logs, batch)
+        losses, clipped = policy_loss(logs, old, batch["advantages"][:, None], mask, **self.surrogate)
+        lengths = mask.sum(1)
+
+        def mean(x: Tensor) -> Tensor:  # the sum over completions of their means over tokens
+            return ((x * mask).sum(1) / lengths).sum().detach()
+
+        metrics = {
+            "reward": batch["rewards"].sum(),
+            "equal": batch["equal"].sum(),
+            "length": lengths.sum(),
+            "entropy": mean(-old),
+            "clipped": mean(clipped),
+        }
+        if self.beta:
+            reference = batch["reference"]
+            metrics["kl"] = mean(divergence(logs, reference))
+            penalty = divergence(logs, reference, "k2" if self.kl == "k2" else "k3")
+            if self.kl == "k3":
+                penalty = penalty * (logs - old).exp()
+            losses = losses + self.beta * penalty * mask
+        return Loss((losses * weights).sum(), metrics)

@@ -1,0 +1,170 @@
+"""PPO: policy gradients with a value model that says what to expect at each token (Schulman et al., 2017).
+
+The reward is paid at the last token that was written; the divergence from the reference policy is paid for at
+every token, as k1, whose mean in a reward is right (Ouyang et al., 2022).
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from myllm.files import UserError
+from myllm.finetuning.grpo import divergence, length_weights, policy_loss
+from myllm.finetuning.rollout import OnPolicy, log_probs_of, spread, states_before
+from myllm.model.transformer import Transformer
+from myllm.training.step import Loss
+
+
+class ActorCritic(nn.Module):
+    """A `Transformer` as the policy, and a linear layer on its hidden states as the value.
+
+    Args:
+        policy: The model; called as it is for everything but values.
+    """
+
+    def __init__(self, policy: Transformer) -> None:
+        super().__init__()
+        self.policy, self.config = policy, policy.config
+        self.value = nn.Linear(policy.config.n_embd, 1)
+        nn.init.zeros_(self.value.weight)  # nothing is expected at first
+        nn.init.zeros_(self.value.bias)
+        self.value.to(policy.embed_tokens.weight)
+
+    def forward(self, ids: Tensor, **options: Any) -> Tensor:
+        """The policy's logits (B, T, V)."""
+        return self.policy(ids, **options)
+
+
+def token_rewards(
+    rewards: Tensor, log_probs: Tensor, reference: Tensor | None, mask: Tensor, beta: float
+) -> Tensor:
+    """The reward of each token (B, T): the completion's at its last one, less beta times k1 at each.
+
+    Args:
+        rewards: (B,).
+        log_probs: (B, T), of the tokens when they were drawn.
+        reference: (B, T), of the same tokens under the reference policy; None where beta is 0.
+        mask: (B, T) bool, the tokens that were written, which are adjacent.
+        beta: The weight of the divergence.
+    """
+    last = mask & ~F.pad(mask[:, 1:], (0, 1))
+    paid = last * rewards[:, None]
+    return paid if reference is None else (paid - beta * divergence(log_probs, reference, "k1")) * mask
+
+
+def gae(
+    rewards: Tensor, values: Tensor, mask: Tensor, *, discount: float = 1.0, decay: float = 0.95
+) -> Tensor:
+    """The advantage of each token, (B, T), by generalized advantage estimation (Schulman et al., 2016).
+
+    ``A_t = Σ_k (discount · decay)ᵏ δ_{t+k}`` with ``δ_t = r_t + discount · V_{t+1} - V_t``. Nothing follows
+    the last token of a completion, whether it ended or was cut, so no value is expected there.
+
+    Args:
+        rewards: (B, T), of each token.
+        values: (B, T), what was expected before each token.
+        mask: (B, T) bool, the tokens that were written, which are adjacent.
+        discount: γ, what a reward one token later is worth.
+        decay: λ, from 0, which trusts the values, to 1, which trusts the rewards that came.
+    """
+    values = values * mask
+    found, advantage = torch.zeros_like(values), torch.zeros_like(values[:, 0])
+    later = torch.zeros_like(advantage)  # the value after the token at hand
+    for t in reversed(range(values.shape[1])):
+        delta = rewards[:, t] + discount * later - values[:, t]
+        advantage = (delta + discount * decay * advantage) * mask[:, t]
+        found[:, t], later = advantage, values[:, t]
+    return found
+
+
+def whiten(x: Tensor, mask: Tensor) -> Tensor:
+    """`x` (B, T) with mean 0 and standard deviation 1 over the tokens in a mask, and 0 elsewhere."""
+    inside = x[mask]
+    return (x - inside.mean()) / (inside.std() + 1e-8) * mask
+
+
+def value_loss(values: Tensor, old: Tensor, returns: Tensor, clip: float | None) -> Tensor:
+    """Half the squared error of values; with `clip` the larger of it and that of values near the old ones."""
+    error = (values - returns).square()
+    if clip is not None:
+        error = torch.maximum(error, (old + (values - old).clamp(-clip, clip) - returns).square())
+    return error / 2
+
+
+class PPO(OnPolicy):
+    """Proximal policy optimization of an `ActorCritic`.
+
+    Every record has as means over completions: ``reward``; ``length`` in tokens; and over tokens: ``entropy``
+    in nats, when it was written; ``clipped``, the share whose gradient was clipped; ``value``, the loss of
+    the values; and with beta ``kl`` in nats (k3).
+
+    Args:
+        prompts, reward, tokenizer: See `OnPolicy`.
+        clip: How far the importance ratio may move from 1.
+        value_clip: How far a value may move from the one at the time of writing; None for no limit.
+        value_weight: The weight of the values' loss.
+        discount, decay: See `gae`.
+        options: Those of `OnPolicy`.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        clip: float = 0.2,
+        value_clip: float | None = 0.2,
+        value_weight: float = 0.5,
+        discount: float = 1.0,
+        decay: float = 0.95,
+        **options: Any,
+    ) -> None:
+        super().__init__(*args, **options)
+        self.clip, self.value_clip, self.value_weight = clip, value_clip, value_weight
+        self.discount, self.decay = discount, decay
+
+    def policy(self, model: nn.Module) -> nn.Module:
+        """The policy of an `ActorCritic`."""
+        return _known(model).policy
+
+    def extra(self, model: nn.Module, ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        """The values before each token, and the reference's log-probabilities."""
+        known = _known(model)
+        values = known.value(states_before(known.policy, ids, mask))[:, 0]
+        return {"values": spread(values, mask)} | super().extra(model, ids, mask)
+
+    def learn(self, buffer: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Add ``advantages``, whitened after the ``returns`` were computed, and ``weights``, (R, T)."""
+        mask, values = buffer["mask"], buffer["values"]
+        rewards = token_rewards(
+            buffer["rewards"], buffer["log_probs"], buffer.get("reference"), mask, self.beta
+        )
+        raw = gae(rewards, values, mask, discount=self.discount, decay=self.decay)
+        return buffer | {
+            "advantages": whiten(raw, mask),
+            "returns": raw + values,
+            "weights": length_weights(mask, "token", self.max_new_tokens),
+        }
+
+    def loss(self, model: nn.Module, batch: Mapping[str, Tensor]) -> Loss:
+        """The summed loss of the completions, and what is recorded."""
+        known, mask, weights, old = _known(model), batch["mask"], batch["weights"], batch["log_probs"]
+        states = states_before(known.policy, batch["ids"], mask)
+        logs = spread(log_probs_of(known.policy, states, batch["ids"][mask], self.temperature), mask)
+        self.check(model, logs, batch)
+        gains, clipped = policy_loss(logs, old, batch["advantages"], mask, clip=(self.clip, self.clip))
+        values = spread(known.value(states)[:, 0], mask)
+        errors = value_loss(values, batch["values"], batch["returns"], self.value_clip) * mask
+        total = (gains + self.value_weight * errors) * weights
+        metrics = {"reward": batch["rewards"].sum(), "length": mask.sum()}
+        tokens = {"entropy": -old, "clipped": clipped, "value": errors}
+        if self.beta:
+            tokens["kl"] = divergence(logs, batch["reference"]) * mask
+        return Loss(total.sum(), metrics | {name: (x * weights).sum().detach() for name, x in tokens.items()})
+
+
+def _known(model: nn.Module) -> ActorCritic:
+    if not isinstance(model, ActorCritic):
+        raise UserError("PPO trains an ActorCritic: wrap the policy, ActorCritic(model).")
+    return model
