@@ -89,7 +89,7 @@ def _run(args: Sequence[str]) -> int:
 
     app = SubcommandApp()
     modules = ("general", "models", "generation", "quantization", "training", "finetuning", "classification")
-    for module in modules:
+    for module in (*modules, "policy"):
         _register(app, module, args[:1])
     for group, about in GROUPS.items():
         commands = SubcommandApp()
