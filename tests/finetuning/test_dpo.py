@@ -272,7 +272,7 @@ def test_a_pair_of_conversations_learns_the_last_answers_alone():
     "item", [{}, {"prompt": "a"}, {"prompt": "a", "chosen": "b"}, {"prompt": [], "chosen": "b"}]
 )
 def test_a_pair_without_its_parts(item):
-    with pytest.raises(UserError):
+    with pytest.raises(UserError, match="A pair has a prompt, chosen and rejected"):
         encode_pair(item, load_tokenizer("shakespeare"))
 
 
