@@ -7,12 +7,12 @@ import json
 import math
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import myllm.widgets
 from myllm.config import ModelConfig
@@ -25,20 +25,25 @@ from myllm.tokenizers.patterns import GPT2, GPT4, SMOLLM2
 from myllm.widgets.vocabularies import merge_table
 
 #: The modules of the page's script, in order; all but the last are those of the book's widgets.
-SCRIPTS = ("layout", "text", "random", "byte_pairs", "packed", "forward", "page")
+SCRIPTS = ("text", "random", "byte_pairs", "packed", "forward", "page")
 BITS = range(2, 9)
 MAX_BYTES = 100_000_000  # of a file that a browser still opens well
 MAX_IDS = 1 << 16  # an id of a merge takes two bytes
 
-#: Split patterns, and what JavaScript calls them; it has neither ``(?i:…)`` nor ``++`` everywhere.
-SPLITS = {GPT2: GPT2, SMOLLM2: SMOLLM2}
-SPLITS[GPT4] = GPT4.replace("(?i:[sdmt]|ll|ve|re)", "(?:[sdmtSDMTſ]|[lL]{2}|[vV][eE]|[rR][eE])").replace(
-    "++", "+"
-)
+#: Split patterns, and what they are in a browser, which has neither ``(?i:…)`` nor ``++``.
+SPLITS = {
+    GPT2: GPT2,
+    SMOLLM2: SMOLLM2,
+    GPT4: GPT4.replace("(?i:[sdmt]|ll|ve|re)", "(?:[sdmtSDMTſ]|[lL]{2}|[vV][eE]|[rR][eE])").replace(
+        "++", "+"
+    ),
+}
 
 #: Fields of a configuration that the page's forward pass reads, or that do not change it.
-FREE = {"vocab_size", "block_size", "n_layer", "n_head", "n_embd", "n_kv_head", "head_dim", "norm_eps"}
-FREE |= {"intermediate_size", "rope_theta", "tie_embeddings", "qkv_bias", "init_std", "family", "derived"}
+FREE = {
+    *("vocab_size", "block_size", "n_layer", "n_head", "n_embd", "n_kv_head", "head_dim", "norm_eps"),
+    *("intermediate_size", "rope_theta", "tie_embeddings", "qkv_bias", "init_std", "family", "derived"),
+}
 #: The two forms of a model, by the fields in which they differ from the defaults of `ModelConfig`.
 FORMS: dict[str, dict[str, Any]] = {
     "LLaMA": {},
@@ -152,7 +157,9 @@ def check_form(config: ModelConfig) -> dict[str, Any]:
     fixed = {name: value for name, value in vars(config).items() if name not in FREE}
     form = FORMS["GPT-2" if config.position == "learned" else "LLaMA"]
     plain = vars(
-        ModelConfig(config.vocab_size, config.block_size, config.n_layer, config.n_head, config.n_embd, **form)
+        ModelConfig(
+            config.vocab_size, config.block_size, config.n_layer, config.n_head, config.n_embd, **form
+        )
     )
     if differing := [name for name, value in fixed.items() if value != plain[name]]:
         raise UserError(
@@ -222,26 +229,32 @@ def dequantize(model: Transformer, bits: int) -> Transformer:
 
 
 def pack(tensors: Mapping[str, Affine | Tensor]) -> str:
-    """All vectors and the scales of all rows as float32, then the codes a byte each, deflated, in base 85.
+    """All vectors and the scales of all rows as float32, then the codes, a byte each; deflated, in base 85.
 
     The alphabet is that of RFC 1924 with a full stop in place of ``<``, which could begin a tag.
     """
     floats = [one.scale.float() if isinstance(one, Affine) else one for one in tensors.values()]
     codes = [one.codes for one in tensors.values() if isinstance(one, Affine)]
-    content = b"".join(
-        [*(one.numpy().astype("<f4").tobytes() for one in floats), *(one.numpy().tobytes() for one in codes)]
-    )
-    packed = min((deflate(content, strategy) for strategy in STRATEGIES), key=len)
-    return base64.b85encode(packed).decode().replace("<", ".")
+    parts = [b"".join(one.numpy().astype("<f4").tobytes() for one in floats)]
+    parts += [one.numpy().tobytes() for one in codes]
+    return base64.b85encode(deflate(parts)).decode().replace("<", ".")
 
 
-STRATEGIES = (zlib.Z_DEFAULT_STRATEGY, zlib.Z_FILTERED, zlib.Z_HUFFMAN_ONLY)
+def deflate(parts: Sequence[bytes]) -> bytes:
+    """The joined parts in the zlib format (RFC 1950), each compressed in the way that suits it best.
 
-
-def deflate(content: bytes, strategy: int) -> bytes:
-    """The content in the zlib format; codes of few bits are near their entropy by Huffman's code alone."""
-    compressor = zlib.compressobj(9, zlib.DEFLATED, zlib.MAX_WBITS, 9, strategy)
-    return compressor.compress(content) + compressor.flush()
+    Numbers that are no text repeat nothing: Huffman's code alone takes codes of few bits nearly to their
+    entropy, and a search for repetitions spoils that.
+    """
+    joined, blocks = b"".join(parts), list[bytes]()
+    for part in parts:
+        found: list[bytes] = []
+        for strategy in (zlib.Z_DEFAULT_STRATEGY, zlib.Z_FILTERED, zlib.Z_HUFFMAN_ONLY):
+            compressor = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS, 9, strategy)
+            found.append(compressor.compress(part) + compressor.flush(zlib.Z_FULL_FLUSH))
+        blocks.append(min(found, key=len))
+    last = zlib.compressobj(wbits=-zlib.MAX_WBITS).flush()
+    return b"".join([b"\x78\xda", *blocks, last, zlib.adler32(joined).to_bytes(4, "big")])
 
 
 def report(card: Mapping[str, Any]) -> list[Row]:
@@ -262,7 +275,9 @@ def _row(name: str, value: Any) -> Row:
     if isinstance(value, str):
         return name, value, ""
     numbers = cast("list[Any]", value if isinstance(value, list) else [value])
-    if len(numbers) not in (1, 3) or any(type(n) not in (int, float) or not math.isfinite(n) for n in numbers):
+    if len(numbers) not in (1, 3) or any(
+        type(n) not in (int, float) or not math.isfinite(n) for n in numbers
+    ):
         raise UserError(
             f"The card's {name!r:.60} must be a number, a text, or a number with its interval: "
             "[value, low, high]."
@@ -279,7 +294,9 @@ def _table(rows: list[Row]) -> str:
         f"<td>{html.escape(interval)}</td></tr>"
         for name, value, interval in rows
     )
-    head = '<thead><tr><th scope="col">Measure</th><th scope="col">Value</th><th scope="col">Interval</th></tr>'
+    head = (
+        '<thead><tr><th scope="col">Measure</th><th scope="col">Value</th><th scope="col">Interval</th></tr>'
+    )
     return f'<table class="card"><caption>Report card</caption>{head}<tbody>{lines}</tbody></table>'
 
 

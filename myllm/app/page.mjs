@@ -1,5 +1,8 @@
 // A page that holds a model: it continues what one types.
 
+// Tokens are not drawn here one by one, so nothing needs a mark in place of white space.
+const visible = (character) => character;
+
 // The model and its tokenizer from the page's two blocks of data.
 export async function load(spec, weights) {
   const { encode, decoder } = tokenizer(spec.merges, compile(spec.pattern));
@@ -79,8 +82,9 @@ async function begin(document) {
     for await (const id of compose(model, ids, { temperature: heat, seed: seed.valueAsNumber || 0, length: most, breathe })) {
       if (mine !== run) return;
       if (!written++) since = performance.now();
+      const below = page.scrollHeight - page.clientHeight - page.scrollTop;
       told.append(decode(id));
-      page.scrollTop = page.scrollHeight;
+      if (below < 40) page.scrollTop = page.scrollHeight; // unless one reads further up
     }
     if (mine === run) end(written < most ? "The model ended its text" : "Done");
   }
@@ -100,9 +104,16 @@ async function begin(document) {
   prompt.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit();
   });
-  const logits = (ids) => read(model.net, emptyCache(model.net), ids);
-  const decode = (ids) => ids.map(model.decoder()).join("");
-  globalThis.myllm = { ...model, decode, logits };
+  globalThis.myllm = {
+    encode: model.encode,
+    decode: (ids) => ids.map(model.decoder()).join(""),
+    logits: (ids) => read(model.net, emptyCache(model.net), ids),
+    async write(text, { temperature = 0, seed = 1, length = 50 } = {}) {
+      const ids = [];
+      for await (const id of compose(model, model.encode(text), { temperature: () => temperature, seed, length, breathe })) ids.push(id);
+      return ids;
+    },
+  };
   button.disabled = false;
   say("Ready.");
 }

@@ -28,8 +28,10 @@ Add --help to a command for its options.
 
 Exit codes: 0 success, 1 an error that one line explains, 2 not a valid command, 130 interrupted."""
 
-MODULES = ("general", "models", "generation", "quantization", "export")
-MODULES += ("training", "finetuning", "classification")
+MODULES = (
+    *("general", "models", "generation", "quantization", "export"),
+    *("training", "finetuning", "classification"),
+)
 GROUPS = {
     "tokenizer": "Train a tokenizer and use it.",
     "data": "Build token shards from texts, and check them.",
