@@ -21,7 +21,7 @@ from myllm.llm import LLM
 from myllm.model.transformer import Transformer
 from myllm.quantization.affine import Affine, quantize_affine
 from myllm.tokenizers.bpe import BPE
-from myllm.tokenizers.patterns import GPT2, GPT4, SMOLLM2
+from myllm.tokenizers.patterns import GPT2, GPT4, SMOLLM2, well_formed
 from myllm.widgets.vocabularies import merge_table
 
 #: The modules of the page's script, in order; all but the last are those of the book's widgets.
@@ -102,7 +102,7 @@ def render(
     card: Mapping[str, Any] | None = None,
 ) -> str:
     """The text of the page; see `export_html`."""
-    rows = report(card or {})
+    rows = report({} if card is None else card)
     merges = vocabulary(llm)
     form = check_form(llm.config)
     tensors = quantize_rows(llm.model, bits)
@@ -120,7 +120,7 @@ def render(
     }
     script = "\n".join(_source(f"{one}.mjs") for one in SCRIPTS)
     parts = {
-        "name": html.escape(name),
+        "name": _escape(name),
         "style": _source("page.css"),
         "hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         "parameters": f"{llm.config.n_params:,}",
@@ -243,8 +243,8 @@ def pack(tensors: Mapping[str, Affine | Tensor]) -> str:
 def deflate(parts: Sequence[bytes]) -> bytes:
     """The joined parts in the zlib format (RFC 1950), each compressed in the way that suits it best.
 
-    Numbers that are no text repeat nothing: Huffman's code alone takes codes of few bits nearly to their
-    entropy, and a search for repetitions spoils that.
+    Weights do not repeat themselves as texts do: Huffman's code alone brings codes of few bits close to their
+    entropy, and a search for repetitions is only in its way.
     """
     joined, blocks = b"".join(parts), list[bytes]()
     for part in parts:
@@ -290,14 +290,17 @@ def _table(rows: list[Row]) -> str:
     if not rows:
         return ""
     lines = "".join(
-        f'<tr><th scope="row">{html.escape(name)}</th><td>{html.escape(value)}</td>'
-        f"<td>{html.escape(interval)}</td></tr>"
+        f'<tr><th scope="row">{_escape(name)}</th><td>{_escape(value)}</td><td>{interval}</td></tr>'
         for name, value, interval in rows
     )
     head = (
         '<thead><tr><th scope="col">Measure</th><th scope="col">Value</th><th scope="col">Interval</th></tr>'
     )
-    return f'<table class="card"><caption>Report card</caption>{head}<tbody>{lines}</tbody></table>'
+    return f"<table><caption>Report card</caption>{head}<tbody>{lines}</tbody></table>"
+
+
+def _escape(text: str) -> str:
+    return html.escape(well_formed(text))
 
 
 def _shape(one: Affine | Tensor) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ const visible = (character) => character;
 export async function load(spec, weights) {
   const { encode, decoder } = tokenizer(spec.merges, compile(spec.pattern));
   const net = unpack(await inflate(weights.replaceAll(".", "<")), spec.layout, spec.form);
-  return { net, decoder, encode: (text) => (text ? encode(text) : [spec.start]), ends: new Set(spec.ends), vocabulary: spec.layout[0][1] };
+  return { net, decoder, encode: (text) => (text ? encode(text) : [spec.start]), ends: new Set(spec.ends), vocabulary: net.tensors["embed_tokens.weight"].length / net.width };
 }
 
 // The ids that continue those of a prompt, until one ends the text. After each token, read or written, `breathe` lets

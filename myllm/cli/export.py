@@ -39,7 +39,7 @@ class Export:
     def run(self) -> int:
         """Load, write, and say what came out."""
         out = expand(self.html)
-        if out.suffix not in (".html", ".htm"):
+        if out.suffix.lower() not in (".html", ".htm"):
             raise UserError(f"--html {self.html} must end in .html, so that a double click opens a browser.")
         if out.exists():
             raise UserError(f"{out} exists already; name a new file.")
@@ -48,7 +48,7 @@ class Export:
         from myllm.llm import LLM
 
         llm = LLM.from_pretrained(self.model)
-        name = PurePath(self.model).name if self.title is None else self.title
+        name = self.title or PurePath(self.model).name or "A language model"
         size = export_html(llm, out, bits=self.bits, name=name, prompt=self.prompt, card=card)
         print(f"{out}: {size:,} bytes, {llm.config.n_params:,} parameters of {self.bits} bits")
         return 0

@@ -63,6 +63,10 @@ def names_and_texts_are_data():
     assert spec["merges"]["special"][1] == bad
     assert reader.texts["td"].startswith(bad) and reader.texts["td"].endswith("1.25-3 to 1e+0612,345")
     assert "Report card" in reader.texts["caption"]
+    assert (
+        html.render(pages.llm(), name="\udc80", card={"\ud800": "\ud800"}).encode().count(b"\xef\xbf\xbd")
+        == 4
+    )
     assert not re.search(r"\{\{\w+\}\}", page.replace("{{weights}}", ""))
 
 
@@ -100,7 +104,7 @@ def the_page_says_what_it_is():
     facts = [
         f"{len(page.encode()) / 1e6:.2f} MB",
         f"{llm.config.n_params:,}",
-        "5 bits a weight",
+        "5 bits each",
         "64 tokens",
         "300 tokens",
     ]
@@ -165,7 +169,7 @@ def what_cannot_run_is_refused():
     refused(broken, "not a finite number")
     for value in (None, True, [1, 2], [1, 2, float("nan")], {}, [1, "2", 3], float("inf")):
         refused(pages.llm(), "The card's 'x' must be", card={"x": value})
-    for card in ([1], 7, "text"):
+    for card in ([1], [], 0, 7, "text"):
         refused(pages.llm(), "A card is a JSON object", card=card)
     with mock.patch.object(html, "MAX_BYTES", 30_000):
         refused(pages.llm(), "take a smaller model, or fewer bits")

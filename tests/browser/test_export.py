@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "app"))
 import page_models as pages
 
 playwright = pytest.importorskip("playwright.sync_api")
+playwright.expect.set_options(timeout=30_000)
 
 AXE = (Path(__file__).parents[1] / "vendor" / "axe-core" / "axe.min.js").read_text("utf-8")
 CHECK = "axe.run(document).then(({ violations }) => violations.map(v => [v.id, v.nodes[0].html]))"
