@@ -20,7 +20,8 @@ FORMS = {
     "wide heads and biases": {"head_dim": 16, "qkv_bias": True, "tie_embeddings": True},
     "GPT-2": GPT | {"tie_embeddings": True},
 }
-TEXT = "To be, or not to be, that is the question: 1599 \n\n  Whether 'tis nobler, and we'll see.\n" * 4
+TEXT = "To be, or not to be, that is the question: 1599 \n\n  Whether 'tis nobler, and we'll see.\n"
+TEXT = (TEXT + "    All   is well.\n") * 4
 PROMPTS = [
     "To be, or not to be",
     "My lord, ",
@@ -98,6 +99,7 @@ ODD += [
     "''''",
     "😀😀😀",
 ]
+ODD += ["lll llll", "  \u0085a", "  \ufeff", "   \ufeff", "    \ufeff"]
 
 
 def odd_texts(count=200):

@@ -25,8 +25,9 @@ def weights_are_the_rounded_ones():
         if llm.config.tie_embeddings:
             del state["lm_head.weight"]
         for bits in (8, 4):
-            _, spec, found = pages.read(html.render(llm, bits=bits))
+            reader, spec, found = pages.read(html.render(llm, bits=bits))
             assert [row[0] for row in spec["layout"]] == list(found) == list(state)
+            assert "<" not in reader.texts["weights"]
             reference = html.dequantize(llm.model, bits).state_dict()
             for name, tensor in state.items():
                 assert torch.equal(found[name], reference[name])
@@ -118,6 +119,7 @@ def the_page_says_what_it_is():
     begun = LLM(pages.model(), BPE([], special_tokens=["<|eos|>", "<|bos|>"]))
     assert pages.read(html.render(begun))[1]["start"] == 257
     assert pages.read(html.render(pages.llm("GPT-2")))[1]["form"]["theta"] == 0
+    assert pages.read(html.render(pages.llm("a head of its own")))[1]["form"]["eps"] == 1e-2
 
 
 def what_cannot_run_is_refused():

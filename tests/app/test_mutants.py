@@ -79,7 +79,7 @@ SCRIPT = {
     "scales are not multiplied": ("tensors[name][at] *= scales[row]", "tensors[name][at] *= 1"),
     "keys are not rotated": ("push(turn(key))", "push(key)"),
     "queries are not rotated": ("    turn(query);", ""),
-    "the angle of the position before": ("const angle = position *", "const angle = (position - 1) *"),
+    "the angles turn backwards": ("const angle = position *", "const angle = -position *"),
     "another base": ("theta ** (-i / half)", "theta ** (-i / dim)"),
     "neighbours are rotated": ("x[at + half] * cos + x[at] * sin", "x[at + half] * cos - x[at] * sin"),
     "heads share the wrong keys": ("Math.floor((h * keyHeads) / heads) * dim", "(h % keyHeads) * dim"),
@@ -114,8 +114,11 @@ SCRIPT = {
         "if (ends.has(id)) return;\n    yield id;",
         "yield id;\n    if (ends.has(id)) return;",
     ),
-    "special tokens are never chosen": ("text: vocabulary, temperature", "text: vocabulary - 3, temperature"),
-    "the seed is ignored": ("generator(seed)", "generator(1)"),
+    "the last tokens are never chosen": (
+        "text: vocabulary, temperature",
+        "text: vocabulary - 100, temperature",
+    ),
+    "the seed is ignored": ("= generator(seed);", "= generator(1);"),
     "the page holds its breath while it reads": (
         "read(net, cache, [id]);\n    await breathe();",
         "read(net, cache, [id]);",
