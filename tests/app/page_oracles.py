@@ -16,7 +16,7 @@ def weights_are_the_rounded_ones():
     """Rows in 255 or 15 steps, vectors as they are, a tied head once; the reference has the same."""
     import page_models as pages
 
-    from myllm.app import html
+    from myllm.app import html, packed
     from myllm.quantization.schemes import quantize
 
     for form in pages.FORMS:
@@ -28,7 +28,7 @@ def weights_are_the_rounded_ones():
             reader, spec, found = pages.read(html.render(llm, bits=bits))
             assert [row[0] for row in spec["layout"]] == list(found) == list(state)
             assert "<" not in reader.texts["weights"]
-            reference = html.dequantize(llm.model, bits).state_dict()
+            reference = packed.dequantize(llm.model, bits).state_dict()
             for name, tensor in state.items():
                 assert torch.equal(found[name], reference[name])
                 if tensor.ndim == 1:
@@ -39,7 +39,7 @@ def weights_are_the_rounded_ones():
                 assert torch.unique(found[name][0]).numel() <= 2**bits - 1
         if form == "shared keys":
             int8 = quantize(pages.model(form), "int8", head="int8")
-            reference = html.dequantize(llm.model, 8)
+            reference = packed.dequantize(llm.model, 8)
             ids = torch.arange(40)[None]
             with torch.no_grad():
                 expected = int8.lm_head.dequantize() @ reference.norm.weight

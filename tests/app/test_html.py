@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from myllm import LLM
-from myllm.app import html
+from myllm.app import html, packed
 from myllm.tokenizers.patterns import PATTERNS
 
 LOADED = "await load(spec, weights)"
@@ -39,7 +39,7 @@ def test_logits_are_those_of_the_package(node, form, bits):
         **values,
     )
     with torch.no_grad():
-        expected = html.dequantize(llm.model, bits)(torch.tensor([ids]))[0]
+        expected = packed.dequantize(llm.model, bits)(torch.tensor([ids]))[0]
     assert expected.std() > 0.2
     torch.testing.assert_close(torch.tensor(found), expected, rtol=0, atol=2e-4)
 
@@ -94,7 +94,7 @@ def compose(node, page, prompts, temperature=0, seed=1, length=24):
 def test_20_prompts_are_continued_greedily_as_by_the_package(node, name):
     llm = LLM.from_pretrained(name)
     prompts = pages.PROMPTS if name == "course-base" else [f"rev: {' '.join(word)} >" for word in WORDS]
-    same = LLM(html.dequantize(llm.model, 8), llm.tokenizer, stop_ids=llm.stop_ids)
+    same = LLM(packed.dequantize(llm.model, 8), llm.tokenizer, stop_ids=llm.stop_ids)
     expected = [new for _, new in same.complete(prompts, max_new_tokens=24)]
     assert compose(node, html.render(llm), prompts) == expected
     assert len(prompts) == 20 and (min(map(len, expected)) < 24) == (name == "course-sft")

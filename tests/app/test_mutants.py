@@ -7,25 +7,50 @@ import page_models as pages
 import pytest
 import torch
 
-from myllm.app import html
+from myllm.app import html, packed
 
 PACKAGE = "myllm.app"
 ORACLES = "page_oracles.py"
 
 # what is wrong: file, right, wrong
-PYTHON = {
+PAGE = {
     "a name is a tag": ('"name": _escape(name)', '"name": name'),
     "a value of the card is a tag": ("<td>{_escape(value)}</td>", "<td>{value}</td>"),
     "a name in the card is a tag": ("{_escape(name)}</th>", "{name}</th>"),
     "a special token ends the data": ('.replace("<", "\\\\u003c")', ""),
     "what is put in is searched again": (
         'return re.sub(r"\\{\\{(\\w+)\\}\\}", lambda found: parts[found[1]], template)',
-        "for key, part in parts.items():\n"
-        '        template = template.replace("{{" + key + "}}", part)\n'
+        'for key, part in parts.items():\n        template = template.replace("{{" + key + "}}", part)\n'
         "    return template",
     ),
-    "weights may begin a tag": ('.decode().replace("<", ".")', ".decode()"),
     "the policy allows another script": ("hashlib.sha256(script.encode())", "hashlib.sha256(b'')"),
+    "a size without the weights": ('f"{size / 1e6:.2f} MB"}', 'f"{(size - len(weights)) / 1e6:.2f} MB"}'),
+    "texts never end": ("sorted(llm.stop_ids)", "[]"),
+    "a text begins with its end": (
+        "(tokenizer.bos_id, tokenizer.eos_id,",
+        "(tokenizer.eos_id, tokenizer.bos_id,",
+    ),
+    "the epsilon is the usual one": ('"eps": config.norm_eps', '"eps": 1e-5'),
+    "learned positions rotate, too": (
+        'config.rope_theta if config.position == "rope" else 0',
+        "config.rope_theta",
+    ),
+    "any form is taken": ("if value != plain[name]]", "if False]"),
+    "the window is overlooked": ("FREE = {\n", 'FREE = {\n    "window",\n'),
+    "any tokenizer is taken": ("not isinstance(tokenizer, BPE)", "tokenizer is None"),
+    "any pattern is taken": ("if tokenizer.pattern not in SPLITS:", "if False:"),
+    "yes is a number": ("type(n) not in (int, float)", "not isinstance(n, (int, float))"),
+    "infinity is a number": ("or not math.isfinite(n)", ""),
+    "two numbers are an interval": ("not in (1, 3)", "not in (1, 2, 3)"),
+    "an empty list is no card": ("report({} if card is None else card)", "report(card or {})"),
+    "a page of any size": ("if size > MAX_BYTES:", "if False:"),
+    "a file that is half written": (
+        "atomic_write(path, page)",
+        "__import__('pathlib').Path(path).write_bytes(page)",
+    ),
+}
+PACKED = {
+    "weights may begin a tag": ('.decode().replace("<", ".")', ".decode()"),
     "scales of all rows are one": (
         "quantize_affine(one, bits, ",
         'quantize_affine(one, bits, group="tensor", ',
@@ -43,37 +68,14 @@ PYTHON = {
     ),
     "codes come first": ('parts = [b"".join(', 'parts = [codes[0].numpy().tobytes(), b"".join('),
     "a wrong checksum": ("zlib.adler32(joined)", "zlib.crc32(joined)"),
-    "a size without the weights": ('f"{size / 1e6:.2f} MB"}', 'f"{(size - len(weights)) / 1e6:.2f} MB"}'),
-    "texts never end": ("sorted(llm.stop_ids)", "[]"),
-    "a text begins with its end": (
-        "(tokenizer.bos_id, tokenizer.eos_id,",
-        "(tokenizer.eos_id, tokenizer.bos_id,",
-    ),
-    "the epsilon is the usual one": ('"eps": config.norm_eps', '"eps": 1e-5'),
-    "learned positions rotate, too": (
-        'config.rope_theta if config.position == "rope" else 0',
-        "config.rope_theta",
-    ),
-    "any form is taken": ("if value != plain[name]]", "if False]"),
-    "the window is overlooked": ("FREE = {\n", 'FREE = {\n    "window",\n'),
-    "any tokenizer is taken": ("not isinstance(tokenizer, BPE)", "tokenizer is None"),
-    "any pattern is taken": ("if tokenizer.pattern not in SPLITS:", "if False:"),
     "nine bits": ("range(2, 9)", "range(2, 10)"),
     "one bit": ("range(2, 9)", "range(1, 9)"),
     "adapters are left out": ("!= {key: one.shape for key, one in wanted.items()}", "== {}"),
     "weights that are no numbers": ("if not all(one.isfinite()", "if not any(one.isfinite()"),
-    "yes is a number": ("type(n) not in (int, float)", "not isinstance(n, (int, float))"),
-    "infinity is a number": ("or not math.isfinite(n)", ""),
-    "two numbers are an interval": ("not in (1, 3)", "not in (1, 2, 3)"),
-    "an empty list is no card": ("report({} if card is None else card)", "report(card or {})"),
-    "a page of any size": ("if size > MAX_BYTES:", "if False:"),
-    "a file that is half written": (
-        "atomic_write(path, page)",
-        "__import__('pathlib').Path(path).write_bytes(page)",
-    ),
     "a model that drops out": ("return copy.eval()", "return copy.train()"),
 }
-MUTANTS = {name: ("html", *change) for name, change in PYTHON.items()}
+TABLES = {"html": PAGE, "packed": PACKED}
+MUTANTS = {name: (file, *change) for file, table in TABLES.items() for name, change in table.items()}
 
 SCRIPT = {
     "scales are not multiplied": ("tensors[name][at] *= scales[row]", "tensors[name][at] *= 1"),
@@ -150,7 +152,7 @@ def cases():
     found = []
     for form in pages.FORMS:
         llm = pages.llm(form)
-        same = html.dequantize(llm.model, 8)
+        same = packed.dequantize(llm.model, 8)
         ids = torch.randint(0, 320, (40,), generator=torch.Generator().manual_seed(2)).tolist()
         prompts = [ids[:3], ids[5:25], [298], [299, 65], ids[7:8]]
         plain = [greedy(same, prompt, (), 12) for prompt in prompts]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from myllm import LLM
-from myllm.app import html
+from myllm.app import html, packed
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "app"))
 
@@ -75,7 +75,7 @@ def write(page, prompt, temperature="0", length=TOKENS, seed="1"):
 
 
 def test_20_prompts_are_continued_as_by_python_with_the_same_weights(opened, llm):
-    same = LLM(html.dequantize(llm.model, 8), llm.tokenizer, stop_ids=llm.stop_ids)
+    same = LLM(packed.dequantize(llm.model, 8), llm.tokenizer, stop_ids=llm.stop_ids)
     expected = same.complete(pages.PROMPTS, max_new_tokens=TOKENS)
     for prompt, (text, ids) in zip(pages.PROMPTS, expected, strict=True):
         assert opened.evaluate("text => myllm.encode(text)", prompt) == llm.tokenizer.encode(prompt)
