@@ -149,6 +149,8 @@ def check_form(config: ModelConfig) -> dict[str, Any]:
         UserError: The page's forward pass lacks something that the model has.
     """
     fixed = {name: value for name, value in vars(config).items() if name not in FREE}
+    if config.window is not None and config.window >= config.block_size:  # it never ends within the context
+        fixed |= {"window": None, "full_attention_every": None}
     form = FORMS["GPT-2" if config.position == "learned" else "LLaMA"]
     plain = vars(
         ModelConfig(

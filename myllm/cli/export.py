@@ -48,7 +48,8 @@ class Export:
         from myllm.llm import LLM
 
         llm = LLM.from_pretrained(self.model)
-        name = self.title or PurePath(self.model).name or "A language model"
+        *_, folder, last = "", "", *PurePath(self.model).parts  # `myllm pretrain` writes into FOLDER/model
+        name = self.title or (folder if last == "model" else last) or "A language model"
         size = export_html(llm, out, bits=self.bits, name=name, prompt=self.prompt, card=card)
         print(f"{out}: {size:,} bytes, {llm.config.n_params:,} parameters of {self.bits} bits")
         return 0

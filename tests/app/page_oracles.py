@@ -156,6 +156,8 @@ def what_cannot_run_is_refused():
         {"bias": True},
     ):
         refused(pages.llm(**change), f"differs in its .*{next(iter(change))}")
+    assert html.render(pages.llm(window=64)) == html.render(pages.llm())
+    refused(pages.llm(window=63), "differs in its window;")
     refused(LLM(pages.model()), "has no tokenizer")
     refused(LLM(pages.model(vocab_size=50257), load_tokenizer("gpt2")), "the tokenizer gpt2")
     refused(LLM(pages.model(), BPE([], pattern=r"\S+|\s+")), "a pattern of its own")

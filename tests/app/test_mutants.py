@@ -36,6 +36,11 @@ PAGE = {
         "config.rope_theta",
     ),
     "any form is taken": ("if value != plain[name]]", "if False]"),
+    "a window that never ends is refused": ("config.window >= config.block_size:", "False:"),
+    "the window is a token short": (
+        "config.window >= config.block_size:",
+        "config.window >= config.block_size - 1:",
+    ),
     "the window is overlooked": ("FREE = {\n", 'FREE = {\n    "window",\n'),
     "any tokenizer is taken": ("not isinstance(tokenizer, BPE)", "tokenizer is None"),
     "any pattern is taken": ("if tokenizer.pattern not in SPLITS:", "if False:"),

@@ -1,6 +1,7 @@
 """``myllm export``: what it prints and writes, and that a mistake is one sentence and leaves nothing."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -63,6 +64,19 @@ def test_a_mistake_is_one_sentence_and_leaves_nothing(place, tmp_path, monkeypat
     assert [one.name for one in tmp_path.iterdir()] == ["old.html"] and (
         tmp_path / "old.html"
     ).read_text() == "old"
+
+
+@pytest.mark.parametrize(
+    ("model", "title"),
+    [("rose", "rose"), ("rose/model", "rose"), ("model", "A language model"), (".", "A language model")],
+)
+def test_the_title_is_the_name_of_the_folder(place, tmp_path, monkeypatch, model, title):
+    (tmp_path / "rose").mkdir()
+    for folder in (tmp_path, tmp_path / "model", tmp_path / "rose", tmp_path / "rose/model"):
+        shutil.copytree(place / "tiny <1>", folder, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    assert main(["export", model, "--html", "page.html"]) == 0
+    assert f"<title>{title}</title>" in (tmp_path / "page.html").read_text("utf-8")
 
 
 def test_a_model_of_another_form_is_refused(place, tmp_path, capsys):
