@@ -7,7 +7,8 @@ const visible = (character) => character;
 export async function load(spec, weights) {
   const { encode, decoder } = tokenizer(spec.merges, compile(spec.pattern));
   const net = unpack(await inflate(weights.replaceAll(".", "<")), spec.layout, spec.form);
-  return { net, decoder, encode: (text) => (text ? encode(text) : [spec.start]), ends: new Set(spec.ends), vocabulary: net.tensors["embed_tokens.weight"].length / net.width };
+  const vocabulary = net.tensors["embed_tokens.weight"].length / net.width;
+  return { net, decoder, vocabulary, ends: new Set(spec.ends), encode: (text) => (text ? encode(text) : [spec.start]) };
 }
 
 // The ids that continue those of a prompt, until one ends the text. After each token, read or written, `breathe` lets
@@ -74,12 +75,12 @@ async function begin(document) {
     running = true;
     button.textContent = "Stop";
     const ids = model.encode(prompt.value);
-    const [most, decode] = [Number(length.value), model.decoder()];
+    const [most, chosen, decode] = [Number(length.value), seed.valueAsNumber || 0, model.decoder()];
     [given.textContent, told.textContent] = [prompt.value, ""];
     [written, since] = [0, performance.now()];
     say(ids.length > model.net.context
       ? `The text is ${many(ids.length, "token")}; the model sees the newest of them alone.` : "Writing …");
-    for await (const id of compose(model, ids, { temperature: heat, seed: seed.valueAsNumber || 0, length: most, breathe })) {
+    for await (const id of compose(model, ids, { temperature: heat, seed: chosen, length: most, breathe })) {
       if (mine !== run) return;
       if (!written++) since = performance.now();
       const below = page.scrollHeight - page.clientHeight - page.scrollTop;
@@ -109,8 +110,8 @@ async function begin(document) {
     decode: (ids) => ids.map(model.decoder()).join(""),
     logits: (ids) => read(model.net, emptyCache(model.net), ids),
     async write(text, { temperature = 0, seed = 1, length = 50 } = {}) {
-      const ids = [];
-      for await (const id of compose(model, model.encode(text), { temperature: () => temperature, seed, length, breathe })) ids.push(id);
+      const [ids, options] = [[], { temperature: () => temperature, seed, length, breathe }];
+      for await (const id of compose(model, model.encode(text), options)) ids.push(id);
       return ids;
     },
   };

@@ -107,9 +107,11 @@ def test_a_seed_repeats_a_text_and_stop_ends_it(opened):
     opened.get_by_label("Tokens at most").select_option("1000")
     opened.get_by_role("button", name="Write").click()
     playwright.expect(opened.locator("#told")).not_to_be_empty()
+    opened.get_by_label("Seed").fill("-1")  # whatever stands there meanwhile
     opened.get_by_role("button", name="Stop").click()
     playwright.expect(opened.get_by_role("status")).to_contain_text("Stopped after")
     told = opened.locator("#told").inner_text()
+    opened.get_by_label("Seed").fill("6")
     opened.get_by_label("Your text").press("Control+Enter")
     playwright.expect(opened.get_by_role("button", name="Stop")).to_be_visible()
     opened.get_by_label("Your text").press("Control+Enter")
