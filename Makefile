@@ -96,7 +96,7 @@ full: install ## The same with twenty times the random cases, others in every ru
 
 proofs: install ## Long proofs: mutants, compiled graphs, two processes, a published model
 	$(call step,Long proofs)
-	@$(PYTEST) --dist loadfile -m slow tests/model tests/training tests/weights tests/cli tests/inference tests/quantization tests/finetuning
+	@$(PYTEST) --dist loadfile -m slow tests/model tests/training tests/weights tests/cli tests/inference tests/quantization tests/finetuning tests/app
 
 # Not a part of `make test`: with DeepSpeed installed, transformers imports it and prints a line into chapter 9.
 distributed: install ## Install the extras for training and prove their parts, ZeRO over two processes among them
