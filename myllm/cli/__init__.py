@@ -89,6 +89,7 @@ def _run(args: Sequence[str]) -> int:
 
     app = SubcommandApp()
     modules = ("general", "models", "generation", "quantization", "training", "finetuning", "classification")
+    modules += ("evaluation",)
     for module in modules:
         _register(app, module, args[:1])
     for group, about in GROUPS.items():
