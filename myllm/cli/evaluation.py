@@ -108,7 +108,7 @@ class Evaluate:
     max_new_tokens: Annotated[int, arg(metavar="N")] = 32
     """The most tokens of an answer to a question of FILE."""
     train: Annotated[str | None, arg(metavar="FILE")] = None
-    """Say how much of each task this training text contains."""
+    """Say how much of the questions and their right answers this training text contains."""
     level: float = 0.95
     """How many of the intervals are to contain the score of all such questions."""
     show: Annotated[int, arg(metavar="N")] = 0
@@ -155,7 +155,7 @@ class Evaluate:
             )
             rows[-1].append(one.unit)
         if shares:
-            header.append(f"in {self.train}")
+            header.append("contained")
             rows = [[*row, f"{share:.1%}"] for row, share in zip(rows, shares, strict=True)]
         table(header, rows)
         lines: list[str] = []
@@ -207,7 +207,7 @@ def _task(path: str, max_new_tokens: int) -> "Task":
         match _object(line):
             case {"prompt": str(prompt), "answer": str(answer)} if prompt:
                 pairs.append((prompt, answer))
-            case {"context": str(context), "choices": [*texts], "answer": int(i)} if _strings(texts):
+            case {"context": str(context), "choices": [*texts], "answer": int(i)} if _fit(texts, i):
                 asked.append(Question(context, texts, i))
             case _:
                 kinds = '"prompt" and "answer", or "context", "choices" and "answer", a number'
@@ -227,5 +227,5 @@ def _object(line: str) -> Mapping[str, Any] | None:
     return cast("dict[str, Any]", found) if isinstance(found, dict) else None
 
 
-def _strings(texts: Sequence[Any]) -> bool:
-    return all(isinstance(text, str) for text in texts)
+def _fit(choices: Sequence[Any], answer: int) -> bool:
+    return all(isinstance(choice, str) for choice in choices) and not isinstance(answer, bool)

@@ -8,6 +8,7 @@ lists the tasks that come with the package; `myllm.cli.lm_eval` lets EleutherAI'
 import math
 from collections.abc import Callable, Iterable, Sequence
 from itertools import count
+from statistics import fmean
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -106,12 +107,8 @@ def choices(name: str, questions: Sequence[Question], **options: Any) -> Task:
             rows.append(Row([verdict], float(verdict.correct)))
         return rows
 
-    return Task(name, "accuracy", ask, _documents(one.context + one.choices[one.answer] for one in questions))
-
-
-def share(answers: Sequence[Verdict]) -> float:
-    """The share of the answers that are right."""
-    return sum(one.correct for one in answers) / len(answers)
+    texts = (one.context + "".join(one.choices[one.answer :][:1]) for one in questions)
+    return Task(name, "accuracy", ask, _numbered(texts))
 
 
 def generation(
@@ -120,7 +117,7 @@ def generation(
     *,
     extract: Callable[[str], str] = str.strip,
     samples: int = 1,
-    score: Callable[[list[Verdict]], float] = share,
+    score: Callable[[list[Verdict]], float] = lambda answers: fmean(one.correct for one in answers),
     seed: int = 0,
     **options: Any,
 ) -> Task:
@@ -131,8 +128,8 @@ def generation(
         questions: Prompts with their right answers.
         extract: Maps what was written to the answer in it.
         samples: Answers to each question.
-        score: What the answers to a question are worth, such as ``lambda answers: pass_at_k(len(answers),
-            sum(one.correct for one in answers), 4)``.
+        score: What the answers to a question are worth, by default the share of the right ones. With
+            ``lambda answers: pass_at_k(len(answers), sum(one.correct for one in answers), 4)`` it is pass@4.
         seed: Of the samples; no two share one.
         options: Of `LLM.generate`, such as ``max_new_tokens`` and ``temperature``.
     """
@@ -148,7 +145,7 @@ def generation(
         groups = [found[i : i + samples] for i in range(0, len(found), samples)]
         return [Row(answers, score(answers)) for answers in groups]
 
-    return Task(name, "exact match", ask, _documents(f"{prompt} {answer}" for prompt, answer in questions))
+    return Task(name, "exact match", ask, _numbered(f"{prompt} {answer}" for prompt, answer in questions))
 
 
 def reading(name: str, texts: Sequence[str]) -> Task:
@@ -166,7 +163,7 @@ def reading(name: str, texts: Sequence[str]) -> Task:
             rows += [Row([], bits[part].sum().item(), sum(sizes[part])) for part in parts]
         return rows
 
-    return Task(name, "bits per byte", ask, _documents(texts))
+    return Task(name, "bits per byte", ask, _numbered(texts))
 
 
 def score_text(llm: Any, text: str) -> tuple[list[int], Tensor]:
@@ -180,5 +177,5 @@ def score_text(llm: Any, text: str) -> tuple[list[int], Tensor]:
     return ids, nll(llm.model, ids)
 
 
-def _documents(texts: Iterable[str]) -> list[Document]:
+def _numbered(texts: Iterable[str]) -> list[Document]:
     return [Document(str(i), text) for i, text in enumerate(texts)]
