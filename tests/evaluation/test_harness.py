@@ -192,7 +192,8 @@ def test_a_model_without_a_tokenizer_is_refused():
 def test_what_must_not_have_been_trained_on():
     asked = generation("sums", [("what is one and one", "two"), ("what is two and two", "four")])
     texts = reading("texts", ["a b c d e f g h i j k l m n", "z y x"])
-    train = [Document("page", "Know what is one and one, two! Grass is green; a b c d e f g h i j k l m o")]
-    assert contamination(train, choices("colours", COLOURS).documents) == {"0": 0, "1": 1, "2": 0}
+    words = "Know what is one and one, two! What is two and two? The sky is, grass is green, snow is white"
+    train = [Document("page", f"{words}; a b c d e f g h i j k l m o")]
+    assert contamination(train, choices("colours", COLOURS).documents) == {"0": 0, "1": 1, "2": 1}
     assert contamination(train, asked.documents) == {"0": 1, "1": 0}
     assert contamination(train, texts.documents) == {"0": 1 / 2, "1": 0}  # one of two runs of 13 words

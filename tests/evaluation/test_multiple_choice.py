@@ -66,6 +66,15 @@ def test_what_a_greedy_decoder_would_write_is_marked(model, batch_size):
     assert log_probabilities(model, rows) == pytest.approx([total for total, _ in found])
 
 
+def test_a_wrong_token_anywhere_is_not_greedy():
+    def model(ids):  # after a letter the next one of the alphabet
+        return torch.nn.functional.one_hot((ids + 1) % 256, 256).double() * 9
+
+    ends = {"bcd": True, "bcx": False, "bxy": False, "xyz": False, "b": True, "c": False}
+    rows = [([*f"a{end}".encode()], 1) for end in ends]
+    assert [greedy for _, greedy in likelihoods(model, rows, batch_size=4)] == [*ends.values()]
+
+
 def test_a_choice_begins_behind_its_context():
     assert row(BYTES, "ab", "c") == ([97, 98, 99], 2) and row(BYTES, "ab ", "c") == ([97, 98, 32, 99], 2)
 
