@@ -27,7 +27,7 @@ NOT_UNIT := --ignore tests/browser --ignore tests/book --ignore tests/exercises
 # In the order in which they begin: what others wait for, what fails soon, then the longest.
 STAGES := execute lint layers types unit compare gate proofs browser
 
-.PHONY: help course-models book html lab test install weights execute site serve lint types layers unit full proofs distributed lm-eval compare gate browser constraints clean
+.PHONY: help course-models book html lab test install weights execute site serve lint types layers unit full proofs distributed harness compare gate browser constraints clean
 
 help: ## List what can be made
 	@echo "MyLLM: build a large language model from nothing, chapter by chapter."
@@ -104,7 +104,7 @@ distributed: install ## Install the extras for training and prove their parts, Z
 	@$(PY) -m pip install -c constraints.txt -e ".[distributed,logging]"
 	@$(PY) -m pytest tests/training/test_strategies.py tests/training/test_journal.py
 
-lm-eval: install ## Install EleutherAI's harness and prove that it gets the numbers of ours
+harness: install ## Install EleutherAI's harness and prove that it gets the numbers of ours
 	$(call step,Extra: lm_eval)
 	@$(PY) -m pip install -c constraints.txt -e ".[evaluate]"
 	@$(PY) -m pytest tests/evaluation/test_lm_eval.py

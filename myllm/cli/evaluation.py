@@ -13,6 +13,7 @@ from myllm.files import UserError, expand, read_text
 
 if TYPE_CHECKING:
     from myllm.data.corpus import Document
+    from myllm.evaluation import harness
     from myllm.evaluation.harness import Result, Task
     from myllm.evaluation.multiple_choice import Question
     from myllm.llm import LLM
@@ -26,7 +27,7 @@ SHIPPED = {
 """The tasks that come with the package; they need no network."""
 
 
-def shipped(*names: str) -> "list[Task]":
+def shipped(*names: str) -> "list[harness.Task]":
     """Some of the tasks in `SHIPPED`, or all.
 
     The course's own models were trained on neither the held-out words and works nor Moby-Dick. What others
