@@ -105,9 +105,9 @@ class Evaluate:
     questions: Annotated[tuple[str, ...], UseAppendAction, arg(metavar="FILE")] = ()
     """Ask the questions in this JSONL file."""
     chat: bool = False
-    """Ask in the model's chat format, as a user."""
-    max_new_tokens: Annotated[int, arg(metavar="N")] = 32
-    """The most tokens of an answer to a question of FILE."""
+    """Ask for written answers in the model's chat format, as a user."""
+    max_new_tokens: Annotated[int | None, arg(metavar="N")] = None
+    """The most tokens of an answer to a question of FILE; by default 32."""
     train: Annotated[str | None, arg(metavar="FILE")] = None
     """Say how much of the questions and their right answers this training text contains."""
     level: float = 0.95
@@ -121,15 +121,20 @@ class Evaluate:
         """Evaluate and print the card."""
         if not 0 < self.level < 1:
             raise UserError(f"--level must lie between 0 and 1, not {self.level}.")
-        if self.show < 0 or self.max_new_tokens < 1:
+        length = 32 if self.max_new_tokens is None else self.max_new_tokens
+        if self.show < 0 or length < 1:
             raise UserError("--show must be 0 or more, --max-new-tokens 1 or more.")
+        if self.max_new_tokens is not None and not self.questions:
+            raise UserError("--max-new-tokens has no effect without --questions FILE.")
         from myllm.evaluation.harness import evaluate, reading
         from myllm.llm import LLM
 
         tasks = [reading(path, [read_text(expand(path))]) for path in self.text]
-        tasks += [_task(path, self.max_new_tokens) for path in self.questions]
+        tasks += [_task(path, length) for path in self.questions]
         if self.task or not tasks:
             tasks = [*shipped(*self.task), *tasks]
+        if self.chat and all(task.unit != "exact match" for task in tasks):
+            raise UserError("--chat has no effect: no task asks for a written answer.")
         shares = [] if self.train is None else _contained(tasks, self.train)
         llm = LLM.from_pretrained(self.model)
         results = evaluate(_Chat(llm) if self.chat else llm, tasks, level=self.level)
@@ -146,13 +151,20 @@ class Evaluate:
         return json.dumps({"model": self.model, "level": self.level, "results": found}) + "\n"
 
     def _card(self, results: "Sequence[Result]", shares: Sequence[float]) -> str:
-        header = [self.model, "score", f"{self.level:.0%} interval", "of", ""]
+        from rich.markup import escape
+
+        header = [escape(self.model), "score", f"{self.level:.0%} interval", "of", ""]
         rows: list[list[str]] = []
         for one in results:
             low, high = one.interval
             what = "stretches" if one.unit == "bits per byte" else "questions"
             rows.append(
-                [one.task, f"{one.score:.3f}", f"{low:.3f} to {high:.3f}", f"{len(one.rows):,} {what}"]
+                [
+                    escape(one.task),
+                    f"{one.score:.3f}",
+                    f"{low:.3f} to {high:.3f}",
+                    f"{len(one.rows):,} {what}",
+                ]
             )
             rows[-1].append(one.unit)
         if shares:

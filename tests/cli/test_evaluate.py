@@ -42,7 +42,7 @@ def test_the_card_holds_each_task_with_score_and_interval(tmp_path, capsys, llm)
     tasks = wordops.tasks(30, held_out=True, spelled=True, seed=5)
     rows = [{"prompt": task.prompt, "answer": task.answer} for task in tasks]
     rows[3]["answer"] = "something else"
-    file = write(tmp_path / "words.jsonl", rows)
+    file = write(tmp_path / "[bold]words.jsonl", rows)
     pairs = [(row["prompt"], row["answer"]) for row in rows]
     score, verdicts = exact_match(lambda prompts: llm.generate(prompts, max_new_tokens=32), pairs)
     low, high = bootstrap([float(one.correct) for one in verdicts], level=0.8)
@@ -50,6 +50,7 @@ def test_the_card_holds_each_task_with_score_and_interval(tmp_path, capsys, llm)
     assert (code, told) == (0, "") and 0.8 < score < 1
     header, line, *shown = said.splitlines()
     assert header.split() == ["course-sft", "score", "80%", "interval", "of"]
+    assert header.split()[0] in "course-sft" and "[bold]" in said
     assert " ".join(line.split()).endswith(f"{score:.3f} {low:.3f} to {high:.3f} 30 questions exact match")
     assert len(shown) == 4 * 4  # a blank line, what was asked, written, extracted
     assert shown[13:] == [
@@ -195,6 +196,8 @@ def test_a_file_that_holds_no_questions_is_one_sentence(tmp_path, capsys, text, 
         (["course-sft", "--level", "1"], "--level must lie between 0 and 1, not 1.0"),
         (["course-sft", "--show", "-1"], "--show must be 0 or more"),
         (["course-sft", "--max-new-tokens", "0"], "--max-new-tokens 1 or more"),
+        (["course-sft", "--max-new-tokens", "9"], "no effect without --questions"),
+        (["course-sft", "--task", "moby-dick", "--chat"], "--chat has no effect"),
     ],
 )
 def test_a_mistake_is_one_sentence(tmp_path, capsys, monkeypatch, args, why):
