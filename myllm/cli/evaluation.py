@@ -2,7 +2,8 @@
 
 import json
 import random
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
@@ -92,7 +93,7 @@ class Evaluate:
 
     Examples:
         myllm evaluate course-sft
-        myllm evaluate smollm2 --questions capitals.jsonl --chat --show 5
+        myllm evaluate smollm2 --questions sums.jsonl --chat --extract '[0-9]+' --show 5
         myllm evaluate course-base --text notes.txt --format json
     """
 
@@ -108,6 +109,9 @@ class Evaluate:
     """Ask for written answers in the model's chat format, as a user."""
     max_new_tokens: Annotated[int | None, arg(metavar="N")] = None
     """The most tokens of an answer to a question of FILE; by default 32."""
+    extract: Annotated[str | None, arg(metavar="PATTERN")] = None
+    """What counts of a written answer: the last match of this regular expression, or its first group; by
+    default all of it, trimmed."""
     train: Annotated[str | None, arg(metavar="FILE")] = None
     """Say how much of the questions and their right answers this training text contains."""
     level: float = 0.95
@@ -124,13 +128,13 @@ class Evaluate:
         length = 32 if self.max_new_tokens is None else self.max_new_tokens
         if self.show < 0 or length < 1:
             raise UserError("--show must be 0 or more, --max-new-tokens 1 or more.")
-        if self.max_new_tokens is not None and not self.questions:
-            raise UserError("--max-new-tokens has no effect without --questions FILE.")
+        if not self.questions and (self.max_new_tokens, self.extract) != (None, None):
+            raise UserError("--max-new-tokens and --extract have no effect without --questions FILE.")
         from myllm.evaluation.harness import evaluate, reading
         from myllm.llm import LLM
 
         tasks = [reading(path, [read_text(expand(path))]) for path in self.text]
-        tasks += [_task(path, length) for path in self.questions]
+        tasks += [_task(path, length, _extractor(self.extract)) for path in self.questions]
         if self.task or not tasks:
             tasks = [*shipped(*self.task), *tasks]
         if self.chat and all(task.unit != "exact match" for task in tasks):
@@ -204,7 +208,23 @@ def _contained(tasks: "Iterable[Task]", path: str) -> list[float]:
     return [sum(one) / len(one) for one in found]
 
 
-def _task(path: str, max_new_tokens: int) -> "Task":
+def _extractor(pattern: str | None) -> Callable[[str], str]:
+    """The function that finds the answer in what was written; where nothing matches, it is empty."""
+    if pattern is None:
+        return str.strip
+    try:
+        expression = re.compile(pattern)
+    except re.error as error:
+        raise UserError(f"--extract is no regular expression: {error}.") from error
+
+    def extract(text: str) -> str:
+        found = [*expression.finditer(text)]
+        return (found[-1][min(1, expression.groups)] or "").strip() if found else ""
+
+    return extract
+
+
+def _task(path: str, max_new_tokens: int, extract: Callable[[str], str]) -> "Task":
     """The task that a file of questions is.
 
     Raises:
@@ -229,7 +249,9 @@ def _task(path: str, max_new_tokens: int) -> "Task":
             raise UserError(f"Line {number} of {path} is of another kind than the first; use two files.")
     if not pairs and not asked:
         raise UserError(f"There are no questions in {path}; give one a line.")
-    return choices(path, asked) if asked else generation(path, pairs, max_new_tokens=max_new_tokens)
+    if asked:
+        return choices(path, asked)
+    return generation(path, pairs, extract=extract, max_new_tokens=max_new_tokens)
 
 
 def _object(line: str) -> Mapping[str, Any] | None:

@@ -18,7 +18,9 @@ def bootstrap(
 
     As many questions are drawn with replacement as there are, again and again; the interval holds the middle
     `level` of the means. It says how far the score may move with other questions of the same kind, nothing
-    about other kinds. To compare two models, give it the differences of their values, question by question.
+    about other kinds. Where all values are equal it has no width, which is too sure of itself: after n right
+    answers of n, three in n may still be wrong. To compare two models, give it the differences of their
+    values, question by question.
 
     Args:
         values: What each question scores.

@@ -93,6 +93,27 @@ def test_a_chat_is_asked_in_its_format(tmp_path, capsys, monkeypatch):
     assert json.loads(said)["results"][0]["rows"][0]["answers"][0]["raw"] == written
 
 
+@pytest.mark.parametrize(
+    ("pattern", "found"),
+    [
+        (r"\d+", ["4", "51", "", "7"]),
+        (r"is (\d+)", ["4", "51", "", ""]),
+        (r"= ?(\d)?", ["", "", "", "7"]),
+        (None, ["2 and 2 is 4.", "17 is 17, 3 times is 51", "none", "= 7"]),
+    ],
+)
+def test_the_answer_is_the_last_match(tmp_path, capsys, monkeypatch, pattern, found):
+    written = [" 2 and 2 is 4.\n", "17 is 17, 3 times is 51", "none", "= 7"]
+    monkeypatch.setattr(LLM, "generate", lambda *_, **options: written)
+    file = write(tmp_path / "sums.jsonl", [{"prompt": "?", "answer": "4"}] * 4)
+    options = ["--extract", pattern] if pattern else []
+    code, said, _ = run(capsys, "course-base", "--questions", file, "--format", "json", *options)
+    [result] = json.loads(said)["results"]
+    assert code == 0 and [row["answers"][0]["extracted"] for row in result["rows"]] == found
+    assert [row["answers"][0]["raw"] for row in result["rows"]] == written
+    assert result["score"] == (0.25 if found[0] == "4" else 0)
+
+
 def test_what_a_training_text_contains_is_said(tmp_path, capsys):
     file = write(tmp_path / "choices.jsonl", CHOICES)
     train = tmp_path / "train.txt"
@@ -197,6 +218,8 @@ def test_a_file_that_holds_no_questions_is_one_sentence(tmp_path, capsys, text, 
         (["course-sft", "--show", "-1"], "--show must be 0 or more"),
         (["course-sft", "--max-new-tokens", "0"], "--max-new-tokens 1 or more"),
         (["course-sft", "--max-new-tokens", "9"], "no effect without --questions"),
+        (["course-sft", "--extract", "x"], "no effect without --questions"),
+        (["course-sft", "--questions", "empty.txt", "--extract", "("], "--extract is no regular expression"),
         (["course-sft", "--task", "moby-dick", "--chat"], "--chat has no effect"),
     ],
 )
