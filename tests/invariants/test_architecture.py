@@ -91,12 +91,12 @@ ROOMS = {
     "tokenizers": 1194,
     "weights": 507,
     "data": 714,
-    "model": 723,
+    "model": 721,
     "inference": 969,
     "quantization": 725,
     "training": 1195,
     "finetuning": 1151,
-    "evaluation": 250,
+    "evaluation": 310,
     "the rest": 888,
 }
 
