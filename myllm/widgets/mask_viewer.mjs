@@ -97,7 +97,7 @@ function render({ model, el }) {
     [html("div", { class: "pair" },
       html("div", { class: "whole" }, html("p", { class: "note" }, "Tokens of the row; filled: learned"), chips, spent),
       html("div", { class: "part" }, html("p", { class: "note" }, "Attention: a row for each query, a column for each key"), drawing))]);
-  question.textContent = "Predict: which format spends the fewest tokens on each turn? Decide, then choose another format.";
+  question.textContent = "Predict: which format spends the fewest tokens on a question with its answer? Decide, then choose another format.";
 
   return follow(model, ["text", "template", "separate"], () => {
     const [text, name, apart] = [model.get("text"), model.get("template"), model.get("separate")];
