@@ -905,6 +905,7 @@ def test_mask_viewer_by_text_format_and_document_mask(started):
     widget.get_by_label("Format", exact=True).select_option("chatml")
     widget.get_by_label("Document mask", exact=True).check()
     assert sentence(widget).startswith("In chatml, 5 of ")
+    assert widget.get_by_text("belong to the format, 21 for each question with its answer.").count() == 1
     assert widget.locator(".row-mask .block").count() == 2
     assert widget.locator(".chip.newest").all_inner_texts() == ["Y", "o", "<|im_end|>", "B", "<|im_end|>"]
     widget.get_by_label("Document mask", exact=True).uncheck()
@@ -914,6 +915,20 @@ def test_mask_viewer_by_text_format_and_document_mask(started):
     assert widget.locator(".chip.newest").all_inner_texts() == ["␣", "Y", "o", "</s>", "␣", "B", "</s>"]
     widget.get_by_label("Conversations", exact=True).fill("Hello")
     assert sentence(widget) == "Begin each conversation with a line such as ‘user: Hello’."
+
+
+def test_threshold_dial_keeps_its_answer_until_a_slider_has_moved(started):
+    widget, _ = started("ThresholdDial", "Threshold dial")
+    assert sentence(widget).endswith("Move a slider to see the other thresholds.")
+    assert widget.locator(".costs .curve").count() == widget.locator(".costs .least").count() == 0
+    slider = widget.get_by_label("Threshold", exact=True)
+    slider.focus()
+    slider.press("ArrowRight")
+    assert sentence(widget).startswith("At 51 %, ")
+    assert sentence(widget).endswith("The least cost is 75, at 95 %; delivering everything costs 84.")
+    assert widget.locator(".costs .curve").count() == widget.locator(".costs .least").count() == 1
+    slider.press("End")
+    assert sentence(widget).startswith("At 100 %, 0 ham mails lost and 84 spam mails let through")
 
 
 def test_gptq_lattice_by_correlation_grid_and_dragging(started):
