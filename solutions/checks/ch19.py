@@ -1,0 +1,116 @@
+"""Checks of chapter 19: a naive reference, known mistakes and checks for each exercise."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from myllm.grading.exam import Exam, Function, Rng, expect
+from myllm.grading.meters import measure
+
+PACKAGE = "myllm.finetuning.*"
+
+# 19.1
+
+Change = tuple[int, Tensor, Tensor, float]
+Layer = tuple[Tensor, Tensor, Tensor, list[Change], bool, Tensor]
+
+
+def naive_adapted(
+    x: Tensor, weight: Tensor, bias: Tensor, changes: list[Change], root: bool, start: Tensor, /
+) -> Tensor:
+    """Token by token, column by column."""
+    y = torch.zeros(*x.shape[:2], len(bias), dtype=x.dtype)
+    for b, text in enumerate(x):
+        for t, token in enumerate(text):
+            y[b, t] = weight.mT @ token + bias
+            for first, A, B, alpha in changes if t >= start[b] else []:
+                for n, row in enumerate(B):
+                    y[b, t, first + n] += alpha * len(A) ** (-0.5 if root else -1.0) * row.dot(A @ token)
+    return y
+
+
+adapted_exam = Exam("19.1", naive_adapted, tolerance=1e-4)
+SHOWN_CHANGE = 1, torch.ones(2, 1), torch.ones(1, 2), 6.0
+SHOWN = torch.ones(1, 2, 1), torch.ones(1, 2), torch.zeros(2), [SHOWN_CHANGE], False, torch.tensor([1])
+adapted_exam.example(1, SHOWN, torch.tensor([[[1.0, 1.0], [1.0, 7.0]]]))
+
+
+def some_layer(
+    rng: Rng, B: int, T: int, K: int, spans: list[tuple[int, int]], root: bool, N: int = 0
+) -> Layer:
+    """A layer with changes on these spans of columns; in float64."""
+
+    def normal(*shape: int) -> Tensor:
+        return rng.normal(*shape, dtype=torch.float64)
+
+    changes: list[Change] = []
+    for number, (first, end) in enumerate(spans, 2):
+        changes.append((first, normal(number, K), normal(end - first, number), rng.uniform(2, 6)))
+    N = N or max(end for _, end in spans)
+    return normal(B, T, K), normal(K, N), normal(N), changes, root, rng.integers(1, T, B)
+
+
+@adapted_exam.oracle(1.5)
+def random_layers(rng: Rng) -> Iterator[Layer]:
+    """Changes of different ranks on different columns, with both scales."""
+    yield some_layer(rng, 1, 4, 5, [(0, 3), (6, 9)], False)
+    yield some_layer(rng, 2, 5, 8, [(4, 8)], True)
+    yield some_layer(rng, 3, 4, 6, [(8, 12), (4, 8), (0, 4)], True)
+    yield some_layer(rng, 2, 6, 4, [(1, 3)], False, N=7)
+
+
+@adapted_exam.edge(1, "a mask that multiplies")
+def broken_changes(rng: Rng) -> Iterator[Layer]:
+    """Changes that have become NaN or infinite."""
+    for junk in (math.nan, math.inf):
+        layer = some_layer(rng, 2, 5, 4, [(0, 3), (3, 6)], False)
+        _, A, B, _ = layer[3][0]
+        A[0], B[0] = (junk, B[0]) if math.isnan(junk) else (A[0], junk)
+        yield layer
+
+
+@adapted_exam.edge(0.5, "a change that takes the place of another")
+def border_layers(rng: Rng) -> Iterator[Layer]:
+    """Changes on the same columns, no change, all positions, none, a rank of 1, and float32."""
+    yield some_layer(rng, 2, 4, 5, [(0, 4), (2, 6)], False)
+    yield some_layer(rng, 2, 4, 5, [(0, 4), (0, 4)], True)
+    yield some_layer(rng, 2, 4, 5, [], False, N=3)
+    x, weight, bias, changes, root, _ = some_layer(rng, 2, 4, 3, [(0, 2)], True, N=4)
+    yield x, weight, bias, changes, root, torch.tensor([0, 4])
+    first, A, B, _ = changes[0]
+    single = [(first, A[:1].float(), B[:, :1].float(), 3.0)]
+    yield x.float(), weight.float(), bias.float(), single, True, torch.tensor([2, 1])
+
+
+@adapted_exam.property(0.5)
+def trained(f: Function, rng: Rng) -> None:
+    """Gradients reach A and B."""
+    x, weight, bias, changes, root, start = some_layer(rng, 2, 4, 5, [(0, 3), (3, 6)], True)
+    parts = [part.requires_grad_() for _, A, B, _ in changes for part in (A, B)]
+    y: Any = f(x, weight, bias, changes, root, start)
+    expect(isinstance(y, Tensor) and y.requires_grad, "the output has no gradient")
+    grads = torch.autograd.grad(y.square().sum(), parts, allow_unused=True)
+    expect(all(g is not None and g.abs().sum() > 0 for g in grads), "some A or B gets no gradient")
+
+
+@adapted_exam.cost(0.5)
+def two_thin_products(f: Function, rng: Rng) -> None:
+    """A low-rank change is computed by two thin products, not as a matrix of the size of the weight."""
+    layer = some_layer(rng, 1, 3, 64, [(0, 32), (32, 64), (64, 96)], False)
+    with measure() as count:
+        f(*layer)
+    base, ranks = 2 * 3 * 64 * 96, 2 + 3 + 4
+    allowed = base + 2 * 3 * ranks * (64 + 96)
+    expect(count.flops <= allowed, f"{count.flops} FLOPs, where {allowed} are enough")
+
+
+def texts(rng: Rng, n: int) -> Layer:
+    """A layer for this many texts."""
+    return some_layer(rng, n, n, 4, [(0, 3), (2, 5)], True)
+
+
+adapted_exam.operations(0.5, "texts and positions", (4, 40), texts)
+adapted_exam.conduct(0.5, PACKAGE)
