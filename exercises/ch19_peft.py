@@ -55,3 +55,64 @@ def adapted(
     """
     # May not be called: myllm.finetuning.*.
     raise NotImplementedError
+
+
+@exercise("19.2", "A loss that stays flat", points=6, minutes=25, difficulty=2, section="flat-loss")
+def tune(
+    weights: list[Tensor], starts: list[Tensor], x: Tensor, y: Tensor, alpha: float, rate: float, steps: int
+) -> tuple[list[Tensor], list[float]]:
+    """Debug the training of adapters: its loss stays flat, and when it falls at last, it falls wrongly.
+
+    Linear layers without biases follow each other, with tanh between them and not after the last one. Each
+    layer has an adapter: A begins as the tensor in ``starts``, B as zeros, and the change of the weight is
+    scale · B A, with a scale of alpha / r; the ranks of the layers may differ. The loss is the mean squared
+    error over all numbers of the output. Each step is one of plain gradient descent (`torch.optim.SGD` with
+    its defaults) on all of ``x``. Only A and B are trained, those of all layers.
+
+    This version has six faults, and some of them hide others; find and fix them::
+
+        base = [weight.clone().requires_grad_() for weight in weights]
+        A = [torch.zeros_like(start) for start in starts]
+        B = [torch.zeros(len(w), len(a)).to(w) for w, a in zip(weights, starts)]
+        optimizer = torch.optim.SGD([*base, *A, *B], lr=rate)
+        A, B = ([one.clone().requires_grad_() for one in part] for part in (A, B))
+        losses = []
+        for step in range(steps + 1):
+            h = x
+            for i, (w, a, b) in enumerate(zip(base, A, B)):
+                with torch.no_grad():
+                    frozen = h @ w.T
+                h = frozen + alpha * (h @ a.T @ b.T)
+                if i < len(base) - 1:
+                    h = torch.tanh(h)
+            loss = (h - y).square().mean()
+            losses.append(loss.item())
+            if step < steps:
+                loss.backward()
+                optimizer.step()
+        return [(alpha * b @ a).detach() for a, b in zip(A, B)], losses
+
+    Args:
+        weights: One or more, (N, K) float64 each; the N of a layer is the K of the next.
+        starts: For each layer (r, K) float64.
+        x: (M, K) float64, the inputs of the first layer.
+        y: (M, N) float64, what the last layer should give.
+        alpha: More than 0.
+        rate: The learning rate, more than 0.
+        steps: 0 or more.
+
+    Returns:
+        The changes of the weights after the last step, (N, K) each, and ``steps`` + 1 losses: before the
+        first step and after each step.
+
+    All arguments stay as they are. The functions of `myllm.finetuning` may not be used.
+
+    Example:
+        The first gradient of B is -2, so B becomes 0.5, and the output 0.5 instead of 0.
+
+        >>> zero, one = torch.zeros(1, 1).double(), torch.ones(1, 1).double()
+        >>> tune([zero], [one], one, one, 1.0, 0.25, 1)
+        ([tensor([[0.5000]], dtype=torch.float64)], [1.0, 0.25])
+    """
+    # May not be called: myllm.finetuning.*.
+    raise NotImplementedError

@@ -114,3 +114,76 @@ def texts(rng: Rng, n: int) -> Layer:
 
 adapted_exam.operations(0.5, "texts and positions", (4, 40), texts)
 adapted_exam.conduct(0.5, PACKAGE)
+
+# 19.2
+
+Tuned = tuple[list[Tensor], list[float]]
+Tuning = tuple[list[Tensor], list[Tensor], Tensor, Tensor, float, float, int]
+
+
+def naive_tune(
+    weights: list[Tensor],
+    starts: list[Tensor],
+    x: Tensor,
+    y: Tensor,
+    alpha: float,
+    rate: float,
+    steps: int,
+    /,
+) -> Tuned:
+    """With gradients by hand: those of a layer's weight, and from them those of A and B."""
+    layers, losses = len(weights), list[float]()
+    A, B = [*starts], [w.new_zeros(len(w), len(a)) for w, a in zip(weights, starts, strict=True)]
+
+    def changes() -> list[Tensor]:
+        return [alpha / len(a) * (b @ a) for a, b in zip(A, B, strict=True)]
+
+    for _ in range(steps + 1):
+        merged = [w + change for w, change in zip(weights, changes(), strict=True)]
+        inputs = [x]
+        for w in merged[:-1]:
+            inputs.append(torch.tanh(inputs[-1] @ w.T))
+        error = inputs[-1] @ merged[-1].T - y
+        losses.append(error.square().mean().item())
+        if len(losses) > steps:
+            break
+        g = 2 * error / error.numel()  # the gradient of a layer's output
+        for i in reversed(range(layers)):
+            of_weight = alpha / len(A[i]) * (g.T @ inputs[i])
+            g = g @ merged[i] * (1 - inputs[i].square())
+            A[i], B[i] = A[i] - rate * B[i].T @ of_weight, B[i] - rate * of_weight @ A[i].T
+    return changes(), losses
+
+
+tune_exam = Exam("19.2", naive_tune, tolerance=1e-6)
+ZERO, ONE = torch.zeros(1, 1).double(), torch.ones(1, 1).double()
+tune_exam.example(1, ([ZERO], [ONE], ONE, ONE, 1.0, 0.25, 1), ([ONE / 2], [1.0, 0.25]))
+
+
+def stack(rng: Rng, widths: list[int], ranks: list[int], steps: int) -> Tuning:
+    """Layers between these widths, adapters of these ranks."""
+    pairs = [*zip(widths, widths[1:], strict=False)]
+    weights = [rng.normal(n, k, dtype=torch.float64) / math.sqrt(k) for k, n in pairs]
+    starts = [rng.normal(r, k, dtype=torch.float64) for r, (k, _) in zip(ranks, pairs, strict=True)]
+    x, y = rng.normal(7, widths[0], dtype=torch.float64), rng.normal(7, widths[-1], dtype=torch.float64)
+    return weights, starts, x, y, rng.uniform(1, 2), rng.uniform(0.1, 0.2), steps
+
+
+@tune_exam.oracle(3)
+def random_tunings(rng: Rng) -> Iterator[Tuning]:
+    """Two and three layers, different ranks, a few steps."""
+    yield stack(rng, [4, 5, 3], [2, 3], 2)
+    yield stack(rng, [3, 3, 3], [3, 2], 3)
+    yield stack(rng, [5, 3, 4, 2], [2, 3, 2], 4)
+
+
+@tune_exam.edge(1.5)
+def border_tunings(rng: Rng) -> Iterator[Tuning]:
+    """No step, one layer, ranks of 1, a rank above the widths."""
+    yield stack(rng, [4, 5, 3], [2, 3], 0)
+    yield stack(rng, [4, 6], [2], 3)
+    yield stack(rng, [3, 2, 3], [1, 1], 2)
+    yield stack(rng, [2, 3, 2], [5, 4], 2)
+
+
+tune_exam.conduct(0.5, PACKAGE)
