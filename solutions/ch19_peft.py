@@ -1,6 +1,7 @@
 """Chapter 19, Low-rank adapters: the exercises. Replace ``raise NotImplementedError`` with your answer."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -140,4 +141,81 @@ def tune(
             loss.backward()
             optimizer.step()
     return [(scale * b @ a).detach() for a, b, scale in zip(A, B, scales, strict=True)], losses
+    # END SOLUTION
+
+
+@exercise("19.3", "The memory of three plans", points=6, minutes=30, difficulty=2, section="lora-memory")
+def memory(model: dict[str, int], plan: dict[str, Any]) -> dict[str, int]:
+    """Count what full tuning, LoRA and QLoRA keep in memory for the parameters of a model.
+
+    The model:
+
+    - Each layer has seven matrices, with these numbers of inputs and outputs. ``q``: width, heads · head_dim.
+      ``k`` and ``v``: width, kv_heads · head_dim each. ``o``: heads · head_dim, width. ``gate`` and ``up``:
+      width, hidden each. ``down``: hidden, width.
+    - Each layer has two norms, and one more norm follows the last layer; a norm has ``width`` weights.
+    - The tables ``embed`` and ``head`` have vocab · width weights each. If ``tied``, both are one and the
+      same table, which is stored once.
+
+    The method of the plan:
+
+    - ``"full"``: all of the model is trained; the rest of the plan does not count.
+    - ``"lora"``: all of the model is frozen. In every layer, each matrix that is named in ``ranks`` gets A
+      and B of this rank and, if ``dora``, a magnitude for each output. They are trained. So are copies of the
+      tables that are named in ``whole``. The frozen tables stay in memory, too, and a copy is a table of its
+      own even if the model's are tied.
+    - ``"qlora"``: as "lora", but the matrices of the layers are frozen in NF4. A row has the weights of one
+      output; it begins a new block. Blocks have 64 weights, and the last one of a row may have fewer. Each
+      weight takes half a byte, each block a scale of one byte. Of the scales of one matrix, 256 share
+      another one of 4 bytes; the last of these may serve fewer.
+
+    What is trained takes 4 bytes for each weight, 4 for its gradient and 8 for the moments of AdamW. What is
+    frozen has neither gradient nor moments, and takes 2 bytes for each weight if it is not in NF4.
+    Activations do not count here.
+
+    Args:
+        model: ``layers``, ``width``, ``heads``, ``kv_heads``, ``head_dim``, ``hidden``, ``vocab`` and
+            ``tied`` (1 or 0). The number of inputs is even for all matrices.
+        plan: ``method``; ``ranks``, from names of matrices to ranks, may be empty; ``dora`` (1 or 0); and
+            ``whole``, a list that holds "embed", "head", both or neither.
+
+    Returns:
+        ``trained``, the number of weights that are trained; and the bytes of all ``weights``, of their
+        ``gradients`` and of their ``moments``.
+
+    The functions of `myllm.accounting` and `myllm.finetuning` may not be used.
+
+    Example:
+        A has 4 weights and B has 4. Frozen are 4 · 16 + 3 · 32 weights of matrices, 3 · 4 of norms, and 40 of
+        the table: 212 · 2 + 8 · 4 bytes.
+
+        >>> model = dict(layers=1, width=4, heads=2, kv_heads=2, head_dim=2, hidden=8, vocab=10, tied=1)
+        >>> memory(model, dict(method="lora", ranks={"q": 1}, dora=0, whole=[]))
+        {'trained': 8, 'weights': 456, 'gradients': 32, 'moments': 64}
+    """
+    # SOLUTION
+    width, hidden, layers = model["width"], model["hidden"], model["layers"]
+    queries, keys = model["heads"] * model["head_dim"], model["kv_heads"] * model["head_dim"]
+    table = model["vocab"] * width
+    shapes = {"q": (width, queries), "k": (width, keys), "v": (width, keys), "o": (queries, width)}
+    shapes |= {"gate": (width, hidden), "up": (width, hidden), "down": (hidden, width)}
+    matrices = layers * sum(inputs * outputs for inputs, outputs in shapes.values())
+    others = (2 * layers + 1) * width + table * (1 if model["tied"] else 2)
+    if plan["method"] == "full":
+        trained, frozen = matrices + others, 0
+    else:
+        trained, frozen = table * len(plan["whole"]), 2 * (matrices + others)
+        for name, rank in plan["ranks"].items():
+            inputs, outputs = shapes[name]
+            trained += layers * (rank * (inputs + outputs) + outputs * plan["dora"])
+    if plan["method"] == "qlora":
+        scales = [outputs * math.ceil(inputs / 64) for inputs, outputs in shapes.values()]
+        frozen += matrices // 2 - 2 * matrices
+        frozen += layers * sum(count + 4 * math.ceil(count / 256) for count in scales)
+    return {
+        "trained": trained,
+        "weights": frozen + 4 * trained,
+        "gradients": 4 * trained,
+        "moments": 8 * trained,
+    }
     # END SOLUTION

@@ -187,3 +187,94 @@ def border_tunings(rng: Rng) -> Iterator[Tuning]:
 
 
 tune_exam.conduct(0.5, PACKAGE)
+
+# 19.3
+
+Plan = tuple[dict[str, int], dict[str, Any]]
+
+
+def naive_memory(model: dict[str, int], plan: dict[str, Any], /) -> dict[str, int]:
+    """A list of all tensors, each with what it takes."""
+    width, hidden = model["width"], model["hidden"]
+    queries, keys = model["heads"] * model["head_dim"], model["kv_heads"] * model["head_dim"]
+    full, trained, held = plan["method"] == "full", list[int](), 0
+    frozen = [width] * (2 * model["layers"] + 1) + [model["vocab"] * width] * (2 - model["tied"])
+    for _ in range(model["layers"]):
+        for name, inputs, outputs in (
+            ("q", width, queries),
+            ("k", width, keys),
+            ("v", width, keys),
+            ("o", queries, width),
+            ("gate", width, hidden),
+            ("up", width, hidden),
+            ("down", hidden, width),
+        ):
+            if plan["method"] == "qlora":
+                blocks = len([*range(0, inputs, 64)]) * outputs
+                held += inputs * outputs // 2 + blocks + 4 * len([*range(0, blocks, 256)])
+            else:
+                frozen.append(inputs * outputs)
+            if not full and name in plan["ranks"]:
+                r = plan["ranks"][name]
+                trained += [r * inputs, outputs * r, outputs * plan["dora"]]
+    trained = frozen if full else trained + [model["vocab"] * width for _ in plan["whole"]]
+    count = sum(trained)
+    held += 4 * count + (0 if full else 2 * sum(frozen))
+    return {"trained": count, "weights": held, "gradients": 4 * count, "moments": 8 * count}
+
+
+memory_exam = Exam("19.3", naive_memory)
+SMALL = {"layers": 1, "width": 4, "heads": 2, "kv_heads": 2, "head_dim": 2, "hidden": 8, "vocab": 10}
+FIRST_PLAN = {"method": "lora", "ranks": {"q": 1}, "dora": 0, "whole": []}
+SHOWN_BILL = {"trained": 8, "weights": 456, "gradients": 32, "moments": 64}
+memory_exam.example(1, (SMALL | {"tied": 1}, FIRST_PLAN), SHOWN_BILL)
+ALL_MATRICES = ["q", "k", "v", "o", "gate", "up", "down"]
+
+
+def some_plan(rng: Rng, method: str, tied: int, *whole: str, dora: int = 0, blocks: int = 0) -> Plan:
+    """A model with fewer heads of keys, whose rows are whole blocks only if ``blocks``."""
+    heads, head_dim = rng.choice([3, 5, 6]), 64 if blocks else rng.choice([10, 14, 22])
+    model = {"layers": rng.randint(2, 5), "width": 64 * blocks or 2 * rng.randint(40, 60), "heads": heads}
+    model |= {"kv_heads": heads // 3 or 1, "head_dim": head_dim, "hidden": 256 if blocks else 210}
+    model |= {"vocab": rng.randint(300, 900), "tied": tied}
+    names = [*rng.sample(ALL_MATRICES[:4], 2), *rng.sample(ALL_MATRICES[4:], 2)]
+    ranks = {name: rng.randint(2, 9) for name in names}
+    return model, {"method": method, "ranks": ranks, "dora": dora, "whole": [*whole]}
+
+
+@memory_exam.oracle(2)
+def random_plans(rng: Rng) -> Iterator[Plan]:
+    """All methods, with tied tables and without; all blocks are whole."""
+    for method in ("full", "lora", "qlora"):
+        for tied in (0, 1):
+            yield some_plan(rng, method, tied, blocks=rng.randint(2, 5))
+
+
+@memory_exam.edge(1, "blocks that go on in the next row", "a scale of the scales that serves several matrices")
+def broken_blocks(rng: Rng) -> Iterator[Plan]:
+    """Rows that end within a block."""
+    for tied in (0, 1):
+        yield some_plan(rng, "qlora", tied)
+
+
+@memory_exam.edge(
+    1, "a copy that takes the place of the table", "copies of tied tables that are one", "a magnitude for each input"
+)
+def copies(rng: Rng) -> Iterator[Plan]:
+    """Tables that are trained as a whole, and DoRA."""
+    for tied in (0, 1):
+        for whole in (["head"], ["embed", "head"]):
+            yield some_plan(rng, rng.choice(["lora", "qlora"]), tied, *whole, dora=1, blocks=3)
+
+
+@memory_exam.edge(0.5)
+def border_plans(rng: Rng) -> Iterator[Plan]:
+    """No adapter, all matrices, no layer, and a full tuning that does not look at the rest of its plan."""
+    model, plan = some_plan(rng, "lora", 1)
+    yield model, plan | {"ranks": {}}
+    yield model, plan | {"ranks": dict.fromkeys(ALL_MATRICES, 1), "dora": 1}
+    yield model | {"layers": 0}, plan | {"method": "qlora", "whole": ["embed"]}
+    yield model, plan | {"method": "full", "dora": 1, "whole": ["embed", "head"]}
+
+
+memory_exam.conduct(0.5, PACKAGE, "myllm.accounting.*")
