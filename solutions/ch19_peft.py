@@ -166,8 +166,8 @@ def memory(model: dict[str, int], plan: dict[str, Any]) -> dict[str, int]:
       own even if the model's are tied.
     - ``"qlora"``: as "lora", but the matrices of the layers are frozen in NF4. A row has the weights of one
       output; it begins a new block. Blocks have 64 weights, and the last one of a row may have fewer. Each
-      weight takes half a byte, each block a scale of one byte. Of the scales of one matrix, 256 share
-      another one of 4 bytes; the last of these may serve fewer.
+      weight takes half a byte, each block a scale of one byte. Of the scales of a matrix, 256 at a time share
+      one more of 4 bytes; the last of these may serve fewer.
 
     What is trained takes 4 bytes for each weight, 4 for its gradient and 8 for the moments of AdamW. What is
     frozen has neither gradient nor moments, and takes 2 bytes for each weight if it is not in NF4.
@@ -218,4 +218,125 @@ def memory(model: dict[str, int], plan: dict[str, Any]) -> dict[str, int]:
         "gradients": 4 * trained,
         "moments": 8 * trained,
     }
+    # END SOLUTION
+
+
+@exercise("19.4", "A rank and a rate", points=7, minutes=25, difficulty=2, section="choose-rank-rate")
+def choose(runs: list[dict[str, Any]], seeds: int, budget: int) -> tuple[int, float, bool]:
+    """Choose the rank and the learning rate of an adapter by runs with several seeds.
+
+    A plan is a rank with a rate. Each run tried a plan with one seed, and was asked the same questions.
+
+    1. A plan counts if it was run with at least ``seeds`` seeds, if none of its runs diverged, and if its
+       adapter has at most ``budget`` parameters.
+    2. Of the plans of a rank that count, the one with the highest mean of right answers stands for the rank;
+       of equal ones, the one with the lowest rate.
+    3. Of the plans that stand for a rank, the best one has the highest mean; of equal ones, the one with the
+       lowest rank. Another is as good unless each run of the best one has more right answers than each of
+       its runs. Of the best and those that are as good, choose the one with the lowest rank.
+    4. Say whether the chosen rate lies at an edge: whether it is the lowest or the highest of all rates that
+       were tried at this rank, also in runs that diverged and in plans that do not count. Beyond an edge,
+       there may be a better rate.
+
+    Args:
+        runs: In any order, each with ``r``; ``rate``; ``seed``; ``parameters``, which is the same for all
+            runs of a rank; and ``right``, the number of right answers, or None if the run diverged. There
+            are no two runs of a plan with the same seed.
+        seeds: 1 or more.
+        budget: The most parameters; as many are allowed.
+
+    Returns:
+        The rank, its rate, and whether it lies at an edge.
+
+    Raises:
+        ValueError: No plan counts.
+
+    Example:
+        At rank 4, a run with the rate 0.01 diverged. Rank 8 has the higher mean, but its worst run is no
+        better than the best one of rank 4.
+
+        >>> table = {(4, 0.001): [50, 54], (4, 0.01): [60, None], (8, 0.001): [54, 58]}
+        >>> runs = [
+        ...     {"r": r, "rate": rate, "seed": seed, "parameters": 100 * r, "right": right}
+        ...     for (r, rate), rights in table.items()
+        ...     for seed, right in enumerate(rights)
+        ... ]
+        >>> choose(runs, 2, 800)
+        (4, 0.001, True)
+    """
+    # SOLUTION
+    plans: dict[tuple[int, float], list[int | None]] = {}
+    for run in runs:
+        if run["parameters"] <= budget:
+            plans.setdefault((run["r"], run["rate"]), []).append(run["right"])
+    counted: dict[tuple[int, float], list[int]] = {}
+    for plan, results in plans.items():
+        rights = [right for right in results if right is not None]
+        if len(rights) == len(results) >= seeds:
+            counted[plan] = rights
+    if not counted:
+        raise ValueError(f"no plan with {seeds} seeds has at most {budget} parameters")
+
+    def mean(plan: tuple[int, float]) -> float:
+        return sum(counted[plan]) / len(counted[plan])
+
+    ranked = sorted(counted, key=lambda plan: (-mean(plan), plan))
+    best, stands = ranked[0], dict[int, tuple[int, float]]()
+    for plan in ranked:
+        stands.setdefault(plan[0], plan)
+    r, rate = min(plan for plan in stands.values() if max(counted[plan]) >= min(counted[best]))
+    tried = [run["rate"] for run in runs if run["r"] == r]
+    return r, rate, rate in (min(tried), max(tried))
+    # END SOLUTION
+
+
+@exercise("19.5", "A mixture for each request", points=7, minutes=30, difficulty=3, section="many-adapters")
+def serve(
+    x: Tensor,
+    weight: Tensor,
+    adapters: dict[str, tuple[Tensor, Tensor, float]],
+    requests: list[tuple[int, dict[str, float]]],
+) -> Tensor:
+    """Design a layer for a batch in which each request mixes adapters in its own way.
+
+    The tokens of the requests follow each other without padding. A request is a pair of the number of its
+    tokens and a dict, which gives the strengths of the adapters that it wants by their names. Its tokens go
+    through the weight W + Σ strength · alpha / r · B A, a sum over its adapters. The strengths are
+    used as they are: they need not add up to 1, and may be negative. An empty dict means the base alone.
+
+    The ranks of the adapters and their alphas may differ. Some adapters may be wanted by nobody, others by
+    several requests.
+
+    The design is free, but its cost is limited: the number of tensor operations may grow with the number of
+    adapters, but not with that of requests or tokens. A and B are never multiplied with each other, and
+    neither is copied for each request or token.
+
+    Args:
+        x: (M, K), float32 or float64, like all other tensors. All tokens of the batch.
+        weight: (N, K), as in `torch.nn.Linear`.
+        adapters: By name: A, (r, K); B, (N, r); and alpha. May be empty.
+        requests: One or more. The numbers of tokens are 1 or more each, and add up to M.
+
+    Returns:
+        (M, N), of the dtype of ``x``.
+
+    The functions of `myllm.finetuning` may not be used.
+
+    Example:
+        The base gives 1. The second request adds 3 · 4 / 2 · (1 + 1) to it.
+
+        >>> adapters = {"a": (torch.ones(2, 1), torch.ones(1, 2), 4.0)}
+        >>> serve(torch.ones(3, 1), torch.ones(1, 1), adapters, [(2, {}), (1, {"a": 3.0})])
+        tensor([[ 1.],
+                [ 1.],
+                [13.]])
+    """
+    # SOLUTION
+    table = [[wanted.get(name, 0.0) for name in adapters] for _, wanted in requests]
+    lengths = torch.tensor([length for length, _ in requests])
+    strengths = torch.tensor(table, dtype=x.dtype).repeat_interleave(lengths, 0)  # (M, adapters)
+    y = x @ weight.T
+    for column, (A, B, alpha) in zip(strengths.T, adapters.values(), strict=True):
+        y = y + (alpha / len(A) * column)[:, None] * (x @ A.T) @ B.T
+    return y
     # END SOLUTION

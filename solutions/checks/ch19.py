@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Iterator
+from fractions import Fraction
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from myllm.grading.exam import Exam, Function, Rng, expect
+from myllm.grading.exam import Exam, Function, Rng, expect, same
 from myllm.grading.meters import measure
 
 PACKAGE = "myllm.finetuning.*"
@@ -162,7 +164,7 @@ tune_exam.example(1, ([ZERO], [ONE], ONE, ONE, 1.0, 0.25, 1), ([ONE / 2], [1.0, 
 
 def stack(rng: Rng, widths: list[int], ranks: list[int], steps: int) -> Tuning:
     """Layers between these widths, adapters of these ranks."""
-    pairs = [*zip(widths, widths[1:], strict=False)]
+    pairs = [*pairwise(widths)]
     weights = [rng.normal(n, k, dtype=torch.float64) / math.sqrt(k) for k, n in pairs]
     starts = [rng.normal(r, k, dtype=torch.float64) for r, (k, _) in zip(ranks, pairs, strict=True)]
     x, y = rng.normal(7, widths[0], dtype=torch.float64), rng.normal(7, widths[-1], dtype=torch.float64)
@@ -250,7 +252,9 @@ def random_plans(rng: Rng) -> Iterator[Plan]:
             yield some_plan(rng, method, tied, blocks=rng.randint(2, 5))
 
 
-@memory_exam.edge(1, "blocks that go on in the next row", "a scale of the scales that serves several matrices")
+@memory_exam.edge(
+    1, "blocks that go on in the next row", "a scale of the scales that serves several matrices"
+)
 def broken_blocks(rng: Rng) -> Iterator[Plan]:
     """Rows that end within a block."""
     for tied in (0, 1):
@@ -258,7 +262,10 @@ def broken_blocks(rng: Rng) -> Iterator[Plan]:
 
 
 @memory_exam.edge(
-    1, "a copy that takes the place of the table", "copies of tied tables that are one", "a magnitude for each input"
+    1,
+    "a copy that takes the place of the table",
+    "copies of tied tables that are one",
+    "a magnitude for each input",
 )
 def copies(rng: Rng) -> Iterator[Plan]:
     """Tables that are trained as a whole, and DoRA."""
@@ -278,3 +285,200 @@ def border_plans(rng: Rng) -> Iterator[Plan]:
 
 
 memory_exam.conduct(0.5, PACKAGE, "myllm.accounting.*")
+
+
+# 19.4
+
+Choice = tuple[list[dict[str, Any]], int, int]
+Scores = dict[tuple[int, float], list[int | None]]
+
+
+def naive_choice(runs: list[dict[str, Any]], seeds: int, budget: int, /) -> tuple[int, float, bool]:
+    """Rank by rank and rate by rate, with fractions."""
+    found: list[tuple[Fraction, int, float, list[int]]] = []
+    for r in sorted({run["r"] for run in runs}):
+        of_rank: list[tuple[Fraction, int, float, list[int]]] = []
+        for rate in sorted({run["rate"] for run in runs if run["r"] == r}):
+            plan = [run for run in runs if (run["r"], run["rate"]) == (r, rate)]
+            rights = [run["right"] for run in plan]
+            if len(plan) >= seeds and None not in rights and plan[0]["parameters"] <= budget:
+                of_rank.append((Fraction(sum(rights), len(rights)), r, rate, rights))
+        if of_rank:
+            found.append(max(of_rank, key=lambda plan: (plan[0], -plan[2])))
+    if not found:
+        raise ValueError("no plan counts")
+    best = max(found, key=lambda plan: (plan[0], -plan[1]))
+    for _, r, rate, rights in found:
+        if not all(mine > other for mine in best[3] for other in rights) or r == best[1]:
+            tried = sorted(run["rate"] for run in runs if run["r"] == r)
+            return r, rate, rate in (tried[0], tried[-1])
+    raise AssertionError("the best plan is as good as itself")
+
+
+choice_exam = Exam("19.4", naive_choice)
+
+
+def table_of(scores: Scores) -> list[dict[str, Any]]:
+    """The runs of these plans."""
+    return [
+        {"r": r, "rate": rate, "seed": seed, "parameters": 100 * r, "right": right}
+        for (r, rate), rights in scores.items()
+        for seed, right in enumerate(rights)
+    ]
+
+
+SHOWN_RUNS = table_of({(4, 0.001): [50, 54], (4, 0.01): [60, None], (8, 0.001): [54, 58]})
+choice_exam.example(1, (SHOWN_RUNS, 2, 800), (4, 0.001, True))
+
+
+def mixed(rng: Rng, scores: Scores) -> list[dict[str, Any]]:
+    """These runs in any order, with other seeds, more right answers and other rates."""
+    more, factor = rng.randint(0, 9), rng.choice([0.5, 1, 2])
+    runs = table_of(scores)
+    for run in rng.sample(runs, len(runs)):
+        right = run["right"] if run["right"] is None else run["right"] + more
+        run.update(right=right, rate=factor * run["rate"], seed=run["seed"] + more)
+    return rng.sample(runs, len(runs))
+
+
+CLOSE: Scores = {(2, 0.001): [50, 51, 52], (2, 0.01): [70, 72, 76], (2, 0.1): [40, 41, 42]}
+CLOSE |= {(8, 0.001): [60, 61, 62], (8, 0.01): [75, 78, 81], (8, 0.1): [90, None, 91]}
+CLOSE |= {(32, 0.001): [60, 61, 62], (32, 0.01): [74, 79, 83], (32, 0.0001): [20, 21, 22]}
+LUCKY: Scores = {(4, 0.001): [60, 64, 95], (4, 0.003): [79, 80, 81], (4, 0.01): [30, 31, 32]}
+LUCKY |= {(1, 0.003): [50, 51, 52], (1, 0.01): [60, 61, 62], (1, 0.1): [10, 11, 12]}
+FEW: Scores = LUCKY | {(8, 0.003): [96], (8, 0.001): [97], (2, 0.003): [82, 83]}
+
+
+@choice_exam.oracle(2)
+def random_choices(rng: Rng) -> Iterator[Choice]:
+    """Ranks whose runs overlap, lucky runs, runs that diverged, too few seeds, plans above the budget."""
+    yield mixed(rng, CLOSE), 3, 3200
+    yield mixed(rng, LUCKY), 3, 3200
+    yield mixed(rng, FEW), 3, 3200
+    yield mixed(rng, LUCKY | {(16, rate): [96, 97, 98] for rate in (0.001, 0.003, 0.01)}), 3, 800
+    for _ in range(2):
+        scores: Scores = {
+            (r, rate): [rng.randint(20, 30) + r for _ in range(rng.randint(2, 4))]
+            for r in (1, 3, 9)
+            for rate in rng.sample([0.001, 0.002, 0.004, 0.008], 3)
+        }
+        yield mixed(rng, scores), 2, 900
+
+
+@choice_exam.edge(1.5, "an edge of the rates of all ranks", "an edge of the rates that count")
+def edges(rng: Rng) -> Iterator[Choice]:
+    """A rate at the edge of its rank alone, and one beside a rate that diverged."""
+    scores: Scores = {(2, 0.01): [70, 71], (2, 0.001): [50, 51], (8, 0.01): [71, 72], (8, 0.1): [20, 21]}
+    yield mixed(rng, scores), 2, 800
+    yield mixed(rng, scores | {(2, 0.1): [None, None]}), 2, 800
+    yield mixed(rng, scores | {(2, 0.1): [90]}), 2, 800
+
+
+@choice_exam.edge(1.5)
+def border_choices(rng: Rng) -> Iterator[Choice]:
+    """Equal means, equal runs, one run, no answer right, a budget just enough, nothing that counts."""
+    scores: Scores = {(4, 0.01): [50, 52], (4, 0.001): [51, 51], (4, 0.1): [49, 53], (8, 0.01): [50, 52]}
+    yield mixed(rng, scores), 2, 800
+    yield mixed(rng, {(2, 0.01): [48, 49], (4, 0.1): [50, 54], (8, 0.1): [49, 55]}), 2, 800
+    yield mixed(rng, {(8, 0.01): [53, 54], (2, 0.01): [50, 52]}), 2, 800
+    yield table_of({(2, 0.01): [0, 0], (4, 0.01): [0, 0]}), 2, 400
+    yield mixed(rng, {(2, 0.01): [3], (4, 0.02): [4]}), 1, 400
+    yield mixed(rng, scores), 3, 800
+    yield mixed(rng, scores), 2, 399
+    yield [], 1, 100
+
+
+choice_exam.conduct(1, PACKAGE)
+
+# 19.5
+
+Adapters = dict[str, tuple[Tensor, Tensor, float]]
+Requests = list[tuple[int, dict[str, float]]]
+Batch = tuple[Tensor, Tensor, Adapters, Requests]
+
+
+def naive_serve(x: Tensor, weight: Tensor, adapters: Adapters, requests: Requests, /) -> Tensor:
+    """Request by request, with a merged weight."""
+    parts: list[Tensor] = []
+    for length, wanted in requests:
+        merged = weight.clone()
+        for name, strength in wanted.items():
+            A, B, alpha = adapters[name]
+            merged += strength * alpha / len(A) * (B @ A)
+        parts.append(x[:length] @ merged.T)
+        x = x[length:]
+    return torch.cat(parts)
+
+
+serve_exam = Exam("19.5", naive_serve, tolerance=1e-4)
+ONLY: Adapters = {"a": (torch.ones(2, 1), torch.ones(1, 2), 4.0)}
+SERVED = torch.ones(3, 1), torch.ones(1, 1), ONLY, [(2, dict[str, float]()), (1, {"a": 3.0})]
+serve_exam.example(1, SERVED, torch.tensor([[1.0], [1.0], [13.0]]))
+
+
+def some_batch(
+    rng: Rng,
+    K: int,
+    N: int,
+    ranks: list[int],
+    counts: list[int],
+    length: int = 0,
+    dtype: torch.dtype = torch.float64,
+) -> Batch:
+    """Requests that want these counts of adapters."""
+    names = rng.sample(["sort", "reverse", "double", "copy", "count"], len(ranks))
+    adapters = {
+        name: (rng.normal(r, K, dtype=dtype), rng.normal(N, r, dtype=dtype), rng.uniform(2, 9))
+        for name, r in zip(names, ranks, strict=True)
+    }
+    requests = [
+        (length or rng.randint(2, 5), {name: rng.uniform(0.3, 0.8) for name in rng.sample(names, count)})
+        for count in counts
+    ]
+    M = sum(length for length, _ in requests)
+    return rng.normal(M, K, dtype=dtype), rng.normal(N, K, dtype=dtype), adapters, requests
+
+
+@serve_exam.oracle(2.5)
+def random_batches(rng: Rng) -> Iterator[Batch]:
+    """Requests with no adapter, with one and with several, in float32 and float64."""
+    yield some_batch(rng, 4, 6, [2, 3], [1, 0, 2])
+    yield some_batch(rng, 5, 3, [3, 3, 2], [0, 3, 1, 2], dtype=torch.float32)
+    yield some_batch(rng, 6, 6, [2, 4, 3], [2, 1, 1, 0, 3])
+
+
+@serve_exam.edge(1)
+def border_batches(rng: Rng) -> Iterator[Batch]:
+    """One request, one token, no adapters, nobody who wants one, strengths below 0 and of 0, ranks of 1."""
+    yield some_batch(rng, 4, 3, [2, 3], [2])
+    yield some_batch(rng, 4, 3, [2], [1], length=1)
+    yield some_batch(rng, 4, 3, [], [0, 0])
+    yield some_batch(rng, 4, 3, [2, 3], [0, 0])
+    x, weight, adapters, [(n, _), *others] = some_batch(rng, 3, 5, [1, 6], [2, 1])
+    yield x, weight, adapters, [(n, dict(zip(adapters, (-1.5, 0.0), strict=True))), *others]
+
+
+@serve_exam.property(0.5)
+def another_order(f: Function, rng: Rng) -> None:
+    """With the requests in another order, the outputs come in that order."""
+    x, weight, adapters, requests = some_batch(rng, 4, 5, [2, 3], [0, 2, 1, 1], length=3)
+    first: Any = f(x, weight, adapters, requests)
+    turned: Any = f(x.view(4, 3, 4).flip(0).reshape(12, 4), weight, adapters, requests[::-1])
+    same(turned, first.view(4, 3, 5).flip(0).reshape(12, 5), "outputs", 1e-6)
+
+
+@serve_exam.cost(1)
+def thin_products(f: Function, rng: Rng) -> None:
+    """A and B are neither multiplied with each other nor copied for each request or token."""
+    M, K, N, ranks = 64, 32, 32, [4, 3, 5]
+    batch = some_batch(rng, K, N, ranks, [0, 1, 2, 3] * 16, length=1)
+    with measure() as count:
+        f(*batch)
+    allowed = 2 * M * N * K + 2 * 2 * M * (K + N) * sum(ranks)
+    expect(count.flops <= allowed, f"{count.flops} FLOPs, where {allowed} are enough")
+    most = M * (K + N)
+    expect(count.largest <= most, f"a tensor of {count.largest} numbers, where {most} are enough")
+
+
+serve_exam.operations(0.5, "requests", (3, 60), lambda rng, n: some_batch(rng, 4, 5, [2, 3], [1] * n))
+serve_exam.conduct(0.5, PACKAGE)
