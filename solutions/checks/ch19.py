@@ -51,8 +51,8 @@ def some_layer(
     changes: list[Change] = []
     for number, (first, end) in enumerate(spans, 2):
         changes.append((first, normal(number, K), normal(end - first, number), rng.uniform(2, 6)))
-    N = N or max(end for _, end in spans)
-    return normal(B, T, K), normal(K, N), normal(N), changes, root, rng.integers(1, T, B)
+    width = N or max(end for _, end in spans)
+    return normal(B, T, K), normal(K, width), normal(width), changes, root, rng.integers(1, T, B)
 
 
 @adapted_exam.oracle(1.5)
@@ -68,7 +68,7 @@ def random_layers(rng: Rng) -> Iterator[Layer]:
 def broken_changes(rng: Rng) -> Iterator[Layer]:
     """Changes that have become NaN or infinite."""
     for junk in (math.nan, math.inf):
-        layer = some_layer(rng, 2, 5, 4, [(0, 3), (3, 6)], False)
+        layer = some_layer(rng, 2, 5, 4, [(0, 6), (3, 6)], False)
         _, A, B, _ = layer[3][0]
         A[0], B[0] = (junk, B[0]) if math.isnan(junk) else (A[0], junk)
         yield layer
@@ -94,8 +94,8 @@ def trained(f: Function, rng: Rng) -> None:
     parts = [part.requires_grad_() for _, A, B, _ in changes for part in (A, B)]
     y: Any = f(x, weight, bias, changes, root, start)
     expect(isinstance(y, Tensor) and y.requires_grad, "the output has no gradient")
-    grads = torch.autograd.grad(y.square().sum(), parts, allow_unused=True)
-    expect(all(g is not None and g.abs().sum() > 0 for g in grads), "some A or B gets no gradient")
+    y.square().sum().backward()
+    expect(all(part.grad is not None and part.grad.any() for part in parts), "some A or B gets no gradient")
 
 
 @adapted_exam.cost(0.5)
@@ -227,7 +227,7 @@ def naive_memory(model: dict[str, int], plan: dict[str, Any], /) -> dict[str, in
 
 memory_exam = Exam("19.3", naive_memory)
 SMALL = {"layers": 1, "width": 4, "heads": 2, "kv_heads": 2, "head_dim": 2, "hidden": 8, "vocab": 10}
-FIRST_PLAN = {"method": "lora", "ranks": {"q": 1}, "dora": 0, "whole": []}
+FIRST_PLAN: dict[str, Any] = {"method": "lora", "ranks": {"q": 1}, "dora": 0, "whole": []}
 SHOWN_BILL = {"trained": 8, "weights": 456, "gradients": 32, "moments": 64}
 memory_exam.example(1, (SMALL | {"tied": 1}, FIRST_PLAN), SHOWN_BILL)
 ALL_MATRICES = ["q", "k", "v", "o", "gate", "up", "down"]
@@ -290,7 +290,7 @@ memory_exam.conduct(0.5, PACKAGE, "myllm.accounting.*")
 # 19.4
 
 Choice = tuple[list[dict[str, Any]], int, int]
-Scores = dict[tuple[int, float], list[int | None]]
+Scores = dict[tuple[int, float], list[Any]]
 
 
 def naive_choice(runs: list[dict[str, Any]], seeds: int, budget: int, /) -> tuple[int, float, bool]:
@@ -342,20 +342,20 @@ def mixed(rng: Rng, scores: Scores) -> list[dict[str, Any]]:
 
 
 CLOSE: Scores = {(2, 0.001): [50, 51, 52], (2, 0.01): [70, 72, 76], (2, 0.1): [40, 41, 42]}
-CLOSE |= {(8, 0.001): [60, 61, 62], (8, 0.01): [75, 78, 81], (8, 0.1): [90, None, 91]}
-CLOSE |= {(32, 0.001): [60, 61, 62], (32, 0.01): [74, 79, 83], (32, 0.0001): [20, 21, 22]}
+DIVERGED: Scores = {(8, 0.001): [60, 61, 62], (8, 0.01): [75, 78, 81], (8, 0.1): [90, None, 91]}
+LARGE: Scores = {(32, 0.001): [60, 61, 62], (32, 0.01): [74, 79, 83], (32, 0.0001): [20, 21, 22]}
 LUCKY: Scores = {(4, 0.001): [60, 64, 95], (4, 0.003): [79, 80, 81], (4, 0.01): [30, 31, 32]}
-LUCKY |= {(1, 0.003): [50, 51, 52], (1, 0.01): [60, 61, 62], (1, 0.1): [10, 11, 12]}
-FEW: Scores = LUCKY | {(8, 0.003): [96], (8, 0.001): [97], (2, 0.003): [82, 83]}
+SMALLER: Scores = {(1, 0.003): [50, 51, 52], (1, 0.01): [60, 61, 62], (1, 0.1): [10, 11, 12]}
+ALONE: Scores = {(8, 0.003): [96], (8, 0.001): [97], (2, 0.003): [82, 83]}
 
 
 @choice_exam.oracle(2)
 def random_choices(rng: Rng) -> Iterator[Choice]:
     """Ranks whose runs overlap, lucky runs, runs that diverged, too few seeds, plans above the budget."""
-    yield mixed(rng, CLOSE), 3, 3200
-    yield mixed(rng, LUCKY), 3, 3200
-    yield mixed(rng, FEW), 3, 3200
-    yield mixed(rng, LUCKY | {(16, rate): [96, 97, 98] for rate in (0.001, 0.003, 0.01)}), 3, 800
+    yield mixed(rng, CLOSE | DIVERGED | LARGE), 3, 3200
+    yield mixed(rng, LUCKY | SMALLER), 3, 3200
+    yield mixed(rng, LUCKY | SMALLER | ALONE), 3, 3200
+    yield mixed(rng, LUCKY | SMALLER | {(16, rate): [96, 97, 98] for rate in (0.001, 0.003, 0.01)}), 3, 800
     for _ in range(2):
         scores: Scores = {
             (r, rate): [rng.randint(20, 30) + r for _ in range(rng.randint(2, 4))]
@@ -470,13 +470,13 @@ def another_order(f: Function, rng: Rng) -> None:
 @serve_exam.cost(1)
 def thin_products(f: Function, rng: Rng) -> None:
     """A and B are neither multiplied with each other nor copied for each request or token."""
-    M, K, N, ranks = 64, 32, 32, [4, 3, 5]
+    M, K, N, ranks = 64, 32, 32, [8, 6, 7]
     batch = some_batch(rng, K, N, ranks, [0, 1, 2, 3] * 16, length=1)
     with measure() as count:
         f(*batch)
     allowed = 2 * M * N * K + 2 * 2 * M * (K + N) * sum(ranks)
     expect(count.flops <= allowed, f"{count.flops} FLOPs, where {allowed} are enough")
-    most = M * (K + N)
+    most = len(ranks) * M * N
     expect(count.largest <= most, f"a tensor of {count.largest} numbers, where {most} are enough")
 
 
