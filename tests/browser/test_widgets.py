@@ -931,6 +931,28 @@ def test_threshold_dial_keeps_its_answer_until_a_slider_has_moved(started):
     assert sentence(widget).startswith("At 100 %, 0 ham mails lost and 84 spam mails let through")
 
 
+def test_rank_slider_by_tuning_layer_and_rank(started):
+    widget, state = started("RankSlider", "Rank slider")
+    which, layer, rank = (
+        widget.get_by_label(name, exact=True) for name in ("Full tuning with", "Layer", "Rank")
+    )
+    for i, run in enumerate(state["runs"]):
+        which.select_option(str(i))
+        for j, one in enumerate(run["layers"]):
+            layer.select_option(str(j))
+            rank.press("Home")
+            assert sentence(widget).startswith("Nothing of the change is kept.")
+            rank.press("ArrowRight")
+            point, values = run["points"][1], one["values"]
+            kept = sum(x * x for x in values[: point["r"]]) / sum(x * x for x in values)
+            assert f" {100 * kept:.0f} % of this layer’s squared change in " in sentence(widget)
+            assert f"the model answers {100 * point['exact']:.0f} % of the questions." in sentence(widget)
+    rank.press("End")
+    assert " hold 100 % of this layer’s squared change in " in sentence(widget)
+    assert widget.locator("circle.cut").count() == len(state["runs"][-1]["points"])
+    assert widget.locator("circle.trained").count() == len(state["trained"])
+
+
 def test_gptq_lattice_by_correlation_grid_and_dragging(started):
     widget, _ = started("GPTQLattice", "GPTQ lattice")
     sliders = {
@@ -1079,6 +1101,7 @@ def test_vocabularies_of_the_site_are_small_and_say_what_the_package_holds(name)
         "MergeStepper",
         "NumberLine",
         "OptimizerRace",
+        "RankSlider",
         "RopeDial",
         "SamplingExplorer",
         "SchedulerTimeline",
