@@ -10,7 +10,7 @@ from myllm.grading import exercise
 
 
 @exercise("19.1", "An adapter that starts late", points=6, minutes=25, difficulty=2, section="lora-scale")
-def adapted(
+def late_adapter(
     x: Tensor,
     weight: Tensor,
     bias: Tensor,
@@ -24,23 +24,23 @@ def adapted(
     layer: they are neighbouring columns of y, and each may have changes of its own.
 
     A change is a tuple of ``first``, A, B and ``alpha``. A is (r, K) and B is (n, r), as in the chapter. It
-    acts on n columns of y, from the column ``first`` on. Its scale is alpha / r, or alpha / sqrt(r) if
-    ``root``; the ranks of the changes may differ. Changes that act on the same columns add up.
+    adds scale · x Aᵀ Bᵀ to n columns of y, from the column ``first`` on. The scale is alpha / r, or
+    alpha / sqrt(r) if ``root``; the ranks of the changes may differ. Changes of the same columns add up.
 
-    All changes act on the text b from the position ``start[b]`` on, this one included. At the positions
+    All changes act on the text m from the position ``start[m]`` on, this one included. At the positions
     before it, the output is that of the base, so that what is cached of them serves every adapter; this
     holds even if training has made a change NaN or infinite.
 
     Args:
-        x: (B, T, K), float32 or float64, like all other tensors except ``start``.
+        x: (M, T, K), the inputs of M texts, float32 or float64, like all other tensors except ``start``.
         weight: (K, N).
         bias: (N,).
         changes: Any number of changes, also none.
         root: Which scale all changes have.
-        start: (B,) int64, from 0 to T, both included.
+        start: (M,) int64, from 0 to T, both included.
 
     Returns:
-        (B, T, N). A and B are trained, so gradients must reach them.
+        (M, T, N), of the dtype of ``x``. A and B are trained, so gradients must reach them.
 
     No loop over texts or positions, and A and B are never multiplied with each other. The functions of
     `myllm.finetuning` may not be used.
@@ -50,7 +50,7 @@ def adapted(
 
         >>> x, weight, bias = torch.ones(1, 2, 1), torch.ones(1, 2), torch.zeros(2)
         >>> change = (1, torch.ones(2, 1), torch.ones(1, 2), 6.0)
-        >>> adapted(x, weight, bias, [change], False, torch.tensor([1]))
+        >>> late_adapter(x, weight, bias, [change], False, torch.tensor([1]))
         tensor([[[1., 1.],
                  [1., 7.]]])
     """
@@ -59,7 +59,7 @@ def adapted(
 
 
 @exercise("19.2", "A loss that stays flat", points=6, minutes=25, difficulty=2, section="flat-loss")
-def tune(
+def train_adapters(
     weights: list[Tensor], starts: list[Tensor], x: Tensor, y: Tensor, alpha: float, rate: float, steps: int
 ) -> tuple[list[Tensor], list[float]]:
     """Debug the training of adapters: its loss stays flat, and when it falls at last, it falls wrongly.
@@ -112,7 +112,7 @@ def tune(
         The first gradient of B is -2, so B becomes 0.5, and the output 0.5 instead of 0.
 
         >>> zero, one = torch.zeros(1, 1).double(), torch.ones(1, 1).double()
-        >>> tune([zero], [one], one, one, 1.0, 0.25, 1)
+        >>> train_adapters([zero], [one], one, one, 1.0, 0.25, 1)
         ([tensor([[0.5000]], dtype=torch.float64)], [1.0, 0.25])
     """
     # May not be called: myllm.finetuning.*.
@@ -136,9 +136,9 @@ def memory(model: dict[str, int], plan: dict[str, Any]) -> dict[str, int]:
 
     - ``"full"``: all of the model is trained; the rest of the plan does not count.
     - ``"lora"``: all of the model is frozen. In every layer, each matrix that is named in ``ranks`` gets A
-      and B of this rank and, if ``dora``, a magnitude for each output. They are trained. So are copies of the
-      tables that are named in ``whole``. The frozen tables stay in memory, too, and a copy is a table of its
-      own even if the model's are tied.
+      (rank · inputs weights) and B (outputs · rank) and, if ``dora``, a magnitude for each output. They are
+      trained. So are copies of the tables that are named in ``whole``. The frozen tables stay in memory, too,
+      and a copy is a table of its own even if the model's are tied.
     - ``"qlora"``: as "lora", but the matrices of the layers are frozen in NF4. A row has the weights of one
       output; it begins a new block. Blocks have 64 weights, and the last one of a row may have fewer. Each
       weight takes half a byte, each block a scale of one byte. Of the scales of a matrix, 256 at a time share
@@ -215,7 +215,6 @@ def choose(runs: list[dict[str, Any]], seeds: int, budget: int) -> tuple[int, fl
         >>> choose(runs, 2, 800)
         (4, 0.001, True)
     """
-    # May not be called: myllm.finetuning.*.
     raise NotImplementedError
 
 
