@@ -188,6 +188,16 @@ def described(row: Row) -> Row:
     return row | kept(f"spectrum {name}", lambda: spectrum(before, load_file(KEPT / f"{name}.safetensors")))
 
 
+def cut_adapter(row: Row) -> Row:
+    """An adapter in all linear layers, its change cut to each rank."""
+    name = f"lora all {row['r']} {row['rate']} {row['seed']}"
+    before, llm = dict(load().model.state_dict()), load()
+    load_adapter(llm.model, KEPT / name)
+    merge(llm.model)
+    after = dict(llm.model.state_dict())
+    return row | kept(f"spectrum {name}", lambda: spectrum(before, after))
+
+
 def shipped() -> Row:
     """course-sft as a change of course-base, tuned with Muon on word-ops."""
     before, after = (dict(load(name).model.state_dict()) for name in ("course-base", "course-sft"))
@@ -285,10 +295,10 @@ def main() -> None:
         return min(rows, key=lambda row: row["loss"])["rate"]
 
     add("full", shipped())
-    rate = search("full", whole)
-    for row in (whole(rate), whole(rate, trained="linears"), whole(MUON, optimizer="muon")):
+    full_rate = search("full", whole)
+    for row in (whole(full_rate), whole(full_rate, trained="linears"), whole(MUON, optimizer="muon")):
         add("full", described(row))
-    reference = f"full adamw linears {rate} 0.safetensors"
+    reference = f"full adamw linears {full_rate} 0.safetensors"
     rate = search("lora r=8", lambda rate: adapter(rate, 8, 0, reference))
     for seed in (0, 1):
         for r in RANKS:
@@ -297,6 +307,13 @@ def main() -> None:
         for targets, (r, _) in TARGETS.items():
             add("targets", {"targets": targets} | adapter(rate, r, seed, reference, targets))
         add("quantized", *quantized(rate, seed))
+    add("cut_adapter", cut_adapter(adapter(rate, RANKS[-1], 0, reference)))
+    for seed in (0, 1):
+        for options in ({}, {"trained": "linears"}, {"rate": MUON, "optimizer": "muon"}):
+            add("full_seeds", whole(**{"rate": full_rate, "seed": seed} | options))
+    near = [one for one in RATES["lora r=8"] if 0.3 < one / rate < 3.4]  # the rate and its neighbours
+    for r in (1, 8, 32):
+        add("lora_rates", *(adapter(one, r, 0, reference) for one in near))
 
 
 if __name__ == "__main__":
