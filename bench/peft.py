@@ -9,6 +9,7 @@ are those of questions on held-out words. The first row is course-sft itself, as
 
 import json
 import random
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from functools import cache
@@ -176,7 +177,7 @@ def spectrum(before: State, after: State, judge: Callable[[LLM], Row] = judge) -
         energy = sum(s[:r].sum().item() for s in inner) / total
         row = {"r": r, "energy": round(energy, 4), **with_others}
         rows.append(row | {f"{key}, rest as base": value for key, value in alone.items()})
-    shown = {name: [float(f"{x:.4g}") for x in parts[f"{name}.weight"][1].tolist()] for name in SHOWN}
+    shown = {name: [float(f"{x:.3g}") for x in parts[f"{name}.weight"][1].tolist()] for name in SHOWN}
     return {"norm": round(total**0.5, 3), "spectrum": shown, "truncated": rows}
 
 
@@ -284,7 +285,8 @@ def main() -> None:
 
     def add(table: str, *rows: Row) -> None:
         content.setdefault(table, []).extend(rows)
-        atomic_write(FILE, json.dumps(content, indent=1) + "\n")
+        text = json.dumps(content, indent=1)
+        atomic_write(FILE, re.sub(r"\n {4,}|\n {3}(?=[]}])", " ", text) + "\n")  # a row has few lines
 
     def search(plan: str, run: Callable[[float], Row]) -> float:
         rows = [run(rate) for rate in RATES[plan]]
