@@ -10,7 +10,7 @@ are those of questions on held-out words. The first row is course-sft itself, as
 import json
 import random
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import cache
 from typing import Any
@@ -43,6 +43,7 @@ OPS: dict[str, Callable[[str], str]] = {
     "mirror": lambda word: word + word[::-1],
 }
 RATES = {"full": (3e-4, 1e-3, 3e-3, 1e-2), "lora r=8": (1e-3, 3e-3, 1e-2, 3e-2)}
+FINER = {"full": (1.7e-3, 5.5e-3), "lora r=8": (5.5e-3, 1.7e-2)}  # beside the best; asked last, chosen never
 MUON = 3e-3  # its updates are as large as AdamW's at the same rate
 RANKS, ALPHA = (1, 2, 4, 8, 16, 32), 16.0  # alpha / r: one rate then fits all ranks roughly
 TARGETS: dict[str, tuple[int, list[str]]] = {  # ranks that make them equal in parameters, to 2 %
@@ -288,8 +289,8 @@ def main() -> None:
         text = json.dumps(content, indent=1)
         atomic_write(FILE, re.sub(r"\n {4,}|\n {3}(?=[]}])", " ", text) + "\n")  # a row has few lines
 
-    def search(plan: str, run: Callable[[float], Row]) -> float:
-        rows = [run(rate) for rate in RATES[plan]]
+    def search(plan: str, run: Callable[[float], Row], rates: Sequence[float]) -> float:
+        rows = [run(rate) for rate in rates]
         add(
             "rates",
             *({"plan": plan, **{key: row[key] for key in ("rate", "loss", "exact_match")}} for row in rows),
@@ -297,11 +298,15 @@ def main() -> None:
         return min(rows, key=lambda row: row["loss"])["rate"]
 
     add("full", shipped())
-    full_rate = search("full", whole)
+    full_rate = search("full", whole, RATES["full"])
     for row in (whole(full_rate), whole(full_rate, trained="linears"), whole(MUON, optimizer="muon")):
         add("full", described(row))
     reference = f"full adamw linears {full_rate} 0.safetensors"
-    rate = search("lora r=8", lambda rate: adapter(rate, 8, 0, reference))
+
+    def rank_8(rate: float) -> Row:
+        return adapter(rate, 8, 0, reference)
+
+    rate = search("lora r=8", rank_8, RATES["lora r=8"])
     for seed in (0, 1):
         for r in RANKS:
             add("lora", adapter(rate, r, seed, reference))
@@ -316,6 +321,8 @@ def main() -> None:
     near = [one for one in RATES["lora r=8"] if 0.3 < one / rate < 3.4]  # the rate and its neighbours
     for r in (1, 8, 32):
         add("lora_rates", *(adapter(one, r, 0, reference) for one in near))
+    search("full", whole, FINER["full"])
+    search("lora r=8", rank_8, FINER["lora r=8"])
 
 
 if __name__ == "__main__":
