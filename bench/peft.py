@@ -1,6 +1,6 @@
 """What chapter 19 reads from a file: full tuning and adapters on word-ops: book/_results/peft.json.
 
-    python -m bench.peft      about a quarter of an hour on one core; it resumes, and the file grows meanwhile
+    python -m bench.peft      about a quarter of an hour of one core; it resumes, and the file grows meanwhile
 
 course-sft learns four operations that are new to it, from the same batches in the same order: all weights or
 the linear layers alone, with AdamW or Muon, or adapters in the linear layers with AdamW. Loss and exact match
@@ -197,7 +197,8 @@ def cut_adapter(row: Row) -> Row:
     load_adapter(llm.model, KEPT / name)
     merge(llm.model)
     after = dict(llm.model.state_dict())
-    return row | kept(f"spectrum {name}", lambda: spectrum(before, after))
+    found = kept(f"spectrum {name}", lambda: spectrum(before, after))
+    return row | {"truncated": [one for one in found["truncated"] if one["r"] <= row["r"]]}
 
 
 def shipped() -> Row:
