@@ -1,4 +1,4 @@
-"""Chapter 20, Learning from rewards: the exercises. Replace ``raise NotImplementedError`` with your answer."""
+"""Chapter 20, Learning from rewards: the exercises. Replace ``raise NotImplementedError`` by your answer."""
 
 import torch
 from torch import Tensor
@@ -68,4 +68,72 @@ def episode_advantages(
         ([[1.0, 0.0, -1.0]], [[1.0, 0.0, 1.0]])
     """
     # May not be called: myllm.finetuning.*.
+    raise NotImplementedError
+
+
+@exercise("20.2", "The first ratio is not 1", points=7, minutes=30, difficulty=3, section="first-ratio")
+def diagnose(
+    noted: Tensor,
+    ids: Tensor,
+    written: Tensor,
+    logits: dict[str, Tensor],
+    stop: int,
+    temperatures: list[float],
+    nuclei: list[float],
+) -> tuple[str, float, float]:
+    """Debug the first update of a phase: say why the importance ratios are not 1.
+
+    A policy wrote completions, and the log-probability of each token was noted when it was drawn. Then the
+    training step computes logits for the same tokens. The *score* of a token, under some logits, is the
+    log-softmax of the logits at its position, taken at the token.
+
+    Two numbers agree if they are at most 1e-5 nats apart. What was noted agrees with scores if it does at all
+    written tokens. In each call, one of these eight verdicts is right:
+
+    - ``"none"``: What was noted agrees with the scores under the logits of the training step.
+    - ``"mask"``: It agrees at all written tokens up to the first written end token of each completion, this
+      one included, and it does not agree at some written token after an end token.
+    - ``"late"``: It was noted one token late. At each written token but the first one of its completion, it
+      agrees with the score of the token before. What was noted at the first one says nothing.
+    - ``"dropout"``: It agrees with the scores of the same weights without dropout.
+    - ``"stale"``: It agrees with the scores of the weights before the last update.
+    - ``"temperature"``: It agrees with the scores under the logits divided by one of the temperatures, the
+      same one for all completions.
+    - ``"top-p"``: It agrees with the scores when all logits outside the nucleus of one of the ``nuclei`` are
+      minus infinity. The nucleus of p: the most probable tokens, as few as have p together, or more.
+    - ``"unknown"``: None of these.
+
+    Where a verdict names no logits, those of the training step are meant.
+
+    Args:
+        noted: (R, T) float64. At tokens that are not written it holds anything, including NaN.
+        ids: (R, T) int64: a prompt, a completion and padding in each row. ``logits[...][r, t]`` are the ones
+            from which ``ids[r, t]`` is predicted: nothing is to be shifted.
+        written: (R, T) bool, what the loss takes for the tokens of the completion: in each row, two adjacent
+            tokens or more.
+        logits: (R, T, V) float64 each, all finite and with no two equal numbers at a position: ``"train"`` of
+            the training step, ``"eval"`` of the same weights without dropout, ``"old"`` of those before the
+            last update, without dropout.
+        stop: The end token. It may also stand in a prompt and in the padding.
+        temperatures: More than 0 each, none of them 1.
+        nuclei: More than 0 and less than 1 each.
+
+    Returns:
+        The verdict; the temperature or the p of the nucleus, and 1.0 for all other verdicts; and the largest
+        distance between what was noted and the scores of the training step at all written tokens, in nats.
+
+    The functions of `myllm.finetuning` and `myllm.inference` may not be used.
+
+    Example:
+        Both tokens were drawn with a probability of 0.9, and are trained with one of 0.75.
+
+        >>> logits = torch.tensor([[[0.25, 0.75], [0.25, 0.75]]], dtype=torch.float64).log()
+        >>> noted = torch.tensor([[0.9, 0.9]], dtype=torch.float64).log()
+        >>> ids, written = torch.tensor([[1, 1]]), torch.tensor([[True, True]])
+        >>> three = dict(train=logits, eval=logits, old=-logits)
+        >>> cause, setting, worst = diagnose(noted, ids, written, three, 5, [0.5, 0.7], [0.9])
+        >>> cause, setting, round(worst, 4)
+        ('temperature', 0.5, 0.1823)
+    """
+    # May not be called: myllm.finetuning.*, myllm.inference.*.
     raise NotImplementedError
