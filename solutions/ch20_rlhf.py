@@ -1,5 +1,9 @@
 """Chapter 20, Learning from rewards: the exercises. Replace ``raise NotImplementedError`` by your answer."""
 
+import math
+from statistics import fmean, stdev
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -185,4 +189,148 @@ def diagnose(
         if agrees(scores(train.masked_fill(above >= p, -torch.inf))):
             return "top-p", p, worst
     return "unknown", 1.0, worst
+    # END SOLUTION
+
+
+@exercise("20.3", "Better, or another seed", points=6, minutes=25, difficulty=2, section="one-loss")
+def choose_method(
+    rows: list[dict[str, Any]], base: str, budget: int, factor: float
+) -> tuple[str, tuple[float, float], str]:
+    """Choose a method of policy gradients by paired seeds, at equal cost, and report by how much it is better.
+
+    A run is a method with a seed. Each row is one measurement of a run; a run has one or more, each after
+    another number of completions.
+
+    1. The cost of a run are the completions that it has written up to then. Of each run, the measurement with
+       the most completions counts that has no more than ``budget``. A run without such a measurement is left
+       out. All that follows is about the measurements that count.
+    2. The score of a run is its share of right answers, ``right / asked``.
+    3. A method is compared with the base where both have a run with the same seed. From the n differences of
+       scores (the method's less the base's) with mean m and standard deviation s (with n - 1), its interval is
+       m ± ``factor`` · s / sqrt(n). A method with fewer than two such seeds is not compared.
+    4. A method is better if the lower end of its interval is above 0. Of the better ones, choose the one with
+       the highest m; of equal ones, the first by name. If none is better, keep the base, with the interval
+       (0.0, 0.0).
+    5. Say also which method the reward in training would have chosen: of all methods with a run that is not
+       left out, the base among them and those that are not compared, the one with the highest mean of
+       ``reward`` over these runs; of equal ones, the first by name.
+
+    Args:
+        rows: In any order, each with ``method``, ``seed``, ``completions``, ``reward``, ``right`` and
+            ``asked``.
+        base: A method. At least one of its runs is not left out.
+        budget: The most completions.
+        factor: More than 0.
+
+    Returns:
+        The method, the lower and the upper end of its interval, and the method by reward.
+
+    Example:
+        The differences are 0.25 and 0.5. The third row has cost too much.
+
+        >>> names = "method", "seed", "completions", "reward", "right", "asked"
+        >>> table = [("a", 1, 90, 0.9, 1, 8), ("a", 2, 90, 0.8, 2, 8), ("b", 1, 95, 0.1, 8, 8)]
+        >>> table += [("b", 1, 80, 0.6, 3, 8), ("b", 2, 90, 0.7, 6, 8)]
+        >>> choose_method([dict(zip(names, row)) for row in table], "a", 90, 1.0)
+        ('b', (0.25, 0.5), 'a')
+    """
+    # SOLUTION
+    counted: dict[tuple[str, int], dict[str, Any]] = {}
+    for row in sorted(rows, key=lambda row: row["completions"]):
+        if row["completions"] <= budget:
+            counted[row["method"], row["seed"]] = row
+    score = {run: row["right"] / row["asked"] for run, row in counted.items()}
+    names = sorted({name for name, _ in counted})
+
+    chosen, top, interval = base, 0.0, (0.0, 0.0)
+    for name in names:
+        seeds = [seed for other, seed in score if other == name != base and (base, seed) in score]
+        if len(seeds) < 2:
+            continue
+        differences = [score[name, seed] - score[base, seed] for seed in seeds]
+        mean = fmean(differences)
+        half = factor * stdev(differences) / math.sqrt(len(differences))
+        if mean - half > 0 and mean > top:
+            chosen, top, interval = name, mean, (mean - half, mean + half)
+
+    def reward(name: str) -> float:
+        return fmean(row["reward"] for (other, _), row in counted.items() if other == name)
+
+    return chosen, interval, max(names, key=reward)  # the first of equal ones
+    # END SOLUTION
+
+
+@exercise("20.4", "The bill of a phase", points=7, minutes=30, difficulty=2, section="group-advantages")
+def phase_bill(plan: dict[str, Any], shares: list[float]) -> dict[str, float]:
+    """Count what one phase of PPO or GRPO keeps in memory and computes, and what of it teaches nothing.
+
+    The models, with their numbers of weights:
+
+    - The policy has ``policy`` weights. If ``adapter`` is 0, all of them are trained. Otherwise they are
+      frozen, and an adapter of ``adapter`` weights is trained in addition.
+    - If ``beta`` is not 0, a reference policy is needed: a frozen copy of the policy. With an adapter, it is
+      no copy but the policy itself without the adapter, which costs no memory.
+    - "ppo" trains all weights of a value model of its own, ``value`` of them. "grpo" has none, whatever
+      ``value`` says.
+    - The reward model has ``reward`` weights, all frozen. A 0 means a program that verifies answers; it costs
+      nothing.
+
+    Trained weights take 16 bytes each (with gradient and moments), frozen ones 2 bytes. All else takes none.
+
+    A forward pass costs 2 FLOPs for each weight of a model and each token that it sees; the policy's adapter
+    counts as weights of it, except where the policy is its own reference. A backward pass costs 2 FLOPs for
+    each weight and token for gradients of inputs, adapters included, and 2 more for each *trained* weight and
+    token. All else costs nothing.
+
+    A phase:
+
+    1. Write: the policy continues each prompt ``group`` times. All prompts have ``prompt`` tokens and all
+       completions ``length`` tokens. With a cache, a prompt is seen once for its whole group, and each
+       written token once, except the last one of each completion: nothing is written after it. The
+       log-probabilities are noted on the way.
+    2. Score: the reference if there is one, the value model and the reward model each see every prompt with
+       each of its completions, in one forward pass.
+    3. Update: the same, forwards and backwards, by the policy and by the value model, ``epochs`` times.
+
+    A completion is right with the probability of its prompt, independently of the others. In GRPO, all
+    advantages of a group are 0 if all of its completions are right, or all are wrong: these completions are
+    silent. In PPO no completion is silent.
+
+    Args:
+        plan: ``method`` ("ppo" or "grpo"), and the numbers ``policy``, ``adapter``, ``value``, ``reward``,
+            ``beta``, ``group``, ``prompt``, ``length`` and ``epochs``. The last four are 1 or more.
+        shares: One or more probabilities: that of each prompt of the phase.
+
+    Returns:
+        ``bytes``; the FLOPs to ``write``, to ``score`` and to ``update``; and ``silent``, the expected number
+        of silent completions of the phase.
+
+    The functions of `myllm.accounting` and `myllm.finetuning` may not be used.
+
+    Example:
+        Two completions of one prompt: with a probability of 0.5 · 0.5 + 0.5 · 0.5, both are silent.
+
+        >>> sizes = dict(policy=10, adapter=0, value=10, reward=5, beta=0.0, group=2, prompt=3, length=4)
+        >>> phase_bill(dict(method="grpo", epochs=1) | sizes, [0.5])
+        {'bytes': 170, 'write': 180, 'score': 140, 'update': 840, 'silent': 1.0}
+    """
+    # SOLUTION
+    policy, adapter, group = plan["policy"], plan["adapter"], plan["group"]
+    value = plan["value"] if plan["method"] == "ppo" else 0
+    reference = policy if plan["beta"] else 0
+    whole, trained = policy + adapter, adapter or policy
+
+    held = 16 * (trained + value) + 2 * plan["reward"]
+    held += 2 * policy if adapter else 2 * reference
+    completions = len(shares) * group
+    tokens = completions * (plan["prompt"] + plan["length"])
+    cached = len(shares) * plan["prompt"] + completions * (plan["length"] - 1)
+    silent = sum(group * (p**group + (1 - p) ** group) for p in shares)
+    return {
+        "bytes": held,
+        "write": 2 * whole * cached,
+        "score": 2 * (reference + value + plan["reward"]) * tokens,
+        "update": plan["epochs"] * tokens * (4 * whole + 2 * trained + 6 * value),
+        "silent": silent if plan["method"] == "grpo" else 0.0,
+    }
     # END SOLUTION

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from fractions import Fraction
 from typing import Any
 
 import torch
@@ -270,3 +271,215 @@ def border_scenes(rng: Rng) -> Iterator[Scene]:
 
 
 cause_exam.conduct(0.5, PACKAGE, "myllm.inference.*")
+
+# 20.3
+
+Seeds = tuple[list[dict[str, Any]], str, int, float]
+
+
+def naive_method(
+    rows: list[dict[str, Any]], base: str, budget: int, factor: float, /
+) -> tuple[str, tuple[float, float], str]:
+    """Every run is looked for in the table; means are fractions."""
+    methods = sorted({row["method"] for row in rows})
+
+    def runs(method: str) -> dict[int, dict[str, Any]]:
+        found: dict[int, dict[str, Any]] = {}
+        for row in rows:
+            if row["method"] == method and row["completions"] <= budget:
+                other = found.get(row["seed"], row)
+                found[row["seed"]] = max(row, other, key=lambda one: one["completions"])
+        return found
+
+    better: list[tuple[Fraction, str, tuple[float, float]]] = []
+    rewards: list[tuple[Fraction, str]] = []
+    for method in methods:
+        mine, theirs = runs(method), runs(base)
+        paid = [Fraction(row["reward"]) for row in mine.values()]
+        if paid:
+            rewards.append((-sum(paid) / len(paid), method))
+        apart = [
+            Fraction(mine[seed]["right"], mine[seed]["asked"])
+            - Fraction(theirs[seed]["right"], theirs[seed]["asked"])
+            for seed in mine
+            if seed in theirs
+        ]
+        if method == base or len(apart) < 2:
+            continue
+        m, n = sum(apart) / len(apart), len(apart)
+        half = factor * math.sqrt(sum((d - m) ** 2 for d in apart) / (n - 1) / n)
+        if m > half:
+            better.append((-m, method, (float(m) - half, float(m) + half)))
+    found = min(better, default=(Fraction(0), base, (0.0, 0.0)))
+    return found[1], found[2], min(rewards)[1]
+
+
+method_exam = Exam("20.3", naive_method, tolerance=1e-9)
+
+
+def measured(
+    method: str, seed: int, right: float, reward: float = 0.5, completions: int = 1000, asked: int = 128
+) -> dict[str, Any]:
+    """A row."""
+    return {
+        "method": method,
+        "seed": seed,
+        "completions": completions,
+        "reward": reward,
+        "right": right,
+        "asked": asked,
+    }
+
+
+EARLY = [measured("a", 1, 1, 0.9, 90, 8), measured("a", 2, 2, 0.8, 90, 8), measured("b", 1, 8, 0.1, 95, 8)]
+EARLY += [measured("b", 1, 3, 0.6, 80, 8), measured("b", 2, 6, 0.7, 90, 8)]
+method_exam.example(1, (EARLY, "a", 90, 1.0), ("b", (0.25, 0.5), "a"))
+
+
+def some_runs(rng: Rng, moves: dict[str, list[int]], rewards: dict[str, float]) -> Seeds:
+    """Three measurements of each run: too early, on time, and too late; seeds lie far apart.
+
+    A method's moves are its right answers less those of the base at the same seed.
+    """
+    rows: list[dict[str, Any]] = []
+    seeds = rng.sample(range(100), 4)
+    levels = rng.sample([60, 75, 90, 105], 4)
+    for method, more in moves.items():
+        for seed, level, step in zip(seeds, levels, more, strict=False):
+            right = level + step
+            rows.append(measured(method, seed, right, rewards[method] + rng.uniform(0.0, 0.01)))
+            rows.append(measured(method, seed, right + rng.randint(1, 9), 0.3, rng.randint(400, 900)))
+            rows.append(measured(method, seed, 120, 0.99, rng.randint(1001, 1500)))
+    rng.shuffle(rows)
+    return rows, "grpo", 1000, rng.uniform(2.5, 3.0)
+
+
+@method_exam.oracle(2)
+def random_methods(rng: Rng) -> Iterator[Seeds]:
+    """A steady small gain, a larger one, one that is larger still and of one seed, and a high reward."""
+    for _ in range(3):
+        steady = [rng.randint(3, 4) for _ in range(4)]
+        moves = {"grpo": [0] * 4, "cispo": steady, "dapo": [15, 1, 14, 2], "rloo": [40, -5, 3, 1]}
+        rewards = {"grpo": 0.5, "cispo": 0.4, "dapo": 0.3, "rloo": 0.6}
+        yield some_runs(rng, moves, rewards)
+        moves |= {"dapo": [12, 4, 9, 3], "gspo": [-9, -12, -14, -3]}
+        yield some_runs(rng, moves, rewards | {"gspo": rng.uniform(0.7, 0.9)})
+
+
+ALONE = "a method compared by a single seed", "seeds that the base does not have"
+
+
+@method_exam.edge(1, *ALONE)
+def lonely_seeds(rng: Rng) -> Iterator[Seeds]:
+    """Methods with one seed, with other seeds than the base, and with one that they share."""
+    more = [measured("grpo", seed, right) for seed, right in ((1, 40), (2, 50), (3, 60))]
+    yield [*more, measured("dapo", 1, 90), measured("cispo", 9, 99, 0.9)], "grpo", 1000, 2.0
+    steady = [measured("rloo", seed, right) for seed, right in ((1, 45), (2, 56))]
+    far = [measured("dapo", seed, right, 0.7) for seed, right in ((1, 44), (2, 54), (8, 100))]
+    far += [measured("gspo", seed, right) for seed, right in ((7, 80), (8, 81), (9, 82))]
+    yield [*more, *steady, *far], "grpo", 1000, rng.uniform(2.0, 3.0)
+
+
+@method_exam.edge(1, "a budget that must not be reached", "names in reverse")
+def equal_methods(rng: Rng) -> Iterator[Seeds]:
+    """Equal means, equal rewards, budgets that are just reached."""
+    rows = [measured("grpo", seed, right) for seed, right in ((1, 32), (2, 64), (3, 48))]
+    rows += [measured("dapo", seed, right) for seed, right in ((3, 58), (1, 40), (2, 70))]
+    rows += [measured("cispo", seed, right) for seed, right in ((1, 42), (2, 72), (3, 54))]
+    yield rows, "grpo", 1000, 2.0
+    early = [row | {"completions": 999, "right": row["right"] // 2} for row in rows]
+    yield rows + early, "grpo", rng.choice([999, 1000]), 2.0
+    yield rng.sample(rows + early, 18), "grpo", 1000, 1.5
+
+
+@method_exam.edge(1)
+def border_methods(rng: Rng) -> Iterator[Seeds]:
+    """The base alone, none that is better, differences that are all equal, another base."""
+    yield [measured("a", 1, 3)], "a", 1000, 2.0
+    rows, base, *rest = some_runs(rng, {"grpo": [0] * 4, "dapo": [40, -5, 3, 1]}, {"grpo": 0.3, "dapo": 0.5})
+    yield rows, base, *rest
+    yield rows, "dapo", *rest
+    even = {"grpo": [0] * 4, "dapo": [2] * 4, "gspo": [0] * 4}
+    yield some_runs(rng, even, {"grpo": 0.3, "dapo": 0.2, "gspo": 0.1})
+
+
+# 20.4
+
+Bill = tuple[dict[str, Any], list[float]]
+
+
+def naive_bill(plan: dict[str, Any], shares: list[float], /) -> dict[str, float]:
+    """Prompt by prompt and completion by completion; silent groups by all their outcomes."""
+    ppo, n, extra = plan["method"] == "ppo", plan["policy"], plan["adapter"]
+    critic, judge = (plan["value"] if ppo else 0), plan["reward"]
+    found = dict.fromkeys(("bytes", "write", "score", "update"), 0) | {"silent": 0.0}
+    found["bytes"] = 16 * critic + 2 * judge + (16 * extra + 2 * n if extra else 16 * n)
+    if plan["beta"] > 0 and extra == 0:
+        found["bytes"] += 2 * n
+    for p in shares:
+        found["write"] += plan["prompt"] * 2 * (n + extra)
+        for _ in range(plan["group"]):
+            found["write"] += (plan["length"] - 1) * 2 * (n + extra)
+            for size in (n if plan["beta"] > 0 else 0, critic, judge):
+                found["score"] += (plan["prompt"] + plan["length"]) * 2 * size
+            once = 2 * (n + extra) + 2 * (n + extra) + 2 * (extra if extra else n) + 6 * critic
+            found["update"] += (plan["prompt"] + plan["length"]) * once * plan["epochs"]
+        right = wrong = 1.0
+        for _ in range(plan["group"]):
+            right, wrong = right * p, wrong * (1 - p)
+        found["silent"] += 0.0 if ppo else plan["group"] * (right + wrong)
+    return found
+
+
+bill_exam = Exam("20.4", naive_bill, tolerance=1e-9)
+TINY = {"policy": 10, "adapter": 0, "value": 10, "reward": 5, "beta": 0.0, "group": 2, "prompt": 3}
+COSTS = {"bytes": 170, "write": 180, "score": 140, "update": 840, "silent": 1.0}
+bill_exam.example(1, (TINY | {"length": 4, "method": "grpo", "epochs": 1}, [0.5]), COSTS)
+
+
+def some_plan(rng: Rng, method: str, adapter: bool, beta: float, prompts: int = 4, **more: int) -> Bill:
+    """A phase."""
+    policy = rng.randint(500, 900)
+    plan: dict[str, Any] = {"method": method, "policy": policy, "adapter": adapter * rng.randint(10, 40)}
+    plan |= {"value": rng.randint(200, 400), "reward": rng.randint(100, 180), "beta": beta}
+    plan |= {"group": rng.randint(3, 6), "prompt": rng.randint(20, 50), "length": rng.randint(60, 90)}
+    return plan | {"epochs": rng.randint(2, 4)} | more, [rng.uniform(0.02, 0.98) for _ in range(prompts)]
+
+
+@bill_exam.oracle(2.5)
+def random_bills(rng: Rng) -> Iterator[Bill]:
+    """PPO and GRPO, with and without an adapter, with and without a reference."""
+    for method in ("ppo", "grpo"):
+        for adapter in (False, True):
+            for beta in (0.0, rng.uniform(0.01, 0.1)):
+                yield some_plan(rng, method, adapter, beta)
+
+
+@bill_exam.edge(1.5, "the mean of the shares")
+def uneven_prompts(rng: Rng) -> Iterator[Bill]:
+    """Prompts that are always solved, never solved, and solved now and then."""
+    for shares in ([0.0, 1.0], [0.0, 0.5, 1.0], [1.0, 0.9, 0.2, 0.0]):
+        plan, _ = some_plan(rng, "grpo", False, 0.1)
+        yield plan, rng.sample(shares, len(shares))
+
+
+@bill_exam.edge(1)
+def border_bills(rng: Rng) -> Iterator[Bill]:
+    """A group of one, a verifier, one token, one epoch, one prompt."""
+    for method in ("ppo", "grpo"):
+        yield some_plan(rng, method, False, 0.0, 1, group=1, epochs=1, reward=0)
+        yield some_plan(rng, method, True, 0.1, 2, group=1, length=1, prompt=1)
+        yield some_plan(rng, method, False, 0.1, 3, reward=0)
+
+
+@bill_exam.property(0.5)
+def free_reference(f: Function, rng: Rng) -> None:
+    """With an adapter, a reference costs no memory, and computation only where completions are scored."""
+    plan, shares = some_plan(rng, rng.choice(["ppo", "grpo"]), True, 0.0)
+    without, found = f(plan, shares), f(plan | {"beta": 0.05}, shares)
+    for key in ("bytes", "write", "update", "silent"):
+        same(found[key], without[key], key)
+    expect(found["score"] > without["score"], "a reference that scores nothing")
+
+
+bill_exam.conduct(0.5, PACKAGE, "myllm.accounting.*")
