@@ -1,6 +1,8 @@
 """Chapter 20, Learning from rewards: the exercises. Replace ``raise NotImplementedError`` by your answer."""
 
 import math
+import re
+from fractions import Fraction
 from statistics import fmean, stdev
 from typing import Any
 
@@ -147,7 +149,7 @@ def diagnose(
 def choose_method(
     rows: list[dict[str, Any]], base: str, budget: int, factor: float
 ) -> tuple[str, tuple[float, float], str]:
-    """Choose a method of policy gradients by paired seeds, at equal cost, and report by how much it is better.
+    """Choose a method of policy gradients by paired seeds, at equal cost, and say by how much it is better.
 
     A run is a method with a seed. Each row is one measurement of a run; a run has one or more, each after
     another number of completions.
@@ -157,8 +159,8 @@ def choose_method(
        out. All that follows is about the measurements that count.
     2. The score of a run is its share of right answers, ``right / asked``.
     3. A method is compared with the base where both have a run with the same seed. From the n differences of
-       scores (the method's less the base's) with mean m and standard deviation s (with n - 1), its interval is
-       m ± ``factor`` · s / sqrt(n). A method with fewer than two such seeds is not compared.
+       scores (the method's less the base's) with mean m and standard deviation s (with n - 1), the interval
+       of the method is m ± ``factor`` · s / sqrt(n). With fewer than two such seeds, it is not compared.
     4. A method is better if the lower end of its interval is above 0. Of the better ones, choose the one with
        the highest m; of equal ones, the first by name. If none is better, keep the base, with the interval
        (0.0, 0.0).
@@ -243,4 +245,48 @@ def phase_bill(plan: dict[str, Any], shares: list[float]) -> dict[str, float]:
         {'bytes': 170, 'write': 180, 'score': 140, 'update': 840, 'silent': 1.0}
     """
     # May not be called: myllm.finetuning.*, myllm.accounting.*.
+    raise NotImplementedError
+
+
+@exercise("20.5", "A verifier that cannot be fooled", points=8, minutes=35, difficulty=3, section="verifier")
+def verified(numbers: list[int], target: int, text: str, ended: bool) -> float:
+    """Design the reward of a number game. Then try to break it: a policy finds everything that pays.
+
+    The game: reach the target with the given numbers, each used once, with + - * / and parentheses. The
+    reward is 1.0 if all of the following holds, and 0.0 otherwise:
+
+    1. The completion has ended.
+    2. Its text has ``<answer>`` exactly once and ``</answer>`` exactly once, in this order, and nothing but
+       white space (as `str.strip` removes it) after ``</answer>``. What comes before ``<answer>`` is free.
+    3. The answer is what stands between the two: at most 100 characters, spaces included, each of them one of
+       ``0123456789+-*/()`` or a space. A line break is no space.
+    4. The answer is an expression: a number; or an expression in parentheses; or two expressions with one of
+       ``+ - * /`` between them. So there are no signs before numbers or parentheses, ``**`` and ``//`` are no
+       operators, and ``2(3)`` is no product. Spaces are allowed everywhere but inside a number.
+    5. Its numbers are written in decimal without leading zeros, and are the given ones, each exactly as often
+       as it is given, in any order.
+    6. Its value is the target. Products and quotients come before sums and differences, and otherwise the
+       order is from left to right. The value is exact: 8 / (3 - 8 / 3) is 24, and 5 + 1 / 1000000007 is not
+       5. What divides by 0 has no value.
+
+    No text makes the function raise an exception, or run for long.
+
+    Args:
+        numbers: One or more, 0 or more each.
+        target: Any whole number.
+        text: The completion without its end token.
+        ended: Whether the end token was written.
+
+    Returns:
+        1.0 or 0.0.
+
+    The functions of `myllm.finetuning` may not be used, nor `eval` and `exec`.
+
+    Example:
+        >>> verified([3, 3, 8, 8], 24, "I try this: <answer>8 / (3 - 8 / 3)</answer>", True)
+        1.0
+        >>> verified([3, 3, 8, 8], 24, "<answer>3 * 8</answer>", True)
+        0.0
+    """
+    # May not be called: myllm.finetuning.*, builtins.eval, builtins.exec.
     raise NotImplementedError

@@ -1,6 +1,7 @@
 """Checks of chapter 20: a naive reference, known mistakes and checks for each exercise."""
 
 import math
+import re
 from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any
@@ -483,3 +484,188 @@ def free_reference(f: Function, rng: Rng) -> None:
 
 
 bill_exam.conduct(0.5, PACKAGE, "myllm.accounting.*")
+
+# 20.5
+
+Game = tuple[list[int], int, str, bool]
+OPEN, CLOSE = "<answer>", "</answer>"
+
+
+def naive_value(answer: str) -> Fraction | None:
+    """The value of an expression; its grammar is checked by crossing out one operator after the other."""
+    form = re.sub(r"[0-9]+", "n", answer).replace(" ", "")
+    while (shorter := re.sub(r"n[-+*/]n|\(n\)", "n", form, count=1)) != form:
+        form = shorter
+    if form != "n" or any(str(int(one)) != one for one in re.findall("[0-9]+", answer)):
+        return None
+    try:
+        return eval(re.sub(r"([0-9]+)", r"F(\1)", answer.strip()), {"F": Fraction})
+    except ZeroDivisionError:
+        return None
+
+
+def naive_verified(numbers: list[int], target: int, text: str, ended: bool, /) -> float:
+    """Split at the tags."""
+    parts = re.split(f"({OPEN}|{CLOSE})", text)
+    if not ended or parts[1::2] != [OPEN, CLOSE] or parts[4].strip() != "":
+        return 0.0
+    answer = parts[2]
+    if len(answer) > 100 or not {*answer} <= {*"0123456789+-*/() "}:
+        return 0.0
+    used = sorted(int(one) for one in re.findall("[0-9]+", answer))
+    return 1.0 if naive_value(answer) == target and used == sorted(numbers) else 0.0
+
+
+verifier_exam = Exam("20.5", naive_verified)
+FAMOUS = "8 / (3 - 8 / 3)"
+verifier_exam.example(0.5, ([3, 3, 8, 8], 24, f"I try this: {OPEN}{FAMOUS}{CLOSE}", True), 1.0)
+verifier_exam.example(0.5, ([3, 3, 8, 8], 24, f"{OPEN}3 * 8{CLOSE}", True), 0.0)
+
+
+def tagged(answer: str, before: str = "", after: str = "") -> str:
+    """A completion."""
+    return f"{before}{OPEN}{answer}{CLOSE}{after}"
+
+
+def expression(rng: Rng, numbers: list[int]) -> str:
+    """A random expression of these numbers, in this order, with and without parentheses and spaces."""
+    if len(numbers) == 1:
+        return str(numbers[0]) if rng.random() < 0.8 else f"( {numbers[0]})"
+    cut = rng.randint(1, len(numbers) - 1)
+    space = rng.choice(["", " "])
+    both = space + rng.choice("+-*/") + space
+    found = expression(rng, numbers[:cut]) + both + expression(rng, numbers[cut:])
+    return found if rng.random() < 0.6 else f"({found})"
+
+
+def some_game(rng: Rng, n: int, most: int = 20) -> tuple[list[int], int, str]:
+    """Numbers, a target that they reach, and an expression of them."""
+    while True:
+        numbers = [rng.randint(1, most) for _ in range(n)]
+        answer = expression(rng, numbers)
+        value = naive_value(answer)
+        if value is not None and value.denominator == 1:
+            return rng.sample(numbers, n), int(value), answer
+
+
+@verifier_exam.oracle(1)
+def random_answers(rng: Rng) -> Iterator[Game]:
+    """Right answers of one to six numbers, wrong targets, white space, work before the answer."""
+    for n in (1, 2, 3, 4, 6):
+        numbers, target, answer = some_game(rng, n)
+        yield numbers, target, tagged(answer, "12 - (", rng.choice(["", "\n", " \t"])), True
+        yield numbers, target + rng.choice([-1, 1]), tagged(answer), True
+    for answer, target in (("2+3*4", 14), ("2+3*4", 20), ("4*2-3", 5), ("2-3-4", -5), ("2-3-4", 3)):
+        yield [int(one) for one in re.findall("[0-9]", answer)], target, tagged(f" {answer} "), True
+
+
+FORMAT = (
+    "an answer that has not ended",
+    "one of several answers that is right",
+    "words after the answer",
+    "tags in the wrong order",
+)
+
+
+@verifier_exam.edge(1.5, *FORMAT)
+def formats(rng: Rng) -> Iterator[Game]:
+    """Right expressions in completions that must not pay."""
+    numbers, target, answer = some_game(rng, 3)
+    right, wrong = tagged(answer), tagged("1")
+    yield numbers, target, right, False
+    yield numbers, target, right + " \n", True
+    for text in (wrong + right, right + wrong, right + right, OPEN + right, right + CLOSE, CLOSE + right):
+        yield numbers, target, text, True
+    for text in (answer, OPEN + answer, answer + CLOSE, CLOSE + answer + OPEN, right.upper(), ""):
+        yield numbers, target, text, True
+    for after in (".", "\n\nor not", "</think>"):
+        yield numbers, target, right + after, True
+
+
+NUMBERS = "numbers that are left out", "numbers used more than once", "digits with spaces between"
+
+
+@verifier_exam.edge(1, *NUMBERS)
+def other_numbers(rng: Rng) -> Iterator[Game]:
+    """Numbers that are missing, too many, glued, written with zeros, and digits that are no ASCII."""
+    a, b = rng.sample(range(2, 9), 2)
+    yield [a, b, 7], a * b, tagged(f"{a}*{b}"), True
+    yield [a, b], a * b + a, tagged(f"{a}*{b}+{a}"), True
+    yield [a, a, b], a + b, tagged(f"{a}+{b}"), True
+    yield [a, b], a + b + b - a, tagged(f"{a}+{b}+{b}-{a}"), True
+    yield [10 * a + b], 10 * a + b, tagged(f"{a} {b}"), True
+    yield [a, b], 10 * a + b, tagged(f"{a}{b}"), True
+    for answer in (f"0{a}+{b}", f"{a}+00{b}", f"{a}.0+{b}", f"{a}_+{b}", f"{a}+{chr(0x660 + b)}"):
+        yield [a, b], a + b, tagged(answer), True
+    yield [0, a], a, tagged(f"0+{a}"), True
+    yield [0, 0, a], a, tagged(f"00+{a}"), True
+    yield [100 * a + b, 0], 100 * a + b, tagged(f"{100 * a + b} - 0"), True
+
+
+VALUES = (
+    "values that are nearly the target",
+    "values that are rounded",
+    "quotients without a rest",
+    "signs before numbers",
+)
+
+
+@verifier_exam.edge(1, *VALUES)
+def values(rng: Rng) -> Iterator[Game]:
+    """Exact fractions, values near the target, divisions by 0, signs, operators of Python, no operators."""
+    a, b = rng.sample(range(2, 9), 2)
+    yield [3, 3, 8, 8], 24, tagged(FAMOUS), True
+    yield [1, 49, 49], 1, tagged("1/49*49"), True
+    yield [a, 1, 1000000007], a, tagged(f"{a}+1/1000000007"), True
+    yield [a, 2 * a + 1, b], 2 + b, tagged(f"{2 * a + 1}/{a}+{b}"), True
+    yield [a, b, b], 0, tagged(f"{a}/({b}-{b})"), True
+    yield [0, 0], 0, tagged("0/0"), True
+    for answer in (f"-{a}+{b}", f"{b}+(-{a})", f"{b}--{a}", f"+{b}-{a}", f"{b}-+{a}"):
+        yield [a, b], b + a if "--" in answer else b - a, tagged(answer), True
+    for answer, target in ((f"{a}**{b}", a**b), (f"{a}//{b}", a // b), (f"{a}({b})", a * b)):
+        yield [a, b], target, tagged(answer), True
+    for answer in (f"({a})({b})", f"({a}+{b}", f"{a}+{b})", f"{a}+{b}+", "", "()", f"()+{a}+{b}", f"{a},{b}"):
+        yield [a, b], a + b, tagged(answer), True
+
+
+@verifier_exam.edge(1)
+def long_texts(rng: Rng) -> Iterator[Game]:
+    """Answers of 100 and 101 characters, nested parentheses, line breaks, powers without end, long texts."""
+    for size in (100, 101):
+        yield [7], 7, tagged(f"7{' ' * (size - 1)}"), True
+        depth = (size - 3) // 2
+        yield [1, 2], 3, tagged(f"{'(' * depth}1+2{')' * depth}".ljust(size)), True
+    yield [7], 7, tagged("(" * 50 + "7" + ")" * 49), True
+    yield [9], 9, tagged("9**" * 8 + "9"), True
+    yield [9, 9], 18, tagged("9\n+9"), True
+    yield [9, 9], 18, tagged("9+9\t"), True
+    yield [9, 9], 18, tagged("9+9", "(9" * 5000), True
+    yield [9, 9], 18, tagged("(" * 5000), True
+
+
+@verifier_exam.property(0.5)
+def nothing_else_counts(f: Function, rng: Rng) -> None:
+    """What comes before the answer changes no verdict, and parentheses around the whole answer do not."""
+    numbers, target, answer = some_game(rng, 3)
+    for before in ("", "0.0", "I am sure. The reward is 1.0.", "<think> answer </think>", "\x00\u2028("):
+        for goal in (target, target + 1):
+            same(f(numbers, goal, tagged(answer, before), True), float(goal == target), f"after {before!r}")
+            same(f(numbers, goal, tagged(f"({answer})"), True), float(goal == target), f"for ({answer})")
+
+
+@verifier_exam.property(0.5)
+def no_change_pays(f: Function, rng: Rng) -> None:
+    """One character more or less in a right answer pays only if it is still right."""
+    for _ in range(3):
+        numbers, target, answer = some_game(rng, 3)
+        for _ in range(20):
+            at = rng.randint(0, len(answer))
+            more = answer[:at] + rng.choice("0123456789+-*/() .,=²") + answer[at:]
+            for changed in (more, answer[:at] + answer[at + 1 :]):
+                right = naive_verified(numbers, target, tagged(changed), True)
+                same(
+                    f(numbers, target, tagged(changed), True), right, f"{changed} from {numbers} for {target}"
+                )
+
+
+verifier_exam.conduct(0.5, PACKAGE, "builtins.eval", "builtins.exec")
