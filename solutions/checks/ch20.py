@@ -18,31 +18,17 @@ PACKAGE = "myllm.finetuning.*"
 Rows = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, float, float]
 
 
-def naive_advantages(
-    rewards: Tensor,
-    values: Tensor,
-    after: Tensor,
-    episode: Tensor,
-    written: Tensor,
-    ended: Tensor,
-    discount: float,
-    decay: float,
-    /,
-) -> tuple[Tensor, Tensor]:
+def naive_advantages(*rows: Any) -> tuple[Tensor, Tensor]:
     """Episode by episode, each advantage as a sum over all later errors."""
+    rewards, values, after, episode, written, ended, discount, decay = rows
     white, returns = torch.zeros_like(rewards), torch.zeros_like(rewards)
     raw: dict[tuple[int, int], float] = {}
     for b in range(len(rewards)):
-        for number in {*episode[b].tolist()}:
-            steps = [
-                t for t in range(rewards.shape[1]) if episode[b, t].item() == number and bool(written[b, t])
-            ]
-            if not steps:
-                continue
-            told = values[b, steps].tolist()
-            told.append(0.0 if ended[b, steps[-1]] else after[b, steps[-1]].item())
-            paid: list[float] = rewards[b, steps].tolist()
-            errors = [paid[i] + discount * told[i + 1] - told[i] for i in range(len(steps))]
+        for number in episode[b].unique():
+            steps = [t for t in range(rewards.shape[1]) if written[b, t] and episode[b, t] == number]
+            told: list[float] = values[b, steps].tolist()
+            told += [0.0 if ended[b, t] else after[b, t].item() for t in steps[-1:]]
+            errors = [rewards[b, t].item() + discount * told[i + 1] - told[i] for i, t in enumerate(steps)]
             for i, t in enumerate(steps):
                 raw[b, t] = sum((discount * decay) ** k * error for k, error in enumerate(errors[i:]))
                 returns[b, t] = raw[b, t] + told[i]
@@ -61,16 +47,8 @@ def plain(numbers: list[float]) -> Tensor:
     return torch.tensor([numbers], dtype=torch.float64)
 
 
-SHOWN = (
-    plain([0, 9, 1]),
-    plain([0.25, 9, 0.75]),
-    plain([9, 9, 9]),
-    torch.tensor([[4, 4, 4]]),
-    torch.tensor([[True, False, True]]),
-    torch.tensor([[True, True, True]]),
-    1.0,
-    1.0,
-)
+NUMBER, STEP = torch.tensor([[4, 4, 4]]), torch.tensor([[True, False, True]])
+SHOWN = plain([0, 9, 1]), plain([0.25, 9, 0.75]), plain([9, 9, 9]), NUMBER, STEP, NUMBER > 0, 1.0, 1.0
 gae_exam.example(1, SHOWN, (plain([1, 0, -1]), plain([1, 0, 1])))
 
 
@@ -93,8 +71,8 @@ def some_rows(rng: Rng, shape: tuple[int, int], share: float, ends: float, hole:
             step[b, steps] = 1
             cut[b, steps[-1]] = not end
             t += size + rng.randint(0, 1)
-    drawn = [torch.where(on > 0, rng.normal(B, T, dtype=torch.float64), hole) for on in (step, step, cut)]
-    return (*drawn, numbers, step > 0, over > 0, rng.uniform(0.8, 0.95), rng.uniform(0.5, 0.9))  # type: ignore[return-value]
+    a, b, c = (torch.where(on > 0, rng.normal(B, T, dtype=torch.float64), hole) for on in (step, step, cut))
+    return a, b, c, numbers, step > 0, over > 0, rng.uniform(0.8, 0.95), rng.uniform(0.5, 0.9)
 
 
 @gae_exam.oracle(2)
@@ -125,7 +103,7 @@ def border_rows(rng: Rng) -> Iterator[Rows]:
     yield some_rows(rng, (1, 1), 1.0, rng.choice([0.0, 1.0]))
     rows = some_rows(rng, (3, 15), 0.5, 0.5)
     empty = rows[4] & torch.tensor([[True], [False], [True]])
-    yield (*rows[:4], empty, rows[5], rows[6], rows[7])
+    yield (*rows[:4], empty, *rows[5:])
     for discount, decay in ((0.0, 1.0), (1.0, 0.0), (1.0, 1.0)):
         yield (*rows[:6], discount, decay)
 
@@ -135,11 +113,10 @@ def neighbours(f: Function, rng: Rng) -> None:
     """The returns of an episode do not change with the other episodes of its row."""
     for ends in (0.0, 1.0):
         rows = some_rows(rng, (1, 20), 0.7, ends)
-        for number in {*rows[3][0].tolist()} - {-1}:
-            own = rows[3] == number
-            alone: Any = f(rows[0], rows[1], rows[2], rows[3], rows[4] & own, rows[5], rows[6], rows[7])
-            both: Any = f(*rows)
-            same(both[1][own], alone[1][own], f"the returns of the episode {number}")
+        for number in {int(one) for one in rows[3][0]} - {-1}:
+            own = torch.eq(rows[3], number)
+            alone: Any = f(*rows[:4], rows[4] & own, *rows[5:])
+            same(f(*rows)[1][own], alone[1][own], f"the returns of the episode {number}")
 
 
 gae_exam.operations(0.5, "rows", (3, 60), lambda rng, n: some_rows(rng, (n, 12), 0.6, 0.5))
@@ -160,34 +137,26 @@ def naive_score(logits: list[float], token: int, temperature: float = 1.0, p: fl
     return math.log(weights[token] / sum(weights[j] for j in kept)) if token in kept else -math.inf
 
 
-def naive_diagnosis(
-    noted: Tensor,
-    ids: Tensor,
-    written: Tensor,
-    logits: dict[str, Tensor],
-    stop: int,
-    temperatures: list[float],
-    nuclei: list[float],
-    /,
-) -> tuple[str, float, float]:
+def naive_diagnosis(*scene: Any) -> tuple[str, float, float]:
     """Token by token."""
+    noted, ids, written, logits, stop, temperatures, nuclei = scene
     rows = [[t for t in range(ids.shape[1]) if written[r, t]] for r in range(len(ids))]
-    tokens, told = ids.tolist(), noted.tolist()
-    numbers = {name: x.tolist() for name, x in logits.items()}
+    told: list[list[float]] = noted.tolist()
 
-    def apart(name: str, r: int, t: int, late: int = 0, **options: float) -> float:
-        return abs(naive_score(numbers[name][r][t - late], tokens[r][t - late], **options) - told[r][t])
+    def apart(name: str, r: int, t: int, late: int, how: dict[str, float]) -> float:
+        token = int(ids[r, t - late])
+        return abs(naive_score(logits[name][r, t - late].tolist(), token, **how) - told[r][t])
 
-    def worst(name: str = "train", **options: float) -> float:
-        return max(apart(name, r, t, **options) for r, row in enumerate(rows) for t in row)
+    def worst(name: str = "train", **how: float) -> float:
+        return max(apart(name, r, t, 0, how) for r, row in enumerate(rows) for t in row)
 
-    early = list[float]()
+    early, late = list[float](), list[float]()
     for r, row in enumerate(rows):
-        ends = [t for t in row if tokens[r][t] == stop] or [row[-1]]
-        early += [apart("train", r, t) for t in row if t <= ends[0]]
-    late = max(apart("train", r, t, 1) for r, row in enumerate(rows) for t in row[1:])
+        ends = [t for t in row if ids[r, t] == stop] or [row[-1]]
+        early += [apart("train", r, t, 0, {}) for t in row if t <= ends[0]]
+        late += [apart("train", r, t, 1, {}) for t in row[1:]]
     found: list[tuple[str, float, float]] = [("none", 1.0, worst()), ("mask", 1.0, max(early))]
-    found += [("late", 1.0, late), ("dropout", 1.0, worst("eval")), ("stale", 1.0, worst("old"))]
+    found += [("late", 1.0, max(late)), ("dropout", 1.0, worst("eval")), ("stale", 1.0, worst("old"))]
     found += [("temperature", x, worst(temperature=x)) for x in temperatures]
     found += [("top-p", x, worst(p=x)) for x in nuclei]
     cause, setting = next(((name, x) for name, x, far in found if far <= 1e-5), ("unknown", 1.0))
@@ -220,7 +189,7 @@ def scene(rng: Rng, cause: str = "none", R: int = 3, V: int = 6, **how: float) -
         if r > 0:
             ids[r, own[-3 if cause == "mask" else -1]] = stop
         for t in own:
-            scores = [naive_score(told[r, t].tolist(), i, **how) for i in range(V)]
+            scores = [naive_score([x.item() for x in told[r, t]], i, **how) for i in range(V)]
             if scores[int(ids[r, t])] == -math.inf:
                 ids[r, t] = rng.choice([i for i in range(V) if scores[i] > -math.inf])
             noted[r, t] = scores[int(ids[r, t])] + rng.uniform(-2e-6, 2e-6)
@@ -248,17 +217,16 @@ OTHERS = "a temperature for each completion", "an end token that is not compared
 @cause_exam.edge(1.5, *OTHERS)
 def other_causes(rng: Rng) -> Iterator[Scene]:
     """Causes that have no name: one token, two temperatures, another temperature, the end token not noted."""
-    noted, ids, written, *rest = scene(rng)
-    noted[1, written[1].long().argmax()] += rng.choice([-0.01, 0.01])
-    yield noted, ids, written, *rest
-    noted, ids, written, logits, *rest = scene(rng, temperature=0.7)
-    cold = torch.log_softmax(logits["train"] / 1.3, -1).gather(-1, ids[..., None])[..., 0]
-    noted[1] = torch.where(written[1], cold[1], noted[1])
-    yield noted, ids, written, logits, *rest
+    for _ in range(2):
+        one = scene(rng)
+        one[0][1, one[2][1].long().argmax()] += rng.choice([-0.01, 0.01])
+        yield one
+    two = scene(rng, temperature=0.7)
+    warm = torch.log_softmax(two[3]["train"] / 1.3, -1).gather(-1, two[1][..., None])[..., 0]
+    yield torch.where(torch.arange(3)[:, None] == 1, warm, two[0]), *two[1:]
     yield scene(rng, temperature=0.9)
-    noted, ids, written, *rest = scene(rng)
-    noted[1:] = torch.where(written & (ids == 0), 0.0, noted)[1:]
-    yield noted, ids, written, *rest
+    end = scene(rng)
+    yield torch.where((end[1] == 0) & (torch.arange(3)[:, None] > 0), 0.0, end[0]), *end[1:]
 
 
 @cause_exam.edge(1)
@@ -266,8 +234,8 @@ def border_scenes(rng: Rng) -> Iterator[Scene]:
     """One completion, two tokens, no settings."""
     yield (*scene(rng, R=1)[:5], [], [])
     yield (*scene(rng, temperature=1.3)[:5], [], [0.9])
-    noted, ids, written, *rest = scene(rng, rng.choice(["late", "dropout", "stale"]), V=3)
-    yield noted, ids, written & (written.cumsum(1) < 3), *rest
+    few = scene(rng, rng.choice(["late", "dropout", "stale"]), V=3)
+    yield (*few[:2], few[2] & (few[2].cumsum(1) < 3), *few[3:])
     yield scene(rng, "mask", R=2)
 
 
@@ -275,66 +243,51 @@ cause_exam.conduct(0.5, PACKAGE, "myllm.inference.*")
 
 # 20.3
 
-Seeds = tuple[list[dict[str, Any]], str, int, float]
+Row = dict[str, Any]
+Seeds = tuple[list[Row], str, int, float]
 
 
-def naive_method(
-    rows: list[dict[str, Any]], base: str, budget: int, factor: float, /
-) -> tuple[str, tuple[float, float], str]:
+def naive_method(rows: list[Row], base: str, budget: int, factor: float, /) -> tuple[Any, ...]:
     """Every run is looked for in the table; means are fractions."""
-    methods = sorted({row["method"] for row in rows})
+    methods = sorted({one["method"] for one in rows})
 
-    def runs(method: str) -> dict[int, dict[str, Any]]:
-        found: dict[int, dict[str, Any]] = {}
-        for row in rows:
-            if row["method"] == method and row["completions"] <= budget:
-                other = found.get(row["seed"], row)
-                found[row["seed"]] = max(row, other, key=lambda one: one["completions"])
+    def runs(method: str) -> dict[int, Row]:
+        found: dict[int, Row] = {}
+        for one in sorted(rows, key=lambda one: -one["completions"]):
+            if one["method"] == method and one["completions"] <= budget:
+                found.setdefault(one["seed"], one)
         return found
 
-    better: list[tuple[Fraction, str, tuple[float, float]]] = []
-    rewards: list[tuple[Fraction, str]] = []
+    better: list[tuple[Any, str, tuple[float, float]]] = []
+    rewards: list[tuple[Any, str]] = []
     for method in methods:
         mine, theirs = runs(method), runs(base)
-        paid = [Fraction(row["reward"]) for row in mine.values()]
-        if paid:
-            rewards.append((-sum(paid) / len(paid), method))
-        apart = [
-            Fraction(mine[seed]["right"], mine[seed]["asked"])
-            - Fraction(theirs[seed]["right"], theirs[seed]["asked"])
-            for seed in mine
-            if seed in theirs
-        ]
+        if mine:
+            rewards.append((-sum(Fraction(one["reward"]) for one in mine.values()) / len(mine), method))
+        pairs = [(mine[seed], theirs[seed]) for seed in mine if seed in theirs]
+        apart = [Fraction(a["right"], a["asked"]) - Fraction(b["right"], b["asked"]) for a, b in pairs]
         if method == base or len(apart) < 2:
             continue
         m, n = sum(apart) / len(apart), len(apart)
         half = factor * math.sqrt(sum((d - m) ** 2 for d in apart) / (n - 1) / n)
         if m > half:
             better.append((-m, method, (float(m) - half, float(m) + half)))
-    found = min(better, default=(Fraction(0), base, (0.0, 0.0)))
+    found = min(better, default=(0, base, (0.0, 0.0)))
     return found[1], found[2], min(rewards)[1]
 
 
 method_exam = Exam("20.3", naive_method, tolerance=1e-9)
 
 
-def measured(
-    method: str, seed: int, right: float, reward: float = 0.5, completions: int = 1000, asked: int = 128
-) -> dict[str, Any]:
-    """A row."""
-    return {
-        "method": method,
-        "seed": seed,
-        "completions": completions,
-        "reward": reward,
-        "right": right,
-        "asked": asked,
-    }
+def row(name: str, seed: int, right: int, reward: float = 0.5, n: int = 1000, asked: int = 128) -> Row:
+    """A measurement after n completions."""
+    told = {"completions": n, "reward": reward, "right": right, "asked": asked}
+    return {"method": name, "seed": seed} | told
 
 
-EARLY = [measured("a", 1, 1, 0.9, 90, 8), measured("a", 2, 2, 0.8, 90, 8), measured("b", 1, 8, 0.1, 95, 8)]
-EARLY += [measured("b", 1, 3, 0.6, 80, 8), measured("b", 2, 6, 0.7, 90, 8)]
-method_exam.example(1, (EARLY, "a", 90, 1.0), ("b", (0.25, 0.5), "a"))
+SHORT = [row("a", 1, 1, 0.9, 90, 8), row("a", 2, 2, 0.8, 90, 8), row("b", 1, 8, 0.1, 95, 8)]
+LATER = [row("b", 1, 3, 0.6, 80, 8), row("b", 2, 6, 0.7, 90, 8)]
+method_exam.example(1, (SHORT + LATER, "a", 90, 1.0), ("b", (0.25, 0.5), "a"))
 
 
 def some_runs(rng: Rng, moves: dict[str, list[int]], rewards: dict[str, float]) -> Seeds:
@@ -342,15 +295,15 @@ def some_runs(rng: Rng, moves: dict[str, list[int]], rewards: dict[str, float]) 
 
     A method's moves are its right answers less those of the base at the same seed.
     """
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     seeds = rng.sample(range(100), 4)
     levels = rng.sample([60, 75, 90, 105], 4)
     for method, more in moves.items():
         for seed, level, step in zip(seeds, levels, more, strict=False):
             right = level + step
-            rows.append(measured(method, seed, right, rewards[method] + rng.uniform(0.0, 0.01)))
-            rows.append(measured(method, seed, right + rng.randint(1, 9), 0.3, rng.randint(400, 900)))
-            rows.append(measured(method, seed, 120, 0.99, rng.randint(1001, 1500)))
+            rows.append(row(method, seed, right, rewards[method] + rng.uniform(0.0, 0.01)))
+            rows.append(row(method, seed, right + rng.randint(1, 9), 0.3, rng.randint(400, 900)))
+            rows.append(row(method, seed, 120, 0.99, rng.randint(1001, 1500)))
     rng.shuffle(rows)
     return rows, "grpo", 1000, rng.uniform(2.5, 3.0)
 
@@ -367,28 +320,25 @@ def random_methods(rng: Rng) -> Iterator[Seeds]:
         yield some_runs(rng, moves, rewards | {"gspo": rng.uniform(0.7, 0.9)})
 
 
-ALONE = "a method compared by a single seed", "seeds that the base does not have"
-
-
-@method_exam.edge(1, *ALONE)
+@method_exam.edge(1, "a method compared by a single seed", "seeds that the base does not have")
 def lonely_seeds(rng: Rng) -> Iterator[Seeds]:
     """Methods with one seed, with other seeds than the base, and with one that they share."""
-    more = [measured("grpo", seed, right) for seed, right in ((1, 40), (2, 50), (3, 60))]
-    yield [*more, measured("dapo", 1, 90), measured("cispo", 9, 99, 0.9)], "grpo", 1000, 2.0
-    steady = [measured("rloo", seed, right) for seed, right in ((1, 45), (2, 56))]
-    far = [measured("dapo", seed, right, 0.7) for seed, right in ((1, 44), (2, 54), (8, 100))]
-    far += [measured("gspo", seed, right) for seed, right in ((7, 80), (8, 81), (9, 82))]
+    more = [row("grpo", seed, right) for seed, right in ((1, 40), (2, 50), (3, 60))]
+    yield [*more, row("dapo", 1, 90), row("cispo", 9, 99, 0.9)], "grpo", 1000, 2.0
+    steady = [row("rloo", seed, right) for seed, right in ((1, 45), (2, 56))]
+    far = [row("dapo", seed, right, 0.7) for seed, right in ((1, 44), (2, 54), (8, 100))]
+    far += [row("gspo", seed, right) for seed, right in ((7, 80), (8, 81), (9, 82))]
     yield [*more, *steady, *far], "grpo", 1000, rng.uniform(2.0, 3.0)
 
 
 @method_exam.edge(1, "a budget that must not be reached", "names in reverse")
 def equal_methods(rng: Rng) -> Iterator[Seeds]:
     """Equal means, equal rewards, budgets that are just reached."""
-    rows = [measured("grpo", seed, right) for seed, right in ((1, 32), (2, 64), (3, 48))]
-    rows += [measured("dapo", seed, right) for seed, right in ((3, 58), (1, 40), (2, 70))]
-    rows += [measured("cispo", seed, right) for seed, right in ((1, 42), (2, 72), (3, 54))]
+    rows = [row("grpo", seed, right) for seed, right in ((1, 32), (2, 64), (3, 48))]
+    rows += [row("dapo", seed, right) for seed, right in ((3, 58), (1, 40), (2, 70))]
+    rows += [row("cispo", seed, right) for seed, right in ((1, 42), (2, 72), (3, 54))]
     yield rows, "grpo", 1000, 2.0
-    early = [row | {"completions": 999, "right": row["right"] // 2} for row in rows]
+    early = [one | {"completions": 999, "right": one["right"] // 2} for one in rows]
     yield rows + early, "grpo", rng.choice([999, 1000]), 2.0
     yield rng.sample(rows + early, 18), "grpo", 1000, 1.5
 
@@ -396,10 +346,10 @@ def equal_methods(rng: Rng) -> Iterator[Seeds]:
 @method_exam.edge(1)
 def border_methods(rng: Rng) -> Iterator[Seeds]:
     """The base alone, none that is better, differences that are all equal, another base."""
-    yield [measured("a", 1, 3)], "a", 1000, 2.0
-    rows, base, *rest = some_runs(rng, {"grpo": [0] * 4, "dapo": [40, -5, 3, 1]}, {"grpo": 0.3, "dapo": 0.5})
-    yield rows, base, *rest
-    yield rows, "dapo", *rest
+    yield [row("a", 1, 3)], "a", 1000, 2.0
+    one = some_runs(rng, {"grpo": [0] * 4, "dapo": [40, -5, 3, 1]}, {"grpo": 0.3, "dapo": 0.5})
+    yield one
+    yield one[0], "dapo", *one[2:]
     even = {"grpo": [0] * 4, "dapo": [2] * 4, "gspo": [0] * 4}
     yield some_runs(rng, even, {"grpo": 0.3, "dapo": 0.2, "gspo": 0.1})
 
@@ -559,27 +509,19 @@ def random_answers(rng: Rng) -> Iterator[Game]:
         yield [int(one) for one in re.findall("[0-9]", answer)], target, tagged(f" {answer} "), True
 
 
-FORMAT = (
-    "an answer that has not ended",
-    "one of several answers that is right",
-    "words after the answer",
-    "tags in the wrong order",
-)
+FORMAT = "an answer that has not ended", "one of several answers that is right", "words after the answer"
 
 
-@verifier_exam.edge(1.5, *FORMAT)
+@verifier_exam.edge(1.5, *FORMAT, "tags in the wrong order")
 def formats(rng: Rng) -> Iterator[Game]:
-    """Right expressions in completions that must not pay."""
+    """Right expressions in completions of which one pays."""
     numbers, target, answer = some_game(rng, 3)
     right, wrong = tagged(answer), tagged("1")
     yield numbers, target, right, False
-    yield numbers, target, right + " \n", True
-    for text in (wrong + right, right + wrong, right + right, OPEN + right, right + CLOSE, CLOSE + right):
+    texts = [wrong + right, right + wrong, right + right, OPEN + right, right + CLOSE, CLOSE + right, ""]
+    texts += [answer, OPEN + answer, answer + CLOSE, CLOSE + answer + OPEN, right.upper(), right + " \n"]
+    for text in [*texts, *(right + after for after in (".", "\n\nor not", "</think>"))]:
         yield numbers, target, text, True
-    for text in (answer, OPEN + answer, answer + CLOSE, CLOSE + answer + OPEN, right.upper(), ""):
-        yield numbers, target, text, True
-    for after in (".", "\n\nor not", "</think>"):
-        yield numbers, target, right + after, True
 
 
 NUMBERS = "numbers that are left out", "numbers used more than once", "digits with spaces between"
@@ -589,58 +531,46 @@ NUMBERS = "numbers that are left out", "numbers used more than once", "digits wi
 def other_numbers(rng: Rng) -> Iterator[Game]:
     """Numbers that are missing, too many, glued, written with zeros, and digits that are no ASCII."""
     a, b = rng.sample(range(2, 9), 2)
-    yield [a, b, 7], a * b, tagged(f"{a}*{b}"), True
-    yield [a, b], a * b + a, tagged(f"{a}*{b}+{a}"), True
-    yield [a, a, b], a + b, tagged(f"{a}+{b}"), True
-    yield [a, b], a + b + b - a, tagged(f"{a}+{b}+{b}-{a}"), True
-    yield [10 * a + b], 10 * a + b, tagged(f"{a} {b}"), True
-    yield [a, b], 10 * a + b, tagged(f"{a}{b}"), True
+    c = 10 * a + b
+    tried = [([a, b, 7], a * b, f"{a}*{b}"), ([a, b], c, f"{a}{b}"), ([c], c, f"{a} {b}")]
+    tried += [([a, b], a * b + a, f"{a}*{b}+{a}"), ([a, a, b], a + b, f"{a}+{b}"), ([0, a], a, f"0+{a}")]
+    tried += [([a, b], 2 * b, f"{a}+{b}+{b}-{a}"), ([10 * c, 0], 10 * c, f"{10 * c} - 0")]
     for answer in (f"0{a}+{b}", f"{a}+00{b}", f"{a}.0+{b}", f"{a}_+{b}", f"{a}+{chr(0x660 + b)}"):
-        yield [a, b], a + b, tagged(answer), True
-    yield [0, a], a, tagged(f"0+{a}"), True
-    yield [0, 0, a], a, tagged(f"00+{a}"), True
-    yield [100 * a + b, 0], 100 * a + b, tagged(f"{100 * a + b} - 0"), True
+        tried.append(([a, b], a + b, answer))
+    yield from ((numbers, target, tagged(answer), True) for numbers, target, answer in tried)
 
 
-VALUES = (
-    "values that are nearly the target",
-    "values that are rounded",
-    "quotients without a rest",
-    "signs before numbers",
-)
+VALUES = "values that are nearly the target", "values that are rounded", "quotients without a rest"
 
 
-@verifier_exam.edge(1, *VALUES)
+@verifier_exam.edge(1, *VALUES, "signs before numbers")
 def values(rng: Rng) -> Iterator[Game]:
     """Exact fractions, values near the target, divisions by 0, signs, operators of Python, no operators."""
     a, b = rng.sample(range(2, 9), 2)
-    yield [3, 3, 8, 8], 24, tagged(FAMOUS), True
-    yield [1, 49, 49], 1, tagged("1/49*49"), True
-    yield [a, 1, 1000000007], a, tagged(f"{a}+1/1000000007"), True
-    yield [a, 2 * a + 1, b], 2 + b, tagged(f"{2 * a + 1}/{a}+{b}"), True
-    yield [a, b, b], 0, tagged(f"{a}/({b}-{b})"), True
-    yield [0, 0], 0, tagged("0/0"), True
-    for answer in (f"-{a}+{b}", f"{b}+(-{a})", f"{b}--{a}", f"+{b}-{a}", f"{b}-+{a}"):
-        yield [a, b], b + a if "--" in answer else b - a, tagged(answer), True
-    for answer, target in ((f"{a}**{b}", a**b), (f"{a}//{b}", a // b), (f"{a}({b})", a * b)):
-        yield [a, b], target, tagged(answer), True
-    for answer in (f"({a})({b})", f"({a}+{b}", f"{a}+{b})", f"{a}+{b}+", "", "()", f"()+{a}+{b}", f"{a},{b}"):
-        yield [a, b], a + b, tagged(answer), True
+    c, d = 2 * a + 1, b - a
+    tried = [([3, 3, 8, 8], 24, FAMOUS), ([1, 49, 49], 1, "1/49*49"), ([c, a, b], 2 + b, f"{c}/{a}+{b}")]
+    tried += [
+        ([a, 1, 1000000007], a, f"{a}+1/1000000007"),
+        ([a, b, b], 0, f"{a}/({b}-{b})"),
+        ([0, 0], 0, "0/0"),
+    ]
+    pairs = [(f"-{a}+{b}", d), (f"{b}+(-{a})", d), (f"{b}--{a}", a + b), (f"+{b}-{a}", d), (f"{b}-+{a}", d)]
+    pairs += [(f"{a}**{b}", a**b), (f"{a}//{b}", a // b), (f"{a}({b})", a * b), (f"({a})({b})", a * b)]
+    pairs += [(f"({a}+{b}", a + b), (f"{a}+{b})", a + b), (f"{a}+{b}+", a + b), (f"()+{a}+{b}", a + b)]
+    tried += [([a, b], target, answer) for answer, target in [*pairs, ("", 0), ("()", 0), (f"{a},{b}", a)]]
+    yield from ((numbers, target, tagged(answer), True) for numbers, target, answer in tried)
 
 
 @verifier_exam.edge(1)
 def long_texts(rng: Rng) -> Iterator[Game]:
     """Answers of 100 and 101 characters, nested parentheses, line breaks, powers without end, long texts."""
     for size in (100, 101):
-        yield [7], 7, tagged(f"7{' ' * (size - 1)}"), True
         depth = (size - 3) // 2
+        yield [7], 7, tagged("7".ljust(size)), True
         yield [1, 2], 3, tagged(f"{'(' * depth}1+2{')' * depth}".ljust(size)), True
-    yield [7], 7, tagged("(" * 50 + "7" + ")" * 49), True
-    yield [9], 9, tagged("9**" * 8 + "9"), True
-    yield [9, 9], 18, tagged("9\n+9"), True
-    yield [9, 9], 18, tagged("9+9\t"), True
+    for answer in ("9\n+9", "9+9\t", "9+9\n", "(" * 5000, "9**" * 8 + "9", f"{'(' * 50}9+9"):
+        yield [9, 9], 18, tagged(answer), True
     yield [9, 9], 18, tagged("9+9", "(9" * 5000), True
-    yield [9, 9], 18, tagged("(" * 5000), True
 
 
 @verifier_exam.property(0.5)
@@ -656,16 +586,13 @@ def nothing_else_counts(f: Function, rng: Rng) -> None:
 @verifier_exam.property(0.5)
 def no_change_pays(f: Function, rng: Rng) -> None:
     """One character more or less in a right answer pays only if it is still right."""
-    for _ in range(3):
+    for _ in range(40):
         numbers, target, answer = some_game(rng, 3)
-        for _ in range(20):
-            at = rng.randint(0, len(answer))
-            more = answer[:at] + rng.choice("0123456789+-*/() .,=²") + answer[at:]
-            for changed in (more, answer[:at] + answer[at + 1 :]):
-                right = naive_verified(numbers, target, tagged(changed), True)
-                same(
-                    f(numbers, target, tagged(changed), True), right, f"{changed} from {numbers} for {target}"
-                )
+        at = rng.randint(0, len(answer))
+        more = answer[:at] + rng.choice("0123456789+-*/() .,=²") + answer[at:]
+        for text in (tagged(more), tagged(answer[:at] + answer[at + 1 :])):
+            right = naive_verified(numbers, target, text, True)
+            same(f(numbers, target, text, True), right, f"{text} from {numbers} for {target}")
 
 
 verifier_exam.conduct(0.5, PACKAGE, "builtins.eval", "builtins.exec")
