@@ -25,10 +25,10 @@ def episode_advantages(
 ) -> tuple[Tensor, Tensor]:
     """Compute the advantages of rows that hold several episodes, in which a policy takes turns with tools.
 
-    A row holds episodes one after the other. The tokens of an episode are adjacent and have its number; the
-    numbers of a row's episodes differ, and padding, which may stand anywhere between episodes, has -1. In an
-    episode, tokens that the policy wrote alternate with tokens that it was given: the question, what a tool
-    answered. Both may begin an episode, and both may end it; it may also have no written token.
+    A row holds episodes one after the other. The tokens of an episode are adjacent and have its number, 0 or
+    more; the numbers of a row's episodes differ. Padding, which may stand before, between and after episodes,
+    has -1. In an episode, tokens that the policy wrote alternate with tokens that it was given: the question,
+    what a tool answered. Both may begin an episode, and both may end it; it may also have no written token.
 
     Only written tokens are steps. What follows a step is the next written token of its episode, however many
     given tokens lie between: they cost neither discount nor decay.
@@ -53,6 +53,7 @@ def episode_advantages(
         episode: (B, T) int64.
         written: (B, T) bool, true at one token at least, and never at padding.
         ended: (B, T) bool, the same at all tokens of an episode: true if it has ended, false if it was cut.
+            At padding it says nothing.
         discount: From 0 to 1, both included.
         decay: From 0 to 1, both included.
 
@@ -109,7 +110,7 @@ def diagnose(
     log-softmax of the logits at its position, taken at the token.
 
     Two numbers agree if they are at most 1e-5 nats apart. What was noted agrees with scores if it does at all
-    written tokens. In each call, one of these eight verdicts is right:
+    written tokens. In each call, exactly one of these eight verdicts is right:
 
     - ``"none"``: What was noted agrees with the scores under the logits of the training step.
     - ``"mask"``: It agrees at all written tokens up to the first written end token of each completion, this
@@ -121,7 +122,7 @@ def diagnose(
     - ``"temperature"``: It agrees with the scores under the logits divided by one of the temperatures, the
       same one for all completions.
     - ``"top-p"``: It agrees with the scores when all logits outside the nucleus of one of the ``nuclei`` are
-      minus infinity. The nucleus of p: the most probable tokens, as few as have p together, or more.
+      minus infinity. The nucleus of p: the most probable tokens, as few of them as have p or more together.
     - ``"unknown"``: None of these.
 
     Where a verdict names no logits, those of the training step are meant.
@@ -141,7 +142,8 @@ def diagnose(
 
     Returns:
         The verdict; the temperature or the p of the nucleus, and 1.0 for all other verdicts; and the largest
-        distance between what was noted and the scores of the training step at all written tokens, in nats.
+        distance between what was noted and the scores of the training step at all written tokens, in nats,
+        whatever the verdict.
 
     The functions of `myllm.finetuning` and `myllm.inference` may not be used.
 
@@ -203,9 +205,9 @@ def choose_method(
     A run is a method with a seed. Each row is one measurement of a run; a run has one or more, each after
     another number of completions.
 
-    1. The cost of a run are the completions that it has written up to then. Of each run, the measurement with
-       the most completions counts that has no more than ``budget``. A run without such a measurement is left
-       out. All that follows is about the measurements that count.
+    1. The cost of a run is the number of completions that it has written up to then, those included that it
+       has thrown away. Of each run, one measurement counts: of those with at most ``budget`` completions, the
+       one with the most. A run without one is left out. All that follows is about measurements that count.
     2. The score of a run is its share of right answers, ``right / asked``.
     3. A method is compared with the base where both have a run with the same seed. From the n differences of
        scores (the method's less the base's) with mean m and standard deviation s (with n - 1), the interval
@@ -280,9 +282,9 @@ def phase_bill(plan: dict[str, Any], shares: list[float]) -> dict[str, float]:
     Trained weights take 16 bytes each (with gradient and moments), frozen ones 2 bytes. All else takes none.
 
     A forward pass costs 2 FLOPs for each weight of a model and each token that it sees; the policy's adapter
-    counts as weights of it, except where the policy is its own reference. A backward pass costs 2 FLOPs for
-    each weight and token for gradients of inputs, adapters included, and 2 more for each *trained* weight and
-    token. All else costs nothing.
+    counts as weights of it, except where the policy is its own reference. A backward pass costs as much
+    again for the gradients of inputs, and 2 FLOPs more for each *trained* weight and token. All else costs
+    nothing.
 
     A phase:
 
@@ -290,9 +292,10 @@ def phase_bill(plan: dict[str, Any], shares: list[float]) -> dict[str, float]:
        completions ``length`` tokens. With a cache, a prompt is seen once for its whole group, and each
        written token once, except the last one of each completion: nothing is written after it. The
        log-probabilities are noted on the way.
-    2. Score: the reference if there is one, the value model and the reward model each see every prompt with
-       each of its completions, in one forward pass.
-    3. Update: the same, forwards and backwards, by the policy and by the value model, ``epochs`` times.
+    2. Score: as far as they are there, the reference, the value model and the reward model each see every
+       prompt with each of its completions, ``prompt`` + ``length`` tokens, in one forward pass.
+    3. Update: the policy, and the value model if there is one, see the same tokens forwards and backwards,
+       ``epochs`` times.
 
     A completion is right with the probability of its prompt, independently of the others. In GRPO, all
     advantages of a group are 0 if all of its completions are right, or all are wrong: these completions are
