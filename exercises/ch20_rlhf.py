@@ -275,7 +275,7 @@ def verified(numbers: list[int], target: int, text: str, ended: bool) -> float:
     No text makes the function raise an exception, or run for long.
 
     Args:
-        numbers: One or more, 0 or more each.
+        numbers: One number or more, each 0 or more.
         target: Any whole number.
         text: The completion without its end token.
         ended: Whether the end token was written.

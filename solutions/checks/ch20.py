@@ -534,6 +534,7 @@ def other_numbers(rng: Rng) -> Iterator[Game]:
     c = 10 * a + b
     tried = [([a, b, 7], a * b, f"{a}*{b}"), ([a, b], c, f"{a}{b}"), ([c], c, f"{a} {b}")]
     tried += [([a, b], a * b + a, f"{a}*{b}+{a}"), ([a, a, b], a + b, f"{a}+{b}"), ([0, a], a, f"0+{a}")]
+    tried += [([0, a], a, f"00+{a}")]
     tried += [([a, b], 2 * b, f"{a}+{b}+{b}-{a}"), ([10 * c, 0], 10 * c, f"{10 * c} - 0")]
     for answer in (f"0{a}+{b}", f"{a}+00{b}", f"{a}.0+{b}", f"{a}_+{b}", f"{a}+{chr(0x660 + b)}"):
         tried.append(([a, b], a + b, answer))
