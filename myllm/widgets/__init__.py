@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .merge_stepper import MergeStepper
     from .number_line import NumberLine
     from .optimizer_race import OptimizerRace
+    from .policy_playground import PolicyPlayground
     from .rope_dial import RopeDial
     from .sampling_explorer import SamplingExplorer
     from .scheduler_timeline import SchedulerTimeline
@@ -48,6 +49,7 @@ __all__ = [
     "MergeStepper",
     "NumberLine",
     "OptimizerRace",
+    "PolicyPlayground",
     "RopeDial",
     "SamplingExplorer",
     "SchedulerTimeline",
@@ -73,6 +75,7 @@ _HOMES = {
     "MergeStepper": "merge_stepper",
     "NumberLine": "number_line",
     "OptimizerRace": "optimizer_race",
+    "PolicyPlayground": "policy_playground",
     "RopeDial": "rope_dial",
     "SamplingExplorer": "sampling_explorer",
     "SchedulerTimeline": "scheduler_timeline",

@@ -1064,6 +1064,7 @@ def test_vocabularies_of_the_site_are_small_and_say_what_the_package_holds(name)
         "MergeStepper",
         "NumberLine",
         "OptimizerRace",
+        "PolicyPlayground",
         "RopeDial",
         "SamplingExplorer",
         "SchedulerTimeline",
