@@ -74,8 +74,8 @@ class Distill(OnPolicy):
         with torch.no_grad():
             teacher = self._logs(self.teacher, ids, mask)
         student = self._logs(model, ids, mask)
-        losses = (student.exp() * (student - teacher)).sum(-1) @ batch["weights"][mask]
-        return Loss(losses, {"kl": losses.detach(), "reward": batch["rewards"].sum()})
+        losses = (student.exp() * (student - teacher)).sum(-1) * batch["weights"][mask]
+        return Loss(losses.sum(), {"kl": losses.sum().detach(), "reward": batch["rewards"].sum()})
 
     def _logs(self, model: Any, ids: Tensor, mask: Tensor) -> Tensor:
         """Log-probabilities of all tokens at the places of those in the mask, (N, V)."""

@@ -280,10 +280,11 @@ class OnPolicy:
         if len(rewards) != len(asked) or not np.isfinite(rewards).all():
             raise UserError("A reward returns one finite number for each completion.")
         rows = list[dict[str, Tensor]]()
+        dtype = torch.promote_types(next(model.parameters()).dtype, torch.float32)
         for prompt, one, reward in zip(asked, written, rewards, strict=True):
-            row = {"ids": torch.tensor([*prompt.ids, *one.ids]), "rewards": torch.tensor(float(reward))}
+            row = {"ids": torch.tensor([*prompt.ids, *one.ids]), "rewards": torch.tensor(reward, dtype=dtype)}
             row["mask"] = torch.arange(len(row["ids"])) >= len(prompt.ids)
-            row["log_probs"] = F.pad(torch.tensor(one.log_probs), (len(prompt.ids), 0))
+            row["log_probs"] = F.pad(torch.tensor(one.log_probs, dtype=dtype), (len(prompt.ids), 0))
             rows.append(row)
         for start in range(0, len(rows), self.used.batch_size):
             part = rows[start : start + self.used.batch_size]
