@@ -83,7 +83,7 @@ export const equal = (steps, n) => (n ? steps.slice(0, n).filter(({ rewards }) =
 export function describe(steps, shown, planted) {
   const here = steps[shown];
   const best = steps.slice(0, shown + 1).reduce((a, b) => (b.right > a.right ? b : a));
-  const right = `it writes ot■ with ${percent(here.right)}`;
+  const right = `it writes ot■ in ${percent(here.right)} of cases`;
   if (planted)
     return `After ${many(shown, "update")} the policy earns ${here.paid.toFixed(2)} of the planted reward, and ${right}, ${
       here === best || best.right - here.right < 0.0005 ? "as often as ever before" : `down from ${percent(best.right)} after ${many(steps.indexOf(best), "update")}`}.`;

@@ -89,10 +89,10 @@ def test_sentence_says_what_is_seen(node):
         {"right": 0.2, "paid": 0.9, "rewards": [1, 1]},
     ]
     assert node(PolicyPlayground, "describe(all, 2, false)", all=steps) == (
-        "After 2 updates it writes ot■ with 20.0 %; 50.0 % of the groups had one reward for all."
+        "After 2 updates it writes ot■ in 20.0 % of cases; 50.0 % of the groups had one reward for all."
     )
     assert node(PolicyPlayground, "describe(all, 2, true)", all=steps) == (
-        "After 2 updates the policy earns 0.90 of the planted reward, and it writes ot■ with 20.0 %, "
+        "After 2 updates the policy earns 0.90 of the planted reward, and it writes ot■ in 20.0 % of cases, "
         "down from 30.0 % after 1 update."
     )
 
