@@ -27,7 +27,7 @@ NOT_UNIT := --ignore tests/browser --ignore tests/book --ignore tests/exercises
 # In the order in which they begin: what others wait for, what fails soon, then the longest.
 STAGES := execute lint layers types unit compare gate proofs browser
 
-.PHONY: help course-models book html lab test install weights execute site serve lint types layers unit full proofs distributed compare gate browser constraints clean
+.PHONY: help course-models book html lab test install weights execute site serve lint types layers unit full proofs distributed harness compare gate browser constraints clean
 
 help: ## List what can be made
 	@echo "MyLLM: build a large language model from nothing, chapter by chapter."
@@ -96,13 +96,18 @@ full: install ## The same with twenty times the random cases, others in every ru
 
 proofs: install ## Long proofs: mutants, compiled graphs, two processes, a published model
 	$(call step,Long proofs)
-	@$(PYTEST) --dist loadfile -m slow tests/model tests/training tests/weights tests/cli tests/inference tests/quantization tests/finetuning
+	@$(PYTEST) --dist loadfile -m slow tests/model tests/training tests/weights tests/cli tests/inference tests/quantization tests/finetuning tests/app tests/evaluation
 
 # Not a part of `make test`: with DeepSpeed installed, transformers imports it and prints a line into chapter 9.
 distributed: install ## Install the extras for training and prove their parts, ZeRO over two processes among them
 	$(call step,Extras: DeepSpeed and TensorBoard)
 	@$(PY) -m pip install -c constraints.txt -e ".[distributed,logging]"
 	@$(PY) -m pytest tests/training/test_strategies.py tests/training/test_journal.py
+
+harness: install ## Install EleutherAI's harness and prove that it gets the numbers of ours
+	$(call step,Extra: lm_eval)
+	@$(PY) -m pip install -c constraints.txt -e ".[evaluate]"
+	@$(PY) -m pytest tests/evaluation/test_lm_eval.py
 
 compare: execute ## Run every chapter a second time and compare its outputs, strictly; the canaries must fail
 	$(call step,Second run of every chapter: strict comparison)

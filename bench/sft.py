@@ -145,6 +145,15 @@ class OneDocument(SFT):
             yield ids, targets, torch.zeros_like(document), position
 
 
+class OneText(OneDocument):
+    """Two bugs: what shares a row can see each other, and positions count on over the whole row."""
+
+    def batches(self, model: nn.Module) -> Iterator[tuple[Tensor, ...]]:
+        """Batches in which a row is one document from its first to its last position."""
+        for ids, targets, document, position in super().batches(model):
+            yield ids, targets, document, torch.arange(ids.shape[1]).expand_as(position)
+
+
 class RunningPositions(SFT):
     """The bug: positions count on over the whole row, though the documents are masked."""
 
@@ -163,12 +172,13 @@ Bug = Callable[[list[Example]], tuple[list[Example], type[SFT]]]
 BUGS: dict[str, Bug] = {
     "none": lambda given: (given, SFT),
     "everything learned": lambda given: (masks(lambda m: [0] + [1] * (len(m) - 1), given), SFT),
-    "header learned, end not": lambda given: (masks(lambda m: [*m[1:], 0], given), SFT),
+    "mask one early": lambda given: (masks(lambda m: [*m[1:], 0], given), SFT),
     "unshifted targets": lambda given: (given, Unshifted),
     "mask one late": lambda given: (masks(lambda m: [0, *m[:-1]], given), SFT),
     "end masked as padding": lambda given: (given, EndIsPadding),
     "no document mask": lambda given: (given, OneDocument),
     "positions not reset": lambda given: (given, RunningPositions),
+    "no document mask, no reset": lambda given: (given, OneText),
 }
 
 

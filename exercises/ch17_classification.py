@@ -47,9 +47,10 @@ def collate(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Debug the batches of a classifier whose answer to a mail depends on the other mails of the batch.
 
-    Each text is cut to its first ``longest`` tokens and padded to the length of the longest text that is
-    left, T. The padding stands before the text if ``left``, and after it otherwise. The number that fills it
-    up, ``pad``, may also be a real token: many models pad with the token that ends a text.
+    Each text is cut to its first ``longest`` tokens and then padded to the length T of the longest text in
+    the batch, as it is after the cut. The padding stands before the text if ``left``, and after it otherwise.
+    The number that fills it up, ``pad``, may also be a real token: many models pad with the token that ends
+    a text.
 
     This version has six faults; find and fix them::
 
@@ -155,7 +156,8 @@ def choose_thresholds(rows: list[dict[str, Any]], costs: dict[str, int]) -> tupl
     2. Choose the pair with the lowest total cost. Of several, choose the one that leaves the fewest mails to
        a person; then the one that loses the fewest ham; then the one with the highest ``high``; then the
        highest ``low``.
-    3. Report what this pair costs on the test rows, for each mail.
+    3. Report what this pair costs on the test rows: the total cost, divided by the number of mails that these
+       rows stand for, the sum of their counts.
 
     Args:
         rows: Dicts of ``split`` ("train", "validation" or "test"), ``probability``, ``spam`` (bool) and

@@ -20,10 +20,11 @@ def weighted_targets(
     of the data, so neither it nor its end token is learned, and it does not count as an answer.
 
     The last answer has the weight 1, the answer before it the weight ``decay``, the one before that ``decay``
-    squared, and so on, whatever other turns lie between them or follow.
+    squared, and so on, whatever other turns lie between them or follow. (In training, the losses are then
+    multiplied by their weights, added, and divided by the sum of the weights.)
 
     Args:
-        turns: Role and tokens of each turn.
+        turns: Role and tokens of each turn, at least one.
         headers: The header of each role, which may be empty.
         end: The end token.
         decay: More than 0, at most 1.
@@ -74,8 +75,8 @@ def collate_answers(
         longest: 1 or more.
 
     Returns:
-        Ids and targets, (B, T) int64, padded on the right to the longest example that is left, and the
-        numbers of the examples in the batch. If none is left, both have the shape (0, 0).
+        Ids and targets, (B, T) int64, padded on the right to the longest example that remains, and the
+        numbers of the examples in the batch. If none remains, both have the shape (0, 0).
 
     The functions of `myllm.finetuning` and `myllm.data` may not be used.
 
@@ -102,7 +103,8 @@ def packing_bill(rows: list[list[tuple[int, int]]], T: int, window: int) -> dict
 
     - ``tokens``: the tokens that are computed, padding included.
     - ``useful``: the tokens of examples.
-    - ``learned``: the targets. An example's response is learned, but its first token is never predicted.
+    - ``learned``: the targets. The first token of an example is never predicted, so without a prompt one
+      token of the response is lost.
     - ``pairs``: the pairs of attention without a document mask, padding included.
     - ``needed``: the pairs of tokens of one example.
 
@@ -130,7 +132,7 @@ def choose_checkpoint(rows: list[dict[str, Any]], template: str) -> tuple[int, f
 
     Each row is a measurement of one checkpoint on one set of questions:
 
-    1. Only measurements with the ``template`` that users will have count.
+    1. Only measurements with the template of the users, ``template``, count.
     2. The choice is made on the "validation" questions. The best checkpoint has the highest share of right
        answers; of equal ones, the earliest is the best.
     3. A share p of n questions has the half width 1.96 · sqrt(p (1 - p) / n). Keep the earliest checkpoint
@@ -170,8 +172,8 @@ def evaluate(
     """Design an exact-match evaluation that neither a leak nor a careless extraction can flatter.
 
     1. A task has an operation, a word and the right answer. Its prompt is ``"OPERATION: WORD >"``.
-    2. Tasks on a word that was trained on are not asked, whatever its capital letters. A task that comes
-       again, with the same operation and the same word (here capital letters count), is asked once.
+    2. Tasks on a word that was trained on are not asked, even if its capital letters differ. A task that
+       comes again, with the same operation and the same word (here capital letters count), is asked once.
     3. The model writes pieces of text, at most ``limit`` of them. The stop string may be divided over
        several pieces. As soon as it is complete, the text ends before it.
     4. What counts as the answer is the text, without white space at its ends. If it contains ``>``, the

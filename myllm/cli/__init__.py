@@ -28,6 +28,10 @@ Add --help to a command for its options.
 
 Exit codes: 0 success, 1 an error that one line explains, 2 not a valid command, 130 interrupted."""
 
+MODULES = (
+    *("general", "models", "generation", "quantization", "export"),
+    *("training", "finetuning", "classification", "policy", "evaluation"),
+)
 GROUPS = {
     "tokenizer": "Train a tokenizer and use it.",
     "data": "Build token shards from texts, and check them.",
@@ -88,8 +92,7 @@ def _run(args: Sequence[str]) -> int:
     from tyro.extras import SubcommandApp
 
     app = SubcommandApp()
-    modules = ("general", "models", "generation", "quantization", "training", "finetuning", "classification")
-    for module in modules:
+    for module in MODULES:
         _register(app, module, args[:1])
     for group, about in GROUPS.items():
         commands = SubcommandApp()

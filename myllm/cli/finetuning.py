@@ -15,10 +15,11 @@ if TYPE_CHECKING:
     from torch import nn
 
     from myllm.finetuning.classify import Classify
+    from myllm.finetuning.dpo import DPO
     from myllm.llm import LLM
     from myllm.training.pretrain import Pretrain
 
-    Objective = Pretrain | Classify
+    Objective = Pretrain | Classify | DPO
 
 
 def say(text: str) -> None:

@@ -12,8 +12,15 @@ from myllm.data.corpus import Document
 from myllm.data.dedup import near_duplicates
 from myllm.files import StrPath, UserError, read_text
 
-FORMS = ({"messages"}, {"prompt", "response"}, {"text", "label"})
-"""The fields of an example: a conversation, a prompt with its response, or a text with its class."""
+FORMS = (
+    {"messages"},
+    {"prompt", "response"},
+    {"text", "label"},
+    {"prompt", "chosen", "rejected"},
+    {"prompt", "answer"},
+)
+"""The fields of an example: a conversation, a prompt with its response, a text with its class, a preference,
+or a task with its right answer."""
 _ASSETS = Path(__file__).with_name("assets")
 
 

@@ -71,7 +71,7 @@ def multiple_choice(
     lengths: list[int] = []
     for question in questions:
         for choice in _choices(question):
-            ids, start = _row(tokenizer, question, choice)
+            ids, start = row(tokenizer, question.context, choice)
             rows.append((ids, start))
             lengths.append({"choice": 1, "token": len(ids) - start, "byte": len(choice.encode())}[per])
     sums = log_probabilities(model, rows, batch_size=batch_size)
@@ -82,11 +82,18 @@ def multiple_choice(
     return Result(right / len(questions), chosen, scores)
 
 
-@torch.inference_mode()
 def log_probabilities(
     model: Callable[[Tensor], Tensor], rows: Sequence[tuple[list[int], int]], *, batch_size: int = 16
 ) -> list[float]:
-    """The log-probability of the end of each row, given its beginning.
+    """The log-probability of the end of each row, given its beginning, in nats; see `likelihoods`."""
+    return [total for total, _ in likelihoods(model, rows, batch_size=batch_size)]
+
+
+@torch.inference_mode()
+def likelihoods(
+    model: Callable[[Tensor], Tensor], rows: Sequence[tuple[list[int], int]], *, batch_size: int = 16
+) -> list[tuple[float, bool]]:
+    """The log-probability of the end of each row, given its beginning, and whether no end is more likely.
 
     Rows are padded on the right; no token of a causal model attends to that padding.
 
@@ -96,7 +103,7 @@ def log_probabilities(
         batch_size: Rows in a forward pass.
 
     Returns:
-        The sums, in nats.
+        For each row the sum, in nats, and whether each token is the most likely one after those before it.
     """
     if batch_size < 1:
         raise UserError(f"batch_size must be at least 1, not {batch_size}.")
@@ -106,17 +113,18 @@ def log_probabilities(
         raise UserError(f"A question of {longest} tokens does not fit into a context of {limit}; shorten it.")
     device = device_of(model)
     order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]))  # similar lengths need little padding
-    sums = [0.0] * len(rows)
+    found = [(0.0, True)] * len(rows)
     for first in range(0, len(order), batch_size):
         batch = order[first : first + batch_size]
         inputs = [torch.tensor(rows[i][0][:-1], device=device) for i in batch]  # nothing follows the last
         logits = model(pad_sequence(inputs, batch_first=True))  # (B, T, V)
-        for i, row in zip(batch, logits, strict=True):
+        for i, scores in zip(batch, logits, strict=True):
             ids, start = rows[i]
-            log_probs = torch.log_softmax(upcast(row[start - 1 : len(ids) - 1]), dim=-1)
+            log_probs = torch.log_softmax(upcast(scores[start - 1 : len(ids) - 1]), dim=-1)
             target = torch.tensor(ids[start:], device=device)
-            sums[i] = log_probs.gather(1, target[:, None]).sum().item()
-    return sums
+            greedy = torch.equal(log_probs.argmax(-1), target)
+            found[i] = log_probs.gather(1, target[:, None]).sum().item(), greedy
+    return found
 
 
 def _choices(question: Question) -> Sequence[str]:
@@ -127,16 +135,15 @@ def _choices(question: Question) -> Sequence[str]:
     return question.choices
 
 
-def _row(tokenizer: Tokenizer, question: Question, choice: str) -> tuple[list[int], int]:
+def row(tokenizer: Tokenizer, context: str, choice: str) -> tuple[list[int], int]:
     """The ids of context and choice, and where the choice begins: where its ids differ from the context's.
 
     White space at the end of the context belongs to the choice, because tokenizers join it to the next word.
     All choices are then scored over the same text.
     """
-    context = question.context.rstrip()
-    bos = tokenizer.add_bos or (not context and tokenizer.bos_id is not None)
-    before = tokenizer.encode(context, bos=bos)
-    ids = tokenizer.encode(question.context + choice, bos=bos)
+    stripped = context.rstrip()
+    bos = tokenizer.add_bos or (not stripped and tokenizer.bos_id is not None)
+    before, ids = (tokenizer.encode(text, bos=bos) for text in (stripped, context + choice))
     start = 0
     while start < min(len(before), len(ids)) and before[start] == ids[start]:
         start += 1

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from myllm.finetuning.grpo import length_weights
-from myllm.finetuning.rollout import Completion, OnPolicy, Prompt, states_before
+from myllm.finetuning.on_policy import OnPolicy
+from myllm.finetuning.rollout import Completion, Prompt, states_before
 from myllm.finetuning.sft import Example
 from myllm.model.basics import upcast
 from myllm.model.transformer import Transformer

@@ -51,9 +51,9 @@ def encode_pair(item: Mapping[str, Any], tokenizer: Tokenizer, template: str | N
         UserError: A part is missing or of another kind.
     """
     prompt, answers = item.get("prompt"), [item.get("chosen"), item.get("rejected")]
-    if isinstance(prompt, str):
-        return Pair(*(encode({"prompt": prompt, "response": one}, tokenizer) for one in answers))
     parts: list[Any] = [prompt, *answers]
+    if all(isinstance(one, str) for one in parts):
+        return Pair(*(encode({"prompt": prompt, "response": one}, tokenizer) for one in answers))
     if not all(isinstance(one, list) for one in parts):
         raise UserError("A pair has a prompt, chosen and rejected, all texts or all lists of messages.")
     given = len(prompt_ids(parts[0], tokenizer, template))

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from myllm.files import UserError
-from myllm.finetuning.rollout import OnPolicy, token_log_probs
+from myllm.finetuning.on_policy import OnPolicy
+from myllm.finetuning.rollout import token_log_probs
 from myllm.training.step import Loss
 
 #: What a method sets; everything else is as the signature of `GRPO` has it.

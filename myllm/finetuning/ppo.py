@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from myllm.files import UserError
 from myllm.finetuning.grpo import divergence, length_weights, policy_loss
-from myllm.finetuning.rollout import OnPolicy, log_probs_of, spread, states_before
+from myllm.finetuning.on_policy import OnPolicy
+from myllm.finetuning.rollout import log_probs_of, spread, states_before
 from myllm.model.transformer import Transformer
 from myllm.training.step import Loss
 

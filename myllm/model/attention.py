@@ -79,9 +79,8 @@ def prepare(
         return mask
     T = queries.shape[-1]
     tracing = torch.compiler.is_compiling()  # then no value is known, and comparing lengths would fix them
-    same = keys is None or (not tracing and queries.shape == keys.shape and torch.equal(queries, keys))
-    if keys is not None and same and keys.amin() < 0:  # one slot of padding, which no query may see
-        same = False
+    # A row padded by one token has the same positions on both sides, but -1 is a slot without a key.
+    same = keys is None or (not tracing and queries.shape == keys.shape and torch.equal(queries, keys.relu()))
     if window is not None and same and not tracing and window >= T:
         window = None  # it reaches past the beginning
     if mask is causal and same and window is None:

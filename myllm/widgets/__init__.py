@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .number_line import NumberLine
     from .optimizer_race import OptimizerRace
     from .policy_playground import PolicyPlayground
+    from .rank_slider import RankSlider
     from .rope_dial import RopeDial
     from .sampling_explorer import SamplingExplorer
     from .scheduler_timeline import SchedulerTimeline
@@ -50,6 +51,7 @@ __all__ = [
     "NumberLine",
     "OptimizerRace",
     "PolicyPlayground",
+    "RankSlider",
     "RopeDial",
     "SamplingExplorer",
     "SchedulerTimeline",
@@ -76,6 +78,7 @@ _HOMES = {
     "NumberLine": "number_line",
     "OptimizerRace": "optimizer_race",
     "PolicyPlayground": "policy_playground",
+    "RankSlider": "rank_slider",
     "RopeDial": "rope_dial",
     "SamplingExplorer": "sampling_explorer",
     "SchedulerTimeline": "scheduler_timeline",

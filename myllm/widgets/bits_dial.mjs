@@ -5,29 +5,6 @@ const SIZE = 32; // numbers in a group
 const GROUPS = [["tensor", "each matrix"], ["row", "each row"], ["32", "each group of 32"]];
 const SAID = Object.fromEntries(GROUPS);
 
-// Base 85 with the alphabet of RFC 1924: five characters for four bytes, a shorter end for what remains.
-export function fromBase85(text) {
-  const alphabet = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz!#$%&()*+-;<=>?@^_`{|}~";
-  const digit = new Uint8Array(128);
-  [...alphabet].forEach((letter, i) => (digit[letter.charCodeAt(0)] = i));
-  const missing = (5 - (text.length % 5)) % 5;
-  const whole = text + "~".repeat(missing);
-  const view = new DataView(new ArrayBuffer((whole.length / 5) * 4));
-  for (let i = 0, at = 0; i < whole.length; i += 5, at += 4) {
-    let number = 0;
-    for (let j = i; j < i + 5; j++) number = 85 * number + digit[whole.charCodeAt(j)];
-    view.setUint32(at, number);
-  }
-  return new Uint8Array(view.buffer, 0, view.byteLength - missing);
-}
-
-// What the page (text) or the kernel (bytes) sent, uncompressed.
-export async function inflate(data) {
-  const packed = typeof data === "string" ? fromBase85(data) : asBytes(data);
-  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate"));
-  return new Uint8Array(await new Response(stream).arrayBuffer());
-}
-
 // The float32 that a float16 of these two bytes stands for.
 export function half(low, high) {
   const [exponent, fraction] = [(high >> 2) & 31, low + 256 * (high & 3)];

@@ -61,6 +61,7 @@ class BitsDial(PageModel):
         "controls.mjs",
         "fetch.mjs",
         "byte_pairs.mjs",
+        "packed.mjs",
         "forward.mjs",
         "grid.mjs",
         "bits_dial.mjs",

@@ -3,6 +3,10 @@
 const encoder = new TextEncoder();
 const toBytes = (text) => [...encoder.encode(text)];
 
+// A pattern in Python's notation; \p{White_Space} is what JavaScript does not call \s.
+export const compile = (pattern) =>
+  new RegExp(pattern.replaceAll("\\s", "\\p{White_Space}").replaceAll("\\S", "\\P{White_Space}"), "gu");
+
 // Joins neighbours, always those of the lowest rank, of equals the leftmost, until no two have a rank.
 function joinAll(parts, rank, join) {
   for (;;) {

@@ -1,6 +1,6 @@
 // A GPT-2 or a LLaMA-style model that runs in the page: its tokenizer, weights, forward pass and sampling.
 
-const EPS = 1e-5;
+const EPS = 1e-5; // of the norms, where a model does not say
 
 // The bytes of every token: single bytes, then each merge.
 export function tokenBytes({ first, pairs }) {
@@ -11,19 +11,20 @@ export function tokenBytes({ first, pairs }) {
   return bytes;
 }
 
-// Text to ids, and a decoder of single ids: bytes wait there until they make a character.
-export function tokenizer(merges) {
-  const encode = byteLevel({ bytes: [...Array(256).keys()], ...merges }, GPT2);
-  const bytes = tokenBytes(merges);
+// Text to ids, and a decoder of single ids: bytes wait there until they make a character. `special` are the special
+// tokens, which have the last ids and stand for no text that is encoded.
+export function tokenizer(merges, pattern = GPT2) {
+  const encode = byteLevel({ bytes: [...Array(256).keys()], ...merges }, pattern);
+  const bytes = [...tokenBytes(merges), ...(merges.special ?? []).map(toBytes)];
   const decoder = () => {
     const utf8 = new TextDecoder("utf-8", { ignoreBOM: true });
-    return (id) => utf8.decode(Uint8Array.from(bytes[id]), { stream: true });
+    return (id) => utf8.decode(Uint8Array.from(bytes[id] ?? []), { stream: true });
   };
   return { bytes, encode: (text) => encode(text).map(({ id }) => id), decoder };
 }
 
-// Tensors by name as a model; its sizes follow from theirs. `form` holds the heads, the longest context and, with rotary
-// positions, the base θ of their frequencies.
+// Tensors by name as a model; its sizes follow from theirs. `form` holds the heads, the longest context, with rotary
+// positions the base θ of their frequencies and, where it is another one, the ε of the norms.
 export function network(tensors, layout, form) {
   const sizes = Object.fromEntries(layout.map(([name, ...size]) => [name, size]));
   const [queries, width] = sizes["layers.0.self_attn.q_proj.weight"];
@@ -61,10 +62,10 @@ function linear(x, weight, bias) {
 }
 
 // LayerNorm, and without a bias RMSNorm.
-function normalize(x, weight, bias) {
+function normalize(x, weight, bias, eps) {
   const mean = bias ? x.reduce((sum, number) => sum + number, 0) / x.length : 0;
   const square = x.reduce((sum, number) => sum + (number - mean) ** 2, 0) / x.length;
-  return x.map((number, i) => ((number - mean) / Math.sqrt(square + EPS)) * weight[i] + (bias ? bias[i] : 0));
+  return x.map((number, i) => ((number - mean) / Math.sqrt(square + eps)) * weight[i] + (bias ? bias[i] : 0));
 }
 
 const gelu = (x) => 0.5 * x * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3)));
@@ -105,9 +106,9 @@ function attend(query, keys, values, from, shared, dim, out) {
 
 // Reads one token behind those in the cache; returns the logits of the token that follows.
 export function step(net, cache, id) {
-  const { tensors, width, heads, keyHeads, dim, theta } = net;
+  const { tensors, width, heads, keyHeads, dim, theta, eps = EPS } = net;
   const apply = (part, x) => linear(x, tensors[`${part}.weight`], tensors[`${part}.bias`]);
-  const norm = (part, x) => normalize(x, tensors[`${part}.weight`], tensors[`${part}.bias`]);
+  const norm = (part, x) => normalize(x, tensors[`${part}.weight`], tensors[`${part}.bias`], eps);
   const row = (name, at) => Float64Array.from(tensors[`${name}.weight`].subarray(at * width, (at + 1) * width));
   const position = cache.ids.length;
   let x = row("embed_tokens", id);
@@ -132,7 +133,7 @@ export function step(net, cache, id) {
     const inner = gated ? apply(`${name}.mlp.gate_proj`, z).map((gate, i) => silu(gate) * up[i]) : up.map(gelu);
     add(apply(`${name}.mlp.down_proj`, inner));
   }
-  return linear(norm("norm", x), tensors["embed_tokens.weight"]);
+  return linear(norm("norm", x), tensors["lm_head.weight"] ?? tensors["embed_tokens.weight"]);
 }
 
 // The same for any number of tokens: when all positions are used, the newest half is read again from position 0.

@@ -63,6 +63,13 @@ export const tokens = (messages, format) => FORMATS[format](messages)
 export const pairs = (lengths, separate) => (separate ? lengths : [lengths.reduce((a, b) => a + b, 0)])
   .reduce((sum, n) => sum + (n * (n + 1)) / 2, 0);
 
+// The tokens that the format itself needs, in a row of conversations and for one more question with its answer.
+export function overhead(conversations, format) {
+  const own = (messages) => tokens(messages.map(({ role }) => ({ role, content: "a" })), format).length - messages.length;
+  const turn = [{ role: "user" }, { role: "assistant" }];
+  return { row: conversations.reduce((sum, one) => sum + own(one), 0), turn: own([...turn, ...turn]) - own(turn) };
+}
+
 // What is seen, in words; `documents` are the tokens of each conversation.
 export function describe(format, documents, separate) {
   const [lengths, all] = [documents.map((one) => one.length), documents.flat()];
@@ -83,13 +90,14 @@ function render({ model, el }) {
   const format = select("Format", Object.keys(FORMATS).map((name) => [name, name]), (name) => put(model, "template", name));
   const separate = toggle("Document mask", (value) => put(model, "separate", value));
   const chips = html("div", { class: "chips mono scroll masked-chat", dir: "ltr", tabindex: 0, role: "group", "aria-label": "Tokens; those that are learned are filled" });
+  const spent = html("p", { class: "note" });
   const drawing = svg("svg", { viewBox: `0 0 ${SIDE} ${SIDE}`, role: "img", class: "row-mask" });
   const { question, sentence } = frame(el, "Mask viewer",
     [field("Conversations", area), format.label, separate.label],
     [html("div", { class: "pair" },
-      html("div", { class: "whole" }, html("p", { class: "note" }, "Tokens of the row; filled: learned"), chips),
+      html("div", { class: "whole" }, html("p", { class: "note" }, "Tokens of the row; filled: learned"), chips, spent),
       html("div", { class: "part" }, html("p", { class: "note" }, "Attention: a row for each query, a column for each key"), drawing))]);
-  question.textContent = "Predict: which format spends the fewest tokens on each turn? Decide, then choose another format.";
+  question.textContent = "Predict: which format spends the fewest tokens on a question with its answer? Decide, then choose another format.";
 
   return follow(model, ["text", "template", "separate"], () => {
     const [text, name, apart] = [model.get("text"), model.get("template"), model.get("separate")];
@@ -97,9 +105,10 @@ function render({ model, el }) {
     format.show(name);
     separate.show(apart);
     area.removeAttribute("aria-invalid");
-    let documents;
+    let conversations, documents;
     try {
-      documents = read([...text].slice(0, LIMIT).join("")).map((messages) => tokens(messages, name));
+      conversations = read([...text].slice(0, LIMIT).join(""));
+      documents = conversations.map((messages) => tokens(messages, name));
       if (!documents.length) throw new Error("There are no messages. Type one, such as ‘user: Hello’.");
     } catch (error) {
       area.setAttribute("aria-invalid", true);
@@ -125,6 +134,8 @@ function render({ model, el }) {
     });
     drawing.setAttribute("aria-label", `Attention in a row of ${T} tokens: ${blocks.length} ${blocks.length > 1 ? "triangles" : "triangle"} on the diagonal`);
     drawing.replaceChildren(...blocks, ...lines);
+    const { row, turn } = overhead(conversations, name);
+    spent.textContent = `${many(row, "token")} of this row belong to the format, ${turn} for each question with its answer.`;
     sentence.textContent = describe(name, documents, apart);
   });
 }

@@ -54,7 +54,7 @@ class ThresholdDial(Widget):
             check_integer("label", label, 0, 1)
         check_integer("threshold", threshold, 0, 100)
         check_number("temperature", temperature, 0.25, 4)
-        check_integer("cost of a lost mail", lost, 1, 100)
+        check_integer("cost of a lost ham", lost, 1, 100)
         super().__init__(
             margins=[round(float(margin), 3) for margin in margins],
             labels=[*labels],

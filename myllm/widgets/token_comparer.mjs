@@ -2,10 +2,6 @@
 
 export const LIMIT = 500; // characters
 
-// A pattern in Python's notation; \p{White_Space} is what JavaScript does not call \s.
-export const compile = (pattern) =>
-  new RegExp(pattern.replaceAll("\\s", "\\p{White_Space}").replaceAll("\\S", "\\P{White_Space}"), "gu");
-
 // Every digit alone, else as GPT-2.
 const SMOLLM2 = compile(String.raw`'(?:[sdmt]|ll|ve|re)| ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?![^\s\p{N}])|\s+`);
 

@@ -69,8 +69,7 @@ def empty_answers(rng: Rng) -> Iterator[Talk]:
 
 @target_exam.edge(0.5)
 def border_talks(rng: Rng) -> Iterator[Talk]:
-    """No turn, no answer, answers alone, two in a row, empty headers, a decay of 1."""
-    yield [], HEADERS, 0, 0.5
+    """No answer, answers alone, two in a row, empty headers, a decay of 1."""
     yield talk(rng, "user", "system"), HEADERS, 0, 0.5
     yield talk(rng, "assistant"), {"assistant": []}, 9, 0.5
     yield talk(rng, "user", "assistant", "assistant", "user"), HEADERS, 0, 0.5

@@ -905,6 +905,7 @@ def test_mask_viewer_by_text_format_and_document_mask(started):
     widget.get_by_label("Format", exact=True).select_option("chatml")
     widget.get_by_label("Document mask", exact=True).check()
     assert sentence(widget).startswith("In chatml, 5 of ")
+    assert widget.get_by_text("belong to the format, 21 for each question with its answer.").count() == 1
     assert widget.locator(".row-mask .block").count() == 2
     assert widget.locator(".chip.newest").all_inner_texts() == ["Y", "o", "<|im_end|>", "B", "<|im_end|>"]
     widget.get_by_label("Document mask", exact=True).uncheck()
@@ -937,6 +938,42 @@ def test_policy_playground_by_sliders_toggles_and_buttons(started):
     widget.get_by_label("less the group's mean", exact=True).uncheck()
     shown.press("End")
     assert sentence(widget) != before and widget.locator(".policy-table rect").count() == 18
+
+
+def test_threshold_dial_keeps_its_answer_until_a_slider_has_moved(started):
+    widget, _ = started("ThresholdDial", "Threshold dial")
+    assert sentence(widget).endswith("Move a slider to see the other thresholds.")
+    assert widget.locator(".costs .curve").count() == widget.locator(".costs .least").count() == 0
+    slider = widget.get_by_label("Threshold", exact=True)
+    slider.focus()
+    slider.press("ArrowRight")
+    assert sentence(widget).startswith("At 51 %, ")
+    assert sentence(widget).endswith("The least cost is 75, at 95 %; delivering everything costs 84.")
+    assert widget.locator(".costs .curve").count() == widget.locator(".costs .least").count() == 1
+    slider.press("End")
+    assert sentence(widget).startswith("At 100 %, 0 ham mails lost and 84 spam mails let through")
+
+
+def test_rank_slider_by_tuning_layer_and_rank(started):
+    widget, state = started("RankSlider", "Rank slider")
+    which, layer, rank = (
+        widget.get_by_label(name, exact=True) for name in ("Full tuning with", "Layer", "Rank")
+    )
+    for i, run in enumerate(state["runs"]):
+        which.select_option(str(i))
+        for j, one in enumerate(run["layers"]):
+            layer.select_option(str(j))
+            rank.press("Home")
+            assert sentence(widget).startswith("Nothing of the change is kept.")
+            rank.press("ArrowRight")
+            point, values = run["points"][1], one["values"]
+            kept = sum(x * x for x in values[: point["r"]]) / sum(x * x for x in values)
+            assert f" {100 * kept:.0f} % of this layer’s squared change in " in sentence(widget)
+            assert f"the model answers {100 * point['exact']:.0f} % of the questions." in sentence(widget)
+    rank.press("End")
+    assert " hold 100 % of this layer’s squared change in " in sentence(widget)
+    assert widget.locator("circle.cut").count() == len(state["runs"][-1]["points"])
+    assert widget.locator("circle.trained").count() == len(state["trained"])
 
 
 def test_gptq_lattice_by_correlation_grid_and_dragging(started):
@@ -1088,6 +1125,7 @@ def test_vocabularies_of_the_site_are_small_and_say_what_the_package_holds(name)
         "NumberLine",
         "OptimizerRace",
         "PolicyPlayground",
+        "RankSlider",
         "RopeDial",
         "SamplingExplorer",
         "SchedulerTimeline",

@@ -188,3 +188,75 @@ def test_an_option_of_one_command_is_not_accepted_by_the_other(tmp_path, capsys)
     for option in ("--lora", "--template", "--scheme"):
         assert run(capsys, "classify", "course-base", "--data", "x.csv", option, "2")[0] == 2
     assert run(capsys, "sft", "course-base", "--data", "x.csv", "--train", "head")[0] == 2
+
+
+@pytest.fixture
+def preferences(tmp_path):
+    file = tmp_path / "preferences.jsonl"
+    rows = [
+        {"prompt": t.prompt, "chosen": f" {t.answer}", "rejected": " no"}
+        for t in tasks(24, ops=["first", "copy"])
+    ]
+    file.write_text("\n".join(map(json.dumps, rows)))
+    return str(file)
+
+
+@pytest.fixture
+def questions(tmp_path):
+    file = tmp_path / "questions.csv"
+    rows = [f'"{t.prompt}","{t.answer}"' for t in tasks(40, ops=["first", "last"], spelled=True)]
+    file.write_text("\n".join(["prompt,answer", *rows]))
+    return str(file)
+
+
+def test_preferences_are_learned_twice_over_and_an_adapter_is_written(tmp_path, preferences, capsys):
+    out = tmp_path / "preferred"
+    command = ["dpo", "course-sft", "--data", preferences, "--out", out, "--lora", 2, "--lr", "1e-3"]
+    code, said, told = run(capsys, *command)
+    before, after = (
+        float(x.split()[0].rstrip(",")) for x in told.rsplit("examples ", 1)[1].split("before, ")
+    )
+    assert code == 0 and "peft" not in told and "adapter is in" in said
+    assert before == pytest.approx(0.693, abs=1e-3) and after < before
+    assert run(capsys, *command)[0] == 0
+    assert (out / "adapter" / "adapter_config.json").exists()
+
+
+def test_rewards_are_learned_from(tmp_path, questions, capsys):
+    out = tmp_path / "rewarded"
+    small = ["--updates", 3, "--prompts", 4, "--group", 4, "--max-new-tokens", 6, "--lr", "1e-3"]
+    code, said, told = run(capsys, "rl", "course-sft", "--data", questions, "--out", out, *small)
+    assert code == 0 and "% right" in told and f"The model is in {out}/model" in said
+    right = float(told.split("update 1: ")[1].split("%")[0])
+    assert right > 50  # course-sft knows these
+    LLM.from_pretrained(out / "model")
+    matching = ["--match", "(.)$", "--out", tmp_path / "matched", "--lora", 2, "--beta", 0.1]
+    code, _, told = run(capsys, "rl", "course-sft", "--data", questions, *small, *matching)
+    assert code == 0 and float(told.split("update 1: ")[1].split("%")[0]) > 50
+
+
+@pytest.mark.parametrize(
+    "options,message",
+    [
+        (["--match", "("], "no regular expression"),
+        (["--match", "abc"], "needs a group"),
+        (["--beta", 0.1], "add --lora"),
+        (["--method", "trpo"], "The method is one of"),
+        (["--group", 1], "group of 1"),
+        (["--temperature", 0], "the temperature above 0"),
+        (["--max-new-tokens", 400], "do not fit into a context"),
+    ],
+)
+def test_what_rl_refuses_in_one_sentence(questions, capsys, tmp_path, options, message):
+    code, _, told = run(capsys, "rl", "course-sft", "--data", questions, "--out", tmp_path / "o", *options)
+    assert code == 1 and message in told and told.startswith("myllm: ") and told.count("\n") == 1
+
+
+def test_each_command_wants_its_own_examples(pairs, questions, preferences, capsys, tmp_path):
+    for command, file, message in (
+        ("rl", preferences, "needs a prompt and an answer"),
+        ("dpo", questions, "A pair has a prompt, chosen and rejected"),
+        ("sft", questions, "An example has messages, or a prompt and a response"),
+    ):
+        code, _, told = run(capsys, command, "course-sft", "--data", file, "--out", tmp_path / "o")
+        assert code == 1 and message in told and told.count("\n") == 1

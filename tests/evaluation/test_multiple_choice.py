@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from myllm import BPE, ModelConfig, Transformer
-from myllm.evaluation.multiple_choice import Question, log_probabilities, multiple_choice
+from myllm.evaluation.multiple_choice import Question, likelihoods, log_probabilities, multiple_choice, row
 from myllm.files import UserError
 
 BYTES = BPE([], name="bytes")
@@ -45,6 +45,38 @@ def test_scores_are_those_of_a_loop_in_any_batch(model, batch_size):
     assert result.chosen == right
     hits = [i == question.answer for i, question in zip(right, QUESTIONS, strict=True)]
     assert result.accuracy == sum(hits) / 3
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 100])
+def test_what_a_greedy_decoder_would_write_is_marked(model, batch_size):
+    """A choice is greedy if each of its bytes is the most likely one: written out for every start."""
+    rows, expected = [], []
+    for context in ("a", "To be", "1 + 1 ="):
+        ids = [*context.encode()]
+        with torch.no_grad():
+            for _ in range(4):
+                ids.append(int(model(torch.tensor([ids]))[0, -1].argmax()))
+        start = len(context.encode())
+        for wrong in (None, start, start + 1, len(ids) - 1):
+            changed = [(byte + 1) % 256 if i == wrong else byte for i, byte in enumerate(ids)]
+            rows.append((changed, start))
+            expected.append(wrong is None)
+    found = likelihoods(model, rows, batch_size=batch_size)
+    assert [greedy for _, greedy in found] == expected
+    assert log_probabilities(model, rows) == pytest.approx([total for total, _ in found])
+
+
+def test_a_wrong_token_anywhere_is_not_greedy():
+    def model(ids):  # after a letter the next one of the alphabet
+        return torch.nn.functional.one_hot((ids + 1) % 256, 256).double() * 9
+
+    ends = {"bcd": True, "bcx": False, "bxy": False, "xyz": False, "b": True, "c": False}
+    rows = [([*f"a{end}".encode()], 1) for end in ends]
+    assert [greedy for _, greedy in likelihoods(model, rows, batch_size=4)] == [*ends.values()]
+
+
+def test_a_choice_begins_behind_its_context():
+    assert row(BYTES, "ab", "c") == ([97, 98, 99], 2) and row(BYTES, "ab ", "c") == ([97, 98, 32, 99], 2)
 
 
 def test_dividing_by_the_length(model):

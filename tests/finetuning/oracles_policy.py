@@ -22,6 +22,7 @@ FIRST = {
     "finetuning.grpo": gradients,
     "finetuning.ppo": gradients,
     "finetuning.rollout": rollout,
+    "finetuning.on_policy": rollout,
     "finetuning.distill": rollout,
     "finetuning.dpo": dpo,
     "finetuning.reward": dpo,

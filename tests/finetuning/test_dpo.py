@@ -85,6 +85,11 @@ def test_the_loss_and_its_gradient_are_those_of_the_definition(method, options):
     found, wanted = (torch.autograd.grad(one, [*model.parameters()]) for one in (loss.total, expected))
     for a, b in zip(found, wanted, strict=True):
         assert torch.allclose(a, b, atol=1e-6)
+    metrics = {name: value.item() for name, value in loss.metrics.items()}
+    assert metrics["margin"] == pytest.approx(metrics["chosen"] - metrics["rejected"])
+    alone = [by_hand(model, reference, [pair], "simpo" if method == "simpo" else "dpo") for pair in given]
+    if method in ("dpo", "simpo"):  # below ln 2 the chosen answer is ahead
+        assert metrics["accuracy"] == sum(one.item() < math.log(2) for one in alone)
 
 
 @pytest.mark.parametrize("beta", [0.1, 0.5])
@@ -169,6 +174,21 @@ def test_the_reference_of_an_adapter_is_its_base_and_has_no_dropout():
     goal = DPO(given, block_size=32, batch_size=4)
     next(goal.batches(model))
     assert torch.allclose(goal.pairs.reference, base) and model.training
+
+
+def test_a_reference_with_dropout_of_its_own_is_asked_in_evaluation_mode():
+    class Foreign(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model, self.dropout = make(), nn.Dropout(0.5)
+
+        def forward(self, ids):
+            return self.dropout(self.model(ids))
+
+    expected = DPO(pairs(4), make(), block_size=32, batch_size=4).pairs.reference
+    reference = Foreign().train()
+    assert torch.allclose(DPO(pairs(4), reference, block_size=32, batch_size=4).pairs.reference, expected)
+    assert reference.training
 
 
 def test_prompts_and_padding_have_no_part():
@@ -272,7 +292,7 @@ def test_a_pair_of_conversations_learns_the_last_answers_alone():
     "item", [{}, {"prompt": "a"}, {"prompt": "a", "chosen": "b"}, {"prompt": [], "chosen": "b"}]
 )
 def test_a_pair_without_its_parts(item):
-    with pytest.raises(UserError):
+    with pytest.raises(UserError, match="A pair has a prompt, chosen and rejected"):
         encode_pair(item, load_tokenizer("shakespeare"))
 
 

@@ -195,7 +195,8 @@ def test_what_cannot_be_adapted_is_refused_and_nothing_changes():
         "called qproj": {"targets": ["qproj"]},
         "called proj": {"targets": ["proj"]},
         "at least 1": {"r": 0},
-        "no dot": {"name": "a.b"},
+        "without a dot": {"name": "a.b"},
+        "cannot be called 'double'": {"name": "double"},  # PyTorch's modules have a method of this name
         "dropout in": {"dropout": 1.0},
     }
     for message, options in refused.items():

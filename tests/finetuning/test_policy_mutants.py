@@ -83,7 +83,7 @@ PPO = {
     "the divergence is paid out": ("paid - beta * divergence", "paid + beta * divergence"),
     "k3 in the reward": ('divergence(log_probs, reference, "k1")', 'divergence(log_probs, reference, "k3")'),
     "the divergence of padding": ('reference, "k1")) * mask', 'reference, "k1"))'),
-    "bootstrap past the end": ("values = values * mask\n", ""),
+    "bootstrap past the end": ("values = values * mask", "values = values * 1"),
     "advantages run over the end": (
         "(delta + discount * decay * advantage) * mask[:, t]",
         "(delta + discount * decay * advantage)",
@@ -135,6 +135,8 @@ ROLLOUT = {
         "logits if cap is None else cap * torch.tanh(logits / cap)\n    return -F",
         "logits\n    return -F",
     ),
+}
+ON_POLICY = {
     "the same draws in every phase": ("first = phase * self.size +", "first = 0 * phase +"),
     "the same draws in every process": ("+ self.asked.rank * len(asked)", ""),
     "the same draws in a group": (
@@ -231,6 +233,7 @@ TABLES = {
     "finetuning.grpo": GRPO,
     "finetuning.ppo": PPO,
     "finetuning.rollout": ROLLOUT,
+    "finetuning.on_policy": ON_POLICY,
     "finetuning.dpo": DPO,
     "finetuning.reward": REWARD,
     "finetuning.distill": DISTILL,

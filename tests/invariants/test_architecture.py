@@ -90,13 +90,13 @@ def test_checks_import_the_grader_alone(path):
 ROOMS = {
     "tokenizers": 1194,
     "weights": 507,
-    "data": 708,
+    "data": 714,
     "model": 721,
     "inference": 969,
     "quantization": 725,
-    "training": 1186,
-    "finetuning": 800,
-    "evaluation": 250,
+    "training": 1195,
+    "finetuning": 1151,
+    "evaluation": 310,
     "the rest": 888,
 }
 
@@ -125,7 +125,7 @@ def test_the_package_stays_small():
     rooms = lines_by_room()
     print(*(f"{room:14} {lines:5}" for room, lines in rooms.items()), sep="\n")
     assert rooms["tokenizers"] > 0 and "cli" not in rooms
-    assert sum(rooms.values()) <= sum(ROOMS.values()) <= 7_950
+    assert sum(rooms.values()) <= sum(ROOMS.values()) <= 8_350
 
 
 # Public names and the cost of an import

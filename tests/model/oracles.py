@@ -284,7 +284,8 @@ def package_caches():
         for kind in ("llama", "windows"):
             for cuts in t.CUTS.values():
                 t.test_every_cache_gives_what_the_whole_text_gives(name, kind, cuts)
-    t.test_a_buffer_takes_rows_padded_on_the_left("llama")
+    for pad in (1, 5):
+        t.test_a_buffer_takes_rows_padded_on_the_left("llama", pad)
     for size in (3, 4):
         for cuts in (*t.CUTS.values(), (*range(1, 16),)):
             t.test_a_ring_needs_no_more_than_the_window(size, cuts)

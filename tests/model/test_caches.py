@@ -60,13 +60,14 @@ def test_rows_padded_on_the_left_give_what_they_give_alone(kind):
 # The package's caches
 
 
+@pytest.mark.parametrize("pad", [1, 5])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_buffer_takes_rows_padded_on_the_left(kind):
+def test_a_buffer_takes_rows_padded_on_the_left(kind, pad):
     model, ids = made(KINDS[kind])
-    lengths = (16, 11)
+    lengths = (16, 16 - pad)  # padded by 1, the positions of keys are those of queries: -1, 0, 1, …
     cache = KVCache(model.config, 2, 16, pads=torch.tensor([16 - n for n in lengths]))
     padded = ids.clone()
-    padded[1, :5] = 0
+    padded[1, :pad] = 0
     parts = [model(padded[:, a:b], cache=cache) for a, b in pieces((8, 9, 10))]
     for row, n in enumerate(lengths):
         assert_close(torch.cat(parts, dim=1)[row, -n:], model(ids[row : row + 1, -n:])[0], **EXACT)

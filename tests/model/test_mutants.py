@@ -86,7 +86,8 @@ MUTANTS = {
         "window >= T:",
         "window + 1 >= T:",
     ),
-    "keys in another order are the same": ("attention", "and torch.equal(queries, keys)", ""),
+    "keys in another order are the same": ("attention", "and torch.equal(queries, keys.relu())", ""),
+    "padding by one token is a token": ("attention", "keys.relu()", "keys"),
     "empty slots count": ("masks", "k >= 0)", "k >= -1)"),
     "window ignored when prepared": (
         "attention",

@@ -62,6 +62,17 @@ def test_conversations_are_read_as_typed(node):
     )
 
 
+@pytest.mark.parametrize("name", FORMATS)
+def test_the_tokens_of_the_format_are_those_beside_the_text(node, name):
+    def own(turns):
+        chat = [("user", "a"), ("assistant", "b")] * turns
+        return len(by_the_package(chat, name)) - len(chat)
+
+    row = [[{"role": role, "content": " long "} for role in ("user", "assistant") * n] for n in (1, 2)]
+    found = node(MaskViewer, "overhead(row, name)", row=row, name=name)
+    assert found == {"row": own(1) + own(2), "turn": own(3) - own(2)}
+
+
 def test_pairs_and_sentences(node):
     assert node(MaskViewer, "[pairs([2, 3], true), pairs([2, 3], false)]") == [3 + 6, 15]
     say = "describe('chatml', documents, separate)"

@@ -27,6 +27,20 @@ def test_every_mail_is_in_one_cell(node):
     assert found["lost"] + found["delivered"] == (1 - LABELS).sum()
 
 
+def test_the_answer_is_told_only_after_a_slider_has_moved(node):
+    found = {"caught": 3, "lost": 1, "through": 2, "delivered": 4, "cost": 12}
+    say = "describe(found, [20, 12, 7], 1, moved)"
+    began = "At 1 %, 1 ham mail lost and 2 spam mails let through: the cost is 12."
+    assert node(ThresholdDial, say, found=found, moved=False) == (
+        f"{began} Move a slider to see the other thresholds."
+    )
+    assert node(ThresholdDial, say, found=found, moved=True) == (
+        f"{began} The least cost is 7, at 2 %; delivering everything costs 5."
+    )
+    best = node(ThresholdDial, say, found=found | {"cost": 7}, moved=True)
+    assert best.endswith("No threshold of a whole per cent costs less; delivering everything costs 5.")
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
@@ -35,7 +49,7 @@ def test_every_mail_is_in_one_cell(node):
         ({"margins": [0.0, 101.0]}, "margin must be"),
         ({"threshold": 101}, "threshold must be"),
         ({"temperature": 0}, "temperature must be"),
-        ({"lost": 0}, "cost of a lost mail must be"),
+        ({"lost": 0}, "cost of a lost ham must be"),
     ],
 )
 def test_arguments_are_checked(changed, message):

@@ -161,7 +161,8 @@ class ExerciseCard(BookDirective):
         box += raw(f'<p class="exercise-facts">{code(exercise.facts)}</p>')
         text = specification(exercise.docstring)
         box += self.markdown(f"```python\n{exercise.signature}\n```\n\n````{{eval-rst}}\n{text}\n````")
-        box += self.markdown(f"In a terminal:\n```bash\nmyllm exercises check {number}\n```")
+        box += self.markdown("In a terminal ({doc}`copy the files first </book/exercises>`):")
+        box += self.markdown(f"```bash\nmyllm exercises check {number}\n```")
         if exercise.forbidden:
             box += raw('<details class="limits"><summary>What may not be called</summary>')
             box += self.markdown(not_allowed(exercise.forbidden))

@@ -322,7 +322,8 @@ def exercise(number: str) -> list[str]:
     docstring = [f"    {line}" if line else "" for line in f'"""{one.docstring}\n"""'.splitlines()]
     head, *methods = one.signature.removesuffix(" ...").splitlines()
     out = [f"**Exercise {one.id} · {one.title}** ({one.facts})", "", "```python", head]
-    out += [*docstring, *methods, "```", "", f"In a terminal: `myllm exercises check {one.id}`", ""]
+    terminal = f"In a terminal, after `myllm exercises start`: `myllm exercises check {one.id}`"
+    out += [*docstring, *methods, "```", "", terminal, ""]
     if one.forbidden:
         out += [*fold("What may not be called", [not_allowed(one.forbidden)]), ""]
     for level, hint in enumerate(one.hints, 1):

@@ -1,0 +1,174 @@
+"""``myllm dpo`` and ``myllm rl``: learn from preferences, and from rewards that a rule gives."""
+
+import re
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from tyro.conf import arg
+
+from myllm.cli.finetuning import Data, Tuning, adapt, load, save, say
+from myllm.cli.models import Name
+from myllm.files import UserError, expand
+
+
+@dataclass(frozen=True, kw_only=True)
+class DPO(Tuning):
+    """Fine-tune a model on preferences: pairs of a chosen and a rejected answer.
+
+    Each line of a JSONL file is an object with "prompt", "chosen" and "rejected": all texts, which are put
+    together as they are, or all lists of messages; a CSV file has these columns. The model as it is now is
+    the reference.
+
+    Examples:
+        myllm dpo smollm2 --data pairs.jsonl --lora 8
+        myllm dpo tuned/model --data pairs.jsonl --method ipo
+    """
+
+    method: Annotated[str, arg(metavar="dpo|ipo|kto|simpo")] = "dpo"
+    """The loss."""
+    beta: float = 0.1
+    """How much a step away from the reference costs."""
+    lora: Annotated[int, arg(metavar="RANK")] = 0
+    """Train adapters of this rank instead of the weights; 0 trains the weights."""
+    template: str | None = None
+    """The chat format of messages; by default the model's own."""
+    block_size: int = 512
+    """The most tokens of a prompt with its answer."""
+
+    def run(self) -> int:
+        """Load, train, save."""
+        from myllm.data import examples
+        from myllm.finetuning import dpo
+
+        self.check()
+        rows, llm = examples.read(self.data), load(self.model)
+        if llm.tokenizer is None:
+            raise UserError(f"{self.model} came without a tokenizer.")
+        pairs = [dpo.encode_pair(row, llm.tokenizer, self.template) for row in rows]
+        adapt(llm, self.lora, None)
+        options: dict[str, Any] = {"method": self.method, "beta": self.beta, "batch_size": 1}
+        options["block_size"] = min(self.block_size, llm.config.block_size)
+        train, rest = self.split(pairs)
+        objective, held_out = (
+            dpo.DPO(train, seed=self.seed, **options),
+            dpo.DPO(rest, shuffle=False, **options),
+        )
+        self.fit(llm.model, objective, held_out)
+        save(llm, self.out, adapter=self.lora > 0, base=self.model)
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RL:
+    r"""Fine-tune a model on rewards: it writes answers, and those that are right become more likely.
+
+    Each line of a JSONL file is an object with "prompt" and "answer"; a CSV file has these columns. An answer
+    is right if it has ended and, without spaces around it, equals "answer"; or, with --match, if the regular
+    expression finds it there as its last group.
+
+    Examples:
+        myllm rl course-sft --data tasks.jsonl --max-new-tokens 24
+        myllm rl smollm2 --data sums.jsonl --lora 8 --match '.*answer is (\d+)'
+    """
+
+    model: Name
+    """The model to begin with, which must be right now and then."""
+    data: Data
+    """A JSONL or CSV file of prompts with their right answers."""
+    out: Annotated[str, arg(metavar="FOLDER")] = "tuned"
+    """Where everything is written; the same command again goes on there."""
+    updates: int = 100
+    """Updates of the weights."""
+    prompts: int = 16
+    """Prompts of an update."""
+    group: int = 8
+    """Answers to each prompt, which are compared with each other."""
+    max_new_tokens: int = 64
+    """The most tokens of an answer."""
+    method: str = "grpo"
+    """grpo, rloo, reinforce, dr-grpo, dapo, gspo or cispo."""
+    temperature: float = 1.0
+    """Of sampling and of scoring."""
+    beta: float = 0.0
+    """What each nat of divergence from the model at the start costs; needs --lora."""
+    lora: Annotated[int, arg(metavar="RANK")] = 0
+    """Train adapters of this rank instead of the weights; 0 trains the weights."""
+    lr: float = 1e-4
+    """Peak learning rate."""
+    match: Annotated[str | None, arg(metavar="REGEX")] = None
+    """Finds the answer in what was written."""
+    seed: int = 0
+    """Of the order and of every token that is drawn."""
+
+    def run(self) -> int:
+        """Load, train, save."""
+        from myllm.data import examples
+        from myllm.finetuning.grpo import GRPO
+        from myllm.finetuning.reward import verify
+        from myllm.finetuning.rollout import Prompt
+        from myllm.training.journal import Journal
+        from myllm.training.loop import TrainConfig, Trainer
+
+        if self.beta and not self.lora:
+            raise UserError("--beta compares with the model without its adapter; add --lora 8.")
+        pattern, rows = self.pattern(), examples.read(self.data)
+        if not all(isinstance(row.get(part), str) for row in rows for part in ("prompt", "answer")):
+            raise UserError(f"Each example of {self.data} needs a prompt and an answer, both texts.")
+        llm = load(self.model)
+        if llm.tokenizer is None:
+            raise UserError(f"{self.model} came without a tokenizer.")
+        tokenizer = llm.tokenizer
+        asked = [
+            Prompt(tokenizer.encode(row["prompt"], bos=tokenizer.add_bos), row["answer"]) for row in rows
+        ]
+
+        def is_right(answer: str, text: str) -> bool:
+            found = pattern.search(text) if pattern else None
+            written = (found[found.re.groups] if found else None) if pattern else text
+            return written is not None and written.strip() == answer.strip()
+
+        adapt(llm, self.lora, None)
+        objective = GRPO(
+            asked,
+            verify(is_right),
+            tokenizer,
+            method=self.method,
+            prompts_per_phase=self.prompts,
+            group=self.group,
+            batch_size=self.prompts * self.group,
+            max_new_tokens=self.max_new_tokens,
+            temperature=self.temperature,
+            beta=self.beta,
+            seed=self.seed,
+        )
+        every = max(1, self.updates // 10)
+
+        def tell(trainer: Trainer, record: dict[str, float]) -> None:
+            if trainer.done % every == 0 or trainer.done == 1:
+                right, equal = record["reward"], record["equal"]
+                say(f"update {trainer.done}: {right:.1%} right; {equal:.0%} in groups that teach nothing")
+
+        settings = TrainConfig(
+            steps=self.updates, lr=self.lr, weight_decay=0.0, checkpoint_every=every, seed=self.seed
+        )
+        folder = expand(self.out)
+        Trainer(
+            llm.model, objective, settings, folder=folder / "checkpoints", callbacks=[Journal(folder), tell]
+        ).fit()
+        save(llm, self.out, adapter=self.lora > 0, base=self.model)
+        return 0
+
+    def pattern(self) -> re.Pattern[str] | None:
+        """The regular expression, if it is one and has a group."""
+        if self.match is None:
+            return None
+        try:
+            found = re.compile(self.match, re.DOTALL)
+        except re.error as error:
+            raise UserError(f"--match is no regular expression: {error}.") from error
+        if not found.groups:
+            raise UserError("--match needs a group around the answer, such as '= (.*)'.")
+        return found
+
+
+COMMANDS = {"dpo": DPO, "rl": RL}

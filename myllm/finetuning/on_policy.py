@@ -1,0 +1,224 @@
+"""What objectives share that learn from rollouts.
+
+A phase lets the policy continue some prompts, scores what it wrote, and then takes a few updates on it. A
+rollout is kept with all that these updates need, on every process, so that a checkpoint between two of them
+loses nothing and any number of processes goes on with it.
+"""
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from myllm.data.loader import Loader
+from myllm.files import UserError
+from myllm.finetuning.lora import adapters_disabled, lora_layers
+from myllm.finetuning.rollout import Prompt, Reward, sample, token_log_probs
+from myllm.model.basics import device_of
+from myllm.tokenizers.base import Tokenizer
+from myllm.training.ranks import gathered
+from myllm.training.step import Loss
+
+
+class _Numbers(Loader):
+    """A loader of numbers, in a seeded order."""
+
+    def batch(self, items: NDArray[np.int64]) -> tuple[Tensor, ...]:
+        return (torch.from_numpy(items),)
+
+
+class OnPolicy:
+    """What objectives share that learn from rollouts; the unit that is counted is the completion.
+
+    A phase takes `prompts_per_phase` prompts, writes `group` completions of each with the policy as it is,
+    and returns each completion `epochs` times, in batches. Which tokens are drawn depends on `seed` and the
+    number of the completion alone, so it does not change with the number of processes.
+
+    Args:
+        prompts: What is asked, in a shuffled order, again and again.
+        reward: Scores completions; see `Reward`.
+        tokenizer: Makes texts of completions, and knows the end token.
+        prompts_per_phase: P, over all processes.
+        group: G, the completions of each prompt.
+        batch_size: B, the completions in a micro-batch of a process.
+        max_new_tokens: N, the most that is written.
+        epochs: How often each completion is used.
+        temperature: Of sampling and scoring alike.
+        beta: The weight of the divergence from the reference policy; 0 needs none.
+        reference: The reference policy; by default the model without its adapter.
+        stop_id: The end token, by default the tokenizer's.
+        seed: Decides which prompts come when, and every token that is drawn.
+
+    Raises:
+        UserError: Numbers that do not fit each other, or no end token.
+    """
+
+    def __init__(
+        self,
+        prompts: Sequence[Prompt],
+        reward: Reward,
+        tokenizer: Tokenizer,
+        *,
+        prompts_per_phase: int,
+        batch_size: int,
+        max_new_tokens: int,
+        group: int = 1,
+        epochs: int = 1,
+        temperature: float = 1.0,
+        beta: float = 0.0,
+        reference: nn.Module | None = None,
+        stop_id: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        numbers = (prompts_per_phase, group, epochs, max_new_tokens)
+        if min(numbers) < 1 or temperature <= 0 or beta < 0:
+            raise UserError(
+                "Prompts, group, epochs and max_new_tokens are at least 1, the temperature above 0."
+            )
+        stop_id = tokenizer.eos_id if stop_id is None else stop_id
+        if stop_id is None:
+            raise UserError(f"{tokenizer.name} has no end token; give stop_id.")
+        self.prompts, self.reward, self.tokenizer, self.stop_id = prompts, reward, tokenizer, stop_id
+        self.prompts_per_phase, self.group, self.epochs = prompts_per_phase, group, epochs
+        self.max_new_tokens, self.temperature, self.seed = max_new_tokens, temperature, seed
+        self.beta, self.reference = beta, None if reference is None else reference.eval()
+        self.size = prompts_per_phase * group  # R, the completions of a phase
+        self.asked = _Numbers(len(prompts), batch_size=prompts_per_phase, seed=seed)
+        self.used = _Numbers(self.size, batch_size=batch_size, seed=seed)
+        self.buffer: dict[str, Tensor] = {}
+        self.share(0, 1)
+
+    def share(self, rank: int, world: int) -> None:
+        """Ask the part of the prompts of one process, and return its part of each batch."""
+        if self.prompts_per_phase % world or self.epochs * self.size % (self.used.batch_size * world):
+            raise UserError(
+                f"{self.prompts_per_phase} prompts and {self.epochs * self.size} completions cannot be "
+                f"divided into batches of {self.used.batch_size} on {world} processes; change one of them."
+            )
+        for loader in (self.asked, self.used):
+            loader.rank, loader.world = rank, world
+        self.asked.batch_size = self.prompts_per_phase // world
+
+    def batches(self, model: nn.Module) -> Iterator[dict[str, Tensor]]:
+        """Parts of the buffer, which is filled anew when it has been used."""
+        if any(hasattr(p, "to_local") or hasattr(p, "ds_shape") for p in model.parameters()):
+            raise UserError("A policy writes with whole weights; use the strategy single or ddp.")
+        device = device_of(model)
+        while True:
+            phase, done = divmod(self.used.position, self.epochs * self.size)
+            if done == 0:
+                self.buffer = self.collect(model, phase)
+            items = next(self.used)[0]
+            part = {name: x[items].to(device) for name, x in self.buffer.items()}
+            yield part | {"fresh": torch.tensor(done == 0)}
+
+    @torch.no_grad()
+    def collect(self, model: nn.Module, phase: int) -> dict[str, Tensor]:
+        """Write, score and gather the completions of a phase.
+
+        Returns:
+            Tensors of R rows: ``ids``, ``mask`` and ``log_probs`` (R, T), ``rewards`` (R,) and what `extra`
+            and `learn` add.
+        """
+        training = model.training
+        model.eval()
+        self.asked.position = phase * self.prompts_per_phase
+        drawn = next(self.asked)[0].numpy()
+        asked = [self.prompts[int(i)] for i in drawn for _ in range(self.group)]
+        first = phase * self.size + self.asked.rank * len(asked)
+        raw = [
+            np.random.PCG64([self.seed, first + i]).random_raw(self.max_new_tokens) for i in range(len(asked))
+        ]
+        uniforms = torch.from_numpy((np.stack(raw) >> np.uint64(11)) * 2.0**-53)  # (R, N)
+        options: dict[str, Any] = {"stop_id": self.stop_id, "temperature": self.temperature}
+        written = [
+            one._replace(text=self.tokenizer.decode(one.ids[: len(one.ids) - one.ended]))
+            for one in sample(self.policy(model), [prompt.ids for prompt in asked], uniforms, **options)
+        ]
+        rewards = self.reward([prompt.item for prompt in asked], written)
+        if len(rewards) != len(asked) or not np.isfinite(rewards).all():
+            raise UserError("A reward returns one finite number for each completion.")
+        rows = list[dict[str, Tensor]]()
+        dtype = torch.promote_types(next(model.parameters()).dtype, torch.float32)
+        for prompt, one, reward in zip(asked, written, rewards, strict=True):
+            row = {"ids": torch.tensor([*prompt.ids, *one.ids]), "rewards": torch.tensor(reward, dtype=dtype)}
+            row["mask"] = torch.arange(len(row["ids"])) >= len(prompt.ids)
+            row["log_probs"] = F.pad(torch.tensor(one.log_probs, dtype=dtype), (len(prompt.ids), 0))
+            rows.append(row)
+        for start in range(0, len(rows), self.used.batch_size):
+            part = rows[start : start + self.used.batch_size]
+            held = _joined(part)
+            found = self.extra(model, held["ids"].to(device_of(model)), held["mask"].to(device_of(model)))
+            for name, x in found.items():
+                for row, values in zip(part, x.cpu(), strict=True):
+                    row[name] = values[: len(row["ids"])]
+        model.train(training)
+        return self.learn(_joined(gathered(rows)))
+
+    def policy(self, model: nn.Module) -> nn.Module:
+        """The language model in what is trained."""
+        return model
+
+    def extra(self, model: nn.Module, ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        """What else the policy's and the reference's weights say of rollouts, each (B, T)."""
+        if not self.beta:
+            return {}
+        policy = self.policy(model)
+        if self.reference is None and not any(True for _ in lora_layers(policy)):
+            raise UserError("beta needs a reference: give one, or train an adapter.")
+        judge = policy if self.reference is None else self.reference
+        with adapters_disabled(policy) if judge is policy else nullcontext():
+            return {"reference": token_log_probs(judge, ids, mask, self.temperature)}
+
+    @abstractmethod
+    def learn(self, buffer: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Add what the rewards of a whole phase teach, such as advantages."""
+
+    def count(self, batch: Mapping[str, Tensor]) -> int:
+        """The completions."""
+        return len(batch["ids"])
+
+    @abstractmethod
+    def loss(self, model: nn.Module, batch: Mapping[str, Tensor]) -> Loss:
+        """The summed loss of a micro-batch."""
+
+    def check(self, model: nn.Module, log_probs: Tensor, batch: Mapping[str, Tensor]) -> None:
+        """Refuse a first update whose importance ratios are not 1.
+
+        Raises:
+            UserError: The model scores its own completions otherwise than it drew them.
+        """
+        if batch["fresh"]:
+            apart = (log_probs - batch["log_probs"])[batch["mask"]].abs().max().item()
+            exact = next(model.parameters()).dtype.itemsize >= 4
+            if not apart <= (0.05 if exact else 0.5):
+                raise UserError(
+                    f"The model scores its own completions {apart:.2g} nats apart from how it drew them, "
+                    "so the first ratios are not 1: set dropout to 0."
+                )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the phase stands, and its rollouts unless they have been used."""
+        unfinished = self.used.position % (self.epochs * self.size) > 0
+        return {"used": self.used.state_dict(), "buffer": self.buffer if unfinished else {}}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on in the middle of a phase, or with the next."""
+        self.used.load_state_dict(state["used"])
+        self.buffer = dict(state.get("buffer", {}))
+
+
+def _joined(rows: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The rows as one, padded on the right with zeros."""
+    found = dict[str, Tensor]()
+    for name, first in rows[0].items():
+        parts = [row[name] for row in rows]
+        found[name] = pad_sequence(parts, batch_first=True) if first.ndim else torch.stack(parts)
+    return found
