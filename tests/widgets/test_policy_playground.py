@@ -6,14 +6,24 @@ import torch
 from myllm.finetuning.grpo import advantages
 from myllm.widgets import PolicyPlayground
 
-SETTINGS = {"group": 8, "rate": 0.3, "beta": 0.0, "baseline": True, "scale": True, "planted": False, "seed": 0}
+SETTINGS = {
+    "group": 8,
+    "rate": 0.3,
+    "beta": 0.0,
+    "baseline": True,
+    "scale": True,
+    "planted": False,
+    "seed": 0,
+}
 
 
 @pytest.mark.parametrize("baseline", [True, False])
 @pytest.mark.parametrize("scale", [True, False])
 def test_advantages_are_those_of_the_package(node, baseline, scale):
     rewards = [1.0, 0.0, 0.5, 0.0]
-    found = node(PolicyPlayground, "advantages(rewards, baseline, scale)", **locals_of(rewards, baseline, scale))
+    found = node(
+        PolicyPlayground, "advantages(rewards, baseline, scale)", **locals_of(rewards, baseline, scale)
+    )
     expected = advantages(
         torch.tensor([rewards]).double(), baseline="mean" if baseline else "none", scale=scale
     )[0]
@@ -60,13 +70,18 @@ def test_expected_values_are_sums_over_all_draws(node):
 
 
 def test_a_run_learns_and_a_planted_reward_is_hacked(node):
-    steps = "(({ length, 0: a, [length - 1]: z }) => [length, a.right, z.right, a.paid, z.paid])(run(settings))"
+    steps = (
+        "(({ length, 0: a, [length - 1]: z }) => [length, a.right, z.right, a.paid, z.paid])(run(settings))"
+    )
     length, before, after, *_ = node(PolicyPlayground, steps, settings=SETTINGS)
     assert length == 301 and before < 0.1 and after > 0.9
     _, before, after, first, last = node(PolicyPlayground, steps, settings=SETTINGS | {"planted": True})
     assert after < before and last > 0.9 > first
-    best = node(PolicyPlayground, "Math.max(...run(settings).map((step) => step.right))",
-                settings=SETTINGS | {"planted": True, "rate": 0.1})
+    best = node(
+        PolicyPlayground,
+        "Math.max(...run(settings).map((step) => step.right))",
+        settings=SETTINGS | {"planted": True, "rate": 0.1},
+    )
     assert best > before
 
 
