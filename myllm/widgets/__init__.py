@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .merge_stepper import MergeStepper
     from .number_line import NumberLine
     from .optimizer_race import OptimizerRace
+    from .policy_playground import PolicyPlayground
     from .rank_slider import RankSlider
     from .rope_dial import RopeDial
     from .sampling_explorer import SamplingExplorer
@@ -49,6 +50,7 @@ __all__ = [
     "MergeStepper",
     "NumberLine",
     "OptimizerRace",
+    "PolicyPlayground",
     "RankSlider",
     "RopeDial",
     "SamplingExplorer",
@@ -75,6 +77,7 @@ _HOMES = {
     "MergeStepper": "merge_stepper",
     "NumberLine": "number_line",
     "OptimizerRace": "optimizer_race",
+    "PolicyPlayground": "policy_playground",
     "RankSlider": "rank_slider",
     "RopeDial": "rope_dial",
     "SamplingExplorer": "sampling_explorer",

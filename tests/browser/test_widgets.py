@@ -917,6 +917,29 @@ def test_mask_viewer_by_text_format_and_document_mask(started):
     assert sentence(widget) == "Begin each conversation with a line such as ‘user: Hello’."
 
 
+def test_policy_playground_by_sliders_toggles_and_buttons(started):
+    widget, _ = started("PolicyPlayground", "Policy playground")
+    share = re.compile(r"it writes ot■ in ([\d.]+) % of cases")
+    group, shown = (widget.get_by_label(name, exact=True) for name in ("Group", "Shown after"))
+    group.press("Home")
+    small = float(share.search(sentence(widget))[1])
+    press_until(group, "ArrowRight", "Group: 8 completions")
+    large = float(share.search(sentence(widget))[1])
+    assert 50 < small < large
+    widget.get_by_role("button", name="Plant a hackable reward").press("Enter")
+    assert re.match(r"After 300 updates the policy earns 0\.9\d of the planted reward", sentence(widget))
+    assert float(share.search(sentence(widget))[1]) < 1
+    assert widget.locator(".policy-curve .paid").count() == 2
+    assert widget.locator(".policy-group b").first.inner_text() == "ooo"
+    shown.press("Home")
+    assert sentence(widget).startswith("After 0 updates ")
+    widget.get_by_role("button", name="Pay for the right answer").press("Enter")
+    before = sentence(widget)
+    widget.get_by_label("less the group's mean", exact=True).uncheck()
+    shown.press("End")
+    assert sentence(widget) != before and widget.locator(".policy-table rect").count() == 18
+
+
 def test_threshold_dial_keeps_its_answer_until_a_slider_has_moved(started):
     widget, _ = started("ThresholdDial", "Threshold dial")
     assert sentence(widget).endswith("Move a slider to see the other thresholds.")
@@ -1101,6 +1124,7 @@ def test_vocabularies_of_the_site_are_small_and_say_what_the_package_holds(name)
         "MergeStepper",
         "NumberLine",
         "OptimizerRace",
+        "PolicyPlayground",
         "RankSlider",
         "RopeDial",
         "SamplingExplorer",

@@ -17,6 +17,7 @@ from myllm.widgets import (
     MergeStepper,
     NumberLine,
     OptimizerRace,
+    PolicyPlayground,
     RopeDial,
     TokenComparer,
     WindowSlider,
@@ -54,6 +55,7 @@ def test_state_is_bounded():
         AllReduce(),
         NumberLine(),
         OptimizerRace(),
+        PolicyPlayground(),
     ):
         assert page_bytes(widget) < 60_000
     assert abs(STATE_LIMIT - 60_000) < 1
