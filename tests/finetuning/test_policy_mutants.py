@@ -122,7 +122,7 @@ ROLLOUT = {
     ),
     "the neighbour is drawn": (
         "(below <= u * below[:, -1:]).sum(-1)",
-        "(below < u * below[:, -1:]).sum(-1) + 1",
+        "(below > u * below[:, -1:]).sum(-1)",
     ),
     "the end token is not learned": ("end = ids.index(stop_id) + 1 if", "end = ids.index(stop_id) if"),
     "what follows the end is learned": (
