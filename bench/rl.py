@@ -2,8 +2,8 @@
 
     python -m bench.rl              all runs, about half an hour on one core; it resumes from build/rl.json
 
-The policy is the base of chapter 18 after a few updates of supervised fine-tuning, so that it answers some
-prompts. Each update of every method is one on 256 new completions.
+The policy is the base of chapter 18 after supervised fine-tuning on answers that do something with the word
+of the prompt, one in ten of them what is asked. Each update of every method is one on 256 new completions.
 """
 
 import json
@@ -17,7 +17,7 @@ import torch
 
 from bench.common import ROOT, origin
 from bench.scoreboard import RESULTS
-from bench.sft import MODEL, ROW, TOKENIZER, base
+from bench.sft import MODEL, OPS, ROW, TOKENIZER, base
 from myllm import LLM, SFT, TrainConfig, Trainer, Transformer
 from myllm.data import wordops
 from myllm.evaluation.exact_match import exact_match
@@ -30,11 +30,10 @@ from myllm.finetuning.rollout import Completion, OnPolicy, Prompt, Reward, sampl
 from myllm.finetuning.sft import Example, encode
 
 FILE, PARTS = RESULTS / "rl.json", ROOT / "build" / "rl.json"
-WARM = TrainConfig(
-    steps=16, lr=0.005, optimizer="muon", warmup=5, schedule="wsd", floor=0.0, weight_decay=0.0
-)
+WARM = TrainConfig(steps=60, lr=0.01, optimizer="muon", warmup=5, schedule="wsd", floor=0.0, weight_decay=0.0)
+RARE = 10  # one answer in so many is reversed
 LEARNING = TrainConfig(steps=80, lr=3e-3, warmup=5, weight_decay=0.0)
-LONGEST, NEW, COMPLETIONS, GROUP, QUESTIONS = 4, 8, 256, 8, 200
+LONGEST, NEW, COMPLETIONS, GROUP, QUESTIONS = 4, 10, 256, 8, 200
 EVERY = 5  # updates between two points of a curve
 right = verify(lambda task, text: text.strip() == task.answer)
 
@@ -48,8 +47,14 @@ def tasks(n: int, *, held_out: bool = False, seed: int = 0) -> list[wordops.Task
 
 
 def examples(given: Sequence[wordops.Task]) -> list[Example]:
-    """The right answers of tasks, for supervised fine-tuning."""
-    return [encode({"prompt": task.prompt, "response": f" {task.answer}"}, TOKENIZER) for task in given]
+    """Answers that do *something* with the word, for supervised fine-tuning; few of them reverse it."""
+    generator, found = random.Random(1), list[Example]()
+    others = [op for op in OPS if op != "rev"]
+    for task in given:
+        op = "rev" if generator.random() < 1 / RARE else generator.choice(others)
+        answer = wordops.OPS[op](task.answer[::-1])
+        found.append(encode({"prompt": task.prompt, "response": f" {answer}"}, TOKENIZER))
+    return found
 
 
 def prompts(seed: int = 2) -> list[Prompt]:
