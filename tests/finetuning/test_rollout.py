@@ -143,8 +143,28 @@ def test_the_first_update_has_ratio_one_whatever_the_method(method):
         assert torch.allclose(a, b, atol=1e-9)
 
 
+def test_draws_differ_in_a_group_and_from_phase_to_phase():
+    goal, model = objective(prompts_per_phase=1, batch_size=4), make()
+    goal.prompts = goal.prompts[:1]
+    goal.asked.n = 1
+    first, second = (goal.collect(model, phase)["log_probs"] for phase in (0, 1))
+    assert len({tuple(row.tolist()) for row in torch.cat([first[:, :4], second[:, :4]])}) == 8
+
+
+def test_a_policy_writes_in_evaluation_mode():
+    model = make()
+    apply_lora(model, 2, dropout=0.5)
+    for name, p in model.named_parameters():
+        if name.endswith("B"):
+            nn.init.normal_(p)
+    found = [objective().collect(model.train(mode), 0)["log_probs"] for mode in (True, False, True)]
+    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
+    assert objective().collect(model.train(), 0) and model.training
+
+
 def test_a_phase_returns_each_completion_as_often_as_asked():
-    model, goal = make(), objective(epochs=3)
+    calls = []
+    model, goal = make(), objective(epochs=3, reward=lambda items, done: calls.append(1) or paid(items, done))
     batches = goal.batches(model)
     first = [next(batches) for _ in range(6)]
     rows = [
@@ -155,7 +175,8 @@ def test_a_phase_returns_each_completion_as_often_as_asked():
     counts = {row: rows.count(row) for row in rows}
     assert len(rows) == 48 and all(n % 3 == 0 for n in counts.values())
     assert [bool(batch["fresh"]) for batch in first] == [True] + [False] * 5
-    assert bool(next(batches)["fresh"])
+    assert len(calls) == 1
+    assert bool(next(batches)["fresh"]) and len(calls) == 2
 
 
 def test_a_group_is_of_one_prompt_and_only_its_rewards_count():
@@ -235,7 +256,7 @@ def test_an_interruption_in_a_phase_or_between_two_changes_nothing(tmp_path, kin
     assert all(torch.equal(x, found[name]) for name, x in expected.items())
 
 
-def test_the_parts_of_two_processes_are_the_whole():
+def test_the_parts_of_the_ranks_are_the_whole():
     whole, parts = objective().collect(make(), 1), []
     for rank in range(2):
         goal = objective()
@@ -280,6 +301,25 @@ def test_the_first_batch_of_ppo_has_ratio_one_no_divergence_and_values_as_expect
     assert loss.total.item() == pytest.approx(
         ((errors * 0.5 - batch["advantages"]) * weights).sum().item(), abs=1e-6
     )
+
+
+def test_returns_are_of_the_advantages_before_they_are_whitened():
+    model = ActorCritic(make())
+    buffer = objective(PPO).collect(model, 0)
+    assert not buffer["values"].any()  # nothing is expected at first
+    nn.init.normal_(model.value.weight)
+    buffer = objective(PPO, beta=0.2, reference=make(seed=4), discount=0.9, decay=0.8).collect(model, 0)
+    mask, k1 = buffer["mask"], buffer["log_probs"] - buffer["reference"]
+    for row in range(16):
+        times, advantage, after = mask[row].nonzero().flatten().tolist(), 0.0, 0.0
+        for t in reversed(times):
+            paid_here = (buffer["rewards"][row] if t == times[-1] else 0) - 0.2 * k1[row, t]
+            value = buffer["values"][row, t]
+            advantage = paid_here + 0.9 * after - value + 0.72 * advantage
+            after = value
+            assert buffer["returns"][row, t].item() == pytest.approx((advantage + value).item())
+    inside = buffer["advantages"][mask]
+    assert inside.mean().abs() < 1e-9 and inside.std().item() == pytest.approx(1, abs=1e-6)
 
 
 def test_values_learn_what_to_expect():
@@ -342,8 +382,9 @@ def test_beta_without_a_reference_and_dropout_are_refused():
     for name, p in model.named_parameters():
         if name.endswith("B"):
             nn.init.normal_(p)
-    with pytest.raises(UserError, match="set dropout to 0"):
-        Trainer(model, objective(), TrainConfig(steps=1, **RUN)).fit()
+    for kind, trained in ((GRPO, model), (PPO, ActorCritic(model))):
+        with pytest.raises(UserError, match="set dropout to 0"):
+            Trainer(trained, objective(kind), TrainConfig(steps=1, **RUN)).fit()
 
 
 def test_what_does_not_fit_is_refused():

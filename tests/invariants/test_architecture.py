@@ -90,7 +90,7 @@ def test_checks_import_the_grader_alone(path):
 ROOMS = {
     "tokenizers": 1194,
     "weights": 507,
-    "data": 714,
+    "data": 715,
     "model": 721,
     "inference": 969,
     "quantization": 725,
