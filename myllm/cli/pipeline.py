@@ -127,8 +127,8 @@ class Pipeline:
             raise UserError("--match and --updates have no effect without --tasks FILE.")
         if self.policy_lr is not None and self.preferences is None and self.tasks is None:
             raise UserError("--policy-lr has no effect without --preferences FILE or --tasks FILE.")
-        numbers = (self.lr, 1 if self.policy_lr is None else self.policy_lr)
-        if self.lora < 0 or self.updates is not None and self.updates < 1 or min(numbers) <= 0:
+        given = [one for one in (self.lr, self.policy_lr, self.updates) if one is not None]
+        if self.lora < 0 or min(given) <= 0:
             raise UserError("--lora must be at least 0, --updates at least 1, learning rates more than 0.")
         schemes = [name for name in (*SCHEMES, *KINDS) if name != "gptq"]  # which needs a calibration
         if self.scheme not in schemes:
