@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -183,6 +184,40 @@ def test_killed_at_every_turn_it_makes_the_same_bits(folder):
     assert told.count("1-sft goes on") == 2 and told.count("2-dpo goes on") == 1
     assert contents(folder / "a") == contents(folder / "whole")
     assert {*contents(folder / "a")} >= {"model.html", "2-dpo/model/model.safetensors"}
+
+
+class StopHereError(BaseException):
+    """What no command handles."""
+
+
+def test_stopped_with_adapters_it_makes_the_same_bits(folder, capsys):
+    """As above, in this process: what is drawn before a stage does not depend on where it was stopped."""
+    adapters = [*DPO, "--lora", "2"]
+    torch.manual_seed(1)
+    assert run(capsys, *adapters, "--out", "whole")[0] == 0
+    for i, ((module, path), n) in enumerate(KILLS):
+        torch.manual_seed(2 + i)
+        calls = []
+        place = import_module(module)
+        *owner, name = path.split(".")
+        place = getattr(place, owner[0]) if owner else place
+
+        function = getattr(place, name)
+
+        def counted(*args, function=function, calls=calls, n=n, **options):
+            calls.append(1)
+            if len(calls) == n:
+                raise StopHereError
+            return function(*args, **options)
+
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(StopHereError):
+            patch.setattr(place, name, counted)
+            main(["pipeline", "tiny", *adapters, "--out", "a"])
+        capsys.readouterr()
+    assert run(capsys, *adapters, "--out", "a")[0] == 0
+    found, expected = contents(folder / "a"), contents(folder / "whole")
+    different = {name for name in expected if found[name] != expected[name]}
+    assert found.keys() == expected.keys() and different <= {"2-dpo/adapter/adapter_config.json"}
 
 
 @pytest.mark.slow
