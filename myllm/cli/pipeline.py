@@ -64,10 +64,10 @@ class Pipeline:
     """How often each example of --sft and --preferences is seen."""
     lr: float = 1e-4
     """Peak learning rate of `myllm sft`."""
-    updates: int | None = None
-    """With --tasks: updates of `myllm rl`."""
-    policy_lr: float | None = None
-    """With --preferences or --tasks: peak learning rate of `myllm dpo` or `myllm rl`."""
+    updates: Annotated[int | None, arg(metavar="N")] = None
+    """With --tasks: updates of `myllm rl`; by default 100."""
+    policy_lr: Annotated[float | None, arg(metavar="X")] = None
+    """With --preferences or --tasks: peak learning rate of `myllm dpo` or `myllm rl`, by default 1e-4."""
     questions: Annotated[tuple[str, ...], UseAppendAction, arg(metavar="FILE")] = ()
     """Measure on the questions in this JSONL file; by default, on the tasks that come with the package."""
     text: Annotated[tuple[str, ...], UseAppendAction, arg(metavar="FILE")] = ()
