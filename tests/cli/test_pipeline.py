@@ -34,7 +34,8 @@ def folder(tmp_path, monkeypatch):
     write(
         "pairs.jsonl", [{"prompt": t.prompt, "chosen": f" {t.answer}", "rejected": " no"} for t in asked[:10]]
     )
-    write("tasks.jsonl", [{"prompt": t.prompt, "answer": t.answer} for t in asked])
+    harder = tasks(40, ops=["rev"], spelled=True)  # which course-sft knows now and then
+    write("tasks.jsonl", [{"prompt": t.prompt, "answer": t.answer} for t in harder])
     write("exam.jsonl", [{"prompt": t.prompt, "answer": t.answer} for t in asked[30:33]])
     torch.manual_seed(0)
     tokenizer = load_tokenizer("shakespeare")
