@@ -123,6 +123,16 @@ class Evaluate:
 
     def run(self) -> int:
         """Evaluate and print the card."""
+        tasks = self.tasks()
+        shares = [] if self.train is None else _contained(tasks, self.train)
+        results = self.measure(tasks)
+        print(self._json(results, shares) if self.format == "json" else self._card(results, shares), end="")
+        return 0
+
+    def tasks(self) -> "list[Task]":
+        """The tasks that were asked for, read and checked before a model is loaded."""
+        from myllm.evaluation.harness import reading
+
         if not 0 < self.level < 1:
             raise UserError(f"--level must lie between 0 and 1, not {self.level}.")
         length = 32 if self.max_new_tokens is None else self.max_new_tokens
@@ -130,20 +140,21 @@ class Evaluate:
             raise UserError("--show must be 0 or more, --max-new-tokens 1 or more.")
         if not self.questions and (self.max_new_tokens, self.extract) != (None, None):
             raise UserError("--max-new-tokens and --extract have no effect without --questions FILE.")
-        from myllm.evaluation.harness import evaluate, reading
-        from myllm.llm import LLM
-
         tasks = [reading(path, [read_text(expand(path))]) for path in self.text]
         tasks += [_task(path, length, _extractor(self.extract)) for path in self.questions]
         if self.task or not tasks:
             tasks = [*shipped(*self.task), *tasks]
         if self.chat and all(task.unit != "exact match" for task in tasks):
             raise UserError("--chat has no effect: no task asks for a written answer.")
-        shares = [] if self.train is None else _contained(tasks, self.train)
+        return tasks
+
+    def measure(self, tasks: "Sequence[Task]") -> "list[Result]":
+        """What the model scores on them."""
+        from myllm.evaluation.harness import evaluate
+        from myllm.llm import LLM
+
         llm = LLM.from_pretrained(self.model)
-        results = evaluate(_Chat(llm) if self.chat else llm, tasks, level=self.level)
-        print(self._json(results, shares) if self.format == "json" else self._card(results, shares), end="")
-        return 0
+        return evaluate(_Chat(llm) if self.chat else llm, tasks, level=self.level)
 
     def _json(self, results: "Sequence[Result]", shares: Sequence[float]) -> str:
         found: list[dict[str, Any]] = []

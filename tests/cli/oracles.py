@@ -1,0 +1,42 @@
+"""Oracles that tell wrong versions of ``myllm pipeline`` from the right one; see ``tests/mutants.py``.
+
+They are tests of ``test_pipeline.py``, called by pytest in this process, which uses the changed modules.
+"""
+
+import os
+from contextlib import redirect_stdout
+from pathlib import Path
+
+import pytest
+
+FILE = Path(__file__).with_name("test_pipeline.py")
+
+
+class Failures:
+    """A plugin that remembers which tests failed."""
+
+    def __init__(self):
+        self.found = []
+
+    def pytest_runtest_logreport(self, report):
+        if report.failed:
+            self.found.append(f"{report.nodeid}: {report.longreprtext[-200:]}")
+
+
+def run(only):
+    failures = Failures()
+    options = ["-x", "-q", "-p", "no:cacheprovider", "-m", "not slow", "-k", only]
+    with Path(os.devnull).open("w") as null, redirect_stdout(null):
+        code = pytest.main([*options, str(FILE)], [failures])
+    assert code == 0, failures.found
+
+
+def refusals():
+    run("mistake or refused or noticed or left_alone or kept_out")
+
+
+def results():
+    run("its_command or without or other_questions or stopped")
+
+
+ORACLES = [refusals, results]
