@@ -53,7 +53,7 @@ class Tuning:
 
     def check(self) -> None:
         """Refuse numbers out of range before anything is loaded."""
-        if self.epochs <= 0 or self.batch_size < 1 or self.seed < 0:
+        if not 0 < self.epochs < 1e9 or self.batch_size < 1 or self.seed < 0:
             raise UserError("--epochs must be more than 0, --batch-size at least 1, --seed at least 0.")
         if not 0 < self.held_out < 1:
             raise UserError(f"--held-out must lie between 0 and 1, not {self.held_out}.")

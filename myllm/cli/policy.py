@@ -17,7 +17,7 @@ class DPO(Tuning):
 
     Each line of a JSONL file is an object with "prompt", "chosen" and "rejected": all texts, which are put
     together as they are, or all lists of messages; a CSV file has these columns. The model as it is now is
-    the reference.
+    the reference of all methods but simpo.
 
     Examples:
         myllm dpo smollm2 --data pairs.jsonl --lora 8
@@ -26,8 +26,10 @@ class DPO(Tuning):
 
     method: Annotated[str, arg(metavar="dpo|ipo|kto|simpo")] = "dpo"
     """The loss."""
-    beta: float = 0.1
-    """How much a step away from the reference costs."""
+    beta: float | None = None
+    """How much a step away from the reference costs, by default 0.1; for simpo, which has none, 2."""
+    margin: float | None = None
+    """What simpo asks of the difference, by default 1."""
     lora: Annotated[int, arg(metavar="RANK")] = 0
     """Train adapters of this rank instead of the weights; 0 trains the weights."""
     template: str | None = None
@@ -46,7 +48,11 @@ class DPO(Tuning):
             raise UserError(f"{self.model} came without a tokenizer.")
         pairs = [dpo.encode_pair(row, llm.tokenizer, self.template) for row in rows]
         adapt(llm, self.lora, None)
-        options: dict[str, Any] = {"method": self.method, "beta": self.beta, "batch_size": 1}
+        defaults = (2.0, 1.0) if self.method == "simpo" else (0.1, 0.0)
+        beta, margin = (
+            y if x is None else x for x, y in zip((self.beta, self.margin), defaults, strict=True)
+        )
+        options: dict[str, Any] = {"method": self.method, "beta": beta, "margin": margin, "batch_size": 1}
         options["block_size"] = min(self.block_size, llm.config.block_size)
         train, rest = self.split(pairs)
         objective, held_out = (

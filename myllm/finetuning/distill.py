@@ -7,11 +7,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from myllm.checks import check
+from myllm.files import UserError
 from myllm.finetuning.grpo import length_weights
 from myllm.finetuning.on_policy import OnPolicy
-from myllm.finetuning.rollout import Completion, Prompt, states_before
+from myllm.finetuning.rollout import Completion, Prompt, logits_of, states_before
 from myllm.finetuning.sft import Example
-from myllm.model.basics import upcast
 from myllm.model.transformer import Transformer
 from myllm.training.step import Loss
 
@@ -38,6 +39,7 @@ def select(
         least: A prompt is left out, also by the control, if its best completion has less.
         seed: Of the random choice.
     """
+    check("keep", keep, "best", "random")
     generator, found = random.Random(seed), list[Example]()
     for prompt, written, scores in zip(prompts, completions, rewards, strict=True):
         if least is not None and max(scores) < least:
@@ -52,8 +54,8 @@ class Distill(OnPolicy):
     """On-policy distillation: the student writes, and learns the teacher's distribution at each token.
 
     The loss of a token is KL(student ‖ teacher) over the whole vocabulary (Agarwal et al., 2024). Every
-    record has ``kl``, its mean over tokens in nats, and ``reward``, that of the completions, which has no
-    influence.
+    record has ``kl``, its mean over the tokens of a phase in nats, and ``reward``, that of the completions,
+    which has no influence.
 
     Args:
         prompts, reward, tokenizer: See `OnPolicy`.
@@ -63,6 +65,8 @@ class Distill(OnPolicy):
 
     def __init__(self, *args: Any, teacher: Transformer, **options: Any) -> None:
         super().__init__(*args, **options)
+        if self.beta:
+            raise UserError("Distillation has its teacher as the reference; leave out beta.")
         self.teacher = teacher.eval().requires_grad_(False)
 
     def learn(self, buffer: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -80,6 +84,5 @@ class Distill(OnPolicy):
 
     def _logs(self, model: Any, ids: Tensor, mask: Tensor) -> Tensor:
         """Log-probabilities of all tokens at the places of those in the mask, (N, V)."""
-        return torch.log_softmax(
-            upcast(model.lm_head(states_before(model, ids, mask))) / self.temperature, -1
-        )
+        logits = logits_of(model, states_before(model, ids, mask))
+        return torch.log_softmax(logits / self.temperature, -1)

@@ -4,6 +4,7 @@ A pair is one prompt with an answer that was chosen and one that was rejected. T
 answer is ``β (log π(y|x) - log ρ(y|x))`` with the reference ρ; its optimum is ``π* ∝ ρ exp(r / β)``.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, Literal, NamedTuple
@@ -15,9 +16,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from myllm.checks import check
 from myllm.data.loader import Loader
 from myllm.files import UserError
 from myllm.finetuning.lora import adapters_disabled, lora_layers
+from myllm.finetuning.on_policy import whole
 from myllm.finetuning.rollout import token_log_probs
 from myllm.finetuning.sft import Example, check_masks, encode
 from myllm.model.basics import device_of
@@ -100,7 +103,8 @@ def kto_loss(rewards: Tensor, chosen: Tensor, divergence: Tensor, beta: float = 
     Args:
         rewards: (B,), log π - log ρ, summed over the answer.
         chosen: (B,) bool, which answers are good.
-        divergence: A scalar, an estimate of KL(π ‖ ρ) from answers to other prompts; no gradient.
+        divergence: A scalar, an estimate of KL(π ‖ ρ) from answers to other prompts; no gradient. It is a
+            mean over a micro-batch, so unlike other losses this one depends on how a batch is split.
         beta: β.
     """
     gain = beta * (rewards - divergence.clamp(min=0).detach())
@@ -158,11 +162,18 @@ class DPO(FromLoader):
         **options: Any,
     ) -> None:
         chosen, rejected = [pair.chosen for pair in pairs], [pair.rejected for pair in pairs]
-        check_masks([*chosen, *rejected])
-        if method not in ("dpo", "ipo", "kto", "simpo") or beta <= 0 or not 0 <= smoothing < 0.5:
-            raise UserError(
-                "The method is dpo, ipo, kto or simpo, beta above 0, smoothing from 0 to below 1/2."
-            )
+        check_masks([example for pair in pairs for example in pair])
+        check("method", method, "dpo", "ipo", "kto", "simpo")
+        check("beta", beta, float)
+        check("margin", margin, float, bounds=(-1e30, 1e30))
+        check("smoothing", smoothing, float, bounds=(0, 0.499))
+        for n, pair in enumerate(pairs, 1):
+            if [*pair.chosen.ids] == [*pair.rejected.ids] or _prompt(pair.chosen) != _prompt(pair.rejected):
+                raise UserError(
+                    f"Pair {n} has equal answers, or two prompts; give two answers to one prompt."
+                )
+        if method == "simpo" and reference is not None:
+            raise UserError("SimPO has no reference; leave it out.")
         if (margin and method != "simpo") or (smoothing and method not in ("dpo", "simpo")):
             raise UserError(f"margin belongs to simpo, smoothing to dpo and simpo, not to {method}.")
         if (longest := max(len(one.ids) for one in [*chosen, *rejected])) > block_size:
@@ -173,6 +184,9 @@ class DPO(FromLoader):
         self.method: Method = method
         self.beta, self.margin, self.smoothing = beta, margin, smoothing
         self.referred = method == "simpo"
+        digest = hashlib.sha256(repr([(*one.ids, *one.mask) for group in groups for one in group]).encode())
+        self.settings = {"method": method, "pairs": digest.hexdigest()[:16], "beta": beta, "margin": margin}
+        self.settings |= {"smoothing": smoothing}
         if reference is not None and not self.referred:
             self.refer(reference)
 
@@ -194,6 +208,8 @@ class DPO(FromLoader):
     def batches(self, model: nn.Module) -> Any:
         """Batches of pairs; a reference that was not given is the model as it is now."""
         if not self.referred:
+            if not whole(model):
+                raise UserError("This strategy holds no whole model to be its own reference; give one.")
             self.refer(model)
         return super().batches(model)
 
@@ -230,22 +246,32 @@ class DPO(FromLoader):
 
     def state_dict(self) -> dict[str, Any]:
         """Where the loader stands, and what the reference said."""
-        return super().state_dict() | {"reference": self.pairs.reference}
+        known = {"reference": self.pairs.reference} if self.referred else {}
+        return super().state_dict() | {"settings": self.settings} | known
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where another objective stood, with its reference."""
-        super().load_state_dict({name: value for name, value in state.items() if name != "reference"})
-        if state["reference"].shape != self.pairs.reference.shape:
-            raise UserError(
-                "This state belongs to other pairs or another method; make the objective as it was."
-            )
-        self.pairs.reference, self.referred = state["reference"].clone(), True
+        for name, value in self.settings.items():
+            if (old := state["settings"].get(name)) != value:
+                raise UserError(f"The run had {name} {old}, not {value}; go on as it began.")
+        super().load_state_dict(state)
+        if "reference" in state:
+            self.pairs.reference, self.referred = state["reference"].clone(), True
+
+
+def _prompt(example: Example) -> list[int]:
+    """What stands before the first learned token."""
+    return [*example.ids[: [*example.mask].index(1)]]
 
 
 def _mismatched(examples: Sequence[Example], block_size: int) -> list[Example]:
-    """Each prompt with the answer to the next, cut where it becomes too long."""
-    found = list[Example]()
-    for one, other in zip(examples, [*examples[1:], examples[0]], strict=True):
+    """Each prompt with the answer to the next other prompt, cut where it becomes too long."""
+    found, n = list[Example](), len(examples)
+    for i, one in enumerate(examples):
+        others = (examples[(i + k) % n] for k in range(1, n))
+        other = next((x for x in others if _prompt(x) != _prompt(one)), None)
+        if other is None:
+            raise UserError("KTO compares with answers to other prompts; give pairs of two prompts or more.")
         prompt, start = [*one.mask].index(1), [*other.mask].index(1)
         ids = [*one.ids[:prompt], *other.ids[start:]][:block_size]
         mask = [0] * prompt + [*other.mask[start:]]

@@ -11,12 +11,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from myllm.checks import check
 from myllm.files import UserError
 from myllm.finetuning.on_policy import OnPolicy
 from myllm.finetuning.rollout import token_log_probs
 from myllm.training.step import Loss
 
-#: What a method sets; everything else is as the signature of `GRPO` has it.
+#: What a method sets; everything else is as the signature of `GRPO` has it. DAPO's choice of prompts and its
+#: penalty for long completions are not part of the loss.
 METHODS: dict[str, dict[str, Any]] = {
     "reinforce": {"baseline": "none", "scale": False, "length": "sum", "clip": None},
     "rloo": {"baseline": "others", "scale": False, "length": "sum", "clip": None},
@@ -42,13 +44,15 @@ def advantages(rewards: Tensor, *, baseline: Baseline = "mean", scale: bool = Tr
         scale: Divide by the standard deviation of the group (GRPO, Shao et al., 2024), which weighs prompts
             that are almost always or almost never solved more (Liu et al., 2025).
     """
+    check("baseline", baseline, "none", "mean", "others")
     G = rewards.shape[1]
-    if baseline != "none" and G < 2:
-        raise UserError("A group of 1 has nothing to be compared with; take 2 or more, or no baseline.")
+    if (baseline != "none" or scale) and G < 2:
+        raise UserError("A group of 1 has nothing to be compared with; take 2, or no baseline and no scale.")
     centred = rewards
     if baseline != "none":
         centred = rewards - rewards.mean(1, keepdim=True)
         centred = centred * G / (G - 1) if baseline == "others" else centred
+        centred = centred.where((rewards != rewards[:, :1]).any(1, keepdim=True), 0.0)  # without rounding
     return centred / (rewards.std(1, keepdim=True) + 1e-4) if scale else centred
 
 
@@ -62,7 +66,7 @@ def policy_loss(
     clip: tuple[float, float] | None = (0.2, 0.2),
     surrogate: Literal["ppo", "cispo"] = "ppo",
 ) -> tuple[Tensor, Tensor]:
-    """The loss of each token, (B, T), and where clipping took the gradient away, (B, T) bool.
+    """The loss of each token, (B, T), and where the clip acted, (B, T) bool.
 
     Args:
         log_probs: (B, T), under the policy as it is now.
@@ -75,6 +79,8 @@ def policy_loss(
         surrogate: "ppo" takes the worse of clipped and unclipped gain (Schulman et al., 2017); "cispo" keeps
             the gradient of every token and limits its weight (MiniMax, 2025).
     """
+    check("ratio", ratio, "token", "sequence")
+    check("surrogate", surrogate, "ppo", "cispo")
     change = (log_probs - old) * mask
     if ratio == "sequence":
         mean = change.sum(1, keepdim=True) / mask.sum(1, keepdim=True).clamp(min=1)
@@ -121,6 +127,7 @@ def length_weights(mask: Tensor, length: Length, limit: int) -> Tensor:
             (DAPO, Yu et al., 2025); "constant", one over the limit (Dr. GRPO, Liu et al., 2025).
         limit: The most tokens that a completion may have.
     """
+    check("length", length, "sum", "sequence", "token", "constant")
     lengths = mask.sum(1, keepdim=True)  # (B, 1)
     per = {"sum": torch.ones(()), "sequence": lengths, "token": lengths.float().mean()}
     return mask / per.get(length, torch.tensor(float(limit))).to(mask.device)
@@ -157,9 +164,22 @@ class GRPO(OnPolicy):
         settings |= {"clip": (0.2, 0.2), "surrogate": "ppo"} | METHODS[method]
         settings |= {name: options.pop(name) for name in [*settings] if name in options}
         super().__init__(*args, **options)
+        if kl != "k2" and not self.beta:
+            raise UserError(f"kl {kl} has no effect without beta; give one.")
+        for bound in settings["clip"] or ():
+            check("clip", bound, float, bounds=(0, 1e30))
         self.kl, self.length = kl, settings.pop("length")
         self.estimate: dict[str, Any] = {name: settings.pop(name) for name in ("baseline", "scale")}
         self.surrogate = settings
+        zero = torch.zeros(1, self.group)  # names that nothing knows are refused now, not after a phase
+        advantages(zero, **self.estimate)
+        length_weights(zero == 0, self.length, 1)
+        policy_loss(zero, zero, zero, zero == 0, **self.surrogate)
+
+    def settings(self) -> dict[str, Any]:
+        """See `OnPolicy.settings`."""
+        own = {"kl": self.kl, "length": self.length, **self.estimate, **self.surrogate}
+        return super().settings() | own | {"clip": list(self.surrogate["clip"] or ())}
 
     def learn(self, buffer: dict[str, Tensor]) -> dict[str, Tensor]:
         """Add ``advantages`` and ``equal`` (R,), and ``weights`` (R, T)."""

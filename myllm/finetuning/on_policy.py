@@ -17,10 +17,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from myllm.checks import check
 from myllm.data.loader import Loader
 from myllm.files import UserError
 from myllm.finetuning.lora import adapters_disabled, lora_layers
 from myllm.finetuning.rollout import Prompt, Reward, sample, token_log_probs
+from myllm.inference.generate import check_room
 from myllm.model.basics import device_of
 from myllm.tokenizers.base import Tokenizer
 from myllm.training.ranks import gathered
@@ -39,7 +41,7 @@ class OnPolicy:
 
     A phase takes `prompts_per_phase` prompts, writes `group` completions of each with the policy as it is,
     and returns each completion `epochs` times, in batches. Which tokens are drawn depends on `seed` and the
-    number of the completion alone, so it does not change with the number of processes.
+    number of the completion alone, so in float32 it does not change with the number of processes.
 
     Args:
         prompts: What is asked, in a shuffled order, again and again.
@@ -77,11 +79,15 @@ class OnPolicy:
         stop_id: int | None = None,
         seed: int = 0,
     ) -> None:
-        numbers = (prompts_per_phase, group, epochs, max_new_tokens)
-        if min(numbers) < 1 or temperature <= 0 or beta < 0:
-            raise UserError(
-                "Prompts, group, epochs and max_new_tokens are at least 1, the temperature above 0."
-            )
+        numbers = {"prompts_per_phase": prompts_per_phase, "group": group, "epochs": epochs}
+        for name, value in (numbers | {"max_new_tokens": max_new_tokens, "batch_size": batch_size}).items():
+            check(name, value, int)
+        check("temperature", temperature, float, bounds=(1e-3, 1e3))
+        check("beta", beta, float, bounds=(0, 1e30))
+        if not prompts or not all(len(prompt.ids) for prompt in prompts):
+            raise UserError("There are no prompts, or one is empty; give each at least one token.")
+        if reference is not None and not beta:
+            raise UserError("A reference has no effect without beta; give beta, or leave it out.")
         stop_id = tokenizer.eos_id if stop_id is None else stop_id
         if stop_id is None:
             raise UserError(f"{tokenizer.name} has no end token; give stop_id.")
@@ -108,8 +114,14 @@ class OnPolicy:
 
     def batches(self, model: nn.Module) -> Iterator[dict[str, Tensor]]:
         """Parts of the buffer, which is filled anew when it has been used."""
-        if any(hasattr(p, "to_local") or hasattr(p, "ds_shape") for p in model.parameters()):
+        if not whole(model):
             raise UserError("A policy writes with whole weights; use the strategy single or ddp.")
+        if any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules()):
+            raise UserError(
+                "With dropout the policy that learns is not the one that wrote; set dropout to 0."
+            )
+        for length in {len(prompt.ids) for prompt in self.prompts}:
+            check_room(self.policy(model), length, self.max_new_tokens)
         device = device_of(model)
         while True:
             phase, done = divmod(self.used.position, self.epochs * self.size)
@@ -128,7 +140,13 @@ class OnPolicy:
             and `learn` add.
         """
         training = model.training
-        model.eval()
+        try:
+            return self.learn(_joined(gathered(self.scored(model.eval(), phase), self.used.world)))
+        finally:
+            model.train(training)
+
+    def scored(self, model: nn.Module, phase: int) -> list[dict[str, Tensor]]:
+        """The completions of this process, with their rewards and what `extra` adds."""
         self.asked.position = phase * self.prompts_per_phase
         drawn = next(self.asked)[0].numpy()
         asked = [self.prompts[int(i)] for i in drawn for _ in range(self.group)]
@@ -142,8 +160,12 @@ class OnPolicy:
             one._replace(text=self.tokenizer.decode(one.ids[: len(one.ids) - one.ended]))
             for one in sample(self.policy(model), [prompt.ids for prompt in asked], uniforms, **options)
         ]
-        rewards = self.reward([prompt.item for prompt in asked], written)
-        if len(rewards) != len(asked) or not np.isfinite(rewards).all():
+        found = self.reward([prompt.item for prompt in asked], written)
+        try:
+            rewards = np.asarray([float(x) for x in found])
+        except (TypeError, ValueError, RuntimeError):
+            rewards = np.empty(0)
+        if rewards.shape != (len(asked),) or not (np.abs(rewards) < 1e30).all():
             raise UserError("A reward returns one finite number for each completion.")
         rows = list[dict[str, Tensor]]()
         dtype = torch.promote_types(next(model.parameters()).dtype, torch.float32)
@@ -159,8 +181,7 @@ class OnPolicy:
             for name, x in found.items():
                 for row, values in zip(part, x.cpu(), strict=True):
                     row[name] = values[: len(row["ids"])]
-        model.train(training)
-        return self.learn(_joined(gathered(rows)))
+        return rows
 
     def policy(self, model: nn.Module) -> nn.Module:
         """The language model in what is trained."""
@@ -168,14 +189,17 @@ class OnPolicy:
 
     def extra(self, model: nn.Module, ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
         """What else the policy's and the reference's weights say of rollouts, each (B, T)."""
-        if not self.beta:
-            return {}
         policy = self.policy(model)
-        if self.reference is None and not any(True for _ in lora_layers(policy)):
-            raise UserError("beta needs a reference: give one, or train an adapter.")
+        found = dict[str, Tensor]()
+        if next(policy.parameters()).dtype.itemsize < 4:  # a decode step rounds otherwise than a whole pass
+            found["log_probs"] = token_log_probs(policy, ids, mask, self.temperature)
+        if not self.beta:
+            return found
         judge = policy if self.reference is None else self.reference
+        if judge is policy and not any(True for _ in lora_layers(policy)):
+            raise UserError("beta needs a reference: give a copy of the model, or train an adapter.")
         with adapters_disabled(policy) if judge is policy else nullcontext():
-            return {"reference": token_log_probs(judge, ids, mask, self.temperature)}
+            return found | {"reference": token_log_probs(judge, ids, mask, self.temperature)}
 
     @abstractmethod
     def learn(self, buffer: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -201,18 +225,38 @@ class OnPolicy:
             if not apart <= (0.05 if exact else 0.5):
                 raise UserError(
                     f"The model scores its own completions {apart:.2g} nats apart from how it drew them, "
-                    "so the first ratios are not 1: set dropout to 0."
+                    "so the first ratios are not 1."
                 )
 
     def state_dict(self) -> dict[str, Any]:
         """Where the phase stands, and its rollouts unless they have been used."""
         unfinished = self.used.position % (self.epochs * self.size) > 0
-        return {"used": self.used.state_dict(), "buffer": self.buffer if unfinished else {}}
+        state = {"used": self.used.state_dict(), "settings": self.settings()}
+        return state | {"buffer": self.buffer if unfinished else {}}
+
+    def settings(self) -> dict[str, Any]:
+        """What a run must not change on its way, in plain values."""
+        names = ("prompts_per_phase", "group", "epochs", "max_new_tokens", "temperature", "beta", "stop_id")
+        return {"prompts": len(self.prompts)} | {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on in the middle of a phase, or with the next."""
+        """Go on in the middle of a phase, or with the next.
+
+        Raises:
+            UserError: The state belongs to another run, or its batches end elsewhere in a phase.
+        """
+        for name, value in self.settings().items():
+            if (old := state["settings"].get(name)) != value:
+                raise UserError(f"The run had {name} {old}, not {value}; go on as it began.")
         self.used.load_state_dict(state["used"])
+        if self.used.position % (self.epochs * self.size) % (self.used.batch_size * self.used.world):
+            raise UserError("Batches of this size do not end where this phase does; go on with those it had.")
         self.buffer = dict(state.get("buffer", {}))
+
+
+def whole(model: nn.Module) -> bool:
+    """Whether this process holds all weights of a model, rather than its share of them."""
+    return not any(hasattr(p, "to_local") or hasattr(p, "ds_shape") for p in model.parameters())
 
 
 def _joined(rows: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:

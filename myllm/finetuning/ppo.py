@@ -11,10 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from myllm.checks import check
 from myllm.files import UserError
 from myllm.finetuning.grpo import divergence, length_weights, policy_loss
 from myllm.finetuning.on_policy import OnPolicy
 from myllm.finetuning.rollout import log_probs_of, spread, states_before
+from myllm.model.basics import upcast
 from myllm.model.transformer import Transformer
 from myllm.training.step import Loss
 
@@ -84,7 +86,8 @@ def gae(
 def whiten(x: Tensor, mask: Tensor) -> Tensor:
     """`x` (B, T) with mean 0 and standard deviation 1 over the tokens in a mask, and 0 elsewhere."""
     inside = x[mask]
-    return (x - inside.mean()) / (inside.std() + 1e-8) * mask
+    std = inside.std() if len(inside) > 1 else 0.0
+    return (x - inside.mean()) / (std + 1e-8) * mask
 
 
 def value_loss(values: Tensor, old: Tensor, returns: Tensor, clip: float | None) -> Tensor:
@@ -98,9 +101,9 @@ def value_loss(values: Tensor, old: Tensor, returns: Tensor, clip: float | None)
 class PPO(OnPolicy):
     """Proximal policy optimization of an `ActorCritic`.
 
-    Every record has as means over completions: ``reward``; ``length`` in tokens; and over tokens: ``entropy``
-    in nats, when it was written; ``clipped``, the share whose gradient was clipped; ``value``, the loss of
-    the values; and with beta ``kl`` in nats (k3).
+    Every record has as means over completions: ``reward``; ``length`` in tokens; and as means over the tokens
+    of a phase: ``entropy`` in nats, when it was written; ``clipped``, the share whose gradient was clipped;
+    ``value``, the loss of the values; and with beta ``kl`` in nats (k3).
 
     Args:
         prompts, reward, tokenizer: See `OnPolicy`.
@@ -122,8 +125,17 @@ class PPO(OnPolicy):
         **options: Any,
     ) -> None:
         super().__init__(*args, **options)
+        for name, bound in {"clip": clip, "value_clip": value_clip, "value_weight": value_weight}.items():
+            check(name, bound, float, *([None] if name == "value_clip" else []), bounds=(0, 1e30))
+        check("discount", discount, float, bounds=(0, 1))
+        check("decay", decay, float, bounds=(0, 1))
         self.clip, self.value_clip, self.value_weight = clip, value_clip, value_weight
         self.discount, self.decay = discount, decay
+
+    def settings(self) -> dict[str, Any]:
+        """See `OnPolicy.settings`."""
+        names = ("clip", "value_clip", "value_weight", "discount", "decay")
+        return super().settings() | {name: getattr(self, name) for name in names}
 
     def policy(self, model: nn.Module) -> nn.Module:
         """The policy of an `ActorCritic`."""
@@ -132,7 +144,7 @@ class PPO(OnPolicy):
     def extra(self, model: nn.Module, ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
         """The values before each token, and the reference's log-probabilities."""
         known = _known(model)
-        values = known.value(states_before(known.policy, ids, mask))[:, 0]
+        values = upcast(known.value(states_before(known.policy, ids, mask)))[:, 0]
         return {"values": spread(values, mask)} | super().extra(model, ids, mask)
 
     def learn(self, buffer: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -155,7 +167,7 @@ class PPO(OnPolicy):
         logs = spread(log_probs_of(known.policy, states, batch["ids"][mask], self.temperature), mask)
         self.check(model, logs, batch)
         gains, clipped = policy_loss(logs, old, batch["advantages"], mask, clip=(self.clip, self.clip))
-        values = spread(known.value(states)[:, 0], mask)
+        values = spread(upcast(known.value(states))[:, 0], mask)
         errors = value_loss(values, batch["values"], batch["returns"], self.value_clip) * mask
         total = (gains + self.value_weight * errors) * weights
         metrics = {"reward": batch["rewards"].sum(), "length": mask.sum()}
@@ -168,4 +180,6 @@ class PPO(OnPolicy):
 def _known(model: nn.Module) -> ActorCritic:
     if not isinstance(model, ActorCritic):
         raise UserError("PPO trains an ActorCritic: wrap the policy, ActorCritic(model).")
+    if not model.value.weight.requires_grad:
+        raise UserError("The value is frozen; apply adapters to the policy before ActorCritic(model).")
     return model

@@ -48,11 +48,12 @@ class RewardModel(Classifier):
     @torch.no_grad()
     def rewards(self, texts: Sequence[Sequence[int]], batch_size: int = 64) -> list[float]:
         """The numbers of texts, each the ids of a prompt and its completion."""
+        training, found = self.training, list[float]()
         self.eval()
-        found: list[float] = []
         for start in range(0, len(texts), batch_size):
             ids, keep, _ = pad([Labelled(ids, 0) for ids in texts[start : start + batch_size]])
             found += self(ids.to(device_of(self)), keep.to(device_of(self)))[:, 0].tolist()
+        self.train(training)
         return found
 
 
@@ -72,8 +73,8 @@ class BradleyTerry(FromLoader):
     """
 
     def __init__(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], **options: Any) -> None:
-        if not all(len(text) for pair in pairs for text in pair):
-            raise UserError("A pair has an empty text; give each at least one token.")
+        if not pairs or not all(len(text) for pair in pairs for text in pair):
+            raise UserError("There are no pairs, or one has an empty text; give each at least one token.")
         super().__init__(_TextPairs(pairs, **options))
 
     def count(self, batch: tuple[Tensor, ...]) -> int:

@@ -118,6 +118,12 @@ def states_before(model: Transformer, ids: Tensor, mask: Tensor) -> Tensor:
     return hidden[mask[:, 1:]]
 
 
+def logits_of(model: Transformer, states: Tensor) -> Tensor:
+    """The logits (N, V) of hidden states (N, C), as the model computes them, in at least float32."""
+    logits, cap = upcast(model.lm_head(states)), model.config.logit_softcap
+    return logits if cap is None else cap * torch.tanh(logits / cap)
+
+
 def token_log_probs(model: nn.Module, ids: Tensor, mask: Tensor, temperature: float = 1.0) -> Tensor:
     """The log-probabilities of the tokens in a mask, (B, T), and 0 elsewhere; no other logits are computed.
 
@@ -135,9 +141,7 @@ def token_log_probs(model: nn.Module, ids: Tensor, mask: Tensor, temperature: fl
 
 def log_probs_of(model: Transformer, states: Tensor, targets: Tensor, temperature: float) -> Tensor:
     """(N,) from hidden states (N, C) and the tokens after them."""
-    logits, cap = upcast(model.lm_head(states)), model.config.logit_softcap
-    logits = logits if cap is None else cap * torch.tanh(logits / cap)
-    return -F.cross_entropy(logits / temperature, targets, reduction="none")
+    return -F.cross_entropy(logits_of(model, states) / temperature, targets, reduction="none")
 
 
 def spread(values: Tensor, mask: Tensor) -> Tensor:

@@ -243,13 +243,25 @@ def test_rewards_are_learned_from(tmp_path, questions, capsys):
         (["--beta", 0.1], "add --lora"),
         (["--method", "trpo"], "The method is one of"),
         (["--group", 1], "group of 1"),
-        (["--temperature", 0], "the temperature above 0"),
+        (["--temperature", 0], "temperature must be a number"),
         (["--max-new-tokens", 400], "do not fit into a context"),
     ],
 )
 def test_what_rl_refuses_in_one_sentence(questions, capsys, tmp_path, options, message):
     code, _, told = run(capsys, "rl", "course-sft", "--data", questions, "--out", tmp_path / "o", *options)
     assert code == 1 and message in told and told.startswith("myllm: ") and told.count("\n") == 1
+
+
+def test_preferences_without_a_reference_and_other_settings(tmp_path, preferences, capsys):
+    command = ["dpo", "course-sft", "--data", preferences, "--out", tmp_path / "o", "--epochs"]
+    assert run(capsys, *command, 1, "--method", "simpo")[0] == 0
+    for options, message in (
+        ([1], "The run had method simpo, not dpo"),
+        (["nan"], "--epochs must be more than 0"),
+        ([1, "--margin", 1], "margin belongs to simpo"),
+    ):
+        code, _, told = run(capsys, *command, *options)
+        assert code == 1 and message in told and told.count("\n") <= 2
 
 
 def test_each_command_wants_its_own_examples(pairs, questions, preferences, capsys, tmp_path):

@@ -76,7 +76,8 @@ def by_hand(model, reference, given, method, beta=0.1, margin=0.0, smoothing=0.0
 )
 def test_the_loss_and_its_gradient_are_those_of_the_definition(method, options):
     model, reference, given = make(), make(1), pairs()
-    goal = DPO(given, reference, block_size=32, method=method, batch_size=7, shuffle=False, **options)
+    theirs = None if method == "simpo" else reference
+    goal = DPO(given, theirs, block_size=32, method=method, batch_size=7, shuffle=False, **options)
     batch = next(goal.batches(model))
     loss = goal.loss(model, batch)
     expected = by_hand(model, reference, given, method, **options)
@@ -248,8 +249,10 @@ def test_ipo_stops_where_dpo_runs_on():
 def test_what_is_refused():
     given = pairs(2)
     for options, message in (
-        ({"method": "orpo"}, "dpo, ipo, kto or simpo"),
-        ({"beta": 0.0}, "beta above 0"),
+        ({"method": "orpo"}, "dpo or ipo or kto or simpo"),
+        ({"beta": 0.0}, "beta must be"),
+        ({"beta": math.nan}, "beta must be"),
+        ({"method": "simpo", "reference": make()}, "SimPO has no reference"),
         ({"smoothing": 0.5}, "smoothing"),
         ({"margin": 1.0}, "belongs to simpo"),
         ({"method": "ipo", "smoothing": 0.1}, "not to ipo"),
@@ -259,9 +262,30 @@ def test_what_is_refused():
             DPO(given, batch_size=2, **{"block_size": 32} | options)
     with pytest.raises(UserError, match="no token to learn"):
         DPO([Pair(Example([1, 2], [0, 0]), Example([1, 2], [0, 1]))], block_size=8, batch_size=1)
+    one, other = given
+    for wrong in (Pair(one.chosen, one.chosen), Pair(one.chosen, other.rejected)):
+        with pytest.raises(UserError, match="Pair 2 has equal answers, or two prompts"):
+            DPO([one, wrong], block_size=32, batch_size=1)
+    for same in ([one], [one, one]):
+        with pytest.raises(UserError, match="answers to other prompts"):
+            DPO(same, block_size=32, method="kto", batch_size=1)
     state = DPO(given, make(), block_size=32, batch_size=2).state_dict()
-    with pytest.raises(UserError, match="other pairs or another method"):
-        DPO(given, method="kto", block_size=32, batch_size=2).load_state_dict(state)
+    for options in ({"method": "ipo"}, {"method": "kto"}, {"beta": 0.2}, {"given": pairs(2, seed=1)}):
+        with pytest.raises(UserError, match="go on as it began"):
+            again = DPO(options.pop("given", given), block_size=32, batch_size=2, **options)
+            again.load_state_dict(state)
+    fresh = DPO(given, block_size=32, batch_size=2)
+    fresh.load_state_dict(DPO(given, block_size=32, batch_size=2).state_dict())
+    assert not fresh.referred  # a reference that nobody has asked is not known
+
+    class Sharded(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.p = nn.Parameter(torch.zeros(1))
+            self.p.to_local = None
+
+    with pytest.raises(UserError, match="no whole model"):
+        fresh.batches(Sharded())
 
 
 # Pairs in files
@@ -338,5 +362,6 @@ def test_rewards_learn_who_is_preferred():
     ).fit()
     assert record["accuracy"] == 1 and record["loss"] < 0.1
     assert any(not torch.equal(x, model.state_dict()[name]) for name, x in before.items())
-    with pytest.raises(UserError, match="empty text"):
-        BradleyTerry([([], [1])], batch_size=1)
+    for wrong in ([([], [1])], []):
+        with pytest.raises(UserError, match="no pairs, or one has an empty text"):
+            BradleyTerry(wrong, batch_size=1)

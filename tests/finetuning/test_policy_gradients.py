@@ -106,9 +106,29 @@ def test_a_pair_scaled_by_its_deviation_knows_only_who_won():
 
 def test_a_group_of_one_needs_no_baseline():
     assert advantages(torch.tensor([[2.0]]), baseline="none", scale=False).item() == 2
-    for baseline in ("mean", "others"):
+    for options in ({}, {"baseline": "others", "scale": False}, {"baseline": "none"}):
         with pytest.raises(UserError, match="group of 1"):
-            advantages(torch.tensor([[2.0]]), baseline=baseline)
+            advantages(torch.tensor([[2.0]]), **options)
+
+
+def test_equal_rewards_are_equal_whatever_their_rounding():
+    assert not advantages(torch.full((2, 12), 5000.3)).any()
+
+
+def test_one_token_alone_is_white():
+    assert whiten(torch.tensor([[3.0, 1.0]]), torch.tensor([[True, False]])).tolist() == [[0.0, 0.0]]
+
+
+def test_names_that_nothing_knows_are_refused():
+    zero = torch.zeros(1, 2)
+    for call in (
+        lambda: advantages(zero, baseline="meen"),
+        lambda: length_weights(zero == 0, "tokens", 3),
+        lambda: policy_loss(zero, zero, zero, zero == 0, ratio="seq"),
+        lambda: policy_loss(zero, zero, zero, zero == 0, surrogate="x"),
+    ):
+        with pytest.raises(UserError, match="must be"):
+            call()
 
 
 # The divergence

@@ -19,7 +19,7 @@ GRPO = {
     "the mean of all prompts": ("rewards - rewards.mean(1, keepdim=True)", "rewards - rewards.mean()"),
     "the variance": ("(rewards.std(1, keepdim=True) + 1e-4)", "(rewards.var(1, keepdim=True) + 1e-4)"),
     "scale is ignored": ("if scale else centred", "if True else centred"),
-    "a group of one is compared": ('if baseline != "none" and G < 2:', "if False:"),
+    "a group of one is compared": ('if (baseline != "none" or scale) and G < 2:', "if False:"),
     "the ratio upside down": ("change = (log_probs - old) * mask", "change = (old - log_probs) * mask"),
     "the change outside the mask": ("change = (log_probs - old) * mask", "change = log_probs - old"),
     "a sequence's ratio is the product": (
@@ -64,6 +64,7 @@ GRPO = {
         'groups = buffer["rewards"].view(-1, self.group)',
         'groups = buffer["rewards"].view(self.group, -1).T',
     ),
+    "equal rewards are rounded": (".any(1, keepdim=True), 0.0)", ".any(1, keepdim=True) | True, 0.0)"),
     "a method that is none": ("if method not in METHODS or kl", "if kl"),
 }
 PPO = {
@@ -97,8 +98,8 @@ PPO = {
     ),
     "white noise keeps its mean": ("(x - inside.mean())", "x"),
     "the mean comes back": (
-        "(inside.std() + 1e-8) * mask",
-        "(inside.std() + 1e-8) * mask + inside.mean() * mask",
+        "(std + 1e-8) * mask",
+        "(std + 1e-8) * mask + inside.mean() * mask",
     ),
     "whitened over padding": ("inside = x[mask]", "inside = x"),
     "the smaller error": ("error = torch.maximum(error", "error = torch.minimum(error"),
@@ -107,6 +108,11 @@ PPO = {
     "returns of whitened advantages": ('"returns": raw + values', '"returns": whiten(raw, mask) + values'),
     "returns are advantages": ('"returns": raw + values', '"returns": raw'),
     "raw advantages": ('"advantages": whiten(raw, mask)', '"advantages": raw'),
+    "values are rounded": (
+        "values = upcast(known.value(states_before(known.policy, ids, mask)))",
+        "values = (known.value(states_before(known.policy, ids, mask)))",
+    ),
+    "a frozen value": ("if not model.value.weight.requires_grad:", "if False:"),
     "values begin at random": ("nn.init.zeros_(self.value.weight)", "nn.init.ones_(self.value.weight)"),
     "the values' weight is forgotten": ("gains + self.value_weight * errors", "gains + errors"),
     "the first update of ppo is not checked": (
@@ -117,12 +123,12 @@ PPO = {
 ROLLOUT = {
     "drawn with another temperature": ("finite(logits) / self.temperature", "finite(logits)"),
     "scored with another temperature": (
-        "F.cross_entropy(logits / temperature, targets",
-        "F.cross_entropy(logits, targets",
+        "logits_of(model, states) / temperature",
+        "logits_of(model, states)",
     ),
     "the neighbour is drawn": (
         "(below <= u * below[:, -1:]).sum(-1)",
-        "(below < u * below[:, -1:]).sum(-1) + 1",
+        "(below > u * below[:, -1:]).sum(-1)",
     ),
     "the end token is not learned": ("end = ids.index(stop_id) + 1 if", "end = ids.index(stop_id) if"),
     "what follows the end is learned": (
@@ -132,8 +138,8 @@ ROLLOUT = {
     "padding is visible": ("pads = padding if padding.any() else None", "pads = None"),
     "states of the tokens themselves": ("return hidden[mask[:, 1:]]", "return hidden[mask[:, :-1]]"),
     "no cap in training": (
-        "logits if cap is None else cap * torch.tanh(logits / cap)\n    return -F",
-        "logits\n    return -F",
+        "return logits if cap is None else cap * torch.tanh(logits / cap)",
+        "return logits",
     ),
 }
 ON_POLICY = {
@@ -163,8 +169,23 @@ ON_POLICY = {
         "with adapters_disabled(policy) if judge is policy else nullcontext():",
         "with nullcontext():",
     ),
-    "dropout in writing": ("model.eval()\n        self.asked", "self.asked"),
-    "any reward is taken": ("if len(rewards) != len(asked) or not np.isfinite(rewards).all():", "if False:"),
+    "dropout in writing": ("self.scored(model.eval(), phase)", "self.scored(model, phase)"),
+    "a phase is left in its middle": (
+        "if self.used.position % (self.epochs * self.size) % (self.used.batch_size * self.used.world):",
+        "if False:",
+    ),
+    "another run goes on": ('if (old := state["settings"].get(name)) != value:', "if False:"),
+    "dropout is accepted": ("if any(isinstance(module, nn.Dropout) and module.p > 0", "if any(False"),
+    "a decode step is scored in bfloat16": ("dtype.itemsize < 4:", "dtype.itemsize < 0:"),
+    "the model is its own reference": (
+        "if judge is policy and not any(",
+        "if self.reference is None and not any(",
+    ),
+    "a long prompt is found late": ("check_room(self.policy(model), length, self.max_new_tokens)", "pass"),
+    "any reward is taken": (
+        "if rewards.shape != (len(asked),) or not (np.abs(rewards) < 1e30).all():",
+        "if False:",
+    ),
 }
 DPO = {
     "chosen and rejected swapped": ("difference = chosen - rejected", "difference = rejected - chosen"),
@@ -195,11 +216,15 @@ DPO = {
     ),
     "earlier answers of a conversation": ("[0] * given + [*mask[given:]]", "mask"),
     "the reference is not saved": ("self.pairs.reference, self.referred = state", "_, self.referred = state"),
-    "the wrong example is mismatched": ("[*examples[1:], examples[0]]", "[examples[-1], *examples[:-1]]"),
+    "the wrong example is mismatched": ("examples[(i + k) % n]", "examples[i - k]"),
     "accuracy of the policy's rejected": (
         '"accuracy": (chosen > rejected).sum()',
         '"accuracy": (chosen < rejected).sum()',
     ),
+    "another method goes on": ('if (old := state["settings"].get(name)) != value:', "if False:"),
+    "a reference that nobody asked is known": ('if "reference" in state:', "if True:"),
+    "kto compares with its own prompt": ("if _prompt(x) != _prompt(one)", "if True"),
+    "equal answers are pairs": ("[*pair.chosen.ids] == [*pair.rejected.ids] or", "False or"),
     "simpo with a reference": ('self.referred = method == "simpo"', "self.referred = False"),
 }
 REWARD = {

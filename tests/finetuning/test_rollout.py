@@ -257,17 +257,53 @@ def test_an_interruption_in_a_phase_or_between_two_changes_nothing(tmp_path, kin
 
 
 def test_the_parts_of_the_ranks_are_the_whole():
-    whole, parts = objective().collect(make(), 1), []
+    whole, rows = objective().collect(make(), 1), []
     for rank in range(2):
         goal = objective()
         goal.share(rank, 2)
-        parts.append(goal.collect(make(), 1))
-    for name in ("ids", "mask", "log_probs", "rewards", "advantages"):
-        rows = [row[: whole[name].shape[-1]] if row.ndim else row for part in parts for row in part[name]]
-        for row, expected in zip(rows, whole[name], strict=True):
-            size = row.numel()
-            assert torch.equal(row, expected[:size] if row.ndim else expected)
-            assert not row.ndim or not expected[size:].any()
+        with torch.no_grad():
+            rows += goal.scored(make().eval(), 1)
+    assert len(rows) == 16
+    for i, row in enumerate(rows):
+        assert row["rewards"] == whole["rewards"][i]
+        for name in ("ids", "mask", "log_probs"):
+            size = len(row[name])
+            assert torch.equal(row[name], whole[name][i, :size]) and not whole[name][i, size:].any()
+
+
+def test_a_state_of_another_run_or_between_two_batches_is_refused():
+    goal = objective(epochs=2)
+    batches = goal.batches(make())
+    next(batches)
+    state = goal.state_dict()
+    for changes in (
+        {"temperature": 0.5},
+        {"method": "rloo"},
+        {"group": 2},
+        {"epochs": 1},
+        {"max_new_tokens": 5},
+    ):
+        with pytest.raises(UserError, match="go on as it began"):
+            objective(**{"epochs": 2} | changes).load_state_dict(state)
+    with pytest.raises(UserError, match="go on with those it had"):
+        objective(epochs=2, batch_size=16).load_state_dict(state)
+    with pytest.raises(UserError, match="go on as it began"):
+        objective(PPO, epochs=2, group=4, discount=0.5).load_state_dict(objective(PPO, epochs=2).state_dict())
+    objective(epochs=2, batch_size=4).load_state_dict(state)
+
+
+def test_in_bfloat16_the_first_ratio_is_one_and_values_are_not_rounded():
+    for kind in (GRPO, PPO):
+        model = make(torch.bfloat16)
+        trained = ActorCritic(model) if kind is PPO else model
+        if kind is PPO:
+            nn.init.normal_(trained.value.weight)
+        goal = objective(kind, batch_size=16)
+        batch = next(goal.batches(trained))
+        logs = token_log_probs(model, batch["ids"], batch["mask"])
+        assert (logs - batch["log_probs"]).abs().max() < 1e-3
+        assert all(x.dtype != torch.bfloat16 for x in batch.values())
+        assert goal.loss(trained, batch).total.dtype == torch.float32
 
 
 @pytest.mark.slow
@@ -375,8 +411,10 @@ def test_the_divergence_in_the_loss_and_its_gradient(kl):
 
 
 def test_beta_without_a_reference_and_dropout_are_refused():
-    with pytest.raises(UserError, match="beta needs a reference"):
-        next(objective(beta=0.1).batches(make()))
+    model = make()
+    for reference in (None, model):
+        with pytest.raises(UserError, match="beta needs a reference"):
+            next(objective(beta=0.1, reference=reference).batches(model))
     model = make()
     apply_lora(model, 2, dropout=0.5)
     for name, p in model.named_parameters():
@@ -394,12 +432,31 @@ def test_what_does_not_fit_is_refused():
         {"temperature": 0.0},
         {"beta": -1.0},
         {"max_new_tokens": 0},
+        {"temperature": math.nan},
+        {"beta": math.inf},
+        {"epochs": 1.5},
+        {"reference": make()},
+        {"kl": "k3"},
+        {"length": "tokens"},
+        {"baseline": "meen"},
+        {"clip": (-1, -1)},
+        {"method": "reinforce", "group": 1, "scale": True},
+        {"kind": PPO, "decay": 5},
+        {"kind": PPO, "clip": -1},
+        {"kind": Distill, "teacher": make(), "beta": 1.0},
     ):
         with pytest.raises(UserError):
             objective(**changes)
     with pytest.raises(UserError, match="divided"):
         objective().share(0, 3)
-    for reward in (lambda items, _: [1.0], lambda items, _: [math.nan] * len(items)):
+    for reward in (
+        lambda items, _: [1.0],
+        lambda items, _: [math.nan] * len(items),
+        lambda items, _: [None] * len(items),
+        lambda items, _: None,
+        lambda items, _: [1e300] * len(items),
+        lambda items, _: torch.ones(len(items), 2),
+    ):
         with pytest.raises(UserError, match="one finite number"):
             next(objective(reward=reward).batches(make()))
     with pytest.raises(UserError, match="method is one of"):
@@ -461,3 +518,41 @@ def test_a_student_learns_from_its_teacher():
     first = Trainer(make(), objective(Distill, **options), TrainConfig(steps=1, **RUN)).fit()
     last = Trainer(student, objective(Distill, **options), TrainConfig(steps=40, **RUN)).fit()
     assert last["kl"] < first["kl"] / 2
+
+
+def test_prompts_are_checked_before_anything_is_written():
+    for given, message in (([], "no prompts"), ([Prompt([], 0)], "one is empty")):
+        with pytest.raises(UserError, match=message):
+            GRPO(given, paid, TOKENIZER, **OPTIONS)
+    goal = GRPO([*prompts(), Prompt([65] * 30, 0)], paid, TOKENIZER, **OPTIONS)
+    with pytest.raises(UserError, match="do not fit into a context"):
+        next(goal.batches(make()))
+
+
+def test_a_reward_that_fails_leaves_the_model_as_it_was():
+    model = make().train()
+
+    def reward(items, _):
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        next(objective(reward=reward).batches(model))
+    assert model.training
+
+
+def test_a_value_frozen_by_an_adapter_is_refused():
+    model = ActorCritic(make())
+    apply_lora(model, 2, targets=["q_proj"])
+    with pytest.raises(UserError, match="The value is frozen"):
+        next(objective(PPO).batches(model))
+
+
+def test_distillation_uses_capped_logits():
+    torch.manual_seed(0)
+    student, teacher = (Transformer(CONFIG.replace(logit_softcap=2.0)).double() for _ in "st")
+    goal = objective(Distill, teacher=teacher, batch_size=16)
+    batch = next(goal.batches(student))
+    p, q = (torch.log_softmax(model(batch["ids"]), -1)[:, :-1] for model in (student, teacher))
+    each = (p.exp() * (p - q)).sum(-1) * batch["mask"][:, 1:]
+    expected = 16 * each.sum() / batch["mask"].sum()
+    assert goal.loss(student, batch).total.item() == pytest.approx(expected.item())

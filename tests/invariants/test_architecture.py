@@ -95,7 +95,7 @@ ROOMS = {
     "inference": 969,
     "quantization": 725,
     "training": 1195,
-    "finetuning": 1151,
+    "finetuning": 1240,
     "evaluation": 310,
     "the rest": 888,
 }
@@ -125,7 +125,7 @@ def test_the_package_stays_small():
     rooms = lines_by_room()
     print(*(f"{room:14} {lines:5}" for room, lines in rooms.items()), sep="\n")
     assert rooms["tokenizers"] > 0 and "cli" not in rooms
-    assert sum(rooms.values()) <= sum(ROOMS.values()) <= 8_350
+    assert sum(rooms.values()) <= sum(ROOMS.values()) <= 8_464
 
 
 # Public names and the cost of an import
