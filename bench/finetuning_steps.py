@@ -5,16 +5,17 @@
     python -m bench.finetuning_steps --shape smollm2 --works sft     the shape of SmolLM2, short texts
 
 A step is forward, backward, clipping and AdamW, on the same weights and the same texts; the losses and the
-gradients' norms of three steps are compared before anything is timed. TRL's side is its trainer's own
+norms of the gradients of three steps are compared before anything is timed. TRL's side is its trainer's own
 ``training_step`` with the clipping and the fused AdamW of its loop; the rest of that loop, and its loader,
-are left out in its favour. Ours is `Trainer.update`, loader and records included. For peft the loop around the
-model does nothing else. "As it comes" is TRL without any setting: bfloat16 autocast, activations computed
-again, and for DPO a reference that is asked in every step. Ours comes in float32, and in SFT texts share rows;
-a line with bfloat16, where ours holds its weights in it, shows what precision alone does. For GRPO the rollout
-is given, so that what is timed is learning from it.
+are left out in its favour. Ours is `Trainer.update`, loader and records included. Around peft's model is a
+loop that does nothing else. "As it comes" is TRL without any setting: autocast to bfloat16, activations
+computed again, and for DPO a reference that is asked in every step. Ours comes in float32, and texts share
+rows in SFT; a line with bfloat16, in which ours holds its weights then, compares equal precision. For GRPO
+the rollout is given, so that what is timed is learning from it.
 
-Memory is the high-water mark of a fresh process in its second step, less what the process held when the
-libraries were imported and no model was made yet: weights, gradients, moments, activations and logits.
+Memory is the high-water mark of a fresh process in its second step, less what the process held after a step
+of a tiny model, when all libraries were loaded: weights, gradients, moments, activations and logits.
+Needs the extras bench, dev and quant.
 """
 
 import argparse
@@ -40,7 +41,11 @@ SHAPES: dict[str, dict[str, Any]] = {
     "tiny": {"vocab_size": 512, "n_layer": 2, "n_head": 2, "n_embd": 64, "intermediate_size": 128},  # a trial
 }
 LENGTHS = {"small": 256, "smollm2": 128, "tiny": 64}  # tokens of the longest text
-TEXTS = {"small": 8, "smollm2": 2, "tiny": 8}  # in a batch; as many pairs, half as many prompts with two completions
+TEXTS = {
+    "small": 8,
+    "smollm2": 2,
+    "tiny": 8,
+}  # in a batch; as many pairs, half as many prompts with two completions
 RATE, CLIP, BETA, HIGH = 3e-4, 1.0, 0.1, 0.28
 RANK, ALPHA = 8, 16
 AGAIN = ", activations again"
@@ -69,19 +74,20 @@ class Goal(NamedTuple):
 MINE = {name: f"myllm {name}" for name in (PLAIN, AUTO, PACKED, PLAIN + AGAIN)}
 THEIRS = {name: f"{TRL} {name}" for name in (PLAIN, PLAIN + AGAIN)}
 PEFTS = {name: f"{PEFT} {name}" for name in (PLAIN, AUTO)}
+TUNING = [
+    Goal(MINE[PLAIN], THEIRS[PLAIN], 1.0),
+    Goal(MINE[PLAIN], THEIRS[PLAIN + AGAIN], None),
+    Goal(MINE[PLAIN], DEFAULT, 2.0),
+    Goal(MINE[AUTO], DEFAULT, None),
+]
+ADAPTING = [Goal(MINE[name], PEFTS[name], 1.2) for name in (PLAIN, AUTO)]
 GOALS = {
-    **dict.fromkeys(
-        ("sft", "dpo", "grpo"),
-        [
-            Goal(MINE[PLAIN], THEIRS[PLAIN], 1.0),
-            Goal(MINE[PLAIN], THEIRS[PLAIN + AGAIN], None),
-            Goal(MINE[PLAIN], DEFAULT, 2.0),
-            Goal(MINE[AUTO], DEFAULT, None),
-        ],
-    ),
-    **dict.fromkeys(("lora", "qlora"), [Goal(MINE[name], PEFTS[name], 1.2) for name in (PLAIN, AUTO)]),
+    "sft": [*TUNING, Goal(MINE[PACKED], DEFAULT, None)],
+    "dpo": TUNING,
+    "grpo": TUNING,
+    "lora": ADAPTING,
+    "qlora": ADAPTING,
 }
-GOALS["sft"] = [*GOALS["sft"], Goal(MINE[PACKED], DEFAULT, None)]  # as ours comes
 MEMORY = [Goal(MINE[PLAIN], THEIRS[PLAIN], 0.6), Goal(MINE[PLAIN + AGAIN], THEIRS[PLAIN + AGAIN], 0.6)]
 TITLES = {
     "sft": "SFT",
@@ -147,7 +153,9 @@ def rollout(case: Case) -> dict[str, Any]:
     rows = [torch.tensor(prompt + answer) for prompt, answer in given]
     ids = pad_sequence(rows, batch_first=True)
     place = torch.arange(ids.shape[1])
-    start, end = (torch.tensor([len(part) for part in each])[:, None] for each in ([g[0] for g in given], rows))
+    start, end = (
+        torch.tensor([len(part) for part in each])[:, None] for each in ([g[0] for g in given], rows)
+    )
     mask = (place >= start) & (place < end)
     from myllm.finetuning.rollout import token_log_probs
 
@@ -275,15 +283,14 @@ def trl(case: Case, name: str) -> Update:
     """The training step of TRL's trainer, and the clipping and the optimizer of its loop."""
     import torch
     import transformers
-    from datasets import Dataset
-
     import trl
+    from datasets import Dataset
 
     logging_off()
     again, default = name.endswith(AGAIN), name == DEFAULT
     n = TEXTS[case.shape]
     settings: dict[str, Any] = {
-        "output_dir": os.path.join(case.folder, "out"),
+        "output_dir": f"{case.folder}/out",
         "per_device_train_batch_size": n,
         "learning_rate": RATE,
         "max_grad_norm": CLIP,
@@ -302,7 +309,9 @@ def trl(case: Case, name: str) -> Update:
     options: dict[str, Any] = {"model": model, "processing_class": tokenizer(case.shape)}
     if case.work == "sft":
         rows = [{"input_ids": p + a, "labels": [-100] * len(p) + a} for p, a in given]
-        made = trl.SFTTrainer(args=trl.SFTConfig(**settings), train_dataset=Dataset.from_list(rows), **options)
+        made = trl.SFTTrainer(
+            args=trl.SFTConfig(**settings), train_dataset=Dataset.from_list(rows), **options
+        )
         batch = made.data_collator([made.train_dataset[i] for i in range(n)])
     elif case.work == "dpo":
         goal, _ = learned(case, False)
@@ -315,7 +324,9 @@ def trl(case: Case, name: str) -> Update:
         if not default:
             settings["precompute_ref_log_probs"] = True
         settings |= {"beta": BETA, "max_length": LENGTHS[case.shape]}
-        made = trl.DPOTrainer(args=trl.DPOConfig(**settings), train_dataset=Dataset.from_list(rows), **options)
+        made = trl.DPOTrainer(
+            args=trl.DPOConfig(**settings), train_dataset=Dataset.from_list(rows), **options
+        )
         batch = made.data_collator([made.train_dataset[i] for i in range(n)])
         ids, mask, _ = goal.pairs.batch(torch.arange(n).numpy())
         assert torch.equal(batch["input_ids"], ids) and torch.equal(batch["completion_mask"] > 0, mask)
@@ -446,17 +457,14 @@ def agree(updates: dict[str, Update], bfloat16: set[str]) -> dict[str, float]:
 
 
 def be(case: Case, name: str) -> None:
-    """Be one side: print the memory of its second update, in MB, less what the libraries take."""
+    """Be one side: print what the process held before the model, and the most in its second update, in MB."""
     import torch
 
     torch.set_num_threads(1)
-    if name.split()[0] == TRL:  # all that is imported late
-        import transformers.models.llama.modeling_llama
-        import trl.trainer.dpo_trainer
-        import trl.trainer.grpo_trainer
-        import trl.trainer.sft_trainer
-    else:
-        import myllm.app
+    with tempfile.TemporaryDirectory() as folder:  # a small one first, for all that is imported or made late
+        write_weights("tiny", folder)
+        side(Case(case.work, "tiny", folder), name)()
+    gc.collect()
     before = common.memory(lambda: None)["before"]
     update = side(case, name)
     loss, _ = update()
