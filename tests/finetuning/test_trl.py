@@ -232,6 +232,7 @@ def rollout(model, reference, method, **options):
         lambda items, written: [0.0] * len(written),
         BPE([], special_tokens=["<end>"], name="bytes"),
         method=method,
+        **({"clip": CLIP[method]} if method in CLIP else {}),
         prompts_per_phase=4,
         group=2,
         batch_size=8,
@@ -279,8 +280,9 @@ POLICIES = {
     "dapo": ("dapo", 0.2, 0.28, "token"),
     "dr-grpo": ("dr_grpo", 0.2, 0.2, "token"),
     "gspo": ("grpo", 3e-4, 4e-4, "sequence"),
-    "cispo": ("cispo", 0.2, 5.0, "token"),
+    "cispo": ("cispo", 0.2, 1.2, "token"),
 }
+CLIP = {"cispo": (1.0, 0.2)}  # so low that the limit is reached here
 
 
 def set_policy(trainer, monkeypatch, method, beta, kl):
