@@ -5,7 +5,7 @@
     python -m bench.finetuning_steps --shape smollm2 --works sft     the shape of SmolLM2, short texts
 
 A step is forward, backward, clipping and AdamW, on the same weights and the same texts; the losses and the
-norms of the gradients of three steps are compared before anything is timed. TRL's side is its trainer's own
+norms of the gradients of two steps are compared before anything is timed. TRL's side is its trainer's own
 ``training_step`` with the clipping and the fused AdamW of its loop; the rest of that loop, and its loader,
 are left out in its favour. Ours is `Trainer.update`, loader and records included. Around peft's model is a
 loop that does nothing else. "As it comes" is TRL without any setting: autocast to bfloat16, activations
@@ -40,12 +40,8 @@ SHAPES: dict[str, dict[str, Any]] = {
     "smollm2": {},  # that of the preset
     "tiny": {"vocab_size": 512, "n_layer": 2, "n_head": 2, "n_embd": 64, "intermediate_size": 128},  # a trial
 }
-LENGTHS = {"small": 256, "smollm2": 128, "tiny": 64}  # tokens of the longest text
-TEXTS = {
-    "small": 8,
-    "smollm2": 2,
-    "tiny": 8,
-}  # in a batch; as many pairs, half as many prompts with two completions
+LENGTHS = {"small": 256, "smollm2": 64, "tiny": 64}  # tokens of the longest text
+TEXTS = {"small": 6, "smollm2": 4, "tiny": 6}  # in a batch; half as many pairs, or prompts of two completions
 RATE, CLIP, BETA, HIGH = 3e-4, 1.0, 0.1, 0.28
 RANK, ALPHA = 8, 16
 AGAIN = ", activations again"
@@ -76,13 +72,12 @@ THEIRS = {name: f"{TRL} {name}" for name in (PLAIN, PLAIN + AGAIN)}
 PEFTS = {name: f"{PEFT} {name}" for name in (PLAIN, AUTO)}
 TUNING = [
     Goal(MINE[PLAIN], THEIRS[PLAIN], 1.0),
-    Goal(MINE[PLAIN], THEIRS[PLAIN + AGAIN], None),
     Goal(MINE[PLAIN], DEFAULT, 2.0),
     Goal(MINE[AUTO], DEFAULT, None),
 ]
 ADAPTING = [Goal(MINE[name], PEFTS[name], 1.2) for name in (PLAIN, AUTO)]
 GOALS = {
-    "sft": [*TUNING, Goal(MINE[PACKED], DEFAULT, None)],
+    "sft": [*TUNING, Goal(MINE[PLAIN], THEIRS[PLAIN + AGAIN], None), Goal(MINE[PACKED], DEFAULT, None)],
     "dpo": TUNING,
     "grpo": TUNING,
     "lora": ADAPTING,
@@ -228,7 +223,7 @@ def learned(case: Case, packing: bool) -> tuple[Any, Any]:
 
     if case.work == "dpo":
         pairs = [Pair(*one) for one in pair_up(examples)]
-        return DPO(pairs, block_size=longest, beta=BETA, batch_size=n, shuffle=False), None
+        return DPO(pairs, block_size=longest, beta=BETA, batch_size=n // 2, shuffle=False), None
     if case.work == "grpo":
         policy = GRPO(
             [Prompt([2], None)],
@@ -256,7 +251,7 @@ def pair_up(examples: Callable[..., list[Any]]) -> list[tuple[Any, Any]]:
     for chosen, other in zip(examples(0.5), examples(0.25, 2), strict=True):
         n = [*chosen.mask].index(1)
         pairs.append((chosen, other._replace(ids=[*chosen.ids[:n], *other.ids[n:]])))
-    return pairs
+    return pairs[::2]
 
 
 # The rivals
@@ -327,8 +322,8 @@ def trl(case: Case, name: str) -> Update:
         made = trl.DPOTrainer(
             args=trl.DPOConfig(**settings), train_dataset=Dataset.from_list(rows), **options
         )
-        batch = made.data_collator([made.train_dataset[i] for i in range(n)])
-        ids, mask, _ = goal.pairs.batch(torch.arange(n).numpy())
+        batch = made.data_collator([*made.train_dataset])
+        ids, mask, _ = goal.pairs.batch(torch.arange(n // 2).numpy())
         assert torch.equal(batch["input_ids"], ids) and torch.equal(batch["completion_mask"] > 0, mask)
     else:
         settings |= {"num_generations": 2, "epsilon_high": HIGH, "max_completion_length": LENGTHS[case.shape]}
@@ -442,8 +437,8 @@ def side(case: Case, name: str) -> Update:
 
 
 def agree(updates: dict[str, Update], bfloat16: set[str]) -> dict[str, float]:
-    """Three updates of each side: how far losses are apart; float32 and bfloat16 each among themselves."""
-    seen = {name: [update() for _ in range(3)] for name, update in updates.items()}
+    """Two updates of each side: how far losses are apart; float32 and bfloat16 each among themselves."""
+    seen = {name: [update() for _ in range(2)] for name, update in updates.items()}
     reference = seen[MINE[PLAIN]]
     apart: dict[str, float] = {}
     for name, found in seen.items():
@@ -509,11 +504,13 @@ def measure(case: Case, rounds: int, keep: bool) -> None:
     apart = agree(updates, {MINE[AUTO], DEFAULT, PEFTS[AUTO]})
     cpu, wall = common.paired(updates, rounds)
     fields: dict[str, Any] = {}
-    if case.work not in ("lora", "qlora"):
+    if case.work in ("sft", "dpo"):
         fields["memory_mb"], fields["memory_ratios"] = memory_of(case)
     packages = {"lora": ("peft",), "qlora": ("peft", "bitsandbytes")}.get(case.work, ("trl",))
     c = config(case.shape)
     size = f"{c.n_params / 1e6:.0f}M parameters, vocabulary {c.vocab_size:,}"
+    many = dict.fromkeys(GOALS, f"{TEXTS[case.shape]} texts")
+    many |= {"dpo": f"{TEXTS[case.shape] // 2} pairs", "grpo": f"{TEXTS[case.shape]} completions"}
     comparisons = [common.compare(cpu, wall, *goal) for goal in GOALS[case.work]]
     if not keep:
         for row in comparisons:
@@ -521,7 +518,7 @@ def measure(case: Case, rounds: int, keep: bool) -> None:
         return
     common.record(
         "Step of fine-tuning",
-        f"{TITLES[case.work]}: {size}, {TEXTS[case.shape]} texts of at most {LENGTHS[case.shape]} tokens",
+        f"{TITLES[case.work]}: {size}, {many[case.work]} of at most {LENGTHS[case.shape]} tokens",
         machine=common.machine("torch", "transformers", *packages),
         losses_apart=apart,
         cpu_seconds={name: round(sorted(s)[len(s) // 2], 3) for name, s in cpu.items()},
