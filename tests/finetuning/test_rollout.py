@@ -556,3 +556,15 @@ def test_distillation_uses_capped_logits():
     each = (p.exp() * (p - q)).sum(-1) * batch["mask"][:, 1:]
     expected = 16 * each.sum() / batch["mask"].sum()
     assert goal.loss(student, batch).total.item() == pytest.approx(expected.item())
+
+
+@pytest.mark.parametrize("kind", [GRPO, PPO])
+def test_a_policy_that_scores_otherwise_than_it_drew_is_refused(kind):
+    model = ActorCritic(make()) if kind is PPO else make()
+    goal = objective(kind)
+    batch = next(goal.batches(model))
+    goal.loss(model, batch)
+    batch["log_probs"] = batch["log_probs"] + 0.1 * batch["mask"]
+    with pytest.raises(UserError, match=r"0\.1 nats apart"):
+        goal.loss(model, batch)
+    goal.loss(model, batch | {"fresh": torch.tensor(False)})
