@@ -1,5 +1,6 @@
 """`myllm pipeline`: the whole way, killed again and again, done again, refused in one sentence."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -108,6 +109,9 @@ def test_a_stage_is_what_its_command_makes(folder, capsys):
     assert found["1-sft/model/model.safetensors"] == (folder / "s/model/model.safetensors").read_bytes()
     assert found["2-dpo/model/model.safetensors"] == (folder / "d/model/model.safetensors").read_bytes()
     assert found["3-quantized/model.gguf"] == (folder / "q.gguf").read_bytes()
+    stages = [json.loads(found[f"{name}/stage.json"]) for name in ("1-sft", "2-dpo", "3-quantized")]
+    assert [one["result"] for one in stages[:-1]] == [one["model"] for one in stages[1:]]
+    assert stages[0]["data"] == hashlib.sha256((folder / "sft.jsonl").read_bytes()).hexdigest()
 
 
 def test_without_a_second_stage_and_with_a_model_that_no_page_runs(folder, capsys):
@@ -194,6 +198,7 @@ class StopHereError(BaseException):
 def test_stopped_with_adapters_it_makes_the_same_bits(folder, capsys):
     """As above, in this process: what is drawn before a stage does not depend on where it was stopped."""
     adapters = [*DPO, "--lora", "2"]
+    told = ""
     torch.manual_seed(1)
     assert run(capsys, *adapters, "--out", "whole")[0] == 0
     for i, ((module, path), n) in enumerate(KILLS):
@@ -214,7 +219,8 @@ def test_stopped_with_adapters_it_makes_the_same_bits(folder, capsys):
         with pytest.MonkeyPatch.context() as patch, pytest.raises(StopHereError):
             patch.setattr(place, name, counted)
             main(["pipeline", "tiny", *adapters, "--out", "a"])
-        capsys.readouterr()
+        told += capsys.readouterr().err
+    assert told.count("1-sft goes on") == 2 and told.count("2-dpo goes on") == 1
     assert run(capsys, *adapters, "--out", "a")[0] == 0
     found, expected = contents(folder / "a"), contents(folder / "whole")
     different = {name for name in expected if found[name] != expected[name]}
@@ -264,12 +270,18 @@ def test_other_options_and_inputs_are_refused_in_one_sentence(folder, finished, 
         file.write_text(kept)
     assert contents(finished) == before
     shutil.move("sft.jsonl", "moved.jsonl")  # what counts is what is in it
-    assert run(capsys, *DPO, "--sft", "moved.jsonl", "--out", "a")[0] == 0
+    code, _, told = run(capsys, *DPO, "--sft", "moved.jsonl", "--out", "a")
+    assert code == 0 and told.count("is finished") == told.count("\n") == 3
     assert contents(finished) == before
 
 
 def test_a_model_that_was_changed_is_noticed(finished, capsys):
-    (finished / "1-sft/model/generation_config.json").write_text("{}")
+    file = finished / "1-sft/model/generation_config.json"
+    kept = file.read_text()
+    file.write_text("{}")
+    refused(run(capsys, *DPO, "--out", "a"), "1-sft/model was changed after it was finished")
+    file.with_name("generation_configuration.json").write_text(kept)
+    file.unlink()
     refused(run(capsys, *DPO, "--out", "a"), "1-sft/model was changed after it was finished")
 
 
