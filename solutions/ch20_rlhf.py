@@ -131,8 +131,8 @@ def diagnose(
         noted: (R, T) float64. At tokens that are not written it holds anything, including NaN.
         ids: (R, T) int64: a prompt, a completion and padding in each row. ``logits[...][r, t]`` are the ones
             from which ``ids[r, t]`` is predicted: nothing is to be shifted.
-        written: (R, T) bool, what the loss takes for the tokens of the completion: in each row, two adjacent
-            tokens or more.
+        written: (R, T) bool, what the loss takes for the tokens of the completion: in each row one block of
+            two or more adjacent tokens.
         logits: (R, T, V) float64 each, all finite and with no two equal numbers at a position: ``"train"`` of
             the training step, ``"eval"`` of the same weights without dropout, ``"old"`` of those before the
             last update, without dropout.
@@ -196,7 +196,7 @@ def diagnose(
     # END SOLUTION
 
 
-@exercise("20.3", "Better, or another seed", points=6, minutes=25, difficulty=2, section="one-loss")
+@exercise("20.3", "Better, or another seed", points=6, minutes=25, difficulty=2, section="measure-rl")
 def choose_method(
     rows: list[dict[str, Any]], base: str, budget: int, factor: float
 ) -> tuple[str, tuple[float, float], str]:

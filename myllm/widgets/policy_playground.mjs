@@ -87,6 +87,7 @@ export function describe(steps, shown, planted) {
   if (planted)
     return `After ${many(shown, "update")} the policy earns ${here.paid.toFixed(2)} of the planted reward, and ${right}, ${
       here === best || best.right - here.right < 0.0005 ? "as often as ever before" : `down from ${percent(best.right)} after ${many(steps.indexOf(best), "update")}`}.`;
+  if (!shown) return `After 0 updates ${right}.`;
   return `After ${many(shown, "update")} ${right}; ${percent(equal(steps, shown))} of the groups had one reward for all.`;
 }
 
@@ -113,8 +114,8 @@ function render({ model, el }) {
     [dials(...Object.values(dial)), baseline.label, scale.label, html("div", { class: "buttons" }, plant, again)],
     [html("div", { class: "pair" },
       html("div", { class: "part" }, html("p", { class: "note" }, "Expected, over all 216 draws"), drawing),
-      html("div", { class: "part" }, html("p", { class: "note" }, "Probability of each token at each place"), cells, note, list))]);
-  question.textContent = "Predict: will the policy learn with groups of two? And what will it write when each o pays a third? Decide, then try.";
+      html("div", { class: "part" }, html("p", { class: "note" }, "Probability of each token at each place, in %"), cells, note, list))]);
+  question.textContent = "Predict: will more groups of two than of eight have one reward for all? And what will the policy write when each o pays a third? Decide, then move “Shown after”.";
 
   let steps, key;
   return follow(model, [...names, "shown"], () => {
@@ -131,7 +132,7 @@ function render({ model, el }) {
     plant.textContent = planted ? "Pay for the right answer" : "Plant a hackable reward";
     const x = (n) => LEFT + (n * (WIDE - LEFT - 8)) / UPDATES;
     const y = (share) => HIGH - 24 - share * (HIGH - 40);
-    const line = (kind) => steps.map((step, n) => `${n ? "L" : "M"}${x(n).toFixed(1)} ${y(step[kind]).toFixed(1)}`).join("");
+    const line = (kind) => steps.slice(0, shown + 1).map((step, n) => `${n ? "L" : "M"}${x(n).toFixed(1)} ${y(step[kind]).toFixed(1)}`).join("");
     const write = (at, up, text, options = {}) => svg("text", { x: at, y: up, ...options }, text);
     drawing.replaceChildren(
       ...[0, 0.5, 1].flatMap((share) => [svg("path", { d: `M${LEFT} ${y(share)}H${WIDE - 8}` }), write(LEFT - 5, y(share) + 4, String(share), { "text-anchor": "end" })]),

@@ -32,7 +32,7 @@ class PolicyPlayground(Widget):
     baseline = traitlets.Bool(True).tag(sync=True)
     scale = traitlets.Bool(True).tag(sync=True)
     planted = traitlets.Bool(False).tag(sync=True)
-    shown = traitlets.Int(300).tag(sync=True)  # the update that is looked at
+    shown = traitlets.Int(0).tag(sync=True)  # the update that is looked at
 
     def __init__(self, seed: int = 0) -> None:
         check_integer("seed", seed, 0, 2**31)

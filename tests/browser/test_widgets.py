@@ -921,6 +921,8 @@ def test_policy_playground_by_sliders_toggles_and_buttons(started):
     widget, _ = started("PolicyPlayground", "Policy playground")
     share = re.compile(r"it writes ot■ in ([\d.]+) % of cases")
     group, shown = (widget.get_by_label(name, exact=True) for name in ("Group", "Shown after"))
+    assert re.fullmatch(r"After 0 updates it writes ot■ in [\d.]+ % of cases\.", sentence(widget))
+    shown.press("End")
     group.press("Home")
     small = float(share.search(sentence(widget))[1])
     press_until(group, "ArrowRight", "Group: 8 completions")

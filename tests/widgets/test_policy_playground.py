@@ -106,6 +106,9 @@ def test_sentence_says_what_is_seen(node):
     assert node(PolicyPlayground, "describe(all, 2, false)", all=steps) == (
         "After 2 updates it writes ot■ in 20.0 % of cases; 50.0 % of the groups had one reward for all."
     )
+    assert node(PolicyPlayground, "describe(all, 0, false)", all=steps) == (
+        "After 0 updates it writes ot■ in 10.0 % of cases."
+    )
     assert node(PolicyPlayground, "describe(all, 2, true)", all=steps) == (
         "After 2 updates the policy earns 0.90 of the planted reward, and it writes ot■ in 20.0 % of cases, "
         "down from 30.0 % after 1 update."
