@@ -11,7 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import cloudpickle  # pyright: ignore[reportMissingTypeStubs]
 import torch
@@ -19,7 +19,6 @@ import torch.distributed as dist
 
 from myllm.files import UserError
 
-Item = TypeVar("Item")
 _warm: dict[int, list[subprocess.Popen[bytes]]] = {}
 
 
@@ -152,7 +151,7 @@ if __name__ == "__main__":
     _serve(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
 
 
-def gathered(items: list[Item], world: int) -> list[Item]:
+def gathered(items: list[Any], world: int) -> list[Any]:
     """The items of all processes in the order of their ranks; every process must call it."""
     if world == 1:
         return items
