@@ -26,9 +26,10 @@ from myllm.files import atomic_write
 from myllm.finetuning.distill import Distill, select
 from myllm.finetuning.grpo import GRPO
 from myllm.finetuning.lora import apply_lora, inspect_adapter
+from myllm.finetuning.on_policy import OnPolicy
 from myllm.finetuning.ppo import PPO, ActorCritic
 from myllm.finetuning.reward import BradleyTerry, RewardModel, verify
-from myllm.finetuning.rollout import Completion, OnPolicy, Prompt, Reward, sample
+from myllm.finetuning.rollout import Completion, Prompt, Reward, sample
 from myllm.finetuning.sft import Example, encode
 
 FILE, PARTS = RESULTS / "rl.json", ROOT / "build" / "rl.json"
