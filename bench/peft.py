@@ -319,7 +319,7 @@ def main() -> None:
     for seed in (0, 1):
         for options in ({}, {"trained": "linears"}, {"rate": MUON, "optimizer": "muon"}):
             add("full_seeds", whole(**{"rate": full_rate, "seed": seed} | options))
-    near = [one for one in RATES["lora r=8"] if 0.3 < one / rate < 3.4]  # the rate and its neighbours
+    near = [one for one in RATES["lora r=8"] if 0.2 < one / rate < 5]  # the rate and its neighbours
     for r in (1, 8, 32):
         add("lora_rates", *(adapter(one, r, 0, reference) for one in near))
     search("full", whole, FINER["full"])
