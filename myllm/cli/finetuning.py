@@ -147,6 +147,8 @@ class SFT(Tuning):
         llm = load(self.model)
         if llm.tokenizer is None:
             raise UserError(f"{self.model} came without a tokenizer.")
+        if self.template and "messages" not in rows[0]:
+            raise UserError("--template has no effect on prompts and responses; it is for messages.")
         items = [sft.encode(row, llm.tokenizer, self.template) for row in rows]
         T = min(self.block_size, llm.config.block_size)
         train, rest = self.split(items)

@@ -190,9 +190,6 @@ class Pipeline:
                 say(f"There is no {PAGE}: {error}")
 
 
-COMMANDS = {"pipeline": Pipeline}
-
-
 class Score(NamedTuple):
     """A line of the card; what is counted, not measured, has no interval."""
 
@@ -229,3 +226,6 @@ def print_card(scores: list[Score]) -> None:
                 interval = "" if counted else f"{one.low:.3f} to {one.high:.3f}"
                 rows.append([escape(task), escape(one.model), number, interval, unit])
     table(["", "model", "score", "95% interval", ""], rows)
+
+
+COMMANDS = {"pipeline": Pipeline}

@@ -46,6 +46,8 @@ class DPO(Tuning):
         rows, llm = examples.read(self.data), load(self.model)
         if llm.tokenizer is None:
             raise UserError(f"{self.model} came without a tokenizer.")
+        if self.template and isinstance(rows[0].get("prompt"), str):
+            raise UserError("--template has no effect on texts; it is for lists of messages.")
         pairs = [dpo.encode_pair(row, llm.tokenizer, self.template) for row in rows]
         adapt(llm, self.lora, None)
         defaults = (2.0, 1.0) if self.method == "simpo" else (0.1, 0.0)
@@ -129,9 +131,10 @@ class RL:
         ]
 
         def is_right(answer: str, text: str) -> bool:
-            found = pattern.search(text) if pattern else None
-            written = (found[found.re.groups] if found else None) if pattern else text
-            return written is not None and written.strip() == answer.strip()
+            if pattern:
+                found = pattern.search(text)
+                text = (found and found[pattern.groups]) or ""
+            return text.strip() == answer.strip()
 
         adapt(llm, self.lora, None)
         objective = GRPO(

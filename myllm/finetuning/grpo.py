@@ -17,8 +17,8 @@ from myllm.finetuning.on_policy import OnPolicy
 from myllm.finetuning.rollout import token_log_probs
 from myllm.training.step import Loss
 
-#: What a method sets; everything else is as the signature of `GRPO` has it. DAPO's choice of prompts and its
-#: penalty for long completions are not part of the loss.
+#: What a method sets; everything else is as in GRPO. DAPO's choice of prompts and its penalty for long
+#: completions are not part of the loss.
 METHODS: dict[str, dict[str, Any]] = {
     "reinforce": {"baseline": "none", "scale": False, "length": "sum", "clip": None},
     "rloo": {"baseline": "others", "scale": False, "length": "sum", "clip": None},
@@ -40,7 +40,8 @@ def advantages(rewards: Tensor, *, baseline: Baseline = "mean", scale: bool = Tr
     Args:
         rewards: One row for each prompt.
         baseline: "none"; "mean", that of the group, which the completion is part of, so that the gradient
-            shrinks by 1 - 1/G; or "others", the mean of the other completions (RLOO, Ahmadian et al., 2024).
+            is multiplied by 1 - 1/G; or "others", the mean of the other completions (RLOO, Ahmadian et al.,
+            2024).
         scale: Divide by the standard deviation of the group (GRPO, Shao et al., 2024), which weighs prompts
             that are almost always or almost never solved more (Liu et al., 2025).
     """
@@ -138,7 +139,7 @@ class GRPO(OnPolicy):
 
     Every record has as means over completions: ``reward``; ``equal``, the share of those whose group has one
     reward, which teach nothing; ``length`` in tokens; ``entropy``, nats a token when it was written;
-    ``clipped``, the share of tokens whose gradient was clipped; and with beta ``kl``, nats a token (k3).
+    ``clipped``, the share of tokens on which the clip acted; and with beta ``kl``, nats a token (k3).
 
     Args:
         prompts, reward, tokenizer: See `OnPolicy`.
@@ -146,8 +147,8 @@ class GRPO(OnPolicy):
         baseline, scale: See `advantages`.
         length: See `length_weights`.
         ratio, clip, surrogate: See `policy_loss`.
-        kl: How the divergence enters the loss: "k2"; or "k3" times the importance ratio; both have the
-            gradient of the divergence. "k3-plain" has not, and is what GRPO's paper used.
+        kl: How the divergence enters the loss: "k2"; or "k3" times the importance ratio; both have its
+            gradient for a token, the text before it given. "k3-plain" has not; it is what GRPO's paper used.
         options: Those of `OnPolicy`.
     """
 

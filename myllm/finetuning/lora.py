@@ -149,7 +149,7 @@ def apply_lora(
     """
     if r < 1 or not 0 <= dropout < 1:
         raise UserError(f"The rank is at least 1 and dropout in 0 … 1, not {r} and {dropout}.")
-    if not name or "." in name or hasattr(nn.ModuleDict, name):
+    if not name or "." in name or hasattr(nn.ModuleDict(), name):
         raise UserError(f"An adapter cannot be called {name!r}; choose a plain name without a dot.")
     layers = {path: layer for path, layer in linears(model) if _matches(path, targets)}
     for target in targets or ():

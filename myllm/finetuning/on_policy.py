@@ -5,7 +5,7 @@ rollout is kept with all that these updates need, on every process, so that a ch
 loses nothing and any number of processes goes on with it.
 """
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -36,7 +36,7 @@ class _Numbers(Loader):
         return (torch.from_numpy(items),)
 
 
-class OnPolicy:
+class OnPolicy(ABC):
     """What objectives share that learn from rollouts; the unit that is counted is the completion.
 
     A phase takes `prompts_per_phase` prompts, writes `group` completions of each with the policy as it is,

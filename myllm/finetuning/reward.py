@@ -41,7 +41,7 @@ class RewardModel(Classifier):
     """
 
     def __init__(self, model: Transformer) -> None:
-        super().__init__(model, 2)
+        super().__init__(model, 2)  # whose two classes give way to one number
         self.score = nn.Linear(model.config.n_embd, 1, bias=False).to(self.score.weight)
         nn.init.normal_(self.score.weight, std=model.config.init_std)
 

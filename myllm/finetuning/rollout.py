@@ -46,7 +46,10 @@ Reward = Callable[[Sequence[Any], Sequence[Completion]], Sequence[float]]
 
 
 class _Recorder:
-    """A sampler that inverts the distribution function, and notes the log-probability of each choice."""
+    """A sampler that inverts the distribution function, and notes the log-probability of each choice.
+
+    Unlike those of `Sampler`, its draws are the same on every machine and however rows are batched.
+    """
 
     def __init__(self, uniforms: Tensor, temperature: float) -> None:
         self.uniforms, self.temperature = uniforms, temperature

@@ -15,7 +15,6 @@ from typing import Any
 
 import cloudpickle  # pyright: ignore[reportMissingTypeStubs]
 import torch
-import torch.distributed as dist
 
 from myllm.files import UserError
 
@@ -147,14 +146,14 @@ def _serve(rank: int, world: int, store: str) -> None:
         answers.flush()
 
 
-if __name__ == "__main__":
-    _serve(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
-
-
 def gathered(items: list[Any], world: int) -> list[Any]:
     """The items of all processes in the order of their ranks; every process must call it."""
     if world == 1:
         return items
     parts: list[Any] = [None] * world
-    dist.all_gather_object(parts, items)
+    torch.distributed.all_gather_object(parts, items)
     return [item for part in parts for item in part]
+
+
+if __name__ == "__main__":
+    _serve(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])

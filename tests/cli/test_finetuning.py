@@ -256,12 +256,19 @@ def test_preferences_without_a_reference_and_other_settings(tmp_path, preference
     command = ["dpo", "course-sft", "--data", preferences, "--out", tmp_path / "o", "--epochs"]
     assert run(capsys, *command, 1, "--method", "simpo")[0] == 0
     for options, message in (
+        ([1, "--template", "chatml"], "--template has no effect on texts"),
         ([1], "The run had method simpo, not dpo"),
         (["nan"], "--epochs must be more than 0"),
         ([1, "--margin", 1], "margin belongs to simpo"),
     ):
         code, _, told = run(capsys, *command, *options)
         assert code == 1 and message in told and told.count("\n") <= 2
+
+
+def test_a_template_is_for_messages(tmp_path, pairs, capsys):
+    command = ["sft", "course-base", "--data", pairs, "--out", tmp_path / "o", "--template", "chatml"]
+    code, _, told = run(capsys, *command)
+    assert code == 1 and "--template has no effect on prompts" in told and told.count("\n") == 1
 
 
 def test_each_command_wants_its_own_examples(pairs, questions, preferences, capsys, tmp_path):

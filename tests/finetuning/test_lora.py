@@ -196,7 +196,8 @@ def test_what_cannot_be_adapted_is_refused_and_nothing_changes():
         "called proj": {"targets": ["proj"]},
         "at least 1": {"r": 0},
         "without a dot": {"name": "a.b"},
-        "cannot be called 'double'": {"name": "double"},  # PyTorch's modules have a method of this name
+        "cannot be called 'double'": {"name": "double"},  # PyTorch's modules have a method of this name,
+        "cannot be called 'training'": {"name": "training"},  # and a flag
         "dropout in": {"dropout": 1.0},
     }
     for message, options in refused.items():

@@ -12,6 +12,7 @@ from myllm.files import UserError
 from myllm.finetuning.distill import Distill, select
 from myllm.finetuning.grpo import GRPO, METHODS
 from myllm.finetuning.lora import apply_lora
+from myllm.finetuning.on_policy import OnPolicy
 from myllm.finetuning.ppo import PPO, ActorCritic
 from myllm.finetuning.reward import verify
 from myllm.finetuning.rollout import Completion, Prompt, sample, token_log_probs
@@ -579,3 +580,12 @@ def test_a_policy_that_scores_otherwise_than_it_drew_is_refused(kind):
     with pytest.raises(UserError, match=r"0\.1 nats apart"):
         goal.loss(model, batch)
     goal.loss(model, batch | {"fresh": torch.tensor(False)})
+
+
+def test_an_objective_must_say_what_it_learns():
+    class Half(OnPolicy):
+        def loss(self, model, batch):
+            raise AssertionError
+
+    with pytest.raises(TypeError, match="learn"):
+        objective(Half)
