@@ -57,6 +57,10 @@ class DPO(Tuning):
         options: dict[str, Any] = {"method": self.method, "beta": beta, "margin": margin, "batch_size": 1}
         options["block_size"] = min(self.block_size, llm.config.block_size)
         train, rest = self.split(pairs)
+        if self.method == "kto" and min(len(train), len(rest)) < 2:
+            raise UserError(
+                "kto needs two pairs or more to train on, and two that are held out; set --held-out."
+            )
         objective, held_out = (
             dpo.DPO(train, seed=self.seed, **options),
             dpo.DPO(rest, shuffle=False, **options),

@@ -257,6 +257,7 @@ def test_preferences_without_a_reference_and_other_settings(tmp_path, preference
     assert run(capsys, *command, 1, "--method", "simpo")[0] == 0
     for options, message in (
         ([1, "--template", "chatml"], "--template has no effect on texts"),
+        ([1, "--method", "kto", "--held-out", 0.05], "two that are held out; set --held-out"),
         ([1], "The run had method simpo, not dpo"),
         (["nan"], "--epochs must be more than 0"),
         ([1, "--margin", 1], "margin belongs to simpo"),
