@@ -24,5 +24,5 @@ fi
 printf '\n== Installing %s (a few hundred MB the first time)\n' "$torch"
 "$venv/bin/python" -m pip install $torch
 printf '\n== Installing the course and its tools\n'
-"$venv/bin/python" -m pip install -c constraints.txt -e ".[book,dev,quant]"
+"$venv/bin/python" -m pip install -c constraints.txt -e ".[book,dev,quant,serve]"
 printf '\n== Installed in %s s\n' "$(($(date +%s) - started))"
