@@ -40,23 +40,27 @@ class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         exec(compile(self.source, f"<mutant of {self.module}>", "exec"), module.__dict__)
 
 
-def killer(oracles, package, file, source):
-    """The first oracle that refuses the source of a file, with its error, or None."""
+def killer(oracles, package, file, source, order):
+    """The first oracle that refuses the source of a file, with its error, or None.
+
+    The same oracles refuse most mutants of a file, so the last to refuse goes to the front of `order`.
+    """
     folder = Path(oracles.__file__).parent
     for name, module in [*sys.modules.items()]:
         beside = Path(getattr(module, "__file__", None) or "").parent == folder and module is not oracles
         if f"{name}.".startswith(f"{package}.") or beside:
             del sys.modules[name]
     finder = Finder(f"{package}.{file}", source)
-    first = getattr(oracles, "FIRST", {}).get(file)
     sys.meta_path.insert(0, finder)
     try:
-        for oracle in sorted(oracles.ORACLES, key=lambda oracle: oracle is not first):
+        for oracle in [*order]:
             try:
                 oracle()
             except (NameError, SyntaxError):  # a slip in the table, not a change of meaning
                 raise
             except (Exception, pytest.fail.Exception) as error:  # whatever a mutant does
+                order.remove(oracle)
+                order.insert(0, oracle)
                 return f"{oracle.__name__}: {type(error).__name__}: {error}"[:300]
     finally:
         sys.meta_path.remove(finder)
@@ -66,14 +70,17 @@ def killer(oracles, package, file, source):
 def main(package, path):
     sys.path[0] = str(Path(path).parent)
     oracles = importlib.import_module(Path(path).stem)
-    folder, killers = Path(importlib.import_module(package).__file__).parent, {}
+    folder, killers, orders = Path(importlib.import_module(package).__file__).parent, {}, {}
     for name, (file, right, wrong) in json.load(sys.stdin).items():
         source = (folder / f"{file.replace('.', '/')}.py").read_text("utf-8")
         if source.count(right) != 1:
             raise SystemExit(f"{name}: {right!r} occurs {source.count(right)} times in {file}.py")
         if file not in killers:
-            killers[file] = killer(oracles, package, file, source)
-        killers[name] = killer(oracles, package, file, source.replace(right, wrong))
+            first = getattr(oracles, "FIRST", {}).get(file)
+            orders[file] = sorted(oracles.ORACLES, key=lambda oracle: oracle is not first)
+            killers[file] = killer(oracles, package, file, source, orders[file])
+        wrong_source = source.replace(right, wrong)
+        killers[name] = killer(oracles, package, file, wrong_source, orders[file])
     print(json.dumps(killers))
 
 

@@ -30,7 +30,7 @@ Exit codes: 0 success, 1 an error that one line explains, 2 not a valid command,
 
 MODULES = (
     *("general", "models", "generation", "quantization", "export"),
-    *("training", "finetuning", "classification", "policy", "evaluation", "pipeline"),
+    *("training", "finetuning", "classification", "policy", "evaluation", "benchmark", "pipeline"),
 )
 GROUPS = {
     "tokenizer": "Train a tokenizer and use it.",
