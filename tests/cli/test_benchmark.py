@@ -79,18 +79,24 @@ def test_a_round_times_one_side_after_the_other_and_the_first_round_does_not_cou
 
 
 def test_decoding_times_the_tokens_after_the_first(monkeypatch):
-    model, sizes, marks = tiny(), [], []
+    model, sizes, heads, marks = tiny(), [], [], []
     model.register_forward_pre_hook(lambda module, args: sizes.append(args[0].shape))
-    monkeypatch.setattr(measuring, "_now", lambda device: marks.append(len(sizes)) or float(len(marks)))
+    model.lm_head.register_forward_hook(lambda module, x, y: heads.append(len(x[0])))
+
+    def now(device):
+        marks.append((len(sizes), len(heads)))
+        return float(len(marks))
+
+    monkeypatch.setattr(measuring, "_now", now)
     rows = measuring.speeds(LLM(model), prompt=7, new=5, batch=3, rounds=2)
     assert [row["name"] for row in rows] == ["prefill", "decode"] and [row["tokens"] for row in rows] == [
         21,
         15,
     ]
-    begins, ends = marks[12::4], marks[13::4]  # of the writing: its limit is timed between two of them
-    assert [sizes[a:b] for a, b in zip(begins, ends, strict=True)] == [[(3, 1)] * 5] * 3
-    begins, ends = marks[0:12:4], marks[1:12:4]
-    assert [sizes[a:b] for a, b in zip(begins, ends, strict=True)] == [[(3, 7)]] * 3
+    spans = [*zip(marks[::2], marks[1::2], strict=True)]  # prefill and its limit three times, then decoding
+    passes = [sizes[a:b] for (a, _), (b, _) in spans]
+    assert passes == [[(3, 7)], []] * 3 + [[(3, 1)] * 5, []] * 3
+    assert [heads[a:b] for (_, a), (_, b) in spans][1::2] == [[3]] * 3 + [[3] * 5] * 3
 
 
 def test_a_report_says_what_was_measured(report, tmp_path, capsys):
@@ -152,7 +158,7 @@ def test_a_model_without_a_tokenizer_has_no_loss_and_names_are_escaped(tmp_path,
         (["--batch", 0], "--batch must be"),
         (["--rounds", 0], "--rounds must be"),
         (["--threads", 0], "--threads must be"),
-        (["--prompt", 5000], "do not fit into a context"),
+        (["--prompt", 5000, "--threads", 2], "do not fit into a context"),
         (["--out", "report.txt"], "--out must end in .json or .html"),
         (["--out", "nowhere/report.json"], "There is no folder"),
         (["--text", "missing.txt"], "missing.txt"),
