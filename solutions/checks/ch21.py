@@ -1,7 +1,6 @@
 """Checks of chapter 21: a naive reference, known mistakes and checks for each exercise."""
 
 import math
-from collections import Counter
 from collections.abc import Iterator
 from fractions import Fraction
 from itertools import combinations, product
@@ -376,7 +375,7 @@ def border_prompts(rng: Rng) -> Iterator[Best]:
 
 @best_exam.property(0.5)
 def below_the_bound(f: Function, rng: Rng) -> None:
-    """The KL divergence is at most the bound, 0 for one draw, and log(1 / p) for many if one answer is best."""
+    """KL is at most the bound, 0 for one draw, and log(1 / p) for many draws if one answer is best."""
     some = [some_answers(rng, 4, [0.0, 1.0, 0.5, 2.0], 1) for _ in range(2)]
     for n in (1, 2, 5, 40):
         found = f(some, n, 0.5, 2)
@@ -477,7 +476,7 @@ EQUAL = "a limit that must not be reached", "the latest of equal scores", "the l
 
 @point_exam.edge(1, *EQUAL, "a checkpoint that must be better than noise")
 def equal_checkpoints(rng: Rng) -> Iterator[Table]:
-    """Equal scores of other questions, equal losses, upper ends at the limit, checkpoints that are the same."""
+    """Equal scores of other questions, equal losses, upper ends at the limit, equal checkpoints."""
     a, b = rng.randint(5, 6), rng.randint(7, 8)
     start = checkpoint(0, [0] * 6, loss=0.7)
     rows = [start, checkpoint(10, [a] * 6), checkpoint(20, [b] * 6, 1.5), checkpoint(30, [b] * 6, 0.4)]
@@ -536,21 +535,19 @@ def naive_value(text: str, ended: bool) -> str:
     ):
         return ""
     number = bare[-1][7:].lstrip(" ")
-    if len(number) > 30:
+    sign, digits = (-1, number[1:]) if number[:1] == "-" else (1, number)
+    mark = "." if "." in digits else "/"
+    whole, *rest = digits.split(mark)
+    if (
+        len(number) > 30
+        or len(rest) > 1
+        or not all(one and {*one} <= {*"0123456789"} for one in (whole, *rest))
+    ):
         return ""
-    sign, number = (-1, number[1:]) if number[:1] == "-" else (1, number)
-    for mark in (".", "/", ""):
-        whole, rest = (
-            number.split(mark, 1) if mark and mark in number else (number, "1" if mark != "." else "0")
-        )
-        if mark and mark not in number:
-            continue
-        if not whole or not rest or {*whole, *rest} - {*"0123456789"}:
-            return ""
-        if mark == ".":
-            return str(sign * (int(whole) + Fraction(int(rest), 10 ** len(rest))))
-        return str(sign * Fraction(int(whole), int(rest))) if int(rest) else ""
-    return ""
+    if mark == "." and rest:
+        return str(sign * Fraction(int(whole + rest[0]), 10 ** len(rest[0])))
+    below = int(rest[0]) if rest else 1
+    return str(sign * Fraction(int(whole), below)) if below else ""
 
 
 def naive_scores(texts: list[str], ended: list[bool], expected: str, k: int, /) -> dict[str, Any]:
@@ -586,8 +583,9 @@ def forms(rng: Rng, value: Fraction) -> str:
 
 def answer(rng: Rng, value: Fraction) -> str:
     """A text with this value."""
-    before = rng.choice(["", "I think: 7.\n", "\nSo 3/4, then\n\n", "The Answer: 5\n"])
-    return f"{before}{rng.choice(['', '  '])}Answer:{rng.choice(['', ' '])}{forms(rng, value)}{rng.choice(['', ' ', chr(10), ' \n \n'])}"
+    before = rng.choice(["", "I think: 7.\n", "\nSo 3/4, then\n\n", "  "])
+    after = rng.choice(["", " ", "\n", " \n \n"])
+    return before + rng.choice(["Answer:", "Answer: ", "Answer:  "]) + forms(rng, value) + after
 
 
 def some_question(rng: Rng, right: int, wrong: int, other: int, none: int, k: int) -> Asked:
@@ -606,3 +604,103 @@ def random_questions(rng: Rng) -> Iterator[Asked]:
     for counts in ((4, 3, 1, 2), (3, 4, 1, 2), (3, 3, 2, 1), (2, 3, 0, 4), (5, 1, 1, 2)):
         yield some_question(rng, *counts, rng.choice([2, 3, 4]))
         yield some_question(rng, *counts, 5)
+
+
+FORMAT = "an answer that was cut", "the last of several answer lines", "the first of several answer lines"
+FORMAT += "an answer line that is not the last line", "an answer line that begins with other words"
+FORMAT += (
+    "white space of other kinds removed",
+    "lines that end at other characters",
+    "a number on the next line",
+)
+
+
+@protocol_exam.edge(1.5, *FORMAT)
+def formats(rng: Rng) -> Iterator[Asked]:
+    """The right number in texts of which few have a value."""
+    a, b = rng.sample(range(2, 10), 2)
+    good, bad = f"Answer: {a}", f"Answer: {b}"
+    yield [good, good, f"  {good} ", f"{a}\n{good}\n \n"], [True, False, True, True], str(a), 2
+    yield [f"{bad}\n{good}", f"{good}\n{bad}", f"{good}\n{good}", f"Answer:\n{good}"], [True] * 4, str(a), 2
+    yield [f"{good}\nor not", f"{good}\n.", f"{good}\n\n{b}", good + "\n" * 3], [True] * 4, str(a), 2
+    texts = [f"The {good}", f"**{good}", f"- {good}", f"not {good}", f"{bad} {good}", f"Answer: {good}"]
+    yield [*texts, good.lower(), good.upper(), f"Answer : {a}"], [True] * 9, str(a), 3
+    spaces = [chr(9), chr(0xA0), chr(0x2003), chr(11)]
+    yield [*(f"{x}{good}" for x in spaces), *(f"{good}{x}" for x in spaces)], [True] * 8, str(a), 3
+    yield [f"{good}\n{x}" for x in spaces], [True] * 4, str(a), 3
+    yield [f"{bad}{chr(x)}{good}" for x in (13, 11, 0x85, 0x2028)], [True] * 4, str(a), 2
+    yield [f"so{chr(x)}{good}" for x in (13, 11, 0x85, 0x2028)], [True] * 4, str(a), 2
+    yield [f"Answer:\n{a}", f"Answer: \n {a}", f"Answer:\n\n{a}", f"Answer\n: {a}", ""], [True] * 5, str(a), 2
+
+
+NUMBERS = "a number that is picked out of other text", "digits of other scripts", "numbers compared as floats"
+NUMBERS += "answers compared as texts", "numbers of any length"
+
+
+@protocol_exam.edge(1.5, *NUMBERS)
+def numbers(rng: Rng) -> Iterator[Asked]:
+    """Equal values, nearly equal values, what Python takes for a number, long numbers, a 0 below."""
+    a, b = rng.sample(range(2, 10), 2)
+    n = 10 * a + b
+
+    def ask(right: object, *told: object) -> Asked:
+        return [f"Answer: {one}" for one in told], [True] * len(told), str(right), min(3, len(told))
+
+    yield ask(
+        a, f"{a} or {b}", f"{a}, {b}", f"{a}.", f"{a} apples", f"= {a}", f"about {a}", f"{a}!", f"${a}$"
+    )
+    yield ask(
+        a, f"+{a}", f"- {a}", f"--{a}", f"({a})", f"{a}.0.0", f"{a}/1/1", f"{a}/-1", f"{a}/1.0", f".{a}"
+    )
+    yield ask(n, f"{a}_{b}", f"{a} {b}", f"{n}e0", f"{n}/", f"/{n}", "", "-", "nan", "inf", f"{n} / 1")
+    other = "".join(chr(0x660 + int(x)) for x in str(n)), "".join(chr(0xFF10 + int(x)) for x in str(n)), "²"
+    yield ask(n, *other, f"{n}")
+    yield ask("1/3", "1/3", "0.333", "0.3333333333333333", "0." + "3" * 28, "2/6", "0.34")
+    yield ask(2**53, 2**53, 2**53 + 1, f"{2**53}.0", f"{2**54}/2", 2**53)
+    yield ask(f"-{2 * n}/4", f"-{n}/2", f"-{n / 2}", f"-{3 * n}/6", f"-0{n}/02", f"{n}/2")
+    yield ask("0/5", "0", "-0", "0.000", "-0/7", "0/0", f"{n}/0", f"-{n}/00")
+    yield ask(
+        a, "0" * 29 + str(a), "0" * 30 + str(a), "-" + "0" * 28 + str(a), f"{a}." + "0" * 28, "9" * 5000
+    )
+    yield ask(1, "1" * 15 + "/" + "1" * 14, "1" * 15 + "/" + "1" * 15, f"{n}/{n}", f"{'0' * 40}1")
+
+
+@protocol_exam.edge(0.5)
+def border_questions(rng: Rng) -> Iterator[Asked]:
+    """One answer, all of them drawn, nothing right, no value at all, twelve answers."""
+    yield some_question(rng, 1, 0, 0, 0, 1)
+    yield some_question(rng, 0, 0, 0, 1, 1)
+    yield some_question(rng, 0, 2, 1, 1, 2)
+    yield some_question(rng, 0, 0, 0, 3, 3)
+    yield some_question(rng, 2, 2, 2, 1, 7)
+    yield some_question(rng, 1, 1, 1, 9, rng.choice([2, 6]))
+
+
+@protocol_exam.property(0.5)
+def fair(f: Function, rng: Rng) -> None:
+    """The order of the answers changes neither score, and for k = 1 both are the share of right answers."""
+    texts, ended, expected, k = some_question(rng, 3, 3, 1, 2, 4)
+    first: Any = f(texts, ended, expected, k)
+    for _ in range(3):
+        mixed = rng.sample(texts, len(texts))
+        for name in ("pass", "maj"):
+            same(f(mixed, ended, expected, k)[name], first[name], f"{name} of the same answers, shuffled")
+            same(f(mixed, ended, expected, 1)[name], 3 / 9, f"{name} for k = 1")
+
+
+@protocol_exam.property(0.5)
+def not_fooled(f: Function, rng: Rng) -> None:
+    """One character more or less pays only where the protocol says so."""
+    for _ in range(40):
+        right = Fraction(rng.randint(-40, 40), rng.choice([1, 2, 4, 8]))
+        text, expected = answer(rng, right), str(right)
+        at = rng.randint(0, len(text))
+        more = text[:at] + rng.choice("0123456789.-+/ \n\t_:A٣") + text[at:]
+        for changed in (more, text[:at] + text[at + 1 :], text + more, more + text):
+            told: Any = f([changed], [True], expected, 1)
+            value = naive_value(changed, True)
+            same(told["answers"], [value], f"the value of {changed!r}")
+            same(told["pass"], float(value == expected), f"pass@1 of {changed!r} for {expected}")
+
+
+protocol_exam.conduct(0.5, PACKAGE, HARNESS, "builtins.eval", "builtins.exec")
