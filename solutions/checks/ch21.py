@@ -210,11 +210,13 @@ def some_run(
     moves[0] = 0.0
     policy = reference + moves
     dropout = reference + 0.3 * rng.normal(2, pairs, T, dtype=torch.float64)
-    before = torch.cat([reference[None], policy[:-1]])
-    counts = {"prompt": place >= 0, "padding": place != 0, "all": place > -2}.get(fault, answer)
-    against = {"dropout": dropout, "moving": before}.get(fault, reference)
+    before, after = torch.cat([reference[None], policy[:-1]]), torch.cat([policy[1:], policy[-1:]])
+    counts = {"prompt": place >= 0, "padding": place != 0, "all": place > -2, "only": place == 0}
+    counts = counts.get(fault, answer)
+    against = {"dropout": dropout, "moving": before, "same": policy, "after": after}.get(fault, reference)
     noted = beta * torch.where(counts, policy - against, 0.0).sum(-1)
-    noted = noted.flip(1) if fault == "swapped" else noted / size if fault == "mean" else noted
+    turned = {"swapped": noted.flip(1), "mean": noted / size, "sign": -noted, "reversed": noted.flip(2)}
+    noted = turned.get(fault, noted)
     noted = noted + 2e-6 * rng.normal(*noted.shape, dtype=torch.float64).clamp(-1, 1)
     return noted, policy, reference, dropout, place, beta
 
@@ -232,38 +234,46 @@ def random_runs(rng: Rng) -> Iterator[Run]:
     yield some_run(rng, "", -3.0, -1.0)
 
 
-@fall_exam.edge(1, "a run that is judged by its mean margin")
+@fall_exam.edge(1, "a run that is judged by its mean margin", "a run that is judged by its positive margins")
 def lone_pairs(rng: Rng) -> Iterator[Run]:
-    """The mean margin grows and the mean loss, too: one pair is far wrong. And the other way around."""
-    for fall, gain in ((-2.0, 3.0), (-1.5, 2.5)):
-        run = some_run(rng, "", -0.3, -0.5, pairs=4)
-        policy, reference, beta = run[1].clone(), run[2], run[5]
-        size = run[4].eq(1).sum(-1)
-        for b, (more, less) in enumerate(
-            ((8 * fall, 0.0), (0.0, -8.0 * gain), (0.0, -8.0 * gain), (0.0, 0.0))
-        ):
-            for k, by in enumerate((more, less)):
-                policy[-1, k, b] += torch.where(run[4][k, b] == 1, by / beta / size[k, b], 0.0)
-        noted = beta * torch.where(run[4] == 1, policy - reference, 0.0).sum(-1)
-        yield noted, policy, *run[2:]
+    """The mean margin grows, and so does the mean loss: one pair is far wrong. Or only one pair is right."""
+    for moved in ([-16, 9, 9, 0], [-12, 7, 6, 1], [-3, -3, 4, -2], [-2, 5, -2, -9]):
+        _, policy, reference, dropout, place, beta = some_run(rng, "", -0.5, -0.5)
+        by = torch.tensor([[min(x, 0) for x in moved], [min(-x, 0) for x in moved]]) / beta
+        policy[-1] += torch.where(place == 1, (by / place.eq(1).sum(-1))[..., None], 0.0)
+        noted = beta * torch.where(place == 1, policy - reference, 0.0).sum(-1)
+        yield noted, policy, reference, dropout, place, beta
+
+
+SUMS = "prompt and padding in one sum", "sums of the prompt without the answer"
+MOVES = "a moving reference that is the policy at the same record", "a moving reference of the record after"
+SWAPS = "a sign that is swapped in place of the answers", "pairs that are reversed in place of answers"
+
+
+@fall_exam.edge(0.5, *SUMS, *MOVES, *SWAPS)
+def similar_faults(rng: Rng) -> Iterator[Run]:
+    """Each fault that has a name, and the ones that resemble it and have none."""
+    for fault in (*FAULTS, "all", "only", "same", "after", "mean", "sign", "reversed"):
+        yield some_run(rng, fault)
+    run = some_run(rng)
+    yield run[0] / run[5], *run[1:]
 
 
 OTHERS = "one answer that is not compared", "the last record compared alone", "the first record left out"
 
 
-@fall_exam.edge(1.5, *OTHERS)
-def other_faults(rng: Rng) -> Iterator[Run]:
-    """Faults that have no name: one number, a record, the mean per token, prompt and padding, no β."""
+@fall_exam.edge(1, *OTHERS, "verdicts from the means over the pairs", "the nearest cause where none agrees")
+def lone_errors(rng: Rng) -> Iterator[Run]:
+    """One number is wrong, or two whose errors cancel."""
     for fault in ("", *FAULTS):
         run = some_run(rng, fault)
-        for s in (0, 1, -1):
-            noted = run[0].clone()
-            noted[s, rng.randint(0, 1), rng.randint(0, 3)] += rng.choice([-0.001, 0.001])
+        for s, k in ((0, 1), (1, 0), (-1, 0), (-1, 1)):
+            noted, error = run[0].clone(), rng.choice([-0.001, 0.001])
+            noted[s, k, 1] += error
             yield noted, *run[1:]
-    for fault in ("all", "mean"):
-        yield some_run(rng, fault)
-    run = some_run(rng)
-    yield run[0] / run[5], *run[1:]
+            noted = noted.clone()
+            noted[s, k, 3] -= error
+            yield noted, *run[1:]
 
 
 @fall_exam.edge(0.5)
@@ -340,7 +350,10 @@ def random_prompts(rng: Rng) -> Iterator[Best]:
         yield fooled, n, max(curve) - 0.02, 30
 
 
-@best_exam.edge(1, "a search that halves the range", "a target that must be passed")
+UNREACHED = "most where nothing reaches the target"
+
+
+@best_exam.edge(1, "a search that halves the range", "a target that must be passed", UNREACHED)
 def hard_targets(rng: Rng) -> Iterator[Best]:
     """Targets that only few draws reach, that none reaches, and that are reached exactly."""
     fooled = [some_answers(rng, 4, [-1.0, 1.0, 1.5, -2.0])]
@@ -430,22 +443,22 @@ point_exam.example(1, SMALL, naive_checkpoint(*SMALL))
 def some_table(rng: Rng, n: int = 20, samples: int = 16) -> Table:
     """A run that learns, dips, learns again, and then loses, while the loss goes on to fall.
 
-    Questions differ more than checkpoints do. Two checkpoints are as good as the top, one before a dip; those
-    that are refused are better, and so are others at the questions that were seen, at the test and by loss.
+    Questions differ more than checkpoints do. Some checkpoints are as good as the top, one of them before a
+    dip. Those that are refused are better; so are others at questions that were seen, at the test and by loss.
     """
     levels = [rng.randint(1, 11) for _ in range(n)]
     seen = rng.sample(range(n + 4), 4)
-    gains = [0, 2, 3, 1, 3, 3, 2, 1, 4, 5, 6]
+    gains = [0, 2, 3, 1, 3, 3, 3, 2, 1, 4, 5, 6]
     limit, rows = rng.uniform(1.0, 2.0), list[dict[str, Any]]()
     for i, gain in enumerate(gains):
         noise = rng.sample([-1, 1] * (n // 4) + [0] * (n - n // 4 * 2), n)
         right = [level + gain + x for level, x in zip(levels, noise, strict=True)]
-        right[0] += i == 4
+        right[0] += i == 5
         for at in sorted(seen):
-            right.insert(at, 16 if i == 5 else 2)
-        low, high = {8: (-0.4, 0.2), 9: (-0.2, 0.3), 10: (0.05, 0.4)}.get(i, (i / 20 - 0.6, i / 20 - 0.5))
+            right.insert(at, 16 if i == 6 else 2)
+        low, high = {9: (-0.4, 0.2), 10: (-0.2, 0.3), 11: (0.05, 0.4)}.get(i, (i / 20 - 0.6, i / 20 - 0.5))
         kl = (limit + low, limit + high) if i else (0.0, 0.0)
-        loss = 0.69 - i * rng.uniform(0.02, 0.022) - 0.2 * (i == 7)
+        loss = 0.69 - i * rng.uniform(0.02, 0.022) - 0.2 * (i == 7) - 0.3 * (i == 10)
         rows.append({"update": 20 * i, "right": right, "kl": kl, "loss": loss})
         rows[-1]["test"] = 0.9 if i == 3 else 0.3 + gain / 20 + rng.uniform(0, 0.01)
     return rng.sample(rows, len(rows)), samples, rng.sample(seen, 4), limit, rng.uniform(1.8, 2.2)
@@ -453,7 +466,7 @@ def some_table(rng: Rng, n: int = 20, samples: int = 16) -> Table:
 
 @point_exam.oracle(2)
 def random_tables(rng: Rng) -> Iterator[Table]:
-    """Eleven checkpoints of which three are refused."""
+    """Twelve checkpoints of which three are refused."""
     for n in (20, 24, 28):
         yield some_table(rng, n)
 
@@ -633,19 +646,20 @@ def formats(rng: Rng) -> Iterator[Asked]:
     yield [f"Answer:\n{a}", f"Answer: \n {a}", f"Answer:\n\n{a}", f"Answer\n: {a}", ""], [True] * 5, str(a), 2
 
 
-NUMBERS = "a number that is picked out of other text", "digits of other scripts", "numbers compared as floats"
-NUMBERS += "answers compared as texts", "numbers of any length"
+FORMS = "a number that is picked out of other text", "a number with something after it"
+FORMS += "all that Python takes for a number", "signs that may be a plus", "digits of other scripts"
 
 
-@protocol_exam.edge(1.5, *NUMBERS)
-def numbers(rng: Rng) -> Iterator[Asked]:
-    """Equal values, nearly equal values, what Python takes for a number, long numbers, a 0 below."""
+def ask(right: object, *told: object) -> Asked:
+    """Answers of one line."""
+    return [f"Answer: {one}" for one in told], [True] * len(told), str(right), min(3, len(told))
+
+
+@protocol_exam.edge(1, *FORMS)
+def number_forms(rng: Rng) -> Iterator[Asked]:
+    """Numbers within other text, and what Python takes for a number."""
     a, b = rng.sample(range(2, 10), 2)
     n = 10 * a + b
-
-    def ask(right: object, *told: object) -> Asked:
-        return [f"Answer: {one}" for one in told], [True] * len(told), str(right), min(3, len(told))
-
     yield ask(
         a, f"{a} or {b}", f"{a}, {b}", f"{a}.", f"{a} apples", f"= {a}", f"about {a}", f"{a}!", f"${a}$"
     )
@@ -653,15 +667,24 @@ def numbers(rng: Rng) -> Iterator[Asked]:
         a, f"+{a}", f"- {a}", f"--{a}", f"({a})", f"{a}.0.0", f"{a}/1/1", f"{a}/-1", f"{a}/1.0", f".{a}"
     )
     yield ask(n, f"{a}_{b}", f"{a} {b}", f"{n}e0", f"{n}/", f"/{n}", "", "-", "nan", "inf", f"{n} / 1")
-    other = "".join(chr(0x660 + int(x)) for x in str(n)), "".join(chr(0xFF10 + int(x)) for x in str(n)), "²"
-    yield ask(n, *other, f"{n}")
+    other = ("".join(chr(first + int(x)) for x in str(n)) for first in (0x660, 0xFF10))
+    yield ask(n, *other, "²", f"{n}")
+
+
+VALUES = "numbers compared as floats", "numbers that are nearly the expected one", "numbers of any length"
+VALUES += "a limit that counts one character less", "a 0 where a number divides by 0"
+
+
+@protocol_exam.edge(0.5, *VALUES)
+def number_values(rng: Rng) -> Iterator[Asked]:
+    """Equal values, nearly equal values, long numbers, a 0 below."""
+    n = rng.choice(range(11, 99, 2))
     yield ask("1/3", "1/3", "0.333", "0.3333333333333333", "0." + "3" * 28, "2/6", "0.34")
     yield ask(2**53, 2**53, 2**53 + 1, f"{2**53}.0", f"{2**54}/2", 2**53)
     yield ask(f"-{2 * n}/4", f"-{n}/2", f"-{n / 2}", f"-{3 * n}/6", f"-0{n}/02", f"{n}/2")
     yield ask("0/5", "0", "-0", "0.000", "-0/7", "0/0", f"{n}/0", f"-{n}/00")
-    yield ask(
-        a, "0" * 29 + str(a), "0" * 30 + str(a), "-" + "0" * 28 + str(a), f"{a}." + "0" * 28, "9" * 5000
-    )
+    long = "0" * 28 + str(n)
+    yield ask(n, long, "0" + long, f"-{long[1:]}", f"{n}." + "0" * 27, f"{n}." + "0" * 28, "9" * 5000)
     yield ask(1, "1" * 15 + "/" + "1" * 14, "1" * 15 + "/" + "1" * 15, f"{n}/{n}", f"{'0' * 40}1")
 
 
