@@ -108,10 +108,10 @@ def border_pairs(rng: Rng) -> Iterator[Pairs]:
     for method in ("dpo", "ipo"):
         wide = some_pairs(rng, method, 4, scale=100.0)
         yield (*wide[:4], 0.5, method)
-        policy, *rest = some_pairs(rng, method, 1)
-        yield policy.bfloat16(), rest[0].bfloat16(), *rest[1:]
-    one = torch.tensor([[0, 1, 0, -1], [-1, 0, 1, 1]])
-    yield rng.normal(2, 4, 3), rng.normal(2, 4, 3), rng.integers(0, 3, 2, 4), one, 0.1, "ipo"
+        one = some_pairs(rng, method, 1)
+        yield one[0].bfloat16(), one[1].bfloat16(), *one[2:]
+    short = torch.tensor([[0, 1, 0, -1], [-1, 0, 1, 1]])
+    yield rng.normal(2, 4, 3), rng.normal(2, 4, 3), rng.integers(0, 3, 2, 4), short, 0.1, "ipo"
 
 
 @pair_exam.property(0.5)
@@ -121,8 +121,7 @@ def gradients(f: Function, rng: Rng) -> None:
         policy, reference, ids, role, beta, _ = some_pairs(rng, method, hole=math.nan)
         policy, reference = policy.clone().requires_grad_(), reference.clone().requires_grad_()
         found: Any = f(policy, reference, ids, role, beta, method)
-        expect(isinstance(found, tuple | list) and found, "expected two tensors")
-        losses = found[0]
+        losses: Any = found[0]
         expect(losses.requires_grad, "the losses carry no gradient")
         losses.sum().backward()
         found, told = policy.grad, reference.grad
@@ -138,6 +137,7 @@ pair_exam.conduct(0.5, PACKAGE)
 
 # 21.2
 
+FAULTS = "prompt", "padding", "dropout", "moving", "swapped"
 Run = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, float]
 
 
@@ -150,20 +150,15 @@ def naive_why(*run: Any) -> tuple[str, float, float]:
         ratios = (policy[s, k, b] - against[k, b]).tolist()
         return beta * sum(ratios[t] for t in range(T) if place[k, b, t] in kinds)
 
-    def right(s: int, k: int, b: int) -> float:
-        return reward(s, k, b)
+    def way(name: str, s: int, k: int, b: int) -> float:
+        kinds = {"prompt": (0, 1), "padding": (-1, 1)}.get(name, (1,))
+        moved = policy[s - 1] if s else reference
+        against = {"dropout": dropout, "moving": moved}.get(name, reference)
+        return reward(s, 1 - k if name == "swapped" else k, b, kinds, against)
 
-    ways: dict[str, Any] = {
-        "right": right,
-        "prompt": lambda s, k, b: reward(s, k, b, (0, 1)),
-        "padding": lambda s, k, b: reward(s, k, b, (-1, 1)),
-        "dropout": lambda s, k, b: reward(s, k, b, against=dropout),
-        "moving": lambda s, k, b: reward(s, k, b, against=policy[s - 1] if s else reference),
-        "swapped": lambda s, k, b: reward(s, 1 - k, b),
-    }
     places = [*product(range(S), range(2), range(B))]
-    fits = [name for name, way in ways.items() if all(abs(way(*i) - noted[i]) <= 1e-5 for i in places)]
-    first, last = ([[right(s, k, b) for b in range(B)] for k in (0, 1)] for s in (0, S - 1))
+    fits = [x for x in ("right", *FAULTS) if all(abs(way(x, *i) - noted[i]) <= 1e-5 for i in places)]
+    first, last = ([[reward(s, k, b) for b in range(B)] for k in (0, 1)] for s in (0, S - 1))
     chosen = (sum(last[0]) - sum(first[0])) / B
     margin = chosen - (sum(last[1]) - sum(first[1])) / B
     cause = fits[0] if fits else "unknown"
@@ -219,9 +214,6 @@ def some_run(
     noted = turned.get(fault, noted)
     noted = noted + 2e-6 * rng.normal(*noted.shape, dtype=torch.float64).clamp(-1, 1)
     return noted, policy, reference, dropout, place, beta
-
-
-FAULTS = "prompt", "padding", "dropout", "moving", "swapped"
 
 
 @fall_exam.oracle(2.5)
@@ -434,8 +426,12 @@ def naive_checkpoint(
 
 point_exam = Exam("21.4", naive_checkpoint, tolerance=1e-9)
 NAMES = "update", "right", "kl", "loss", "test"
-FEW = [(0, [0, 1, 0, 1], (0.0, 0.0), 0.69, 0.2), (20, [2, 1, 2, 2], (0.5, 0.7), 0.5, 0.6)]
-FEW += [(40, [1, 2, 1, 1], (0.9, 1.3), 0.4, 0.7)]
+FEW = [
+    (0, [0, 1, 0, 1], (0.0, 0.0), 0.69, 0.2),
+    (20, [2, 1, 2, 2], (0.5, 0.7), 0.5, 0.6),
+    (40, [1, 2, 1, 1], (0.9, 1.3), 0.4, 0.7),
+]
+
 SMALL: Table = [dict(zip(NAMES, row, strict=True)) for row in FEW], 2, [1], 1.0, 2.0
 point_exam.example(1, SMALL, naive_checkpoint(*SMALL))
 
@@ -518,9 +514,10 @@ def blind(f: Function, rng: Rng) -> None:
     rows, samples, seen, *rest = some_table(rng)
     update, why = naive_checkpoint(rows, samples, seen, *rest)
     for _ in range(3):
-        other = [row | {"loss": rng.random(), "test": rng.random()} for row in rng.sample(rows, len(rows))]
-        for row in other:
-            row["right"] = [rng.randint(0, samples) if i in seen else x for i, x in enumerate(row["right"])]
+        other = list[dict[str, Any]]()
+        for row in rng.sample(rows, len(rows)):
+            right = [rng.randint(0, samples) if i in seen else x for i, x in enumerate(row["right"])]
+            other.append(row | {"right": right, "loss": rng.random(), "test": rng.random()})
         after: Any = f(other, samples, seen, *rest)
         same(after[0], update, "the update")
         same(after[1]["behind"], why["behind"], "behind")
@@ -619,9 +616,12 @@ def random_questions(rng: Rng) -> Iterator[Asked]:
         yield some_question(rng, *counts, 5)
 
 
-FORMAT = "an answer that was cut", "the last of several answer lines", "the first of several answer lines"
-FORMAT += "an answer line that is not the last line", "an answer line that begins with other words"
-FORMAT += (
+FORMAT = (
+    "an answer that was cut",
+    "the last of several answer lines",
+    "the first of several answer lines",
+    "an answer line that is not the last line",
+    "an answer line that begins with other words",
     "white space of other kinds removed",
     "lines that end at other characters",
     "a number on the next line",
@@ -646,8 +646,13 @@ def formats(rng: Rng) -> Iterator[Asked]:
     yield [f"Answer:\n{a}", f"Answer: \n {a}", f"Answer:\n\n{a}", f"Answer\n: {a}", ""], [True] * 5, str(a), 2
 
 
-FORMS = "a number that is picked out of other text", "a number with something after it"
-FORMS += "all that Python takes for a number", "signs that may be a plus", "digits of other scripts"
+FORMS = (
+    "a number that is picked out of other text",
+    "a number with something after it",
+    "all that Python takes for a number",
+    "signs that may be a plus",
+    "digits of other scripts",
+)
 
 
 def ask(right: object, *told: object) -> Asked:
@@ -671,8 +676,13 @@ def number_forms(rng: Rng) -> Iterator[Asked]:
     yield ask(n, *other, "²", f"{n}")
 
 
-VALUES = "numbers compared as floats", "numbers that are nearly the expected one", "numbers of any length"
-VALUES += "a limit that counts one character less", "a 0 where a number divides by 0"
+VALUES = (
+    "numbers compared as floats",
+    "numbers that are nearly the expected one",
+    "numbers of any length",
+    "a limit that counts one character less",
+    "a 0 where a number divides by 0",
+)
 
 
 @protocol_exam.edge(0.5, *VALUES)
