@@ -61,8 +61,8 @@ def pair_losses(
         >>> ids, role = torch.tensor([[0, 1, 1], [0, 1, 0]]), torch.tensor([[0, 1, 1], [0, 1, 1]])
         >>> policy = torch.tensor([0.25, 0.75]).log().expand(2, 3, 2)
         >>> losses, rewards = pair_losses(policy, torch.zeros(2, 3, 2), ids, role, 1.0, "dpo")
-        >>> losses.tolist(), rewards.tolist()
-        ([0.28768...], [[0.81093..., -0.28768...]])
+        >>> [round(x, 4) for x in losses.tolist()], [round(x, 4) for x in rewards[0].tolist()]
+        ([0.2877], [0.8109, -0.2877])
     """
     # SOLUTION
     counts = (role[:, 1:] == 1) & (role[:, :-1] >= 0)  # padding predicts nothing
@@ -102,14 +102,14 @@ def why_it_falls(
 
     1. What was noted agrees with the right reward. Then look at the run. ``"none"``: the mean right reward
        of the chosen answers at the last record is not below the one at the first. ``"normal"``: it is below,
-       and the mean loss is lower at the last record than at the first. ``"rate"``: it is below, and the mean
-       loss is not lower. The updates are too large, since small ones against this loss lower it.
+       and the mean loss is lower at the last record than at the first. ``"worse"``: it is below, and the mean
+       loss is not lower, so the run has not even learned what the loss asks for.
     2. ``"prompt"``: It agrees when the tokens of the prompt are in the sum, too, and no padding.
     3. ``"padding"``: It agrees when the padding is in the sum, too, and no prompt.
     4. ``"dropout"``: It agrees when the reference was asked in train mode: with ``dropout`` in its place.
     5. ``"moving"``: It agrees when the reference moves along with the policy: at each record but the first,
        the policy at the record before is in its place.
-    6. ``"swapped"``: It agrees when the chosen answer is taken for the rejected one, in all pairs.
+    6. ``"swapped"``: It agrees when the two answers of each pair are exchanged, in all pairs.
     7. ``"unknown"``: None of these, also where two of these faults come together.
 
     Args:
@@ -162,7 +162,7 @@ def why_it_falls(
         "swapped": right.flip(1),
     }
     if agrees(right):
-        cause = "none" if chosen >= 0 else "normal" if loss[-1] < loss[0] else "rate"
+        cause = "none" if chosen >= 0 else "normal" if loss[-1] < loss[0] else "worse"
     else:
         cause = next((name for name, found in faults.items() if agrees(found)), "unknown")
     return cause, chosen, margin

@@ -166,7 +166,7 @@ def naive_why(*run: Any) -> tuple[str, float, float]:
         before, after = (
             sum(math.log1p(math.exp(b - a)) for a, b in zip(*one, strict=True)) for one in (first, last)
         )
-        cause = "none" if chosen >= 0 else "normal" if after < before else "rate"
+        cause = "none" if chosen >= 0 else "normal" if after < before else "worse"
     return cause, chosen, margin
 
 
@@ -218,7 +218,7 @@ def some_run(
 
 @fall_exam.oracle(2.5)
 def random_runs(rng: Rng) -> Iterator[Run]:
-    """Each fault, and runs that are noted right: one that rises, one that falls, one with a high rate."""
+    """Each fault, and runs that are noted right: one that rises, one that falls, one that gets worse."""
     for fault in FAULTS:
         yield some_run(rng, fault, rng.uniform(-2, -1), rng.uniform(-4, -3))
     yield some_run(rng, "", 1.0, -1.0)
