@@ -86,7 +86,14 @@ def random_pairs(rng: Rng) -> Iterator[Pairs]:
         yield some_pairs(rng, method, B)
 
 
-@pair_exam.edge(1, "a first token that the padding predicts")
+FIRST = (
+    "a first token that the padding predicts",
+    "a first token in the mean alone",
+    "a first token that counts",
+)
+
+
+@pair_exam.edge(1, *FIRST)
 def assistant_first(rng: Rng) -> Iterator[Pairs]:
     """The assistant begins, with and without padding before it."""
     for method in ("dpo", "ipo"):
@@ -102,12 +109,17 @@ def holes(rng: Rng) -> Iterator[Pairs]:
         yield some_pairs(rng, method, hole=-math.inf)
 
 
-@pair_exam.edge(1, "the logarithm of a σ that is 0", "a log-softmax in bfloat16")
+@pair_exam.edge(0.5, "the logarithm of a σ that is 0")
+def far_apart(rng: Rng) -> Iterator[Pairs]:
+    """Differences of hundreds of nats."""
+    for method in ("dpo", "ipo", "dpo"):
+        yield (*some_pairs(rng, method, 4, scale=100.0)[:4], 0.5, method)
+
+
+@pair_exam.edge(0.5, "a log-softmax in bfloat16")
 def border_pairs(rng: Rng) -> Iterator[Pairs]:
-    """Differences of hundreds of nats; bfloat16; one pair; one token."""
+    """Logits in bfloat16; one pair; one token."""
     for method in ("dpo", "ipo"):
-        wide = some_pairs(rng, method, 4, scale=100.0)
-        yield (*wide[:4], 0.5, method)
         one = some_pairs(rng, method, 1)
         yield one[0].bfloat16(), one[1].bfloat16(), *one[2:]
     short = torch.tensor([[0, 1, 0, -1], [-1, 0, 1, 1]])
@@ -357,15 +369,19 @@ def hard_targets(rng: Rng) -> Iterator[Best]:
     yield [[(0.5, 0.0, 0.0), (0.5, 1.0, 1.0)]], 4, 0.875, 2
 
 
-@best_exam.edge(1, "answers that cannot occur", "a level that is never kept")
-def small_probabilities(rng: Rng) -> Iterator[Best]:
-    """Probabilities of 0, and thousands of draws."""
+@best_exam.edge(0.5, "answers that cannot occur")
+def no_probability(rng: Rng) -> Iterator[Best]:
+    """Probabilities of 0, alone and beside others with the same score."""
     some = some_answers(rng, 3, [0.0, 1.0, 0.5])
-    rare = rng.choice([-9.0, 9.0])
-    yield [[*some, (0.0, rare, 5.0)]], 3, 0.6, 9
-    yield [[*some, (0.0, some[0][1], 5.0)], some], 3, 0.6, 9
-    yield [some], rng.randint(3000, 3500), 0.5, 5
-    yield [[*some, (0.0, -9.0, 5.0)], some], 10000 if rng.random() < 0.1 else 4000, 0.5, 5
+    for rare in (-9.0, 9.0, some[0][1]):
+        yield [some, [*some, (0.0, rare, 5.0)]], 3, 0.6, 9
+
+
+@best_exam.edge(0.5, "a level that is never kept")
+def many_draws(rng: Rng) -> Iterator[Best]:
+    """Thousands of draws."""
+    for n in (1500, rng.randint(3000, 4000)):
+        yield [some_answers(rng, 3, [0.0, 1.0, 0.5])], n, 0.5, 5
 
 
 @best_exam.edge(0.5)
@@ -690,26 +706,26 @@ VALUES = (
     "numbers that are nearly the expected one",
     "numbers of any length",
     "a limit that counts one character less",
-    "a 0 where a number divides by 0",
 )
 
 
 @protocol_exam.edge(0.5, *VALUES)
 def number_values(rng: Rng) -> Iterator[Asked]:
-    """Equal values, nearly equal values, long numbers, a 0 below."""
+    """Equal values, nearly equal values, long numbers."""
     n = rng.choice(range(11, 99, 2))
     yield ask("1/3", "1/3", "0.333", "0.3333333333333333", "0." + "3" * 28, "2/6", "0.34")
     yield ask(2**53, 2**53, 2**53 + 1, f"{2**53}.0", f"{2**54}/2", 2**53)
     yield ask(f"-{2 * n}/4", f"-{n}/2", f"-{n / 2}", f"-{3 * n}/6", f"-0{n}/02", f"{n}/2")
-    yield ask("0/5", "0", "-0", "0.000", "-0/7", "0/0", f"{n}/0", f"-{n}/00")
     long = "0" * 28 + str(n)
     yield ask(n, long, "0" + long, f"-{long[1:]}", f"{n}." + "0" * 27, f"{n}." + "0" * 28, "9" * 5000)
     yield ask(1, "1" * 15 + "/" + "1" * 14, "1" * 15 + "/" + "1" * 15, f"{n}/{n}", f"{'0' * 40}1")
 
 
-@protocol_exam.edge(0.5)
+@protocol_exam.edge(0.5, "a number that divides by 0", "a 0 where a number divides by 0")
 def border_questions(rng: Rng) -> Iterator[Asked]:
-    """One answer, all of them drawn, nothing right, no value at all, twelve answers."""
+    """A 0 below; one answer, all of them drawn, nothing right, no value at all, twelve answers."""
+    for n in rng.sample(range(2, 99), 2):
+        yield ask("0/5", "0", "-0", "0.000", "-0/7", "0/0", f"{n}/0", f"-{n}/00")
     yield some_question(rng, 1, 0, 0, 0, 1)
     yield some_question(rng, 0, 0, 0, 1, 1)
     yield some_question(rng, 0, 2, 1, 1, 2)
