@@ -442,13 +442,9 @@ def naive_checkpoint(
 
 point_exam = Exam("21.4", naive_checkpoint, tolerance=1e-9)
 NAMES = "update", "right", "kl", "loss", "test"
-FEW = [
-    (0, [0, 1, 0, 1], (0.0, 0.0), 0.69, 0.2),
-    (20, [2, 1, 2, 2], (0.5, 0.7), 0.5, 0.6),
-    (40, [1, 2, 1, 1], (0.9, 1.3), 0.4, 0.7),
-]
-
-SMALL: Table = [dict(zip(NAMES, row, strict=True)) for row in FEW], 2, [1], 1.0, 2.0
+FEW = (0, [0, 1, 0, 1], (0.0, 0.0), 0.69, 0.2), (20, [2, 1, 2, 2], (0.5, 0.7), 0.5, 0.6)
+LAST = (40, [1, 2, 1, 1], (0.9, 1.3), 0.4, 0.7)
+SMALL: Table = [dict(zip(NAMES, row, strict=True)) for row in (*FEW, LAST)], 2, [1], 1.0, 2.0
 point_exam.example(1, SMALL, naive_checkpoint(*SMALL))
 
 
@@ -632,14 +628,12 @@ def random_questions(rng: Rng) -> Iterator[Asked]:
         yield some_question(rng, *counts, 5)
 
 
-FORMAT = (
-    *("an answer that was cut", "the last of several answer lines", "the first of several answer lines"),
-    *("two answer lines that agree", "an answer line that is not the last line"),
-    *("an answer line that begins with other words", "answer lines in other letters"),
-)
+FORMAT = "an answer that was cut", "the last of several answer lines", "the first of several answer lines"
+LINES = "two answer lines that agree", "an answer line that is not the last line"
+WORDS = "an answer line that begins with other words", "answer lines in other letters"
 
 
-@protocol_exam.edge(1, *FORMAT)
+@protocol_exam.edge(1, *FORMAT, *LINES, *WORDS)
 def formats(rng: Rng) -> Iterator[Asked]:
     """The right number in texts of which few have a value."""
     a, b = rng.sample(range(2, 10), 2)
@@ -671,13 +665,8 @@ def white_space(rng: Rng) -> Iterator[Asked]:
     yield [f"Answer:\n{a}", f"Answer: \n {a}", f"Answer:\n\n{a}", f"Answer\n: {a}", ""], [True] * 5, str(a), 2
 
 
-FORMS = (
-    "a number that is picked out of other text",
-    "a number with something after it",
-    "all that Python takes for a number",
-    "signs that may be a plus",
-    "digits of other scripts",
-)
+WITHIN = "a number that is picked out of other text", "a number with something after it"
+FORMS = "all that Python takes for a number", "signs that may be a plus", "digits of other scripts"
 
 
 def ask(right: object, *told: object) -> Asked:
@@ -685,7 +674,7 @@ def ask(right: object, *told: object) -> Asked:
     return [f"Answer: {one}" for one in told], [True] * len(told), str(right), min(3, len(told))
 
 
-@protocol_exam.edge(1, *FORMS)
+@protocol_exam.edge(1, *WITHIN, *FORMS)
 def number_forms(rng: Rng) -> Iterator[Asked]:
     """Numbers within other text, and what Python takes for a number."""
     a, b = rng.sample(range(2, 10), 2)
@@ -701,15 +690,11 @@ def number_forms(rng: Rng) -> Iterator[Asked]:
     yield ask(n, *other, "²", f"{n}")
 
 
-VALUES = (
-    "numbers compared as floats",
-    "numbers that are nearly the expected one",
-    "numbers of any length",
-    "a limit that counts one character less",
-)
+VALUES = "numbers compared as floats", "numbers that are nearly the expected one"
+SIZES = "numbers of any length", "a limit that counts one character less"
 
 
-@protocol_exam.edge(0.5, *VALUES)
+@protocol_exam.edge(0.5, *VALUES, *SIZES)
 def number_values(rng: Rng) -> Iterator[Asked]:
     """Equal values, nearly equal values, long numbers."""
     n = rng.choice(range(11, 99, 2))
