@@ -58,9 +58,10 @@ class Adapter(nn.Module):
             y: (…, N), the output of its base.
             base: The base, whose weight DoRA needs.
         """
-        change = self.scale * F.linear(F.linear(self.dropout(x), self.A), self.B)
-        if self.magnitude is None:
-            return y + change
+        low = F.linear(self.dropout(x), self.A).reshape(-1, len(self.A))  # (R, r), one row a position
+        if self.magnitude is None:  # a single kernel multiplies, scales and adds
+            return torch.addmm(y.reshape(-1, y.shape[-1]), low, self.B.t(), alpha=self.scale).view_as(y)
+        change = self.scale * F.linear(low, self.B).view_as(y)
         bias, factor = base.bias, self.rescale(base)[:, 0]
         plain = y if bias is None else y - bias  # pyright: ignore[reportUnnecessaryComparison]
         return y + (factor - 1) * plain + factor * change  # exactly y while the factor is 1
