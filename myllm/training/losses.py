@@ -76,8 +76,8 @@ class _Chunked(torch.autograd.Function):
         needed = ctx.needs_input_grad[4:]  # what is frozen costs nothing
         total = torch.zeros((), dtype=torch.promote_types(hidden.dtype, torch.float32), device=hidden.device)
         made = zip(inputs, (hidden.dtype, total.dtype, total.dtype), needed, strict=True)
-        sums = [torch.zeros_like(x, dtype=dtype) if need else None for x, dtype, need in made]
-        for part in (targets >= 0).nonzero()[:, 0].split(rows):  # the other targets have no loss
+        sums: list[Any] = [torch.zeros_like(x, dtype=dtype) if need else None for x, dtype, need in made]
+        for part in torch.split((targets >= 0).nonzero()[:, 0], rows):  # the other targets have no loss
             logits = upcast(nn.functional.linear(hidden[part], weight, bias))
             loss, gradient = _derived(logits, targets[part, None], cap, z_loss)
             total, gradient = total + loss, gradient.to(hidden.dtype)

@@ -18,7 +18,7 @@ MUTANTS = {
     "soft cap forgotten": ("losses", "if cap is None else", "if True else"),
     "bias of the head forgotten": ("losses", "weight, bias))", "weight))"),
     "the capped loss's gradient is that of the capped logits": ("losses", "1 - (capped / cap) ** 2", "1"),
-    "last chunk dropped": ("losses", "[:, 0].split(rows):", "[:, 0].split(rows)[:-1]:"),
+    "last chunk dropped": ("losses", "nonzero()[:, 0], rows):", "nonzero()[:, 0], rows)[:-1]:"),
     "only the last chunk's gradient": ("losses", "sums[1] += gradient", "sums[1] = gradient"),
     "only the last chunk's bias": ("losses", "sums[2] += gradient", "sums[2] = gradient"),
     "gradients summed in 16 bits": (
