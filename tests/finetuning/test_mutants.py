@@ -56,10 +56,10 @@ LORA = {
     ),
     "dropout on the output": (
         "F.linear(self.dropout(x), self.A)",
-        "self.dropout(F.linear(x, self.A))",
+        "self.dropout(F.linear(x, self.A)) * 0.5",
     ),
     "no dropout": ("self.dropout(x)", "x"),
-    "an adapter that is not there is called": ("return y if self.adapter is None else", "return"),
+    "an adapter that is not there is called": ("y if self.adapter is None else self", "self"),
     "the model is frozen when the optimizer exists": (
         "    model.requires_grad_(False)\n    for path",
         "    model.register_forward_pre_hook(lambda m, _: [p.requires_grad_('.adapters.' in n) "
