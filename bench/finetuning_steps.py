@@ -8,10 +8,11 @@ A step is forward, backward, clipping and AdamW, on the same weights and the sam
 norms of the gradients of two steps are compared before anything is timed. TRL's side is its trainer's own
 ``training_step`` with the clipping and the fused AdamW of its loop; the rest of that loop, and its loader,
 are left out in its favour. Ours is `Trainer.update`, loader and records included. Around peft's model is a
-loop that does nothing else. "As it comes" is TRL without any setting: autocast to bfloat16, activations
-computed again, and for DPO a reference that is asked in every step. Ours comes in float32, and texts share
-rows in SFT; a line with bfloat16, in which ours holds its weights then, compares equal precision. For GRPO
-the rollout is given, so that what is timed is learning from it.
+loop that does nothing else; the limit beside it is the products with the frozen weights, alone. "As it comes"
+is TRL without any setting: autocast to bfloat16, activations computed again, and for DPO a reference that is
+asked in every step. Ours comes in float32, and texts share rows in SFT; a line with bfloat16, in which ours
+holds its weights then, compares equal precision. For GRPO the rollout is given, so that what is timed is
+learning from it.
 
 Memory is the high-water mark of a fresh process in its second step, less what the process held after a step
 of a tiny model, when all libraries were loaded: weights, gradients, moments, activations and logits.
@@ -65,6 +66,7 @@ class Goal(NamedTuple):
     ours: str
     theirs: str
     goal: float | None
+    limit: bool = False  # theirs is a bound and no rival
 
 
 MINE = {name: f"myllm {name}" for name in (PLAIN, AUTO, PACKED, PLAIN + AGAIN)}
@@ -75,7 +77,9 @@ TUNING = [
     Goal(MINE[PLAIN], DEFAULT, 2.0),
     Goal(MINE[AUTO], DEFAULT, None),
 ]
+BARE = {name: f"products alone {name}" for name in (PLAIN, AUTO)}
 ADAPTING = [Goal(MINE[name], PEFTS[name], 1.2) for name in (PLAIN, AUTO)]
+ADAPTING += [Goal(MINE[name], BARE[name], None, True) for name in (PLAIN, AUTO)]
 GOALS = {
     "sft": [*TUNING, Goal(MINE[PLAIN], THEIRS[PLAIN + AGAIN], None), Goal(MINE[PACKED], DEFAULT, None)],
     "dpo": TUNING,
@@ -418,6 +422,36 @@ def peft(case: Case, name: str) -> Update:
     return update
 
 
+def products(case: Case, name: str) -> Update:
+    """The products with the frozen weights alone, forward and for the gradient: no step takes less.
+
+    The first layer's inputs need no gradient, and the head has only the positions that are learned.
+    """
+    import torch
+    from torch import nn
+
+    from myllm.weights import hub
+
+    dtype = torch.bfloat16 if name == BARE[AUTO] else torch.float32
+    given = texts(case.shape, 1.0)
+    every, learned = sum(len(p + a) for p, a in given), sum(len(a) for _, a in given)
+    work = list[tuple[Any, Any, Any]]()
+    for path, layer in hub.load_folder(case.folder).to(dtype).named_modules():
+        if isinstance(layer, nn.Linear):
+            rows, first = learned if path == "lm_head" else every, path.startswith("layers.0.self_attn.")
+            x, grad = (torch.randn(rows, n, dtype=dtype) for n in (layer.in_features, layer.out_features))
+            work.append((x, layer.weight.data, None if first and "o_proj" not in path else grad))
+
+    def update() -> tuple[float, float]:
+        for x, weight, grad in work:
+            _ = x @ weight.t()
+            if grad is not None:
+                _ = grad @ weight
+        return 0.0, 0.0
+
+    return update
+
+
 def logging_off() -> None:
     """The rivals advise and warn a great deal."""
     import logging
@@ -429,7 +463,7 @@ def logging_off() -> None:
 
 def side(case: Case, name: str) -> Update:
     """One of the sides by its name."""
-    make = {"myllm": ours, TRL: trl, PEFT: peft}[name.split()[0]]
+    make = {"myllm": ours, TRL: trl, PEFT: peft, "products": products}[name.split()[0]]
     return make(case, name)
 
 
@@ -501,7 +535,8 @@ def measure(case: Case, rounds: int, keep: bool) -> None:
     print(f"{TITLES[case.work]}, {case.shape}", flush=True)
     names = [*dict.fromkeys(name for goal in GOALS[case.work] for name in goal[:2])]
     updates = {name: side(case, name) for name in names}
-    apart = agree(updates, {MINE[AUTO], DEFAULT, PEFTS[AUTO]})
+    steps = {name: update for name, update in updates.items() if name not in BARE.values()}
+    apart = agree(steps, {MINE[AUTO], DEFAULT, PEFTS[AUTO]})
     cpu, wall = common.paired(updates, rounds)
     fields: dict[str, Any] = {}
     if case.work in ("sft", "dpo"):

@@ -51,16 +51,17 @@ class Adapter(nn.Module):
         return self.scale * (self.B @ self.A)
 
     def forward(self, x: Tensor, y: Tensor, base: Linear) -> Tensor:
-        """The adapted output (…, N).
+        """The adapted output (R, N).
 
         Args:
-            x: (…, K), the input of the layer.
-            y: (…, N), the output of its base.
+            x: (R, K), the input of the layer.
+            y: (R, N), the output of its base, which is overwritten.
             base: The base, whose weight DoRA needs.
         """
-        change = self.scale * F.linear(F.linear(self.dropout(x), self.A), self.B)
-        if self.magnitude is None:
-            return y + change
+        low = F.linear(self.dropout(x), self.A)  # (R, r)
+        if self.magnitude is None:  # one kernel multiplies, scales and adds
+            return y.addmm_(low.to(y), self.B.t().to(y), alpha=self.scale)
+        change = self.scale * F.linear(low, self.B)
         bias, factor = base.bias, self.rescale(base)[:, 0]
         plain = y if bias is None else y - bias  # pyright: ignore[reportUnnecessaryComparison]
         return y + (factor - 1) * plain + factor * change  # exactly y while the factor is 1
@@ -98,8 +99,10 @@ class LoRALinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, K) to (…, N)."""
-        y = self.base(x)
-        return y if self.adapter is None else self.adapter(x, y, self.base)
+        rows = x.reshape(-1, x.shape[-1])
+        y = self.base(rows)
+        y = y if self.adapter is None else self.adapter(rows, y, self.base)
+        return y.view(*x.shape[:-1], y.shape[-1])
 
 
 def weight_of(base: Linear) -> Tensor:

@@ -117,9 +117,7 @@ class OnPolicy(ABC):
         if not whole(model):
             raise UserError("A policy writes with whole weights; use the strategy single or ddp.")
         if any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules()):
-            raise UserError(
-                "With dropout the policy that learns is not the one that wrote; set dropout to 0."
-            )
+            raise UserError("With dropout the policy that learns is not the one that wrote; set it to 0.")
         for length in {len(prompt.ids) for prompt in self.prompts}:
             check_room(self.policy(model), length, self.max_new_tokens)
         device = device_of(model)

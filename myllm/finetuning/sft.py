@@ -75,9 +75,7 @@ def check_masks(examples: Sequence[Example]) -> None:
                 f"Example {n} has {len(ids)} tokens and a mask of {len(mask)}; it needs 0s and 1s."
             )
         if not any(mask[1:]):  # the first token is never predicted
-            raise UserError(
-                f"Example {n} has no token to learn: its mask is 0; look at its roles and answers."
-            )
+            raise UserError(f"Example {n} has no token to learn: its mask is 0; look at roles and answers.")
     if all(all(mask) for _, mask in examples):
         raise UserError(
             "All masks are 1: prompts would be learned, too; use Pretrain if that is what you want."

@@ -86,7 +86,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         (B, H, T, D).
     """
     half = cos.shape[-1]
-    a, b, rest = x.tensor_split((half, 2 * half), dim=-1)
+    a, b, rest = torch.split(x, [half, half, x.shape[-1] - 2 * half], dim=-1)
     return torch.cat([a * cos - b * sin, b * cos + a * sin, rest], dim=-1)
 
 

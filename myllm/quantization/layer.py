@@ -54,7 +54,7 @@ class QuantizedLinear(nn.Module):
         """(…, K) to (…, N). Gradients reach `x` and the bias, never the weight."""
         rows, wanted = x.reshape(-1, self.in_features), x.requires_grad and torch.is_grad_enabled()
         y = cast(Tensor, _Product.apply(rows, self)) if wanted else self.product(rows)
-        y = y.view(*x.shape[:-1], self.out_features)
+        y = y if x.ndim == 2 else y.view(*x.shape[:-1], self.out_features)  # no view that slows LoRA's sum
         return y if self.bias is None else y + self.bias
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "QuantizedLinear":

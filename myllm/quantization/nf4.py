@@ -61,8 +61,9 @@ def quantize_blocks(x: Tensor, levels: Tensor, block: int) -> tuple[Tensor, Tens
 
 
 LEVELS, SCALE_LEVELS = nf4_levels(), dynamic_levels()
-#: (256, 2): the two numbers that each byte stands for, that of the high four bits first.
-PAIRS = torch.cartesian_prod(LEVELS, LEVELS)
+#: (256,): the two float32 that each byte stands for, that of the high four bits first, as one number of 8
+#: bytes: looked up together, they take a third of the time.
+PAIRS = torch.cartesian_prod(LEVELS, LEVELS).view(torch.int64).flatten()
 
 
 class NF4Linear(QuantizedLinear):
@@ -102,6 +103,6 @@ class NF4Linear(QuantizedLinear):
         if self.options["double"]:
             units = SCALE_LEVELS.to(scale.device)[scale.int()]
             scale = units * self.scale_scale.repeat_interleave(SCALES_BLOCK)[: len(scale)] + self.mean
-        blocks = nn.functional.embedding(self.packed.int(), PAIRS.to(scale.device)).view(len(scale), -1)
-        flat = (blocks * scale[:, None]).to(dtype).flatten()
+        pairs = PAIRS.to(scale.device).index_select(0, self.packed.flatten().int())
+        flat = pairs.view(torch.float32).view(len(scale), -1).mul_(scale[:, None]).to(dtype).flatten()
         return flat[: self.out_features * self.in_features].view(self.out_features, self.in_features)

@@ -1,6 +1,5 @@
 """Language-model losses: sums over the targets that count, and a head that never holds all logits at once."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -48,7 +47,8 @@ def chunked_loss(
 
     All logits of a batch, (N, V), often take more memory than the rest of the model. Here each chunk of rows
     computes its gradient in the forward pass and drops its logits; the backward pass only scales what is
-    there. So it costs as many operations as the plain loss.
+    there. So it costs as many operations as the plain loss, and fewer where targets have no loss: their
+    logits are never computed.
 
     Args:
         hidden: (…, C).
@@ -61,47 +61,50 @@ def chunked_loss(
     Returns:
         A scalar in at least fp32. It cannot be differentiated twice.
     """
-
-    def loss(hidden: Tensor, targets: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        logits = upcast(nn.functional.linear(hidden, weight, bias))
-        if softcap is not None:
-            logits = softcap * torch.tanh(logits / softcap)
-        return cross_entropy(logits, targets, z_loss=z_loss)
-
     if rows is None:
         rows = max(1, CHUNK_LOGITS // head.out_features)
     hidden, targets = hidden.flatten(0, -2), targets.flatten()
-    weights = [head.weight] if head.bias is None else [head.weight, head.bias]  # pyright: ignore[reportUnnecessaryComparison]
-    return _Chunked.apply(loss, rows, targets, hidden, *weights)  # pyright: ignore[reportReturnType, reportUnknownVariableType]
+    return _Chunked.apply(rows, softcap, z_loss, targets, hidden, head.weight, head.bias)  # pyright: ignore[reportReturnType, reportUnknownVariableType]
 
 
 class _Chunked(torch.autograd.Function):
-    """The sum of a function over chunks of rows, whose gradient is computed in the forward pass."""
+    """The sum of the losses over chunks of rows, whose gradient is computed in the forward pass."""
 
     @staticmethod
-    def forward(
-        ctx: Any, loss: Callable[..., Tensor], rows: int, targets: Tensor, hidden: Tensor, *weights: Tensor
-    ) -> Tensor:
-        inputs = [hidden, *weights]
-        needed = [i for i, need in enumerate(ctx.needs_input_grad[3:]) if need]  # frozen ones cost nothing
+    def forward(ctx: Any, rows: int, cap: Any, z_loss: float, targets: Tensor, *inputs: Any) -> Tensor:
+        hidden, weight, bias = inputs
+        needed = ctx.needs_input_grad[4:]  # what is frozen costs nothing
         total = torch.zeros((), dtype=torch.promote_types(hidden.dtype, torch.float32), device=hidden.device)
-        gradients = {i: torch.zeros_like(inputs[i], dtype=total.dtype if i else None) for i in needed}
-        for start in range(0, len(hidden), rows):
-            part = slice(start, start + rows)
-            held = [x.detach().requires_grad_(i in needed) for i, x in enumerate([hidden[part], *weights])]
-            with torch.set_grad_enabled(bool(needed)):
-                value = loss(held[0], targets[part], *held[1:])
-            total += value.detach()
-            for i, gradient in zip(needed, _gradients(value, [held[i] for i in needed]), strict=True):
-                gradients[i][part if i == 0 else slice(None)] += gradient
-        ctx.gradients, ctx.dtypes = gradients, [x.dtype for x in inputs]
+        made = zip(inputs, (hidden.dtype, total.dtype, total.dtype), needed, strict=True)
+        sums: list[Any] = [torch.zeros_like(x, dtype=dtype) if need else None for x, dtype, need in made]
+        for part in torch.split((targets >= 0).nonzero()[:, 0], rows):  # the other targets have no loss
+            logits = upcast(nn.functional.linear(hidden[part], weight, bias))
+            loss, gradient = _derived(logits, targets[part, None], cap, z_loss)
+            total, gradient = total + loss, gradient.to(hidden.dtype)
+            if needed[0]:
+                sums[0][part] = gradient @ weight
+            if needed[1]:
+                sums[1] += gradient.t() @ hidden[part]
+            if needed[2]:
+                sums[2] += gradient.sum(dim=0)
+        ctx.save_for_backward(*sums)
         return total
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        scaled = {i: (grads[0] * g).to(ctx.dtypes[i]) for i, g in ctx.gradients.items()}
-        return None, None, None, *(scaled.get(i) for i in range(len(ctx.dtypes)))
+        return None, None, None, None, *(x if x is None else grads[0] * x for x in ctx.saved_tensors)
 
 
-def _gradients(value: Tensor, inputs: list[Tensor]) -> tuple[Tensor, ...]:
-    return torch.autograd.grad(value, inputs) if inputs else ()
+def _derived(logits: Tensor, targets: Tensor, cap: float | None, z_loss: float) -> tuple[Tensor, Tensor]:
+    """The loss of logits (R, V) and its gradient: the probabilities, less 1 at the targets (R, 1)."""
+    capped = logits if cap is None else cap * torch.tanh(logits / cap)
+    logs = capped.log_softmax(dim=-1)
+    chosen = logs.gather(-1, targets)
+    log_z = capped.gather(-1, targets) - chosen
+    gradient = logs.exp_()  # in place: nothing takes more memory than logits
+    if z_loss:
+        gradient *= 1 + 2 * z_loss * log_z
+    gradient.scatter_add_(-1, targets, -torch.ones_like(chosen))
+    if cap is not None:
+        gradient *= 1 - (capped / cap) ** 2
+    return (z_loss * log_z**2 - chosen).sum(), gradient

@@ -66,13 +66,13 @@ class Pretrain(FromLoader):
         ids, targets, *packed = batch
         if not isinstance(model, Transformer):
             if packed:
-                raise UserError(
-                    "Packed rows need a Transformer, which masks other documents; use a WindowLoader."
-                )
+                raise UserError("Packed rows need a Transformer, which masks documents; use a WindowLoader.")
             return Loss(cross_entropy(model(ids), targets, z_loss=self.z_loss), {})
         options: dict[str, Any] = {}
         if packed:
-            options = {"mask": causal & document(packed[0]), "positions": packed[1]}
+            others = (packed[0] != packed[0][:, :1]) & (packed[0] >= 0)
+            mask = causal & document(packed[0]) if others.any() else causal  # the fastest; padding comes last
+            options = {"mask": mask, "positions": packed[1]}
         lm_head: Any = model.lm_head
         if not isinstance(lm_head, nn.Linear):  # quantized or adapted: its logits come all at once
             return Loss(cross_entropy(model(ids, **options), targets, z_loss=self.z_loss), {})

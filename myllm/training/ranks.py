@@ -92,9 +92,7 @@ def same_as_one_process(
         for name, value in found.items():
             a, b = torch.as_tensor(value).double(), torch.as_tensor(alone[name]).double()
             if a.shape != b.shape:
-                raise UserError(
-                    f"{name} has the shape {tuple(a.shape)}, and on one process {tuple(b.shape)}."
-                )
+                raise UserError(f"{name} has the shape {tuple(a.shape)}, on one process {tuple(b.shape)}.")
             worst = (a - b).abs().max() if a.numel() else torch.zeros(())
             before = torch.as_tensor(differences.get(name, 0.0))
             differences[name] = torch.maximum(worst, before.to(worst.dtype)).item()  # NaN stays NaN

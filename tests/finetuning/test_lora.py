@@ -22,6 +22,7 @@ from myllm.finetuning.lora import (
 )
 from myllm.finetuning.sft import SFT, Example
 from myllm.quantization.int4 import Int4Linear
+from myllm.quantization.nf4 import NF4Linear
 from myllm.quantization.swap import replace_linears
 from myllm.weights import hub
 
@@ -78,6 +79,39 @@ def test_a_layer_computes_its_formula_and_its_gradients(kind, bias):
     assert all(torch.allclose(a, b, atol=1e-12) for a, b in zip(found, wanted, strict=True))
     merge(model)
     assert type(model[0]) is nn.Linear and torch.allclose(model(x), y, atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(12,), (5, 12), (2, 3, 12)])
+@pytest.mark.parametrize("quantized", [False, True])
+@pytest.mark.parametrize("bias", [False, True])
+def test_one_kernel_adds_what_the_definition_adds(shape, quantized, bias):
+    """The change enters the base's output in place: value and all gradients are those of the sum."""
+    torch.manual_seed(3)
+    model = nn.Sequential(nn.Linear(12, 7, bias=bias)).double()
+    if quantized:
+        replace_linears(model, lambda linear: NF4Linear(linear, 4))
+    apply_lora(model, 3, alpha=5)
+    [(_, layer)] = lora_layers(randomize(model))
+    x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    w = torch.randn(*shape[:-1], 7, dtype=torch.float64)
+    A, B = layer.adapter.A, layer.adapter.B
+    found, plain = layer(x), layer.base(x) + 5 / 3 * nn.functional.linear(nn.functional.linear(x, A), B)
+    assert found.shape == plain.shape and torch.allclose(found, plain, rtol=0, atol=1e-12)
+    gradients = [torch.autograd.grad((y * w).sum(), (x, A, B)) for y in (found, plain)]
+    assert all(torch.allclose(a, b, rtol=0, atol=1e-12) for a, b in zip(*gradients, strict=True))
+    with torch.no_grad():
+        assert torch.allclose(layer(x), plain, rtol=0, atol=1e-12)
+
+
+def test_autocast_may_choose_the_dtype():
+    model = nn.Sequential(nn.Linear(12, 7))
+    apply_lora(model, 3)
+    x = torch.randn(4, 12)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = randomize(model)(x)
+    y.sum().backward()
+    assert y.dtype == torch.bfloat16 and model[0].adapter.B.grad.dtype == torch.float32
+    torch.testing.assert_close(y.float(), model(x), rtol=0.02, atol=0.02)
 
 
 def test_a_fresh_adapter_has_the_paper_s_scale_and_start():

@@ -9,9 +9,11 @@ LORA = {
     "alpha that is not divided by the rank": ("alpha / (math.sqrt(r) if rslora else r)", "alpha"),
     "rsLoRA divides by the rank": ("math.sqrt(r) if rslora else r", "r"),
     "the root of the rank always": ("math.sqrt(r) if rslora else r", "math.sqrt(r)"),
-    "the scale is forgotten": ("change = self.scale * F.linear", "change = F.linear"),
+    "the scale is forgotten": (", alpha=self.scale)", ")"),
     "the scale is forgotten in merging": ("return self.scale * (self.B @ self.A)", "return self.B @ self.A"),
-    "scaled twice": ("change = self.scale * F.linear", "change = self.scale**2 * F.linear"),
+    "scaled twice": ("alpha=self.scale)", "alpha=self.scale**2)"),
+    "the scale is forgotten in DoRA": ("change = self.scale * F.linear", "change = F.linear"),
+    "what autocast chose is not followed": ("low.to(y), self.B.t().to(y)", "low, self.B.t()"),
     "alpha is the rank": (
         "scale = 2 * r if alpha is None else alpha",
         "scale = r if alpha is None else alpha",
@@ -53,11 +55,11 @@ LORA = {
         "return weight",
     ),
     "dropout on the output": (
-        "F.linear(F.linear(self.dropout(x), self.A), self.B)",
-        "self.dropout(F.linear(F.linear(x, self.A), self.B)) * 0.5",
+        "F.linear(self.dropout(x), self.A)",
+        "self.dropout(F.linear(x, self.A)) * 0.5",
     ),
     "no dropout": ("self.dropout(x)", "x"),
-    "an adapter that is not there is called": ("return y if self.adapter is None else", "return"),
+    "an adapter that is not there is called": ("y if self.adapter is None else self", "self"),
     "the model is frozen when the optimizer exists": (
         "    model.requires_grad_(False)\n    for path",
         "    model.register_forward_pre_hook(lambda m, _: [p.requires_grad_('.adapters.' in n) "

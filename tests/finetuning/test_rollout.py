@@ -433,7 +433,7 @@ def test_beta_without_a_reference_and_dropout_are_refused():
         if name.endswith("B"):
             nn.init.normal_(p)
     for kind, trained in ((GRPO, model), (PPO, ActorCritic(model))):
-        with pytest.raises(UserError, match="set dropout to 0"):
+        with pytest.raises(UserError, match="set it to 0"):
             Trainer(trained, objective(kind), TrainConfig(steps=1, **RUN)).fit()
 
 

@@ -16,6 +16,9 @@ from tiny import IDS, Dropped, T, V, equal, flat, objective, run, trainer, trans
 from myllm.data.loader import PackedLoader
 from myllm.data.packing import pack
 from myllm.files import UserError
+from myllm.model import transformer as models
+from myllm.model.masks import causal, document
+from myllm.training.losses import cross_entropy
 from myllm.training.optimizer import make_optimizer
 from myllm.training.pretrain import Pretrain
 from myllm.training.schedule import rate
@@ -161,6 +164,28 @@ def test_packed_rows_equal_rows_of_one_document_each():
     torch.testing.assert_close(losses(log_a), losses(log_b), rtol=1e-10, atol=0)
     for name, p in a.model.state_dict().items():
         torch.testing.assert_close(b.model.state_dict()[name], p, rtol=0, atol=1e-9)
+
+
+def test_rows_of_one_document_need_the_causal_mask_alone(monkeypatch):
+    """It is the fastest, and exact: padding comes after what could see it."""
+    seen = []
+    real = models.prepare
+    monkeypatch.setattr(models, "prepare", lambda *a, **k: seen.append(real(*a, **k)) or seen[-1])
+    model = transformer(torch.float64)
+    rows = PackedLoader(pack([IDS[:T], IDS[30:33]], T), batch_size=2, shuffle=False)
+    ids, targets, documents, positions = next(rows)
+    plain = Pretrain(rows).loss(model, (ids, targets, documents, positions)).total
+    assert seen[-1].is_causal and seen[-1].pairs is None
+    logits = model(ids, mask=causal & document(documents), positions=positions)
+    masked = cross_entropy(logits, targets)
+    assert not seen[-1].is_causal
+    torch.testing.assert_close(plain, masked, rtol=1e-12, atol=0)
+    trained = [*model.parameters()]
+    for a, b in zip(*(torch.autograd.grad(loss, trained) for loss in (plain, masked)), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-13)
+    shared = PackedLoader(pack([IDS[: T - 4], IDS[30:33]], T), batch_size=1, shuffle=False)
+    Pretrain(shared).loss(model, next(shared))
+    assert not seen[-1].is_causal
 
 
 def masked_packed(documents):

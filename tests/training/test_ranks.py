@@ -108,5 +108,5 @@ def test_a_difference_that_is_no_number_is_not_lost():
 def test_results_that_cannot_be_compared_are_refused():
     with pytest.raises(UserError, match="One process returned"):
         same_as_one_process(lambda rank, world: {str(world): 1})
-    with pytest.raises(UserError, match=r"x has the shape \(2,\), and on one process \(1,\)"):
+    with pytest.raises(UserError, match=r"x has the shape \(2,\), on one process \(1,\)"):
         same_as_one_process(lambda rank, world: {"x": torch.ones(world)})
