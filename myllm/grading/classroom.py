@@ -55,8 +55,7 @@ def find(folders: Sequence[Path]) -> list[Learner]:
             place = one.absolute()
             with suppress(OSError, RuntimeError):  # a loop of links
                 place = one.resolve()
-            if place not in found:
-                found[place] = _learner(one)
+            found[place] = _learner(one)
     return _distinct(found)
 
 

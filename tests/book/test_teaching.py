@@ -70,7 +70,7 @@ def test_a_card_without_times_is_refused(monkeypatch, tmp_path):
     for text in (
         "nothing",
         "**You need** x\n\n**Time** about 5 minutes to read.",
-        "**You need** x\n\n**Time** about 5 minutes to read, one minute to look, 7 minutes for the exercises.",
+        "**You need** x\n\n**Time** about 5 minutes to read, a minute to look, 7 minutes for the exercises.",
         "**You need** x\n\n**Time** about soon to read, one minute to run, 7 minutes for the exercises.",
     ):
         (tmp_path / "01-x.md").write_text(text)
@@ -112,6 +112,7 @@ def test_what_a_plan_leaves_out_is_named_in_its_week():
         (["x"], "week 1 needs exactly about and chapters"),
         ([{"about": "x", "chapters": [1]}, {"about": "x", "chapters": []}], "week 2 needs exactly"),
         ([{"about": "x", "chapters": [22]}], "week 1: 22 is no chapter"),
+        ([{"about": "x", "chapters": [0]}], "week 1: 0 is no chapter"),
         ([{"about": "x", "chapters": ["1"]}], "week 1: 1 is no chapter"),
         (
             [{"about": "x", "chapters": [1]}, {"about": "x", "chapters": [2, 1]}],
@@ -162,3 +163,13 @@ def test_the_table_has_every_exercise_with_its_facts():
         assert cells[5] in ("gentle", "moderate", "demanding") and len(cells) == 7
     assert len(rows) == len(catalogue.exercises()) + 2 * len(teaching.chapters())
     assert Counter(row.count("``") for row in rows) == {0: len(rows)}
+
+
+def test_the_sample_of_a_table_has_the_points_of_the_exercises():
+    first, second = (
+        sum(one.points for one in catalogue.exercises().values() if one.chapter == chapter)
+        for chapter in ("01", "02")
+    )
+    sample = re.search(r"^learner  01  02.*?^```$", PAGE, re.MULTILINE | re.DOTALL)[0]
+    assert sample.splitlines()[1].split() == ["of", str(first), str(second), str(first + second)]
+    assert f"{min(one.file for one in catalogue.exercises().values())}." in sample

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -481,6 +482,11 @@ def test_a_long_note_is_cut(hand_ins: Path, counting: Counting, capsys: pytest.C
 def test_a_file_that_does_not_load_is_run_once(
     hand_ins: Path, counting: Counting, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    limit = "The time limit was reached (an endless loop?) while the file was loaded."
+    learner(hand_ins / "ben", ch01=f"unloadable {limit}")
+    assert table(capsys, "hand-ins", "--only", "01")["ben"]["notes"] == f"{FILE}: {limit}"
+    shutil.rmtree(hand_ins / "ben")
+    counting.seen.clear()
     learner(hand_ins / "ann", ch01="unloadable it is broken", ch02="1")
     row = table(capsys, "hand-ins", "--only", "01", "02")["ann"]
     assert [id for _, id, _ in counting.seen if id.startswith("01")] == ["01.1"]
