@@ -36,7 +36,7 @@ GROUPS = {
     "tokenizer": "Train a tokenizer and use it.",
     "data": "Build token shards from texts, and check them.",
     "lora": "Look into adapters.",
-    "exercises": "Practise: start, check, take a hint.",
+    "exercises": "Practise: start, check, take a hint; for teachers: grade a class.",
 }
 
 STREAMS = (  # name, mode, and what happens to a character that the encoding lacks

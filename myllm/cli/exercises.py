@@ -1,4 +1,4 @@
-"""``myllm exercises``: list, start, check, hint, solution, report."""
+"""``myllm exercises``: list, start, check, hint, solution, report; grade stands in a file of its own."""
 
 import secrets
 import sys
@@ -10,12 +10,12 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
+from myllm.cli.grade import Grade
 from myllm.files import UserError, atomic_write
-from myllm.grading import Exercise, catalogue, progress
+from myllm.grading import Exercise, catalogue, classroom, progress
 from myllm.grading.client import Worker
 from myllm.grading.mistakes import hints
 from myllm.grading.report import Format, random_failed, render
-from myllm.grading.results import Result
 
 Folder = Annotated[str, arg(metavar="DIR")]
 Number = Annotated[str, Positional, arg(metavar="EXERCISE")]
@@ -139,19 +139,8 @@ class Check:
         return code
 
     def _check(self, worker: Worker, chosen: list[Exercise]) -> int:
-        results, broken = list[Result](), dict[str, str]()
         seed = secrets.randbelow(10**6) if self.seed is None else self.seed
-        for one in chosen:
-            path = _folder(self.dir) / one.file
-            if one.file in broken:  # its file does not load; there is no need to see that again
-                result = Result.failed(one, broken[one.file], whole_file=True)
-            elif path.is_file():
-                result = worker.check_file(one, path, seed)
-            else:
-                result = Result.unstarted(one)
-            if result.error:
-                broken[one.file] = result.error
-            results.append(result)
+        results = classroom.check(worker, _folder(self.dir), chosen, seed)
         print(render(results, self.format), flush=True)
         if random_failed(results):
             told = sys.stdout if self.format == "text" else sys.stderr
@@ -261,4 +250,5 @@ COMMANDS = {
     "hint": Hint,
     "solution": Solution,
     "report": Report,
+    "grade": Grade,
 }

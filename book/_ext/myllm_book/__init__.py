@@ -16,7 +16,7 @@ from sphinx.errors import ExtensionError
 
 from myllm.widgets import vocabularies
 
-from . import directives, formulas, landing, listings, meta, numbers, plots, sources, thread, weight
+from . import directives, formulas, landing, listings, meta, numbers, plots, sources, teaching, thread, weight
 from .notebooks import clean_notebook
 
 
@@ -34,12 +34,12 @@ def forget_source_pages(app: Sphinx) -> None:
 
 
 def number_figures(app: Sphinx, env: BuildEnvironment) -> list[str]:
-    """Number the figures of chapter 3 as 3.1, 3.2 …: by the file's number, not by its place in the book."""
+    """Number the figures of chapter 3 as 3.1, 3.2 …, of appendix C as C.1: by the file, not its place."""
     for page, kinds in env.toc_fignumbers.items():
-        if chapter := re.match(r"book/(\d\d)-", page):
-            for numbers in kinds.values():
-                for i, figure in enumerate(numbers, 1):
-                    numbers[figure] = (int(chapter[1]), i)
+        if chapter := numbers.number(page):
+            for figures in kinds.values():
+                for i, figure in enumerate(figures, 1):
+                    figures[figure] = (int(chapter) if chapter.isdigit() else chapter, i)
     return []
 
 
@@ -112,7 +112,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     """Register everything with Sphinx."""
     app.add_config_value("myllm_repository", "", "html", str)
     app.add_config_value("myllm_fingerprint", "", "env", str)
-    for part in (directives, formulas, landing, listings, meta, numbers, plots, thread, weight):
+    for part in (directives, formulas, landing, listings, meta, numbers, plots, teaching, thread, weight):
         part.setup(app)
     app.connect("config-inited", prepare, priority=100)
     app.connect("builder-inited", forget_source_pages)
