@@ -169,7 +169,7 @@ class Proofs(Measured):
 
 
 class ChapterCards(Measured):
-    """A card for each chapter that is written, with what it measured, then the chapters to come."""
+    """A card for each chapter, with what it measured."""
 
     def run(self) -> list[nodes.Node]:
         """Links around a drawing, number, title and result."""
@@ -185,14 +185,7 @@ class ChapterCards(Measured):
                 f'<span class="name">{html.escape(title[1] if title else "")}</span>'
                 f'<span class="result">{says}</span></a></li>'
             )
-        table = (sources.BOOK / "chapters.md").read_text("utf-8")
-        planned = re.findall(r"^\| (\d+) \| (.+?) \*\(to come\)\*", table, re.MULTILINE)
-        chips = "".join(
-            f'<li><a href="chapters.html#ch-{n}"><span class="number">{n}</span> {html.escape(name)}</a></li>'
-            for n, name in planned
-        )
-        head = f'<ul class="cards">{"".join(cards)}</ul><p class="planned">To come</p>'
-        return [raw(f'{head}<ul class="chips">{chips}</ul>')]
+        return [raw(f'<ul class="cards">{"".join(cards)}</ul>')]
 
 
 class Written(BookDirective):

@@ -38,16 +38,14 @@ class NumberTitle(SphinxTransform):
 
 
 def link_map(source: str, lit: list[str]) -> str:
-    """The map with a link on each block whose chapter is written."""
+    """The map with a link on each block."""
 
     def linked(match: re.Match[str]) -> str:
-        chapter = match[1]
-        page = page_of(chapter)
-        if not page:
-            return match[0]
+        chapter, page = match[1], page_of(match[1])
         words = [word.strip() for word in re.findall(r"<text[^>]*>([^<]*)</text>", match[0])]
         here = ' aria-current="page"' if chapter in lit else ""
-        label = html.escape(f"Chapter {chapter}: {' '.join(words[1:])}" if words else f"Chapter {chapter}")
+        kind = "Chapter" if chapter.isdigit() else "Appendix"
+        label = html.escape(f"{kind} {words[0]}: {' '.join(words[1:])}")
         return f'<a href="{page}.html" data-chapter="{page}" aria-label="{label}"{here}>{match[0]}</a>'
 
     return re.sub(r'<g id="ch(\w+)" class="block[^"]*".*?</g>', linked, source, flags=re.DOTALL)
