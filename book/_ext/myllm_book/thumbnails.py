@@ -166,12 +166,52 @@ def lattice() -> str:
     return dots + line("M12 58Q40 20 112 6", "q") + line("M2 44Q44 8 96 2", "q")
 
 
+def threshold() -> str:
+    """Chapter 17: mails of two classes, and the threshold between them."""
+    left = ((8, 40), (16, 20), (24, 50), (30, 32), (40, 14), (44, 44), (66, 26))
+    right = ((54, 52), (72, 44), (80, 12), (86, 34), (96, 22), (100, 50), (108, 34))
+    dots = "".join(box(x, y, 6, 6, "faint") for x, y in left) + "".join(
+        box(x, y, 6, 6, "token") for x, y in right
+    )
+    return dots + line("M62 2v60", "q")
+
+
+def masked() -> str:
+    """Chapter 18: conversations in which only the answers are learned."""
+    rows = ("..####", "...###..#", "....##...##", ".###..####")
+    return "".join(
+        square(4 + 10 * x, 4 + 15 * y, 8, "token" if kind == "#" else "faint")
+        for y, row in enumerate(rows)
+        for x, kind in enumerate(row)
+    )
+
+
+def low_rank() -> str:
+    """Chapter 19: a tall and a wide factor, whose product is as large as a weight."""
+    return box(4, 8, 8, 48, "token") + box(22, 8, 48, 8, "token") + box(82, 14, 36, 36, "soft")
+
+
+def rewards() -> str:
+    """Chapter 20: a group of answers whose rewards lie above or below its mean."""
+    heights = (12, -9, 20, -14, 7, 24, -18, -11, 16)
+    bars = "".join(
+        box(5 + 12.5 * i, 34 - max(h, 0), 8, abs(h), "token" if h > 0 else "faint")
+        for i, h in enumerate(heights)
+    )
+    return bars + line("M2 34h116", "k")
+
+
+def frontier() -> str:
+    """Chapter 21: the most reward that each divergence can buy, and policies below it."""
+    dots = ((22, 44), (36, 30), (54, 34), (62, 14), (80, 22), (92, 9), (104, 28))
+    found = "".join(box(x - 3, y, 6, 6, "token") for x, y in dots)
+    return line("M6 60Q14 8 116 5", "q") + found
+
+
 DRAWINGS = (counts, windows, merges, lengths, triangle, tiles, blocks, rotation, names, curves, plug, ring)
-DRAWINGS += (filtered, pages, grid, lattice)
+DRAWINGS += (filtered, pages, grid, lattice, threshold, masked, low_rank, rewards, frontier)
 
 
 def thumbnail(chapter: int) -> str:
-    """The drawing of a chapter, hidden from screen readers; empty where there is none."""
-    if not 1 <= chapter <= len(DRAWINGS):
-        return ""
+    """The drawing of a chapter, hidden from screen readers."""
     return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" aria-hidden="true">{DRAWINGS[chapter - 1]()}</svg>'
