@@ -1113,6 +1113,7 @@ def test_vocabularies_of_the_site_are_small_and_say_what_the_package_holds(name)
     [
         "AcceptReject",
         "AllReduce",
+        "BetaExplorer",
         "BitsDial",
         "BlockDiagram",
         "GPTQLattice",
