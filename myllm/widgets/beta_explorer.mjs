@@ -21,7 +21,7 @@ export const softmax = (logits) => {
 
 export const optimum = (beta) => softmax(RHO.map((p, i) => Math.log(p) + REWARD[i] / beta));
 export const reward = (p) => sum(p.map((x, i) => x * REWARD[i]));
-export const divergence = (p) => sum(p.map((x, i) => (x ? x * Math.log(x / RHO[i]) : 0)));
+export const divergence = (p) => Math.max(0, sum(p.map((x, i) => (x ? x * Math.log(x / RHO[i]) : 0))));
 export const distance = (p, q) => sum(p.map((x, i) => Math.abs(x - q[i]))) / 2;
 
 // How often answer i is preferred to answer j.
@@ -52,7 +52,7 @@ export function run(method, beta, always) {
   return Array.from({ length: UPDATES + 1 }, (_, n) => {
     const p = softmax(logits);
     const h = p.map((x, i) => Math.log(x / RHO[i]));
-    const g = slope(method, h, beta, always, Math.max(0, divergence(p)));
+    const g = slope(method, h, beta, always, divergence(p));
     const change = g.map((x, k) => x - p[k] * sum(g));
     m = m.map((x, k) => 0.9 * x + 0.1 * change[k]);
     v = v.map((x, k) => 0.999 * x + 0.001 * change[k] ** 2);
