@@ -57,6 +57,28 @@ class Grids:
         return f'<div style="display: flex; flex-wrap: wrap; gap: 1rem 2rem">{"".join(figures)}</div>'
 
 
+class Page:
+    """A whole HTML page, alive in a frame of a notebook or of the book, and a link that saves it."""
+
+    def __init__(self, text: str, file: str, title: str = "A page of its own"):
+        self.text, self.file, self.title = text, file, title
+
+    def __repr__(self) -> str:
+        return f"{self.file}, {len(self.text.encode()):,} bytes"
+
+    def _repr_html_(self) -> str:
+        frame = (
+            f'<iframe srcdoc="{escape(self.text)}" title="{escape(self.title)}" loading="lazy" '
+            'style="width: 100%; height: 36rem; border: 1px solid #868b93; border-radius: 0.3rem"></iframe>'
+        )
+        blob = "new Blob([this.closest('figure').querySelector('iframe').srcdoc], {type: 'text/html'})"
+        link = (
+            f'<a href="#" download="{escape(self.file)}" onclick="this.href = URL.createObjectURL({blob})">'
+        )
+        caption = f"<figcaption>{link}Save {escape(repr(self))}</a></figcaption>"
+        return f'<figure style="margin: 0">{frame}{caption}</figure>'
+
+
 def draw_masks(masks: dict[str, Any], queries: int) -> Grids:
     """Draw attention masks side by side: a row for each query, a column for each key.
 

@@ -1,7 +1,9 @@
 """What a chapter shows is what the installed file says."""
 
 import ast
+import re
 import textwrap
+from html import unescape
 from pathlib import Path
 
 import pytest
@@ -98,3 +100,13 @@ def test_the_bytes_of_a_step_are_those_that_the_configuration_counts():
         assert way["inputs"] == [2 * 8 * 16 * dtype.itemsize] * 3
         assert way["parameters"] == way["gradients"] == config.n_params * dtype.itemsize
     assert (full["optimizer"], held["optimizer"]) == (8 * config.n_params, 12 * config.n_params)
+
+
+def test_a_page_is_framed_whole_and_saved_byte_by_byte():
+    text = '<!doctype html>\n<p class="x">1 < 2 & "é"</p>'
+    page = course.Page(text, "mine.html", "A <title>")
+    assert repr(page) == f"mine.html, {len(text.encode())} bytes"
+    shown = page._repr_html_()
+    frame = re.search(r'<iframe srcdoc="([^"]*)" title="([^"]*)"', shown)
+    assert [unescape(part) for part in frame.groups()] == [text, "A <title>"]
+    assert 'download="mine.html"' in shown

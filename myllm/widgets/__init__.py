@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .accept_reject import AcceptReject
     from .all_reduce import AllReduce
+    from .beta_explorer import BetaExplorer
     from .bits_dial import BitsDial
     from .block_diagram import BlockDiagram
     from .gptq_lattice import GPTQLattice
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AcceptReject",
     "AllReduce",
+    "BetaExplorer",
     "BitsDial",
     "BlockDiagram",
     "GPTQLattice",
@@ -64,6 +66,7 @@ __all__ = [
 _HOMES = {
     "AcceptReject": "accept_reject",
     "AllReduce": "all_reduce",
+    "BetaExplorer": "beta_explorer",
     "BitsDial": "bits_dial",
     "BlockDiagram": "block_diagram",
     "GPTQLattice": "gptq_lattice",

@@ -14,12 +14,27 @@ import pytest
 import serve
 from myllm_book import exercises, sources
 from myllm_book.directives import check_quiz, inline_svg
+from myllm_book.frames import move_out
 from nbformat import v4
 from packaging.requirements import Requirement
+
+from myllm.course import Page
 
 ROOT = Path(__file__).parents[2]
 SVG = """<?xml version="1.0"?><!-- x --><svg viewBox="0 0 1 1">
 <g id="ch1"/><g id="ch11" class="box"><use href="#ch1"/></g></svg>"""
+
+
+def test_a_framed_page_becomes_a_file_that_the_link_saves(tmp_path):
+    text = '<!doctype html>\n<p title="a & b">it\'s &lt;here&gt;</p>'
+    body = f"<p>before</p>{Page(text, 'it.html', 'A title')._repr_html_()}<p>after</p>"
+    moved = move_out(body, tmp_path, "../")
+    assert (tmp_path / "_static" / "frames" / "it.html").read_text("utf-8") == text
+    assert '<iframe src="../_static/frames/it.html" title="A title"' in moved
+    assert '<a href="../_static/frames/it.html" download="it.html">' in moved
+    assert "srcdoc" not in moved and "onclick" not in moved
+    assert moved.startswith("<p>before</p>") and moved.endswith("<p>after</p>")
+    assert move_out("<p>no frame</p>", tmp_path, "") == "<p>no frame</p>"
 
 
 def test_an_inlined_drawing_is_named_and_lit():

@@ -942,6 +942,24 @@ def test_policy_playground_by_sliders_toggles_and_buttons(started):
     assert sentence(widget) != before and widget.locator(".policy-table rect").count() == 18
 
 
+def test_beta_explorer_by_sliders_list_and_toggle(started):
+    widget, _ = started("BetaExplorer", "Beta explorer")
+    apart = re.compile(r"([\d.]+) % of its probability lies elsewhere")
+    beta, shown = (widget.get_by_label(name, exact=True) for name in ("β", "Shown after"))
+    assert sentence(widget).startswith("The optimum for β = 0.3 earns 0.62 and lies 0.83 nats from ")
+    assert re.search(r"After 0 updates DPO earns 0\.1[67] at 0\.00 nats", sentence(widget))
+    shown.press("End")
+    assert float(apart.search(sentence(widget))[1]) < 2
+    widget.get_by_label("the better answer always wins", exact=True).check()
+    assert float(apart.search(sentence(widget))[1]) > 20
+    widget.get_by_label("Loss", exact=True).select_option("ipo")
+    assert "After 400 updates IPO" in sentence(widget)
+    beta.press("End")
+    assert sentence(widget).startswith("The optimum for β = 2 earns ")
+    assert widget.locator(".beta-answers li").count() == 7
+    assert widget.locator(".beta-plane circle").count() == 2
+
+
 def test_threshold_dial_keeps_its_answer_until_a_slider_has_moved(started):
     widget, _ = started("ThresholdDial", "Threshold dial")
     assert sentence(widget).endswith("Move a slider to see the other thresholds.")
@@ -1113,6 +1131,7 @@ def test_vocabularies_of_the_site_are_small_and_say_what_the_package_holds(name)
     [
         "AcceptReject",
         "AllReduce",
+        "BetaExplorer",
         "BitsDial",
         "BlockDiagram",
         "GPTQLattice",

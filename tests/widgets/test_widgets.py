@@ -9,6 +9,7 @@ import pytest
 import myllm.widgets
 from myllm.widgets import (
     AllReduce,
+    BetaExplorer,
     BlockDiagram,
     GPTQLattice,
     GridExplorer,
@@ -53,6 +54,7 @@ def test_state_is_bounded():
         BlockDiagram(),
         RopeDial(),
         AllReduce(),
+        BetaExplorer(),
         NumberLine(),
         OptimizerRace(),
         PolicyPlayground(),

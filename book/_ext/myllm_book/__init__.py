@@ -16,7 +16,20 @@ from sphinx.errors import ExtensionError
 
 from myllm.widgets import vocabularies
 
-from . import directives, formulas, landing, listings, meta, numbers, plots, sources, teaching, thread, weight
+from . import (
+    directives,
+    formulas,
+    frames,
+    landing,
+    listings,
+    meta,
+    numbers,
+    plots,
+    sources,
+    teaching,
+    thread,
+    weight,
+)
 from .notebooks import clean_notebook
 
 
@@ -112,7 +125,19 @@ def setup(app: Sphinx) -> dict[str, Any]:
     """Register everything with Sphinx."""
     app.add_config_value("myllm_repository", "", "html", str)
     app.add_config_value("myllm_fingerprint", "", "env", str)
-    for part in (directives, formulas, landing, listings, meta, numbers, plots, teaching, thread, weight):
+    for part in (
+        directives,
+        formulas,
+        frames,
+        landing,
+        listings,
+        meta,
+        numbers,
+        plots,
+        teaching,
+        thread,
+        weight,
+    ):
         part.setup(app)
     app.connect("config-inited", prepare, priority=100)
     app.connect("builder-inited", forget_source_pages)

@@ -1,0 +1,39 @@
+"""Seven answers: the exact optimum for every β, and policies that learn from preferences beside it."""
+
+from __future__ import annotations
+
+import traitlets
+
+from .base import Widget, check_choice, source
+
+METHODS = ("dpo", "ipo", "kto")
+
+
+class BetaExplorer(Widget):
+    """Shows ``π* ∝ ρ exp(r / β)`` over seven answers, and trains a policy of seven logits in the page.
+
+    The policy learns from all pairs, each as often as the reference writes it, by 400 updates of Adam. A pair
+    is preferred as Bradley and Terry say, or always in the order of the rewards. KTO's answers are good as
+    often as they win against another answer of the reference.
+
+    Args:
+        method: The loss, ``dpo``, ``ipo`` or ``kto``.
+
+    Raises:
+        ValueError: If the method is another.
+    """
+
+    _css = source("layout.css", "config.css", "beta_explorer.css")
+    _esm = source("layout.mjs", "text.mjs", "controls.mjs", "beta_explorer.mjs")
+
+    method = traitlets.Unicode("dpo").tag(sync=True)
+    beta = traitlets.Float(0.3).tag(sync=True)
+    always = traitlets.Bool(False).tag(sync=True)  # the better answer wins every time
+    shown = traitlets.Int(0).tag(sync=True)  # the update that is looked at
+
+    def __init__(self, method: str = "dpo") -> None:
+        check_choice("method", method, METHODS)
+        super().__init__(method=method)
+
+    def __repr__(self) -> str:
+        return f"BetaExplorer({self.method!r})"
