@@ -9,10 +9,10 @@ from typing import Any, ClassVar, Generic, ParamSpec, cast
 import torch
 from torch import Tensor
 
-from myllm.grading.classes import Calls
-from myllm.grading.compare import Failure, WrongType, as_expected, difference, kind, show
+from myllm.grading.compare import Failure, WrongType, as_expected, difference
 from myllm.grading.meters import same_operations
 from myllm.grading.mistakes import mistakes
+from myllm.grading.shown import kind, short_call, show, whole_call
 
 Function = Callable[..., Any]
 Cases = Callable[["Rng"], Iterator[tuple[Any, ...]]]
@@ -21,7 +21,6 @@ Mistakes = Mapping[str, tuple[Callable[P, Any], str]]
 Property = Callable[[Function, "Rng"], None]
 
 NONE: dict[str, tuple[Function, str]] = {}
-LONGEST_CALL = 300  # characters of a call in a report
 # Never allowed: the answers themselves.
 ANSWERS = ("solutions.*", "myllm.grading.solutions.*")
 
@@ -188,8 +187,8 @@ class Exam(Generic[P]):
         failed = [index for index, problem in enumerate(problems) if problem]
         if not failed:
             return _types(f, cases, got, expected, self.tolerance)
-        first = min(failed, key=lambda index: len(_call(f, cases[index])))  # the easiest one to read
-        told = f"{problems[first]}\nThe call was {_short(_call(f, cases[first]))}"
+        first = min(failed, key=lambda index: len(whole_call(f, cases[index])))  # the easiest one to read
+        told = f"{problems[first]}\nThe call was {short_call(f, cases[first], problems[first] or '')}"
         if not self._differ(_fresh(f, cases[first]), expected[first]):
             told += "\nMade alone, this call gives the right value: your code keeps something between calls."
         for label, (wrong, hint) in mistakes.items():
@@ -219,21 +218,10 @@ def _types(
     """Refuse right values of a wrong type."""
     for args, one, other in zip(cases, got, expected, strict=True):
         if not isinstance(other, Raised) and (problem := difference(one, other, tolerance)):
-            told = f"{problem}\nThe call was {_short(_call(f, args))}"
+            told = f"{problem}\nThe call was {short_call(f, args, problem)}"
             raise WrongType(
                 f"{told}\nThe values are right; only their type costs you the points of this check."
             )
-
-
-def _call(f: Function, args: tuple[Any, ...]) -> str:
-    if args and isinstance(args[-1], Calls):
-        return f"x = {f.__name__}({', '.join(map(show, args[:-1]))}); {args[-1]!r}"
-    return f"{f.__name__}({', '.join(map(show, args))})"
-
-
-def _short(call: str) -> str:
-    """A call that does not bury what is said about it."""
-    return call if len(call) <= LONGEST_CALL else f"{call[:LONGEST_CALL]} …"
 
 
 def _fresh(f: Function, args: tuple[Any, ...]) -> Any:
