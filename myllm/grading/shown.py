@@ -60,7 +60,7 @@ class Shown(reprlib.Repr):
             return "..." * bool(x)
         parts = [self.repr1(one, level - 1) for one in islice(x, self.maxlist)]
         rest = range(len(parts), len(x))
-        if self.near in rest and level == self.maxlevel:
+        if self.near is not None and self.near in rest and level == self.maxlevel:
             parts += ["..."] * (self.near > rest[0])
             parts.append(f"{self.repr1(x[self.near], level - 1)} at [{self.near}]")
             rest = range(self.near + 1, len(x))
