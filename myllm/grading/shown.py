@@ -83,7 +83,7 @@ class Shown(reprlib.Repr):
 
 show = Shown().repr
 # Ever less of a value: elements, characters, cells of a tensor.
-STEPS = ((8, 60, 9), (6, 40, 9), (4, 30, 6), (3, 24, 4), (2, 20, 4), (1, 16, 1))
+STEPS = ((8, 60, 9), (6, 60, 9), (4, 60, 6), (3, 40, 4), (2, 40, 4), (1, 40, 1), (1, 20, 1))
 
 
 def kind(x: object) -> str:
