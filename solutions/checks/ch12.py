@@ -555,13 +555,16 @@ def random_jobs(rng: Rng) -> Iterator[tuple[Job, list[Plan]]]:
     for share in (0.4, 0.9, 1.5):
         job = some_job(rng)
         yield with_machines(job, memory=int(share * (2 * job["parameters"] + 2 * job["activations"]))), PLANS
+    # The groups of 8 GPUs have just enough.
+    yield with_machines(job, memory=2 * job["parameters"] + 9 * job["activations"]), PLANS
 
 
 @choice_exam.oracle(1)
 def memories(rng: Rng) -> Iterator[tuple[Job, list[Plan]]]:
     """Memory that the parameters or the activations of a whole batch decide about."""
     job = some_job(rng, batch=24)
-    for need in (16 * job["parameters"] // 8, 24 * job["activations"] // 8, 16 * job["parameters"] // 4):
+    parameters, activations = 16 * job["parameters"], 24 * job["activations"]
+    for need in (parameters // 8, activations // 8, parameters // 4, (parameters + activations) // 8):
         yield with_machines(job, memory=need + job["activations"] // 2 + 1), rng.sample(PLANS, len(PLANS))
 
 
