@@ -219,7 +219,8 @@ def test_sentences(node, dial):
     four = node(BitsDial, say, bits=4, group="32", ids=[1, 2, 4], **values(dial))
     assert four == (
         "With 4 bits and a scale for each group of 32 (5.00 bits a weight) the matrices take "
-        f"{numbers * 5 / 8e6:.2f} MB instead of {numbers * 4 / 1e6:.2f} MB, the model needs 2.50 bits per byte of the "
+        f"{numbers * 5 / 8e6:.2f} MB instead of {numbers * 4 / 1e6:.2f} MB, "
+        "the model needs 2.50 bits per byte of the "
         "passage instead of 2.00, and its text is that of 32 bits for 2 tokens."
     )
     for ids, end in (
