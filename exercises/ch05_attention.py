@@ -21,8 +21,8 @@ def softmax(x: Tensor) -> Tensor:
     Returns:
         (…, S), with the dtype of ``x``. Each row sums to 1, and the weight of a hidden position is exactly 0.
         In a row that is hidden throughout, all weights are 0. In float16 and bfloat16, the result is computed
-        in float32 and rounded once, at the end. For full points, the number of tensor operations does not
-        grow with the number of rows, and no gradient is NaN, whatever ``x`` holds.
+        in float32 and rounded once, at the end; float64 stays float64. For full points, the number of tensor
+        operations does not grow with the number of rows, and no gradient is NaN, whatever ``x`` holds.
 
     Example:
         >>> hidden = float("-inf")

@@ -86,7 +86,8 @@ def is_layer_norm(norm: Callable[[Tensor, Tensor, Tensor | None, float], Any]) -
 def gpt2_layer(x: Tensor, state: Mapping[str, Tensor], layer: int, n_head: int) -> Tensor:
     """Compute what one block of GPT-2 computes, from the file that OpenAI's weights come in.
 
-    The names of block l begin with ``h.l.``, and are followed by these, in the order in which they are used:
+    The names of block l begin with ``h.l.``, that is ``h.0.``, ``h.1.`` …, without the ``transformer.`` that
+    other files have before it. These follow, in the order in which they are used:
     ``ln_1``, ``attn.c_attn`` (queries, keys and values side by side, in this order, each with its heads one
     after the other), ``attn.c_proj``, ``ln_2``, ``mlp.c_fc`` and ``mlp.c_proj``. Each of the six has a
     ``.weight`` and a ``.bias``. The matrices are stored as (in, out). There may also be ``attn.bias`` and

@@ -9,7 +9,7 @@ class Calls(list[tuple[Any, ...]]):
 
     def __repr__(self) -> str:
         # It imports torch, which the help of the command line does not need.
-        from myllm.grading.compare import show
+        from myllm.grading.shown import show
 
         return "; ".join(f"x.{name}({', '.join(map(show, args))})" for name, *args in self)
 

@@ -1,13 +1,13 @@
 """Whether a value equals the expected one; if not, where it differs. Methods of answers are not trusted."""
 
 import math
-import reprlib
-from itertools import islice
 from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from myllm.grading.shown import is_numpy, kind, show
 
 SCALARS = (bool, int, float, complex, str, bytes, type(None))
 NUMPY = {np.ndarray, *np.sctypeDict.values()}  # exactly these: a subclass may define anything anew
@@ -28,62 +28,6 @@ class Failure(Exception):
 
 class WrongType(Failure):
     """The value is right, but the type of its numbers is not the requested one."""
-
-
-class Shown(reprlib.Repr):
-    """``repr`` that stays short and shows a large tensor by its shape."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.maxstring = self.maxother = 60
-        self.maxlist = self.maxtuple = self.maxdict = 8
-
-    def repr1(self, x: Any, level: int) -> str:
-        """One value; only exact built-in types and tensors show their contents."""
-        if type(x) in (Tensor, torch.nn.Parameter):
-            return f"tensor({self.whole(x.tolist())})" if 0 < x.numel() <= 9 else kind(x)
-        if isinstance(x, torch.nn.Module):
-            return repr(x)
-        if callable(x):
-            return getattr(x, "__name__", "a function")
-        return super().repr1(x, level)
-
-    def whole(self, x: Any) -> str:
-        """Nested lists of numbers, however deep."""
-        return (
-            f"[{', '.join(map(self.whole, cast('list[Any]', x)))}]" if type(x) is list else self.repr1(x, 1)
-        )
-
-    def repr_dict(self, x: dict[Any, Any], level: int) -> str:
-        """In the dictionary's own order, so that a pasted case is the same case."""
-        if level <= 0:
-            return "{...}"
-        parts = [
-            f"{self.repr1(key, level - 1)}: {self.repr1(x[key], level - 1)}"
-            for key in islice(x, self.maxdict)
-        ]
-        return "{" + ", ".join([*parts, *["..."] * (len(x) > self.maxdict)]) + "}"
-
-    def repr_float(self, x: float, level: int) -> str:
-        """Six digits, as in a table of results."""
-        return repr(float(f"{x:.6g}"))
-
-
-show = Shown().repr
-
-
-def kind(x: object) -> str:
-    """A value's type in words, with shape and dtype for a tensor."""
-    if isinstance(x, Tensor):
-        return f"a tensor of shape {tuple(x.shape)} and dtype {str(x.dtype).removeprefix('torch.')}"
-    if is_numpy(x):
-        return f"a numpy.{type(x).__name__}"
-    return {"NoneType": "None", "int": "an int"}.get(type(x).__name__, f"a {type(x).__name__}")
-
-
-def is_numpy(x: object) -> bool:
-    """Whether this is a number or an array of NumPy's."""
-    return isinstance(x, np.generic | np.ndarray)
 
 
 def plain(value: Any) -> Any:

@@ -9,10 +9,10 @@ from typing import Any, ClassVar, Generic, ParamSpec, cast
 import torch
 from torch import Tensor
 
-from myllm.grading.classes import Calls
-from myllm.grading.compare import Failure, WrongType, as_expected, difference, kind, show
+from myllm.grading.compare import Failure, WrongType, as_expected, difference
 from myllm.grading.meters import same_operations
 from myllm.grading.mistakes import mistakes
+from myllm.grading.shown import kind, short_call, show, whole_call
 
 Function = Callable[..., Any]
 Cases = Callable[["Rng"], Iterator[tuple[Any, ...]]]
@@ -21,7 +21,6 @@ Mistakes = Mapping[str, tuple[Callable[P, Any], str]]
 Property = Callable[[Function, "Rng"], None]
 
 NONE: dict[str, tuple[Function, str]] = {}
-LONGEST_CALL = 300  # characters of a call in a report
 # Never allowed: the answers themselves.
 ANSWERS = ("solutions.*", "myllm.grading.solutions.*")
 
@@ -75,9 +74,14 @@ class Exam(Generic[P]):
         self.checks: list[Check] = []
         self.examples: list[tuple[tuple[Any, ...], Any]] = []
         self.forbidden: list[str] = [*ANSWERS]
-        rows = [row for row in mistakes(id[:2]) if row.exercise == id and row.label and row.hint]
+        rows = [row for row in mistakes(id[:2]) if row.exercise == id and row.label]
         # What the oracle check recognizes: the mistakes of the chapter's table that no other check names.
-        self.unnamed: dict[str, tuple[Function, str]] = {row.label: (row, row.hint) for row in rows}
+        self.unnamed: dict[str, tuple[Function, str]] = {
+            row.label: (row, row.hint) for row in rows if row.hint
+        }
+        self.others: dict[str, list[Function]] = {
+            label: [row for row in rows if row.label == label and not row.hint] for label in self.unnamed
+        }
         Exam.all[id] = self
 
     @property
@@ -104,7 +108,10 @@ class Exam(Generic[P]):
             weight: points.
             mistakes: the same for wrong functions of the check's own: ``{label: (wrong function, hint)}``.
         """
-        self.unnamed.update(mistakes)
+        for label, one in mistakes.items():
+            if label in self.unnamed:
+                self.others.setdefault(label, []).append(one[0])
+            self.unnamed.setdefault(label, one)
         return self._cases("oracle", weight, self.unnamed)
 
     def edge(self, weight: float, *labels: str, mistakes: Mistakes[P] = NONE) -> Callable[[Cases], Cases]:
@@ -188,19 +195,26 @@ class Exam(Generic[P]):
         failed = [index for index, problem in enumerate(problems) if problem]
         if not failed:
             return _types(f, cases, got, expected, self.tolerance)
-        first = min(failed, key=lambda index: len(_call(f, cases[index])))  # the easiest one to read
-        told = f"{problems[first]}\nThe call was {_short(_call(f, cases[first]))}"
+        first = min(failed, key=lambda index: len(whole_call(f, cases[index])))  # the easiest one to read
+        told = f"{problems[first]}\nThe call was {short_call(f, cases[first], problems[first] or '')}"
         if not self._differ(_fresh(f, cases[first]), expected[first]):
             told += "\nMade alone, this call gives the right value: your code keeps something between calls."
         for label, (wrong, hint) in mistakes.items():
-            if not any(
-                self._differ(g, _outcome(wrong, copy.deepcopy(a))) for g, a in zip(got, cases, strict=True)
-            ):
+            if any(self._equal(one, cases, got) for one in (wrong, *self.others.get(label, ()))):
                 told = f"{told}\nThis is what you get with {label}. {hint}"
                 break
         failure = Failure(told)
         failure.cause = got[first].error if isinstance(got[first], Raised) else None
         raise failure
+
+    def lifted(self, answer: Function) -> Function:
+        """The function of a case's arguments that an answer is; a subclass may make another of it."""
+        return answer
+
+    def _equal(self, wrong: Function, cases: list[tuple[Any, ...]], got: list[Any]) -> bool:
+        """Whether a wrong answer gives the same on every case."""
+        f, pairs = self.lifted(wrong), zip(got, cases, strict=True)
+        return not any(self._differ(one, _outcome(f, copy.deepcopy(args))) for one, args in pairs)
 
     def _differ(self, got: Any, expected: Any) -> str | None:
         if isinstance(got, Raised) and isinstance(expected, Raised):
@@ -219,21 +233,10 @@ def _types(
     """Refuse right values of a wrong type."""
     for args, one, other in zip(cases, got, expected, strict=True):
         if not isinstance(other, Raised) and (problem := difference(one, other, tolerance)):
-            told = f"{problem}\nThe call was {_short(_call(f, args))}"
+            told = f"{problem}\nThe call was {short_call(f, args, problem)}"
             raise WrongType(
                 f"{told}\nThe values are right; only their type costs you the points of this check."
             )
-
-
-def _call(f: Function, args: tuple[Any, ...]) -> str:
-    if args and isinstance(args[-1], Calls):
-        return f"x = {f.__name__}({', '.join(map(show, args[:-1]))}); {args[-1]!r}"
-    return f"{f.__name__}({', '.join(map(show, args))})"
-
-
-def _short(call: str) -> str:
-    """A call that does not bury what is said about it."""
-    return call if len(call) <= LONGEST_CALL else f"{call[:LONGEST_CALL]} …"
 
 
 def _fresh(f: Function, args: tuple[Any, ...]) -> Any:

@@ -104,10 +104,10 @@ export function describe(layout, setting, full, now) {
   if (setting.bits === FULL)
     return `With 32 bits the matrices take ${megabytes(before)}, and the model needs ${full.loss.toFixed(2)} bits per byte of the passage. Turn the bits down.`;
   const same = common(now.ids, full.ids);
-  const text = same === now.ids.length ? `The text is that of 32 bits, for all of its ${many(same, "token")}.`
-    : same ? `The text is that of 32 bits for ${many(same, "token")}, then another one.` : "The text differs from that of 32 bits in its first token.";
-  return `With ${setting.bits} bits and a scale for ${SAID[setting.group]} the matrices take ${megabytes(after)} instead of ${megabytes(before)} ` +
-    `(${each.toFixed(2)} bits a weight), and the model needs ${now.loss.toFixed(2)} bits per byte of the passage instead of ${full.loss.toFixed(2)}. ${text}`;
+  const text = same === now.ids.length ? `its text is that of 32 bits, for all of its ${many(same, "token")}`
+    : same ? `its text is that of 32 bits for ${many(same, "token")}` : "its text differs from that of 32 bits in the first token";
+  return `With ${setting.bits} bits and a scale for ${SAID[setting.group]} (${each.toFixed(2)} bits a weight) the matrices take ${megabytes(after)} instead of ${megabytes(before)}, ` +
+    `the model needs ${now.loss.toFixed(2)} bits per byte of the passage instead of ${full.loss.toFixed(2)}, and ${text}.`;
 }
 
 const LENGTH = 80; // tokens of a text

@@ -3,8 +3,8 @@
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator
-from itertools import pairwise
-from typing import Any
+from itertools import combinations, pairwise
+from typing import Any, ClassVar
 
 from myllm.grading.compare import kind
 from myllm.grading.exam import Exam, Function, Rng, Spell, expect, same
@@ -155,12 +155,61 @@ def step(rng: Rng, pair: Pair, ids: list[int], n: int) -> Step:
 step_exam = Exam("03.2", naive_step)
 
 
+class HalfFixed:
+    """The faulty step of the specification, with some of its faults left in."""
+
+    LABELS: ClassVar = {
+        "once": ("every word taken for one occurrence", "A word that occurs n times counts n times."),
+        "left": (
+            "the left neighbour as it was before the merge",
+            "In (1, 2, 1, 2) the second merge has the new id on its left: look at the list that you build.",
+        ),
+        "lost": ("words lost in which nothing was merged", "Keep a word without the pair, as it is."),
+        "zero": ("pairs with a count of 0", "See *Returns*: what no longer occurs is left out."),
+    }
+
+    def __init__(self, *faults: str) -> None:
+        self.faults = faults
+
+    def __call__(self, words: Words, counts: dict[Pair, int], pair: Pair, new_id: int, /) -> Any:
+        """The faulty result."""
+        merged, counts = dict[Any, int](), Counter(counts)
+        for ids, n in words.items():
+            new, n_counted = list[int](), 1 if "once" in self.faults else n
+            for i, one in enumerate(ids):
+                if new and (new[-1], one) == pair:
+                    for at in [ids[i - 2]] * (i >= 2) if "left" in self.faults else new[-2:-1]:
+                        counts[at, pair[0]] -= n_counted
+                        counts[at, new_id] += n_counted
+                    for at in ids[i + 1 : i + 2]:
+                        counts[pair[1], at] -= n_counted
+                        counts[new_id, at] += n_counted
+                    new[-1] = new_id
+                else:
+                    new.append(one)
+            if "lost" not in self.faults or new != [*ids]:
+                merged[tuple(new)] = n
+        del counts[pair]
+        return merged, {each: n for each, n in counts.items() if n or "zero" in self.faults}
+
+    @classmethod
+    def all(cls) -> dict[str, tuple[Function, str]]:
+        """Every choice of one to three faults; with the first two, a third one can hide."""
+        chosen = [some for n in (1, 2, 3) for some in combinations(cls.LABELS, n)]
+        chosen = [some for some in chosen if len(some) < 3 or some[:2] != ("once", "left")]
+        told = [[*zip(*(cls.LABELS[one] for one in some), strict=True)] for some in chosen]
+        return {
+            " and ".join(labels): (cls(*some), " ".join(hints))
+            for some, (labels, hints) in zip(chosen, told, strict=True)
+        }
+
+
 step_exam.example(
     1, ({(1, 2, 3): 5}, {(1, 2): 5, (2, 3): 6}, (1, 2), 9), ({(9, 3): 5}, {(2, 3): 1, (9, 3): 5})
 )
 
 
-@step_exam.oracle(2.5)
+@step_exam.oracle(2.5, mistakes=HalfFixed.all())
 def random_steps(rng: Rng) -> Iterator[Step]:
     """Pairs of two ids and of one id twice, in words over few ids, so that merges touch each other."""
     x, y, z = rng.sample(range(300, 5000), 3)
@@ -530,7 +579,7 @@ def random_tables(rng: Rng) -> Iterator[Table]:
         yield table(rng, tied)
 
 
-@vocabulary_exam.edge(1.5)
+@vocabulary_exam.edge(1.5, "the context looked at before the memory")
 def border_tables(rng: Rng) -> Iterator[Table]:
     """No row, one row, no memory, no context, everything allowed, a document without bytes."""
     rows, n_bytes, width, tied, budget, document, context = table(rng, True)

@@ -294,7 +294,9 @@ def random_indexes(rng: Rng) -> Iterator[tuple[Index, list[str]]]:
     yield index, [*index["weight_map"]]
     yield index, []
     names = ["a", "_", "-", "7", "Model_v1.2-x", "a.b", "a.safetensors"]
-    yield {"weight_map": {f"t{n}": f"{name}.safetensors" for n, name in enumerate(names)}}, ["t5", "t0", "t4"]
+    places = {f"t{n}": f"{name}.safetensors" for n, name in enumerate(names)}
+    yield {"weight_map": {name: places[name] for name in ("t0", "t1", "t2", "t3")}}, ["t2", "t0"]
+    yield {"weight_map": places}, ["t5", "t0", "t4"]
     yield {"weight_map": {}}, []
 
 
@@ -316,6 +318,8 @@ def each_read_once(f: Function, rng: Rng) -> None:
     "paths cut down to their last part",
     "only `..` looked for",
     "only the slash looked for",
+    "names let through that begin with a dot",
+    "names let through that have `..` inside",
 )
 def paths(rng: Rng) -> Iterator[tuple[Index, list[str]]]:
     """Files of other folders, hidden files, signs that a plain name does not have."""
@@ -343,6 +347,7 @@ def other_scripts(rng: Rng) -> Iterator[tuple[Index, list[str]]]:
     "the ending looked for anywhere",
     "a pattern that overlooks a newline at the end",
     "an ending without its dot",
+    "an ending in capitals let through",
 )
 def endings(rng: Rng) -> Iterator[tuple[Index, list[str]]]:
     """Files with another ending, or with something after it."""
@@ -361,7 +366,13 @@ def lacking(rng: Rng) -> Iterator[tuple[Index, list[str]]]:
     yield {"weight_map": {}}, wanted
 
 
-@plan_exam.edge(0.5)
+@plan_exam.edge(
+    0.5,
+    "an index without a map taken for an empty one",
+    "a KeyError where there is no map",
+    "file names that are taken for strings",
+    "a map that is taken for a dict",
+)
 def no_indexes(rng: Rng) -> Iterator[tuple[Index, list[str]]]:
     """No map, something else in its place, and files that are no strings."""
     index, wanted = draw_index(rng)
@@ -466,7 +477,7 @@ def one_fault(rng: Rng) -> Iterator[Load]:
     for prefix in ("model.", "base.model."):
         yield wanted, {n if n == HEAD else prefix + n: s for n, s in found.items()}, rng.random() < 0.5
     names = [f"layers.{n}.mlp.up_proj.weight" for n in range(2)]
-    yield wanted, {**found, **{name: wanted[name][::-1] for name in names}}, False
+    yield wanted, {**without(found, *names), **{n: wanted[n][::-1] for n in names[::-1]}}, False
     for here, there in ((2, 12), (13, 3), (0, 2)):
         yield draw_model(rng, here), file_of(rng, draw_model(rng, there)), True
     lost = rng.sample([*without(wanted, HEAD)], 2)

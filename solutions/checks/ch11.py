@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Iterator
-from typing import Any
+from itertools import combinations
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -167,6 +168,55 @@ def going_on(rng: Rng, N: int, D: int, done: int, more: int, dtype: torch.dtype 
     return naive_resume(run, data, done), data, done + more
 
 
+class HalfFixed:
+    """The faulty run of the specification, with some of its faults left in."""
+
+    LABELS: ClassVar = {
+        "average": ("an average that begins at the weights again", "Take the average from the checkpoint."),
+        "moment": ("moments that begin at zero again", "Take the moment from the checkpoint."),
+        "seeded": ("a generator that is seeded again", "`set_state` puts the generator where it was."),
+        "rate": ("a warm-up that begins again", "The rate depends on the updates of the whole run."),
+        "order": ("rows from the beginning of the order", "The run was interrupted inside an epoch."),
+        "epoch": (
+            "an order that is sampled again at every start",
+            "Only the first update of an epoch samples an order.",
+        ),
+    }
+
+    def __init__(self, *faults: str) -> None:
+        self.faults = faults
+
+    def __call__(self, old: dict[str, Any], data: Tensor, until: int, /) -> dict[str, Any]:
+        """The faulty result."""
+        weights, faults = old["weights"], self.faults
+        average = weights if "average" in faults else old["average"]
+        moment = torch.zeros_like(weights) if "moment" in faults else old["moment"]
+        order, generator = old["order"], torch.Generator().manual_seed(old["seed"])
+        if "seeded" not in faults:
+            generator.set_state(old["generator"])
+        for i in range(until - old["done"]):
+            step = old["done"] + i
+            if (i if "epoch" in faults else step) % len(data) == 0:
+                order = torch.randperm(len(data), generator=generator)
+            row = data[order[(i if "order" in faults else step) % len(data)]]
+            kept = torch.rand(len(weights), generator=generator) < 0.75
+            moment = 0.9 * moment + kept * (weights - row)
+            weights = weights - 0.1 * min(1, ((i if "rate" in faults else step) + 1) / 20) * moment
+            average = 0.95 * average + 0.05 * weights
+        new = {"weights": weights, "moment": moment, "average": average, "order": order}
+        return old | new | {"done": max(until, old["done"]), "generator": generator.get_state()}
+
+    @classmethod
+    def all(cls) -> dict[str, tuple[Function, str]]:
+        """Every choice of up to five faults, the smaller ones first."""
+        chosen = [some for n in range(1, 6) for some in combinations(cls.LABELS, n)]
+        told = [[*zip(*(cls.LABELS[one] for one in some), strict=True)] for some in chosen]
+        return {
+            " and ".join(labels): (cls(*some), " ".join(hints))
+            for some, (labels, hints) in zip(chosen, told, strict=True)
+        }
+
+
 resume_exam = Exam("11.2", naive_resume)
 OLD = {
     "done": 30,
@@ -180,7 +230,7 @@ OLD = {
 resume_exam.example(1, (OLD, torch.ones(1, 3), 31), naive_resume(OLD, torch.ones(1, 3), 31))
 
 
-@resume_exam.oracle(3)
+@resume_exam.oracle(3, mistakes=HalfFixed.all())
 def interrupted(rng: Rng) -> Iterator[Run]:
     """Runs interrupted in the middle of an epoch, during the warm-up and after it."""
     yield going_on(rng, 9, 4, 13, 12)

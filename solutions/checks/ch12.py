@@ -7,8 +7,8 @@ import random
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from fractions import Fraction
-from itertools import chain, pairwise
-from typing import Any, NamedTuple
+from itertools import chain, combinations, pairwise
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -108,8 +108,11 @@ class RanksExam(Exam[...]):
     def _compare(self, f: Function, cases: list[tuple[Any, ...]], mistakes: Mistakes[...]) -> None:
         lifted = self.lift(f)
         lifted.__name__ = f"{f.__name__}_on_all_ranks"
-        known = {label: (self.lift(wrong), hint) for label, (wrong, hint) in mistakes.items()}
-        super()._compare(lifted, cases, known)
+        super()._compare(lifted, cases, mistakes)
+
+    def lifted(self, answer: Function) -> Function:
+        """What all ranks return."""
+        return self.lift(answer)
 
 
 # 12.1
@@ -288,6 +291,57 @@ update_exam.example(
 )
 
 
+class HalfFixed:
+    """The faulty update of the specification, with some of its faults left in."""
+
+    LABELS: ClassVar = {
+        "late": (
+            "gradients that are averaged after the first micro-batch, not after the last",
+            "What is set after a forward pass counts for the next one: set it before.",
+        ),
+        "means": ("a mean of the means of micro-batches", "Sum the losses and the counts of all ranks."),
+        "clip": ("clipping after each micro-batch", "Clip once, after the last backward pass."),
+        "loss": ("the loss of one rank alone", "Sum over the ranks what each has of the loss."),
+    }
+
+    def __init__(self, *faults: str) -> None:
+        self.faults = faults
+
+    def __call__(
+        self, model: Any, micro: Rows, all_sum: Any, world: int, rate: float, max_norm: float
+    ) -> Any:
+        """The faulty result."""
+        model.zero_grad()
+        means = "means" in self.faults
+        total = all_sum(float(sum(int((y != -100).sum()) for _, y in micro)))
+        loss, norm = 0.0, torch.tensor(0.0)
+        for i, (x, y) in enumerate(micro):
+            last = i == len(micro) - 1
+            model.require_backward_grad_sync = i == 0 if "late" in self.faults else last
+            part = F.cross_entropy(model(x), y, ignore_index=-100, reduction="mean" if means else "sum")
+            part = part / len(micro) if means else part / total * world
+            part.backward()
+            loss += part.item() / world
+            if last or "clip" in self.faults:
+                norm = nn.utils.clip_grad_norm_(model.parameters(), max_norm)
+        mean = all_sum(loss)
+        if norm.isfinite():
+            with torch.no_grad():
+                for p in model.parameters():
+                    p -= rate * p.grad
+        return (loss * (world if means else 1) if "loss" in self.faults else mean), norm.item()
+
+    @classmethod
+    def all(cls) -> dict[str, tuple[Function, str]]:
+        """Every choice of one to three faults, the smaller ones first."""
+        chosen = [some for n in (1, 2, 3) for some in combinations(cls.LABELS, n)]
+        told = [[*zip(*(cls.LABELS[one] for one in some), strict=True)] for some in chosen]
+        return {
+            " and ".join(labels): (cls(*some), " ".join(hints))
+            for some, (labels, hints) in zip(chosen, told, strict=True)
+        }
+
+
 def some_rows(rng: Rng, *sizes: int, counted: float = 0.7) -> Rows:
     """Micro-batches of these sizes, with inputs of 3 numbers and 4 classes."""
     rows: Rows = []
@@ -304,7 +358,7 @@ def some_weight(rng: Rng) -> Tensor:
     return rng.normal(4, 4, dtype=torch.float64)
 
 
-@update_exam.oracle(2)
+@update_exam.oracle(2, mistakes=HalfFixed.all())
 def random_updates(rng: Rng) -> Iterator[tuple[Any, ...]]:
     """Two and three ranks with micro-batches of different sizes; norms that are clipped, and not."""
     yield some_weight(rng), 0.05, some_rows(rng, 2, 7, 4), some_rows(rng, 5, 3, 8)
@@ -313,13 +367,18 @@ def random_updates(rng: Rng) -> Iterator[tuple[Any, ...]]:
 
 
 @update_exam.edge(
-    1, "a rank that decides alone to skip the update", "an update of weights by what is not finite"
+    1,
+    "a rank that decides alone to skip the update",
+    "an update of weights by what is not finite",
+    "a test of the loss in place of the norm",
 )
 def sick_ranks(rng: Rng) -> Iterator[tuple[Any, ...]]:
-    """An input of one rank is not a number."""
+    """An input of one rank is not a number; gradients that are infinite where the loss is not."""
     rows = some_rows(rng, 3, 4)
     rows[rng.randrange(2)][0][0, 0] = math.nan
     yield some_weight(rng), 1.0, some_rows(rng, 2, 5), rows
+    large = torch.full((1, 3), 1.7e308, dtype=torch.float64), torch.tensor([rng.randrange(4)])
+    yield torch.zeros(4, 4, dtype=torch.float64), 1.0, [large], [large]
 
 
 @update_exam.edge(1)
@@ -496,13 +555,16 @@ def random_jobs(rng: Rng) -> Iterator[tuple[Job, list[Plan]]]:
     for share in (0.4, 0.9, 1.5):
         job = some_job(rng)
         yield with_machines(job, memory=int(share * (2 * job["parameters"] + 2 * job["activations"]))), PLANS
+    # The groups of 8 GPUs have just enough.
+    yield with_machines(job, memory=2 * job["parameters"] + 9 * job["activations"]), PLANS
 
 
 @choice_exam.oracle(1)
 def memories(rng: Rng) -> Iterator[tuple[Job, list[Plan]]]:
     """Memory that the parameters or the activations of a whole batch decide about."""
     job = some_job(rng, batch=24)
-    for need in (16 * job["parameters"] // 8, 24 * job["activations"] // 8, 16 * job["parameters"] // 4):
+    parameters, activations = 16 * job["parameters"], 24 * job["activations"]
+    for need in (parameters // 8, activations // 8, parameters // 4, (parameters + activations) // 8):
         yield with_machines(job, memory=need + job["activations"] // 2 + 1), rng.sample(PLANS, len(PLANS))
 
 

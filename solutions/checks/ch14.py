@@ -535,8 +535,11 @@ class PlanExam(Exam[...]):
     """An exam that judges decisions by the rules."""
 
     def _compare(self, f: Function, cases: list[tuple[Any, ...]], mistakes: Mistakes[...]) -> None:
-        known = {label: (first_broken_rule(wrong), hint) for label, (wrong, hint) in mistakes.items()}
-        super()._compare(first_broken_rule(f), cases, known)
+        super()._compare(first_broken_rule(f), cases, mistakes)
+
+    def lifted(self, answer: Function) -> Function:
+        """The first rule that it breaks."""
+        return first_broken_rule(answer)
 
 
 plan_exam = PlanExam("14.5", lambda *state: KEPT)

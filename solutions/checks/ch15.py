@@ -510,8 +510,11 @@ class CalibrationExam(Exam[...]):
     """An exam that judges bounds by the rules."""
 
     def _compare(self, f: Function, cases: list[tuple[Any, ...]], mistakes: Mistakes[...]) -> None:
-        known = {label: (first_broken_rule(wrong), hint) for label, (wrong, hint) in mistakes.items()}
-        super()._compare(first_broken_rule(f), cases, known)
+        super()._compare(first_broken_rule(f), cases, mistakes)
+
+    def lifted(self, answer: Function) -> Function:
+        """The first rule that it breaks."""
+        return first_broken_rule(answer)
 
 
 calibration_exam = CalibrationExam("15.5", lambda *given: KEPT)

@@ -1079,7 +1079,7 @@ def test_bits_dial_loads_its_model_and_loses_with_the_bits(started):
         pattern = re.compile(rf"^With {n} bits and a scale for .*bits per byte of the passage instead of ")
         widget.get_by_text(pattern).wait_for(timeout=120_000)
         now, full = re.search(
-            r"needs ([\d.]+) bits per byte of the passage instead of ([\d.]+)\.", sentence(widget)
+            r"needs ([\d.]+) bits per byte of the passage instead of (\d+\.\d+)", sentence(widget)
         ).groups()
         assert widget.locator(".losses .value").all_inner_texts() == [full, now]
         assert texts.first.inner_text() == whole

@@ -13,12 +13,14 @@ import torch
 from torch import Tensor
 
 from myllm.grading import Exercise
-from myllm.grading.compare import Failure, as_expected, difference, plain, show
+from myllm.grading.classes import Calls
+from myllm.grading.compare import Failure, as_expected, difference, plain
 from myllm.grading.engine import grade
 from myllm.grading.exam import Exam, Function, Rng, expect, same
 from myllm.grading.meters import WatchedDict, measure
 from myllm.grading.report import reasons
 from myllm.grading.results import LONGEST, CheckResult, Result, clean
+from myllm.grading.shown import short_call, show
 from myllm.grading.verdicts import Suspect, VerdictExam
 
 EXERCISE = Exercise("98.1", "Double", 10, 5, 1, "s", "double", "ch98_test.py")
@@ -122,7 +124,32 @@ def test_the_shortest_call_that_fails_is_shown_and_not_too_much_of_it() -> None:
 
     assert told(lambda text: [*text, 1] if text else text).endswith("The call was <lambda>(['b', 'b', 'b'])")
     long = told(lambda text: [*text, 1] if len(text) > 3 else text).partition("The call was ")[2]
-    assert len(long) < 310 and long.endswith(" …")
+    assert len(long) <= 200 and long.endswith(", ...])")
+
+
+def test_a_long_call_is_shown_with_every_argument_and_with_the_element_that_differs() -> None:
+    def f() -> None: ...
+
+    rows = [
+        {"name": f"row {i}", "scores": {"a" * 30: list(range(20))}, "x": torch.ones(3)} for i in range(30)
+    ]
+    call = short_call(f, [rows, ["play"], "w" * 500, 84, torch.zeros(9), 0.01], "at [17]['name']: expected …")
+    assert len(call) <= 200 and call.startswith("f([{'name': 'row 0'") and "'row 17'" in call
+    assert "at [17], ...], ['play'], 'w" in call and call.endswith("0.01)") and ", 84, " in call
+    assert (
+        short_call(f, [[*range(30)], 1], "first difference at index [9]: …")
+        == "f([0, 1, 2, 3, 4, 5, 6, 7, ..., 9 at [9], ...], 1)"
+    )
+    assert (
+        short_call(f, [(1,), (), [[]] * 9], "expected 9")
+        == "f((1,), (), [[], [], [], [], [], [], [], [], ...])"
+    )
+    calls = Calls([("add", [*range(100)], "k" * 100), ("take", 3), ("add", [5] * 40, "v" * 90)])
+    made = short_call(f, ["w" * 100, 7, calls], "at ['call 2: take']: expected 1, got 2")
+    assert len(made) <= 200 and made.startswith("x = f('w") and ", 7); x.add([0, 1" in made
+    assert "; x.take(3); x.add([5, " in made
+    many = short_call(f, [*range(100)], "expected 1, got 2")
+    assert many == f"f({', '.join(map(str, range(100)))})"  # nothing is left that could be shortened
 
 
 def test_checks_of_one_kind_are_numbered() -> None:

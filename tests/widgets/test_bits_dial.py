@@ -218,13 +218,14 @@ def test_sentences(node, dial):
     )
     four = node(BitsDial, say, bits=4, group="32", ids=[1, 2, 4], **values(dial))
     assert four == (
-        f"With 4 bits and a scale for each group of 32 the matrices take {numbers * 5 / 8e6:.2f} MB instead "
-        f"of {numbers * 4 / 1e6:.2f} MB (5.00 bits a weight), and the model needs 2.50 bits per byte of the "
-        "passage instead of 2.00. The text is that of 32 bits for 2 tokens, then another one."
+        "With 4 bits and a scale for each group of 32 (5.00 bits a weight) the matrices take "
+        f"{numbers * 5 / 8e6:.2f} MB instead of {numbers * 4 / 1e6:.2f} MB, "
+        "the model needs 2.50 bits per byte of the "
+        "passage instead of 2.00, and its text is that of 32 bits for 2 tokens."
     )
     for ids, end in (
         ([1, 2, 3], "for all of its 3 tokens."),
-        ([9, 2, 3], "differs from that of 32 bits in its first token."),
+        ([9, 2, 3], "differs from that of 32 bits in the first token."),
     ):
         assert node(BitsDial, say, bits=8, group="row", ids=ids, **values(dial)).endswith(end)
 
