@@ -11,7 +11,7 @@ from torch.testing import assert_close
 from myllm.files import UserError
 
 NEAR = {"atol": 1e-10, "rtol": 1e-10}
-N, C, I, E, K = 23, 6, 5, 4, 2
+N, C, E, K = 23, 6, 4, 2
 
 
 def moe():
@@ -24,7 +24,7 @@ def normal(*shape, seed=0):
 
 def layer(**options):
     """In float64, with weights large enough to make every part matter."""
-    made = moe().MoE(C, I, **{"n_experts": E, "top_k": K, **options}).double()
+    made = moe().MoE(C, 5, **{"n_experts": E, "top_k": K, **options}).double()
     with torch.no_grad():
         for number, parameter in enumerate(made.parameters()):
             parameter.copy_(normal(*parameter.shape, seed=number))

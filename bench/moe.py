@@ -1,0 +1,156 @@
+"""A mixture of experts against a dense model that computes as much for each token: book/_results/moe.json.
+
+    python -m bench.moe
+
+trains five models with three seeds on Shakespeare's characters: a dense one; a mixture of 8 experts of half its
+width, two for each token, without balance, with the auxiliary loss, and with the bias; and a dense one with as
+many parameters as the mixture has, which computes four times as much in its feed-forward networks. The learning
+rate is constant: of 0.002, 0.004 and 0.008, the best for the dense model after 200 steps. Steps are timed apart,
+all models in turn. The appendix trains the first steps of two of them again and compares.
+"""
+
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from bench.common import origin, paired
+from myllm import ModelConfig, Transformer
+from myllm.data import corpus
+from myllm.evaluation.perplexity import nll
+from myllm.files import atomic_write
+from myllm.model.moe import MoE, balance_loss, loads, update_bias
+
+RESULTS = Path(__file__).parents[1] / "book" / "_results" / "moe.json"
+BLOCK, BATCH, STEPS, EVERY, FIRST, RATE, SEEDS = 64, 16, 800, 100, 30, 2e-3, 3
+EXPERTS, CHOSEN, WIDTH = 8, 2, 288
+WEIGHT, BIAS_RATE = 0.01, 1e-3  # of the auxiliary loss, of the bias
+SHAPE = {"block_size": BLOCK, "n_layer": 2, "n_head": 4, "n_embd": 96, "init_std": 0.06}
+VARIANTS = {  # name: intermediate size, how it is balanced
+    "dense": (WIDTH, None),
+    "MoE, no balance": (WIDTH // CHOSEN, "none"),
+    "MoE, auxiliary loss": (WIDTH // CHOSEN, "loss"),
+    "MoE, bias": (WIDTH // CHOSEN, "bias"),
+    "dense, all parameters": (WIDTH * EXPERTS // CHOSEN, None),
+}
+
+
+def data() -> tuple[Tensor, Tensor, int]:
+    """The characters of the training text and of the held-out one, and how many different ones there are."""
+    plays, held_out = corpus.split(corpus.load("shakespeare"), validation=0.1, seed=0)
+    alphabet = sorted({c for play in plays + held_out for c in play.text})
+    number = {c: i for i, c in enumerate(alphabet)}
+    train, val = (torch.tensor([number[c] for play in part for c in play.text]) for part in (plays, held_out))
+    return train, val, len(alphabet)
+
+
+def make(name: str, vocab_size: int) -> Transformer:
+    """A model by name."""
+    width, balance = VARIANTS[name]
+    config = ModelConfig(vocab_size=vocab_size, **SHAPE, intermediate_size=width, tie_embeddings=True)
+    if balance is None:
+        return Transformer(config)
+    experts = partial(MoE, n_experts=EXPERTS, top_k=CHOSEN, select_bias=balance == "bias")
+    return Transformer(config, mlp=experts)
+
+
+def stepper(model: Transformer, balance: str | None, train_ids: Tensor) -> Callable[[], float]:
+    """A function that makes one update, and returns the loss without the auxiliary one."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.0, fused=True)
+
+    def step() -> float:
+        starts = torch.randint(len(train_ids) - BLOCK, (BATCH, 1))
+        windows = train_ids[starts + torch.arange(BLOCK + 1)]
+        loss = F.cross_entropy(model(windows[:, :-1]).flatten(0, 1), windows[:, 1:].flatten())
+        whole = loss + WEIGHT * balance_loss(model) if balance == "loss" else loss
+        optimizer.zero_grad()
+        whole.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        if balance == "bias":
+            update_bias(model, loads(model), BIAS_RATE)
+        return loss.item()
+
+    return step
+
+
+@torch.no_grad()
+def shares(model: Transformer, val_ids: Tensor) -> list[list[float]]:
+    """Each expert's share of the assignments on held-out text, layer by layer."""
+    model(val_ids[: 128 * BLOCK].view(-1, BLOCK))
+    counts = loads(model).double()
+    return (counts / counts.sum(dim=1, keepdim=True)).tolist()
+
+
+def active(model: Transformer) -> int:
+    """Weights that are multiplied for each token: all matrices, and of the experts those of the chosen ones."""
+    count = 0
+    for name, p in model.named_parameters():
+        if p.ndim == 2 and name != "lm_head.weight":  # tied to the embedding, which is the head
+            count += p.numel() * CHOSEN // EXPERTS if ".experts." in name else p.numel()
+    return count
+
+
+def run(name: str, seed: int, train_ids: Tensor, val_ids: Tensor, vocab_size: int) -> dict[str, Any]:
+    """One run: its validation loss every few steps, its first losses, and the load at its end."""
+    torch.manual_seed(seed)
+    model = make(name, vocab_size)
+    step, curve, first = stepper(model, VARIANTS[name][1], train_ids), [], []
+    for done in range(1, STEPS + 1):
+        loss = step()
+        if FIRST - 10 < done <= FIRST:
+            first.append(loss)
+        if done % EVERY == 0:
+            part = val_ids[:50_000] if done == STEPS else val_ids[:16_384]
+            curve.append(nll(model, part, block_size=BLOCK).mean().item())
+    print(f"{name:22} seed {seed}: {curve[-1]:.4f} nats", flush=True)
+    result: dict[str, Any] = {"curve": [round(x, 4) for x in curve], "first": sum(first) / 10}
+    if VARIANTS[name][1]:
+        result["shares"] = [[round(x, 4) for x in layer] for layer in shares(model, val_ids)]
+    return result
+
+
+def main() -> None:
+    """Train all models, time their steps, write the file."""
+    torch.set_num_threads(1)
+    train_ids, val_ids, V = data()
+    models = {name: make(name, V) for name in VARIANTS}
+    rows = {
+        name: {
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "active": active(model),
+            "runs": [],
+        }
+        for name, model in models.items()
+    }
+    for seed in range(SEEDS):
+        for name, row in rows.items():
+            row["runs"].append(run(name, seed, train_ids, val_ids, V))
+    steps = {name: stepper(model, VARIANTS[name][1], train_ids) for name, model in models.items()}
+    sides = {name: lambda step=step: [step() for _ in range(8)] for name, step in steps.items()}
+    cpu, _ = paired(sides, rounds=7)
+    for name, row in rows.items():
+        row["milliseconds"] = [round(1000 * seconds / 8, 2) for seconds in cpu[name]]
+    result = {
+        "command": "python -m bench.moe",
+        **origin(),
+        "steps": STEPS,
+        "every": EVERY,
+        "tokens_per_step": BATCH * BLOCK,
+        "rate": RATE,
+        "weight": WEIGHT,
+        "bias_rate": BIAS_RATE,
+        "experts": EXPERTS,
+        "chosen": CHOSEN,
+        "models": rows,
+    }
+    atomic_write(RESULTS, json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
