@@ -1,14 +1,16 @@
 """A mixture of experts against a dense model that computes as much for each token: book/_results/moe.json.
 
-    python -m bench.moe
+    python -m bench.moe            all of it, or what is left of it
+    python -m bench.moe --seed 1   the runs of one seed, kept in build/moe for the first form
 
 trains five models with three seeds on Shakespeare's characters: a dense one; a mixture of 8 experts of half its
 width, two for each token, without balance, with the auxiliary loss, and with the bias; and a dense one with as
-many parameters as the mixture has, which computes four times as much in its feed-forward networks. The learning
-rate is constant: of 0.002, 0.004 and 0.008, the best for the dense model after 200 steps. Steps are timed apart,
-all models in turn. The appendix trains the first steps of two of them again and compares.
+many parameters as the mixture has, which computes four times as much in its feed-forward networks. The
+learning rate is constant: of 0.002, 0.004 and 0.008, the best for the dense model after 200 steps. Steps are
+timed apart, all models in turn. The appendix trains the first steps of two of them again and compares.
 """
 
+import argparse
 import json
 from collections.abc import Callable
 from functools import partial
@@ -27,6 +29,7 @@ from myllm.files import atomic_write
 from myllm.model.moe import MoE, balance_loss, loads, update_bias
 
 RESULTS = Path(__file__).parents[1] / "book" / "_results" / "moe.json"
+PARTS = Path(__file__).parents[1] / "build" / "moe"
 BLOCK, BATCH, STEPS, EVERY, FIRST, RATE, SEEDS = 64, 16, 800, 100, 30, 2e-3, 3
 EXPERTS, CHOSEN, WIDTH = 8, 2, 288
 WEIGHT, BIAS_RATE = 0.01, 1e-3  # of the auxiliary loss, of the bias
@@ -115,27 +118,41 @@ def run(name: str, seed: int, train_ids: Tensor, val_ids: Tensor, vocab_size: in
     return result
 
 
+def one_seed(seed: int) -> dict[str, Any]:
+    """The runs of all models with one seed, kept in a file, so that several processes can share the work."""
+    file = PARTS / f"{seed}.json"
+    if not file.is_file():
+        torch.set_num_threads(1)
+        train_ids, val_ids, V = data()
+        file.parent.mkdir(parents=True, exist_ok=True)
+        atomic_write(file, json.dumps({name: run(name, seed, train_ids, val_ids, V) for name in VARIANTS}))
+    return json.loads(file.read_text("utf-8"))
+
+
 def main() -> None:
-    """Train all models, time their steps, write the file."""
+    """Train all models, or those of one seed; then time their steps and write the file."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seed", type=int)
+    if (only := parser.parse_args().seed) is not None:
+        one_seed(only)
+        return
+    runs = [one_seed(seed) for seed in range(SEEDS)]
     torch.set_num_threads(1)
-    train_ids, val_ids, V = data()
+    train_ids, _, V = data()
     models = {name: make(name, V) for name in VARIANTS}
+    steps = {name: stepper(model, VARIANTS[name][1], train_ids) for name, model in models.items()}
+    cpu, _ = paired({name: partial(repeat, step) for name, step in steps.items()}, rounds=7)
     rows = {
         name: {
             "parameters": sum(p.numel() for p in model.parameters()),
             "active": active(model),
-            "runs": [],
+            "milliseconds": [round(1000 * seconds / 8, 2) for seconds in cpu[name]],
+            "runs": [one[name] for one in runs],
         }
         for name, model in models.items()
     }
-    for seed in range(SEEDS):
-        for name, row in rows.items():
-            row["runs"].append(run(name, seed, train_ids, val_ids, V))
-    steps = {name: stepper(model, VARIANTS[name][1], train_ids) for name, model in models.items()}
-    sides = {name: lambda step=step: [step() for _ in range(8)] for name, step in steps.items()}
-    cpu, _ = paired(sides, rounds=7)
-    for name, row in rows.items():
-        row["milliseconds"] = [round(1000 * seconds / 8, 2) for seconds in cpu[name]]
     result = {
         "command": "python -m bench.moe",
         **origin(),
@@ -150,6 +167,12 @@ def main() -> None:
         "models": rows,
     }
     atomic_write(RESULTS, json.dumps(result, indent=1) + "\n")
+
+
+def repeat(step: Callable[[], float]) -> None:
+    """Eight updates, which are timed together."""
+    for _ in range(8):
+        step()
 
 
 if __name__ == "__main__":

@@ -1129,6 +1129,7 @@ def test_vocabularies_of_the_site_are_small_and_say_what_the_package_holds(name)
         "PolicyPlayground",
         "RankSlider",
         "RopeDial",
+        "RouterSimplex",
         "SamplingExplorer",
         "SchedulerTimeline",
         "ThresholdDial",

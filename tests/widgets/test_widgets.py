@@ -19,6 +19,7 @@ from myllm.widgets import (
     OptimizerRace,
     PolicyPlayground,
     RopeDial,
+    RouterSimplex,
     TokenComparer,
     WindowSlider,
 )
@@ -52,6 +53,7 @@ def test_state_is_bounded():
         KVBytes(),
         BlockDiagram(),
         RopeDial(),
+        RouterSimplex(),
         AllReduce(),
         NumberLine(),
         OptimizerRace(),
