@@ -3,9 +3,9 @@
     python -m bench.moe            all of it, or what is left of it
     python -m bench.moe --seed 1   the runs of one seed, kept in build/moe for the first form
 
-trains five models with three seeds on Shakespeare's characters: a dense one; a mixture of 8 experts of half its
-width, two for each token, without balance, with the auxiliary loss, and with the bias; and a dense one with as
-many parameters as the mixture has, which computes four times as much in its feed-forward networks. The
+trains five models with three seeds on Shakespeare's characters: a dense one; a mixture of 8 experts of half
+its width, two for each token, without balance, with the auxiliary loss, and with the bias; and a dense one
+with as many parameters as the mixture has, which computes four times as much in its feed-forward networks. The
 learning rate is constant: of 0.002, 0.004 and 0.008, the best for the dense model after 200 steps. Steps are
 timed apart, all models in turn. The appendix trains the first steps of two of them again and compares.
 """
@@ -30,7 +30,7 @@ from myllm.model.moe import MoE, balance_loss, loads, update_bias
 
 RESULTS = Path(__file__).parents[1] / "book" / "_results" / "moe.json"
 PARTS = Path(__file__).parents[1] / "build" / "moe"
-BLOCK, BATCH, STEPS, EVERY, FIRST, RATE, SEEDS = 64, 16, 800, 100, 30, 2e-3, 3
+BLOCK, BATCH, STEPS, EVERY, FIRST, RATE, SEEDS = 64, 16, 600, 100, 30, 2e-3, 3
 EXPERTS, CHOSEN, WIDTH = 8, 2, 288
 WEIGHT, BIAS_RATE = 0.01, 1e-3  # of the auxiliary loss, of the bias
 SHAPE = {"block_size": BLOCK, "n_layer": 2, "n_head": 4, "n_embd": 96, "init_std": 0.06}
@@ -48,7 +48,8 @@ def data() -> tuple[Tensor, Tensor, int]:
     plays, held_out = corpus.split(corpus.load("shakespeare"), validation=0.1, seed=0)
     alphabet = sorted({c for play in plays + held_out for c in play.text})
     number = {c: i for i, c in enumerate(alphabet)}
-    train, val = (torch.tensor([number[c] for play in part for c in play.text]) for part in (plays, held_out))
+    parts = (plays, held_out)
+    train, val = (torch.tensor([number[c] for play in part for c in play.text]) for part in parts)
     return train, val, len(alphabet)
 
 
@@ -118,14 +119,13 @@ def run(name: str, seed: int, train_ids: Tensor, val_ids: Tensor, vocab_size: in
     return result
 
 
-def one_seed(seed: int) -> dict[str, Any]:
-    """The runs of all models with one seed, kept in a file, so that several processes can share the work."""
-    file = PARTS / f"{seed}.json"
+def kept(name: str, seed: int) -> dict[str, Any]:
+    """A run that is kept in a file, so that several processes can share the work."""
+    file = PARTS / f"{seed} {name}.json"
     if not file.is_file():
         torch.set_num_threads(1)
-        train_ids, val_ids, V = data()
         file.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write(file, json.dumps({name: run(name, seed, train_ids, val_ids, V) for name in VARIANTS}))
+        atomic_write(file, json.dumps(run(name, seed, *data())))
     return json.loads(file.read_text("utf-8"))
 
 
@@ -136,9 +136,10 @@ def main() -> None:
     )
     parser.add_argument("--seed", type=int)
     if (only := parser.parse_args().seed) is not None:
-        one_seed(only)
+        for name in VARIANTS:
+            kept(name, only)
         return
-    runs = [one_seed(seed) for seed in range(SEEDS)]
+    runs = [{name: kept(name, seed) for name in VARIANTS} for seed in range(SEEDS)]
     torch.set_num_threads(1)
     train_ids, _, V = data()
     models = {name: make(name, V) for name in VARIANTS}
