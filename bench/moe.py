@@ -5,9 +5,9 @@
 
 trains five models with three seeds on Shakespeare's characters: a dense one; a mixture of 8 experts of half
 its width, two for each token, without balance, with the auxiliary loss, and with the bias; and a dense one
-with as many parameters as the mixture has, which computes four times as much in its feed-forward networks. The
-learning rate is constant: of 0.002, 0.004 and 0.008, the best for the dense model after 200 steps. Steps are
-timed apart, all models in turn. The appendix trains the first steps of two of them again and compares.
+with as many parameters as the mixture has, which computes four times as much in its feed-forward networks.
+The learning rate is constant: of 0.002, 0.004 and 0.008, the best for the dense model after 200 steps. Steps
+are timed apart, all models in turn. The appendix trains the first steps of two of them again and compares.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from myllm.model.moe import MoE, balance_loss, loads, update_bias
 
 RESULTS = Path(__file__).parents[1] / "book" / "_results" / "moe.json"
 PARTS = Path(__file__).parents[1] / "build" / "moe"
-BLOCK, BATCH, STEPS, EVERY, FIRST, RATE, SEEDS = 64, 16, 600, 100, 30, 2e-3, 3
+BLOCK, BATCH, STEPS, EVERY, FIRST, RATE, SEEDS = 64, 16, 1000, 100, 30, 2e-3, 3
 EXPERTS, CHOSEN, WIDTH = 8, 2, 288
 WEIGHT, BIAS_RATE = 0.01, 1e-3  # of the auxiliary loss, of the bias
 SHAPE = {"block_size": BLOCK, "n_layer": 2, "n_head": 4, "n_embd": 96, "init_std": 0.06}
