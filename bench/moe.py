@@ -92,7 +92,7 @@ def shares(model: Transformer, val_ids: Tensor) -> list[list[float]]:
 
 
 def active(model: Transformer) -> int:
-    """Weights that are multiplied for each token: all matrices, and of the experts those of the chosen ones."""
+    """Weights that are multiplied for each token: all matrices, and those of the chosen experts."""
     count = 0
     for name, p in model.named_parameters():
         if p.ndim == 2 and name != "lm_head.weight":  # tied to the embedding, which is the head

@@ -82,9 +82,9 @@ def test_dragging_comes_back_to_where_it_went(node):
 def test_sentences(node):
     say = "describe(z, 1, b, k, [50, 30, 10])"
     assert node(RouterSimplex, say, z=[1.2, 0.5, -0.6], b=[0, 0, 0], k=1) == (
-        "The scores of the token are 0.60, 0.30, 0.10; it goes to expert 1. The weight is 1.00, or the score, "
-        "0.60, where weights are not normalized. Of 90 assignments the experts get 56, 33, 11 %; the busiest "
-        "one has 1.67 times the mean."
+        "The scores of the token are 0.60, 0.30, 0.10; it goes to expert 1. The weight is 1.00, or the "
+        "score, 0.60, where weights are not normalized. Of 90 assignments the experts get 56, 33, 11 %; "
+        "the busiest one has 1.67 times the mean."
     )
     assert node(RouterSimplex, say, z=[1.2, 0.5, -0.6], b=[-0.3, 0, 0.3], k=2).startswith(
         "The scores of the token are 0.60, 0.30, 0.10; it goes to experts 3 and 1; without the bias it would "
