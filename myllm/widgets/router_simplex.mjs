@@ -131,8 +131,8 @@ function render({ model, el }) {
     onpointercancel: () => { dragging = false; },
   }, picture, handle);
   const loads = html("ul", { class: "bars" });
-  const note = html("p", { class: "note" }, `Regions: which experts are chosen. Dots: ${tokens.length} tokens. The large one is yours; drag it.`);
-  const { question, sentence } = frame(el, "Router simplex", [top.label, html("div", { class: "buttons" }, step, reset), dials(temperature, ...logits), dials(...bias)],
+  const note = html("p", { class: "note" });
+  const { question, sentence } = frame(el, "Router simplex", [top.label, temperature.label, html("div", { class: "buttons" }, step, reset), dials(...logits), dials(...bias)],
     [html("div", { class: "pair" }, html("div", { class: "whole" }, drawing), html("div", { class: "part" }, loads)), note]);
   question.textContent = "Predict: if the bias of expert 3 rises until the loads are equal, do the weights of its tokens rise, too? Decide, then press ‘One step of balance’ several times.";
 
@@ -161,6 +161,7 @@ function render({ model, el }) {
       svg("circle", { class: "mine", cx: x.toFixed(1), cy: y.toFixed(1), r: 7 }),
     );
     loads.replaceChildren(...EXPERTS.map((i) => bar(String(i + 1), counts[i] / sum(counts), percent(counts[i] / sum(counts)), { class: KINDS[i] })));
+    note.textContent = `The colour of a region is the expert that ${k === 1 ? "is chosen" : "is left out"} there. Dots: ${tokens.length} tokens; the large one is yours, drag it.`;
     drawing.setAttribute("aria-label", `Three experts as the corners of a triangle; the token has the scores ${scores.map((p) => p.toFixed(2)).join(", ")}`);
     sentence.textContent = describe(z, t, b, k, counts);
   });
