@@ -2,11 +2,12 @@
 
     python -m bench.moe            all of it, or what is left of it
     python -m bench.moe --seed 1   the runs of one seed, kept in build/moe for the first form
+    python -m bench.moe --write    the file, of the models whose runs are there
 
 trains four models with three seeds on Shakespeare's characters: a dense one, and a mixture of 8 experts of
-half its width, two for each token, without balance, with the auxiliary loss, and with the bias. The learning rate
-is constant: of 0.002, 0.004 and 0.008, the best for the dense model after 200 steps. Steps are timed apart,
-all models in turn. The appendix trains the first steps of two of them again and compares.
+half its width, two for each token, without balance, with the auxiliary loss, and with the bias. The learning
+rate is constant: of 0.002, 0.004 and 0.008, the best for the dense model after 200 steps. Steps are timed
+apart, all models in turn. The appendix trains the first steps of two of them again and compares.
 """
 
 import argparse
@@ -133,14 +134,20 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seed", type=int)
-    if (only := parser.parse_args().seed) is not None:
-        for name in VARIANTS:
-            kept(name, only)
+    parser.add_argument("--write", action="store_true")
+    options = parser.parse_args()
+    names = [*VARIANTS]
+    if options.seed is not None:
+        for name in names:
+            kept(name, options.seed)
         return
-    runs = [{name: kept(name, seed) for name in VARIANTS} for seed in range(SEEDS)]
+    if options.write:
+        files = {name: [PARTS / f"{seed} {name}.json" for seed in range(SEEDS)] for name in names}
+        names = [name for name in names if all(file.is_file() for file in files[name])]
+    runs = [{name: kept(name, seed) for name in names} for seed in range(SEEDS)]
     torch.set_num_threads(1)
     train_ids, _, V = data()
-    models = {name: make(name, V) for name in VARIANTS}
+    models = {name: make(name, V) for name in names}
     steps = {name: stepper(model, VARIANTS[name][1], train_ids) for name, model in models.items()}
     cpu, _ = paired({name: partial(repeat, step) for name, step in steps.items()}, rounds=7)
     rows = {
