@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from myllm.files import UserError
 from myllm.model.basics import upcast
 from myllm.model.layers import GatedMLP
 
@@ -69,7 +68,7 @@ class Router(nn.Module):
     ) -> None:
         super().__init__()
         if not 1 <= top_k <= n_experts:
-            raise UserError(f"top_k is from 1 to n_experts, {n_experts}; not {top_k}.")
+            raise ValueError(f"top_k is from 1 to n_experts, {n_experts}; not {top_k}.")
         self.top_k, self.normalize = top_k, normalize
         self.weight = nn.Parameter(torch.empty(n_experts, n_embd))
         self.register_buffer("select_bias", torch.zeros(n_experts) if select_bias else None)
@@ -106,7 +105,7 @@ class MoE(nn.Module):
         expert: Makes an expert; called with (n_embd, intermediate_size).
 
     Raises:
-        UserError: `top_k` is out of range.
+        ValueError: `top_k` is out of range.
     """
 
     routing: Routing | None
@@ -149,13 +148,13 @@ def routers(model: nn.Module) -> list[tuple[Router, Routing]]:
     """The routers of a model, layer by layer, and where they sent the tokens of the last forward pass.
 
     Raises:
-        UserError: There are none, or no forward pass came before.
+        ValueError: There are none, or no forward pass came before.
     """
     found = [(layer.gate, layer.routing) for layer in model.modules() if isinstance(layer, MoE)]
     routed = [(gate, routing) for gate, routing in found if routing is not None]
     if not found or len(routed) < len(found):
         problem = "has not been called yet" if found else "has no mixture of experts"
-        raise UserError(
+        raise ValueError(
             f"The load of experts is known after a forward pass of MoE layers; this model {problem}."
         )
     return routed
@@ -207,10 +206,10 @@ def update_bias(model: nn.Module, loads: Tensor, rate: float = 1e-3) -> None:
         rate: The step.
 
     Raises:
-        UserError: A layer has no such bias.
+        ValueError: A layer has no such bias.
     """
     mean = loads.sum(dim=1, keepdim=True) / loads.shape[1]
     for (gate, _), step in zip(routers(model), (mean - loads).sign() * rate, strict=True):
         if gate.select_bias is None:
-            raise UserError("These experts have no bias to balance them; make MoE with select_bias=True.")
+            raise ValueError("These experts have no bias to balance them; make MoE with select_bias=True.")
         gate.select_bias += step.to(gate.select_bias)
