@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .policy_playground import PolicyPlayground
     from .rank_slider import RankSlider
     from .rope_dial import RopeDial
+    from .router_simplex import RouterSimplex
     from .sampling_explorer import SamplingExplorer
     from .scheduler_timeline import SchedulerTimeline
     from .threshold_dial import ThresholdDial
@@ -55,6 +56,7 @@ __all__ = [
     "PolicyPlayground",
     "RankSlider",
     "RopeDial",
+    "RouterSimplex",
     "SamplingExplorer",
     "SchedulerTimeline",
     "ThresholdDial",
@@ -83,6 +85,7 @@ _HOMES = {
     "PolicyPlayground": "policy_playground",
     "RankSlider": "rank_slider",
     "RopeDial": "rope_dial",
+    "RouterSimplex": "router_simplex",
     "SamplingExplorer": "sampling_explorer",
     "SchedulerTimeline": "scheduler_timeline",
     "ThresholdDial": "threshold_dial",

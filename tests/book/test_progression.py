@@ -15,7 +15,14 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PLAN = tomllib.loads((ROOT / "book" / "progression.toml").read_text("utf-8"))
-HOME = {entry: int(chapter) for chapter, entries in PLAN["chapters"].items() for entry in entries}
+
+
+def order(chapter: str) -> int:
+    """The place of a chapter or an appendix: the appendices come after chapter 21."""
+    return int(chapter) if chapter.isdigit() else 22 + "ABCD".index(chapter)
+
+
+HOME = {entry: order(chapter) for chapter, entries in PLAN["chapters"].items() for entry in entries}
 EXEMPT = set(PLAN["exempt"])
 
 
@@ -129,10 +136,14 @@ class Chapter:
 def read(path: Path) -> Chapter:
     """A chapter from its source."""
     notebook = jupytext.read(path, fmt="md:myst")
-    return Chapter(int(path.stem[:2]), "\n".join(c.source for c in notebook.cells if c.cell_type == "code"))
+    code = "\n".join(c.source for c in notebook.cells if c.cell_type == "code")
+    return Chapter(order(path.stem.partition("-")[0].upper()), code)
 
 
-CHAPTERS = [read(path) for path in sorted((ROOT / "book").glob("[0-9][0-9]-*.md"))]
+# An appendix is held to the rules of chapters where it introduces something.
+PATHS = sorted((ROOT / "book").glob("[0-9][0-9]-*.md"))
+PATHS += [p for p in sorted((ROOT / "book").glob("[a-d]-*.md")) if p.stem[0].upper() in PLAN["chapters"]]
+CHAPTERS = [read(path) for path in PATHS]
 WRITTEN = {chapter.number for chapter in CHAPTERS}
 MODULES = sorted(
     ".".join(path.relative_to(ROOT / "myllm").with_suffix("").parts).removesuffix(".__init__")
@@ -183,7 +194,7 @@ def ledger() -> dict[str, int]:
 
 LEDGER = ledger()
 PLACES = [
-    (name, int(chapter), kind, where)
+    (name, order(chapter), kind, where)
     for chapter, kinds in tomllib.loads((ROOT / "book" / "source-map.toml").read_text("utf-8")).items()
     for kind, places in kinds.items()
     for name, where in places.items()
@@ -233,7 +244,8 @@ def test_the_source_map_holds_every_public_definition_once():
 @pytest.mark.parametrize(("name", "chapter", "kind", "where"), PLACES, ids=lambda part: str(part)[:40])
 def test_a_line_of_the_source_map_is_true(name, chapter, kind, where):
     """A built or used definition is named in its section's chapter; plumbing has its reason."""
-    page = next((ROOT / "book").glob(f"{chapter:02}-*.md")).read_text("utf-8")
+    page = next(path for path, one in zip(PATHS, CHAPTERS, strict=True) if one.number == chapter)
+    page = page.read_text("utf-8")
     assert kind in ("built", "used", "plumbing")
     if kind == "plumbing":
         assert where.endswith(".") and len(where.split()) >= 4

@@ -1024,6 +1024,29 @@ def test_gptq_lattice_by_correlation_grid_and_dragging(started):
         assert widget.locator(".lattice .point").count() == (2**bits - 1) ** 2
 
 
+def test_router_simplex_by_choice_bias_and_dragging(started):
+    widget, _ = started("RouterSimplex", "Router simplex")
+    buttons = widget.locator("button")
+    widget.get_by_label("Experts for each token", exact=True).select_option("1")
+    press(buttons, "No bias")
+    sliders = {name: widget.get_by_label(name, exact=True) for name in ("Logit 1", "Logit 2", "Logit 3")}
+    for slider in sliders.values():
+        slider.press("Home")
+    sliders["Logit 2"].press("End")
+    assert sentence(widget).startswith("The scores of the token are 0.00, 1.00, 0.00; it goes to expert 2. ")
+    loads = widget.locator(".bars .value")
+    before = [float(text.split()[0]) for text in loads.all_inner_texts()]
+    for _ in range(20):
+        press(buttons, "One step of balance")
+    after = [float(text.split()[0]) for text in loads.all_inner_texts()]
+    assert max(after) < 45 < max(before) and sum(after) == pytest.approx(100, abs=0.2)
+    press(buttons, "No bias")
+    assert [float(text.split()[0]) for text in loads.all_inner_texts()] == before
+    drag(widget, widget.locator(".simplex"), (60, 250), (170, 60))
+    assert "it goes to expert 3" in sentence(widget)
+    assert widget.locator(".simplex .token").count() == 90
+
+
 def test_grid_explorer_by_bits_groups_and_dragging(started):
     widget, state = started("GridExplorer", "Grid explorer")
     n, reach, picture = len(state["weights"]), state["reach"], widget.locator(".gridlines")
@@ -1148,6 +1171,7 @@ def test_vocabularies_of_the_site_are_small_and_say_what_the_package_holds(name)
         "PolicyPlayground",
         "RankSlider",
         "RopeDial",
+        "RouterSimplex",
         "SamplingExplorer",
         "SchedulerTimeline",
         "ThresholdDial",

@@ -91,7 +91,7 @@ ROOMS = {
     "tokenizers": 1194,
     "weights": 507,
     "data": 715,
-    "model": 721,
+    "model": 819,
     "inference": 969,
     "quantization": 725,
     "training": 1195,
@@ -125,7 +125,7 @@ def test_the_package_stays_small():
     rooms = lines_by_room()
     print(*(f"{room:14} {lines:5}" for room, lines in rooms.items()), sep="\n")
     assert rooms["tokenizers"] > 0 and "cli" not in rooms
-    assert sum(rooms.values()) <= sum(ROOMS.values()) <= 8_464
+    assert sum(rooms.values()) <= sum(ROOMS.values()) <= 8_562
 
 
 # Public names and the cost of an import

@@ -20,6 +20,7 @@ from myllm.widgets import (
     OptimizerRace,
     PolicyPlayground,
     RopeDial,
+    RouterSimplex,
     TokenComparer,
     WindowSlider,
 )
@@ -53,6 +54,7 @@ def test_state_is_bounded():
         KVBytes(),
         BlockDiagram(),
         RopeDial(),
+        RouterSimplex(),
         AllReduce(),
         BetaExplorer(),
         NumberLine(),

@@ -239,7 +239,7 @@ class Plain:
         if name == "exercise-card":
             return exercise(argument)
         if name == "gained":
-            return self.blocks(thread.gained(int(argument)).splitlines())
+            return self.blocks(thread.gained(argument).splitlines())
         if name == "scoreboard":
             return scoreboard(int(argument))
         if name == "predict":

@@ -12,6 +12,7 @@ from docutils import nodes
 from sphinx.application import Sphinx
 
 from .directives import BookDirective, raw
+from .numbers import page_of
 from .sources import BOOK, ROOT
 
 KINDS = ("built", "used", "plumbing")
@@ -22,13 +23,13 @@ class Place(NamedTuple):
 
     Attributes:
         name: Module and definition below `myllm`, for example ``model.attention.attend``.
-        chapter: The chapter that introduces it.
+        chapter: The chapter that introduces it, ``05``, or the appendix, ``D``.
         kind: "built" or "used" in a section, or "plumbing".
         where: The label of the section; for plumbing, why it is not explained.
     """
 
     name: str
-    chapter: int
+    chapter: str
     kind: str
     where: str
 
@@ -37,7 +38,7 @@ def source_map() -> list[Place]:
     """All lines of book/source-map.toml, chapter by chapter."""
     tables = tomllib.loads((BOOK / "source-map.toml").read_text("utf-8"))
     return [
-        Place(name, int(chapter), kind, where)
+        Place(name, chapter, kind, where)
         for chapter, kinds in sorted(tables.items())
         for kind, places in kinds.items()
         for name, where in places.items()
@@ -65,7 +66,7 @@ def listed(places: list[Place]) -> str:
     return ", ".join(links[:-1]) + " and " + links[-1] if len(links) > 1 else "".join(links)
 
 
-def gained(chapter: int) -> str:
+def gained(chapter: str) -> str:
     """What the package gained in a chapter, as a MyST paragraph."""
     here = [place for place in source_map() if place.chapter == chapter]
     built, used, plumbing = ([place for place in here if place.kind == kind] for kind in KINDS)
@@ -73,9 +74,11 @@ def gained(chapter: int) -> str:
     if used:
         text += f" It also gained {listed(used)}, which you used or read about."
     if plumbing:
-        text += f" The {{ref}}`source map <source-map-{chapter:02}>` lists the remaining code, which only"
+        text += (
+            f" The {{ref}}`source map <source-map-{chapter.lower()}>` lists the remaining code, which only"
+        )
         return f"{text} reads files or checks values."
-    return f"{text} The {{ref}}`source map <source-map-{chapter:02}>` leads to every line."
+    return f"{text} The {{ref}}`source map <source-map-{chapter.lower()}>` leads to every line."
 
 
 class Gained(BookDirective):
@@ -86,7 +89,7 @@ class Gained(BookDirective):
     def run(self) -> list[nodes.Node]:
         """The paragraph."""
         self.env.note_dependency(str(BOOK / "source-map.toml"))
-        return self.markdown(gained(int(self.arguments[0])))
+        return self.markdown(gained(self.arguments[0]))
 
 
 class SourceMap(BookDirective):
@@ -98,13 +101,13 @@ class SourceMap(BookDirective):
         out: list[nodes.Node] = []
         places = source_map()
         for chapter in sorted({place.chapter for place in places}):
-            page = next(BOOK.glob(f"{chapter:02}-*.md")).stem
-            label = f"source-map-{chapter:02}"
+            page, kind = page_of(chapter), "Chapter" if chapter.isdigit() else "Appendix"
+            label = f"source-map-{chapter.lower()}"
             section = nodes.container(ids=[label])
             standard = self.env.domains["std"]
             standard.anonlabels[label] = self.env.docname, label
-            standard.labels[label] = self.env.docname, label, f"chapter {chapter} in the source map"
-            section += self.markdown(f"**Chapter {{doc}}`{page}`**")
+            standard.labels[label] = self.env.docname, label, f"{kind.lower()} {chapter} in the source map"
+            section += self.markdown(f"**{kind} {{doc}}`{page}`**")
             lines = ["| definition | file | what it is | where |", "|---|---|---|---|"]
             for place in (place for place in places if place.chapter == chapter):
                 module, _, name = place.name.rpartition(".")
