@@ -29,7 +29,10 @@ async def read_body(request: "Request", limit: int, seconds: float) -> bytes:
     from starlette.requests import ClientDisconnect
 
     found, size = bytearray(), 0
-    too_long = Refusal(f"The body has more than {limit:,} bytes.", status=413, code="body_too_long")
+    # What is not read must not be taken for the next request.
+    close = {"Connection": "close"}
+    message = f"The body has more than {limit:,} bytes."
+    too_long = Refusal(message, status=413, code="body_too_long", headers=close)
     if int(request.headers.get("content-length", 0)) > PATIENCE * limit:
         raise too_long
     try:
@@ -40,7 +43,7 @@ async def read_body(request: "Request", limit: int, seconds: float) -> bytes:
                 if size > PATIENCE * limit:
                     break
     except TimeoutError:
-        raise Refusal("The body did not come in time.", status=408) from None
+        raise Refusal("The body did not come in time.", status=408, headers=close) from None
     except ClientDisconnect:
         raise Refusal("The client has left.") from None
     if size > limit:

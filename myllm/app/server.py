@@ -66,6 +66,7 @@ def serve(endpoint: Endpoint, listener: socket.socket, ready: Callable[[], None]
         ws="none",
         lifespan="on",
         log_config=None,
+        log_level="error",
         access_log=False,  # texts are private, and so is who asks
         server_header=False,
         proxy_headers=False,
