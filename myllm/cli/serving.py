@@ -108,9 +108,14 @@ class Serve:
         from myllm.tokenizers.chat import end_tokens
 
         dtype = None if self.dtype is None else getattr(torch, self.dtype)
+        try:
+            torch.empty(0, device=self.device)
+        except (RuntimeError, AssertionError):  # no such device, or PyTorch was built without it
+            raise UserError(f"--device {self.device} is not here; leave it out for the CPU.") from None
         llm = LLM.from_pretrained(self.model, dtype=dtype, device=self.device)
         if self.template is not None and llm.tokenizer is not None:
             llm.tokenizer.chat_template = self.template
+            llm.chat_ids([{"role": "user", "content": "Hello"}])  # refuses a template that does not fit
             llm.stop_ids |= end_tokens(llm.tokenizer)
         service = Service(
             llm, rows=self.rows, tokens=self.cache_tokens, queue=self.queue, share=not self.private

@@ -228,7 +228,10 @@ def test_log_probabilities_are_the_models(client, llm):
     old = complete(client, temperature=0, max_tokens=6, logprobs=2).choices[0]
     assert "".join(old.logprobs.tokens) == old.text
     assert old.logprobs.token_logprobs == [max(one.values()) for one in old.logprobs.top_logprobs]
-    assert [old.text[at:].startswith(one) for at, one in zip(old.logprobs.text_offset, old.logprobs.tokens)]
+    assert [
+        old.text[at:].startswith(one)
+        for at, one in zip(old.logprobs.text_offset, old.logprobs.tokens, strict=False)
+    ]
 
 
 def test_a_schema_makes_objects(client):
