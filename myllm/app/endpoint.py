@@ -152,7 +152,7 @@ class Endpoint:
 
     def _has_key(self, request: "Request") -> bool:
         given = request.headers.get("authorization", "").partition(" ")
-        same = hmac.compare_digest(given[2].encode(), (self.key or "").encode())
+        same = hmac.compare_digest(given[2].encode("latin-1"), (self.key or "").encode())
         return self.key is None or (given[0].lower() == "bearer" and same)
 
     def _card(self) -> dict[str, Any]:

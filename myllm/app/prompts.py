@@ -8,7 +8,7 @@ from myllm.checks import shown
 from myllm.files import UserError
 from myllm.llm import LLM
 from myllm.tokenizers.base import Tokenizer
-from myllm.tokenizers.chat import prompt_ids
+from myllm.tokenizers.chat import end_tokens, prompt_ids
 
 MAX_PROMPTS = 64
 #: What each role is for the chat formats.
@@ -85,6 +85,19 @@ def refuse_too_long(llm: LLM, *texts: str) -> None:
             f"{size:,} bytes do not fit into a context of {context:,} tokens; shorten the text.",
             code="context_length_exceeded",
         )
+
+
+def use_template(llm: LLM, template: str) -> None:
+    """Give a model a chat format.
+
+    Raises:
+        UserError: There is no such format, or the tokenizer lacks its tokens.
+    """
+    if llm.tokenizer is not None:
+        llm.tokenizer.chat_template = template
+    llm.chat_ids([{"role": "user", "content": "Hello"}])
+    if llm.tokenizer is not None:
+        llm.stop_ids |= end_tokens(llm.tokenizer)
 
 
 def _tokenizer(llm: LLM) -> Tokenizer:

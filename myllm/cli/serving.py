@@ -103,9 +103,9 @@ class Serve:
         import torch
 
         from myllm.app.endpoint import Endpoint, Limits
+        from myllm.app.prompts import use_template
         from myllm.app.service import Service
         from myllm.llm import LLM
-        from myllm.tokenizers.chat import end_tokens
 
         dtype = None if self.dtype is None else getattr(torch, self.dtype)
         try:
@@ -113,10 +113,8 @@ class Serve:
         except (RuntimeError, AssertionError):  # no such device, or PyTorch was built without it
             raise UserError(f"--device {self.device} is not here; leave it out for the CPU.") from None
         llm = LLM.from_pretrained(self.model, dtype=dtype, device=self.device)
-        if self.template is not None and llm.tokenizer is not None:
-            llm.tokenizer.chat_template = self.template
-            llm.chat_ids([{"role": "user", "content": "Hello"}])  # refuses a template that does not fit
-            llm.stop_ids |= end_tokens(llm.tokenizer)
+        if self.template is not None:
+            use_template(llm, self.template)
         service = Service(
             llm, rows=self.rows, tokens=self.cache_tokens, queue=self.queue, share=not self.private
         )

@@ -277,7 +277,7 @@ def test_a_regex_is_kept_and_shared_between_requests(client):
 
 def test_tools_are_refused(client):
     tool = {"type": "function", "function": {"name": "f", "parameters": {}}}
-    with pytest.raises(openai.BadRequestError, match="tools = .* is not supported") as caught:
+    with pytest.raises(openai.BadRequestError, match=r"tools = .* is not supported") as caught:
         chat(client, tools=[tool])
     assert caught.value.param == "tools" and caught.value.code == "unsupported"
 

@@ -22,12 +22,18 @@ def server():
         yield server
 
 
+def more(sock, size):
+    """What comes next, at least a byte."""
+    part = sock.recv(size)
+    assert part, "the server has closed the connection"
+    return part
+
+
 def first_event(sock):
     """Wait for the first event of a stream; what has come by then."""
     found = b""
     while b"data: " not in found:
-        assert (part := sock.recv(4096)), found
-        found += part
+        found += more(sock, 4096)
     return found
 
 
@@ -89,8 +95,7 @@ def test_a_request_that_comes_byte_by_byte_is_served(server):
             sock.send(bytes([byte]))
         found = b""
         while not found.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n"):
-            assert (part := sock.recv(4096)), found
-            found += part
+            found += more(sock, 4096)
     assert found.startswith(b"HTTP/1.1 200 ")
 
 
@@ -99,8 +104,7 @@ def test_two_requests_in_one_packet_are_answered_in_order(server):
         sock.sendall(serving.request(SHORT) + serving.request(SHORT | {"model": "x"}))
         found = b""
         while b"There is no model" not in found:
-            assert (part := sock.recv(4096)), found
-            found += part
+            found += more(sock, 4096)
     assert found.index(b"HTTP/1.1 200 ") < found.index(b"HTTP/1.1 404 ")
 
 
@@ -122,8 +126,7 @@ def test_a_reader_that_takes_its_time_gets_everything(server):
         sock.sendall(serving.request(LONG | {"n": 4, "logprobs": 20}))
         found = b""
         while not found.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n"):
-            assert (part := sock.recv(512)), found[-100:]
-            found += part
+            found += more(sock, 512)
     assert found.count(b'"finish_reason":"length"') + found.count(b'"finish_reason":"stop"') == 4
 
 
