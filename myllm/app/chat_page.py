@@ -39,7 +39,12 @@ def chat_page(llm: LLM, title: str, *, system: str | None = None, **sampling: An
             raise gradio.Error(str(error), print_exception=False) from None
 
     return gradio.ChatInterface(
-        answer, title=title, flagging_mode="never", analytics_enabled=False, concurrency_limit=1
+        answer,
+        title=title,
+        api_name="chat",
+        flagging_mode="never",
+        analytics_enabled=False,
+        concurrency_limit=1,
     )
 
 

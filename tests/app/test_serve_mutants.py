@@ -254,8 +254,8 @@ SCHEMA = {
     ),
     "a recursion": ("if depth > MAX_DEPTH:", "if False:"),
     "unknown words are taken": (
-        '    if unknown := [name for name in given if name not in known]:\n        raise _refusal(f"has {shown(unknown[0])}, which is not supported there")',
-        "    pass",
+        '[name for name in given if name not in known]:\n        raise _refusal(f"has',
+        '[*given][:0]:\n        raise _refusal(f"has',
     ),
     "bounds in the wrong order": ("if most is not None and most < least:", "if False:"),
     "negative bounds": ("not 0 <= value <= LARGEST", "not value <= LARGEST"),
