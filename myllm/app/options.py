@@ -4,14 +4,14 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from myllm.app.refusal import Refusal, checked
-from myllm.app.schema import pattern
+from myllm.app.schema import MAX_PATTERN, pattern
 from myllm.checks import LARGEST, shown
 from myllm.files import UserError
 from myllm.inference.generate import check_room
 from myllm.inference.sampling import BOUNDS, SamplingConfig
 from myllm.llm import LLM
 
-MAX_CHOICES, MAX_TOP, MAX_STOPS, MAX_STOP, MAX_BIASES, MAX_PATTERN = 64, 20, 16, 256, 1_024, 20_000
+MAX_CHOICES, MAX_TOP, MAX_STOPS, MAX_STOP, MAX_BIASES = 64, 20, 16, 256, 1_024
 
 NUMBERS: dict[str, tuple[type[int | float], float, float]] = {
     **BOUNDS,

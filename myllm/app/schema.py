@@ -9,13 +9,13 @@ Numbers have at most 15 digits on each side of the point.
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 from myllm.app.refusal import Refusal
 from myllm.checks import LARGEST, shown
 
-MAX_DEPTH = 16
+MAX_DEPTH, MAX_PATTERN = 16, 20_000
 CHARACTER = r'(?:[^"\\' + "".join(map(chr, range(32))) + r']|\\["\\/bfnrt])'
 INTEGER = r"-?(?:0|[1-9][0-9]{0,14})"
 NUMBER = INTEGER + r"(?:\.[0-9]{1,15})?(?:[eE][+-]?[0-9]{1,2})?"
@@ -47,7 +47,7 @@ def _value(schema: Any, root: Mapping[str, Any], depth: int) -> str:
     if "$ref" in given:
         return _value(_target(_only(given, "$ref"), root), root, depth + 1)
     if "anyOf" in given:
-        return _either([_value(one, root, depth + 1) for one in _list(_only(given, "anyOf"), "anyOf")])
+        return _either(_values(_list(_only(given, "anyOf"), "anyOf"), root, depth))
     if "enum" in given or "const" in given:
         values = _list(given["enum"], "enum") if "enum" in given else [given["const"]]
         _refuse_others(given, {"type", "enum", "const"})
@@ -59,14 +59,28 @@ def _value(schema: Any, root: Mapping[str, Any], depth: int) -> str:
     return _either([_typed(kind, given, root, depth) for kind in kinds])
 
 
+def _values(schemas: Iterable[Any], root: Mapping[str, Any], depth: int) -> list[str]:
+    """The expressions of several schemas; a few that refer to each other can stand for a very long one."""
+    found, size = list[str](), 0
+    for one in schemas:
+        found.append(_value(one, root, depth + 1))
+        size += len(found[-1])
+        if size > MAX_PATTERN:
+            raise _refusal(f"makes an expression of more than {MAX_PATTERN:,} characters")
+    return found
+
+
 def _typed(kind: Any, given: Mapping[str, Any], root: Mapping[str, Any], depth: int) -> str:
     if kind == "object":
         return _properties(given, root, depth)
     if kind == "array":
         if "items" not in given:
             raise _refusal("has an array without items")
-        item = _value(given["items"], root, depth + 1)
-        return _array(item, *_bounds(given, "minItems", "maxItems"))
+        least, most = _bounds(given, "minItems", "maxItems")
+        if most == 0:  # an item that is not written may be of any size
+            return r"\[\]"
+        [item] = _values([given["items"]], root, depth)
+        return _array(item, least, most)
     if kind == "string":
         least, most = _bounds(given, "minLength", "maxLength")
         return f'"{CHARACTER}{{{least},{"" if most is None else most}}}"'
@@ -84,16 +98,13 @@ def _properties(given: Mapping[str, Any], root: Mapping[str, Any], depth: int) -
         raise _refusal(f"has the property {shown(missing[0])}, which must be in required")
     if unknown := [name for name in required if name not in properties]:
         raise _refusal(f"requires {shown(unknown[0])}, which is not in properties")
-    parts = [
-        re.escape(json.dumps(name, ensure_ascii=False)) + ": " + _value(one, root, depth + 1)
-        for name, one in properties.items()
-    ]
+    names = [re.escape(json.dumps(name, ensure_ascii=False)) for name in properties]
+    values = _values(properties.values(), root, depth)
+    parts = [f"{name}: {value}" for name, value in zip(names, values, strict=True)]
     return r"\{" + ", ".join(parts) + r"\}"
 
 
 def _array(item: str, least: int, most: int | None) -> str:
-    if most == 0:
-        return r"\[\]"
     more = f"{max(least - 1, 0)},{'' if most is None else most - 1}"
     full = f"{item}(?:, {item}){{{more}}}"
     return rf"\[{full}\]" if least else rf"\[(?:{full})?\]"

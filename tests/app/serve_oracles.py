@@ -505,6 +505,25 @@ def schemas():
     for text in ('"a\nb"', '"\\x"', '"a', '"\\"', '"\\u00e9"'):
         assert not re.fullmatch(pattern({"type": "string"}), text)
     assert re.fullmatch(pattern({"type": "string"}), '"\\n\\"\\\\"')
+    for kind in ({}, {"maxItems": 0}):  # each stands for ten of the next: 10,000 if it is written out
+        definitions = {
+            str(n): {
+                "type": "array",
+                **kind,
+                "items": {
+                    "type": "object",
+                    "required": [*"abcdefghij"],
+                    "properties": {x: {"$ref": f"#/$defs/{n + 1}"} for x in "abcdefghij"},
+                },
+            }
+            for n in range(4)
+        } | {"4": {"type": "null"}}
+        bomb = {"$ref": "#/$defs/0", "$defs": definitions}
+        if kind:
+            assert pattern(bomb) == r"\[\]"
+        else:
+            with pytest.raises(Refusal, match=r"more than 20,000 characters"):
+                pattern(bomb)
     for wrong in (
         None,
         [],

@@ -252,6 +252,7 @@ SCHEMA = {
         'f\'"{CHARACTER}{{{least},{"" if most is None else most}}}"\'',
         "f'\"{CHARACTER}*\"'",
     ),
+    "a few lines that stand for many": ("if size > MAX_PATTERN:", "if False:"),
     "a recursion": ("if depth > MAX_DEPTH:", "if False:"),
     "unknown words are taken": (
         '[name for name in given if name not in known]:\n        raise _refusal(f"has',

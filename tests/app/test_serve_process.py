@@ -11,6 +11,8 @@ import httpx
 import pytest
 import serving
 
+pytestmark = pytest.mark.slow
+
 LONG = {"model": "tiny", "prompt": "ROMEO.\n", "max_tokens": 240, "seed": 1, "stream": True}
 SHORT = {"model": "tiny", "prompt": "ROMEO.\n", "max_tokens": 2, "seed": 1}
 NAMED = ("course-base", "--name", "tiny")
