@@ -500,6 +500,14 @@ def schemas():
                 continue  # has more digits than a number may have here
             text = json.dumps(value, ensure_ascii=False)
             assert (re.fullmatch(found, text) is not None) == right, (schema, text)
+    two = {
+        "type": "object",
+        "required": ["a.b", "c"],
+        "properties": {key: {"type": "null"} for key in ("a.b", "c")},
+    }
+    assert re.fullmatch(pattern(two), '{"a.b": null, "c": null}')
+    for text in ('{"a.b": null"c": null}', '{"aXb": null, "c": null}', '{"a.b":null, "c":null}'):
+        assert not re.fullmatch(pattern(two), text)
     for text in ("01", "1.", "+1", "1e", "-", "- 1", "1e500", "00.5"):
         assert not re.fullmatch(pattern({"type": "number"}), text)
     for text in ('"a\nb"', '"\\x"', '"a', '"\\"', '"\\u00e9"'):
