@@ -325,6 +325,7 @@ def refusals():
             for one in (parts, {"role": "system", "content": "ab"})
         ]
         assert found[0]["choices"] == found[1]["choices"]
+        assert found[0]["usage"]["total_tokens"] == found[1]["usage"]["total_tokens"]
         assert client.json(chat, {"model": "m", "messages": [good], "top_logprobs": 1})[0] == 400
         for body, part in (
             (b"", "not JSON"),
@@ -407,6 +408,10 @@ def leaving():
         client.service.engine.step = broken
         status, found = client.json("/v1/completions", {"model": "m", "prompt": "abc"})
         assert status == 500 and "secret" not in str(found) and found["error"]["type"] == "server_error"
+        engine, steps = client.service.engine, iter(range(3))
+        engine.step = lambda step=engine.step: broken() if next(steps, None) is None else step()
+        status, _, parts = client.ask("/v1/completions", asked | {"n": 1})
+        assert status == 200 and parts[-1].startswith(b'data: {"error":') and b"[DONE]" not in parts[-1]
         text = alone(client, "abc", 5)[1]
         assert client.complete(max_tokens=5, temperature=0)["choices"][0]["text"] == text
         client.endpoint._wanted = lambda *_: 1 / 0

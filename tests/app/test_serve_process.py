@@ -153,8 +153,8 @@ def test_who_comes_to_a_full_queue_is_asked_to_try_again():
 def test_a_request_ends_when_its_time_is_over(stream):
     with serving.running(*NAMED, "--seconds", 0.3) as server:
         found = serving.ask(server, LONG | {"n": 64, "stream": stream})
-        assert found.status_code == (200 if stream else 504)
-        error = found.text.rpartition("data: ")[2] if stream else found.text
+        assert found.status_code in ((200, 504) if stream else (504,))  # a stream may have begun by then
+        error = found.text.rpartition("data: ")[2]
         assert json.loads(error)["error"]["code"] == "timeout"
         assert "[DONE]" not in found.text
         serving.until_free(server)
