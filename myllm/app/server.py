@@ -116,6 +116,11 @@ def _patient(seconds: float) -> "type[H11Protocol]":
             super().data_received(data)
             self._await_head()
 
+        def send_400_response(self, msg: str) -> None:
+            super().send_400_response(msg)
+            if self.cycle is not None:  # pyright: ignore[reportUnnecessaryComparison]
+                self.cycle.disconnected = True  # or its answer would come behind this one
+
         def pause_writing(self) -> None:
             super().pause_writing()
             self.unread = self.loop.call_later(seconds, self.transport.abort)

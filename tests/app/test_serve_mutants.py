@@ -173,7 +173,10 @@ ANSWERS = {
     "all texts have one seed": ("wanted.seed + index", "wanted.seed"),
     "one text of each prompt": ("for _ in range(wanted.n))", "for _ in range(1))"),
     "nobody is cancelled": ("            self.service.close(jobs)\n", "            pass\n"),
-    "who has left is not noticed": ('!= "http.disconnect"', '!= "nothing"'),
+    "who has left is not noticed": (
+        "asyncio.create_task(leave())",
+        "asyncio.create_task(asyncio.sleep(100))",
+    ),
     "time does not matter": ("asyncio.timeout_at(self.deadline)", "asyncio.timeout_at(None)"),
     "errors are texts": (
         "        if piece.error is not None:\n            raise piece.error\n",
