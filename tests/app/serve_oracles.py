@@ -377,6 +377,7 @@ def limits():
         assert client.ask("/v1/models", method="GET")[0] == 401
         assert client.ask("/v1/models/m", method="GET")[0] == 401
         assert "available" in client.json("/health", method="GET", **key)[1]
+        assert client.json("/health", method="GET")[1] == {"status": "ok"}
     with Client(rows=1, queue=1) as client:
         asked = {"model": "m", "prompt": "a", "max_tokens": 1}
         assert client.ask("/v1/completions", asked | {"n": 2})[0] == 200
