@@ -154,6 +154,13 @@ def texts():
         ]
         assert [choice["text"] for choice in both["choices"]] == wanted
         assert [choice["index"] for choice in both["choices"]] == [0, 1, 2, 3]
+        sizes = [len(client.llm.tokenizer.encode(prompt)) for prompt in ("abc", "xy")]
+        written = [
+            len(alone(client, p, 9, temperature=1.0, seed=3 + i)[0])
+            for i, p in enumerate(["abc", "abc", "xy", "xy"])
+        ]
+        counts = both["usage"]
+        assert (counts["prompt_tokens"], counts["completion_tokens"]) == (sum(sizes), sum(written))
         greedy = alone(client, "abc", 15)[1]
         assert client.complete(max_tokens=15, temperature=0, top_p=1)["choices"][0]["text"] == greedy
         assert client.complete(max_completion_tokens=15, temperature=0)["choices"][0]["text"] == greedy
@@ -202,6 +209,7 @@ def streams():
                 own = [chunk["choices"][0] for chunk in chunks if chunk["choices"][0]["index"] == n]
                 if chat:
                     assert own[0]["delta"] == {"role": "assistant", "content": ""}
+                    assert not any("role" in one["delta"] for one in own[1:])
                     text = "".join(one["delta"].get("content", "") for one in own)
                     assert text == whole["choices"][n]["message"]["content"]
                 else:
