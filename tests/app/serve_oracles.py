@@ -228,6 +228,12 @@ def streams():
             assert (whole["text"], whole["finish_reason"]) == (text[:cut], "stop")
             pieces = client.stream(max_tokens=30, temperature=0, stop=stop)
             assert "".join(one["choices"][0]["text"] for one in pieces) == text[:cut]
+            idle(client.service)  # what is stopped is not written on
+        from myllm.app.service import Tail
+
+        tail = Tail(client.llm.tokenizer, [65], ["cd"])
+        assert tail.add(client.llm.tokenizer.encode("abcdef"), last=False) == "ab" and tail.stopped
+        assert tail.add([65], last=True) == ""
         beginning = text[-1] + "never"  # held back, and shown at the end
         assert client.complete(max_tokens=30, temperature=0, stop=beginning)["choices"][0]["text"] == text
         idle(client.service)
@@ -393,6 +399,8 @@ def limits():
         assert status == 503 and headers["retry-after"] == "1"
         assert client.ask("/v1/completions", asked | {"n": 2})[0] == 200  # those before are forgotten
         idle(client.service)
+    with Client(tokens=16) as client:
+        assert "do not fit into" in client.refuse(max_tokens=40)["message"]
     with Client(limits=Limits(seconds=1e-4)) as client:
         asked = {"model": "m", "prompt": "a", "max_tokens": 60}
         status, found = client.json("/v1/completions", asked)
