@@ -29,7 +29,7 @@ Add --help to a command for its options.
 Exit codes: 0 success, 1 an error that one line explains, 2 not a valid command, 130 interrupted."""
 
 MODULES = (
-    *("general", "models", "generation", "quantization", "export"),
+    *("general", "models", "generation", "serving", "quantization", "export"),
     *("training", "finetuning", "classification", "policy", "evaluation", "benchmark", "pipeline"),
 )
 GROUPS = {

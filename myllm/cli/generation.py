@@ -115,9 +115,11 @@ class Generate(Sampling):
             prompts = [line for line in read_text(expand(self.prompts)).splitlines() if line.strip()]
         else:
             prompts = [read_text(sys.stdin.buffer) if self.prompt is None else self.prompt]
+        from myllm.app.prompts import refuse_too_long
+
         llm = _load(self.model)
         for prompt in prompts:
-            _refuse_too_long(llm, prompt)
+            refuse_too_long(llm, prompt)
         if self.beams is not None:
             self._search(llm, prompts, options)
         elif self.prompts is None and not self.json:
@@ -152,6 +154,7 @@ class Chat(Sampling):
         myllm chat smollm2
         myllm chat smollm2 'What is the capital of France?'
         myllm chat smollm2 --system 'Answer in one word.' 'What is the capital of France?'
+        myllm chat smollm2 --web
     """
 
     model: Name
@@ -160,17 +163,35 @@ class Chat(Sampling):
     """Answer this one message; by default the lines of standard input."""
     system: Annotated[str | None, arg(metavar="TEXT")] = None
     """The system message; by default the one that the model was trained with."""
+    template: Annotated[str | None, arg(metavar="NAME")] = None
+    """The chat format, such as chatml; by default the model's own."""
+    web: bool = False
+    """Talk in a browser instead, on a page of this machine (needs the extra serve)."""
+    port: Annotated[int, arg(metavar="N")] = 7860
+    """The port of that page."""
 
     def run(self) -> int:
         """Answer one message, or a conversation."""
         options = self.options()
+        if self.web:
+            self._refuse_with_web()
         messages = [] if self.system is None else [{"role": "system", "content": self.system}]
+        from myllm.app.prompts import refuse_too_long, use_template
+
         llm = _load(self.model)
+        if self.template is not None:
+            use_template(llm, self.template)
+        if self.web:
+            from myllm.app import chat_page
+
+            page = chat_page.chat_page(llm, self.model, system=self.system, **options)
+            chat_page.show(page, "127.0.0.1", self.port, lambda url: print(url, flush=True))
+            return 0
         if self.message is None and sys.stdin.isatty():
             print("An empty line ends the conversation.", file=sys.stderr)
         for line in _lines() if self.message is None else [self.message]:
             messages.append({"role": "user", "content": line})
-            _refuse_too_long(llm, *(message["content"] for message in messages))
+            refuse_too_long(llm, *(message["content"] for message in messages))
             if self.json:
                 asked = llm.chat_ids(messages)
                 [(answer, ids)] = llm.complete([asked], **options)
@@ -179,6 +200,13 @@ class Chat(Sampling):
                 answer = _print(llm.stream_chat(messages, **options))
             messages.append({"role": "assistant", "content": answer})
         return 0
+
+    def _refuse_with_web(self) -> None:
+        from myllm.app.server import need_extra
+
+        need_extra("gradio")
+        if self.message is not None or self.json:
+            raise UserError("--web takes no message and no --json; type into the page.")
 
 
 COMMANDS = {"generate": Generate, "chat": Chat}
@@ -219,16 +247,6 @@ def _load(name: str) -> "LLM":
     from myllm.llm import LLM
 
     return LLM.from_pretrained(name)
-
-
-def _refuse_too_long(llm: "LLM", *texts: str) -> None:
-    """Refuse texts that cannot fit into the context, whatever their tokens are, before encoding them."""
-    size, context = sum(len(text.encode(errors="replace")) for text in texts), llm.config.block_size
-    if llm.tokenizer is None or size <= context:  # a token stands for at least one byte
-        return
-    longest = max(len(llm.tokenizer.decode_bytes([i])) for i in range(llm.tokenizer.vocab_size))
-    if size > context * (longest + 1):  # a space may be lost where a token is decoded alone
-        raise UserError(f"{size:,} bytes do not fit into a context of {context:,} tokens; shorten the text.")
 
 
 def _lines() -> Iterable[str]:

@@ -303,16 +303,22 @@ def cut_at_stop(pieces: Iterable[str], stops: Sequence[str]) -> Iterator[str]:
 def _cut(pieces: Iterable[str], stops: Sequence[str]) -> Iterator[str]:
     held = ""
     for piece in pieces:
-        held += piece
-        found = [(held.find(stop) + len(stop), held.find(stop)) for stop in stops if stop in held]
-        if found:
-            _, start = min(found)
-            held = held[:start]
-            break
-        beginnings = (stop[:n] for stop in stops for n in range(1, len(stop)))
-        keep = max((len(part) for part in beginnings if held.endswith(part)), default=0)
-        ready, held = held[: len(held) - keep], held[len(held) - keep :]
+        ready, held = split_at_stop(held + piece, stops)
         if ready:
             yield ready
+        if held is None:
+            return
     if held:
         yield held
+
+
+def split_at_stop(held: str, stops: Sequence[str]) -> tuple[str, str | None]:
+    """A text in two parts: what may be shown, and what may be the beginning of a stop string.
+
+    Where the text contains a whole stop string, the first part ends before it and the second is None.
+    """
+    if found := [(held.find(stop) + len(stop), held.find(stop)) for stop in stops if stop in held]:
+        return held[: min(found)[1]], None
+    beginnings = (stop[:n] for stop in stops for n in range(1, len(stop)))
+    keep = max((len(part) for part in beginnings if held.endswith(part)), default=0)
+    return held[: len(held) - keep], held[len(held) - keep :]

@@ -182,7 +182,7 @@ MUTANTS = {
         "length + max_new_tokens > limit",
         "length + max_new_tokens >= limit",
     ),
-    "a stop string is found too late": ("generate", "_, start = min(found)", "_, start = max(found)"),
+    "a stop string is found too late": ("generate", "min(found)[1]", "max(found)[1]"),
     "a stop string is shown in part": (
         "generate",
         "for n in range(1, len(stop)))",

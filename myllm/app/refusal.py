@@ -1,0 +1,65 @@
+"""What the endpoint refuses: one sentence, a status, and where the mistake is."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from myllm.checks import check
+from myllm.files import UserError
+
+TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
+
+
+class Refusal(UserError):
+    """A request that is not served.
+
+    Args:
+        message: One sentence for the client.
+        status: The status of HTTP.
+        param: The option that is wrong, if it is one.
+        code: A word for programs.
+        headers: What the answer carries besides, such as ``Retry-After``.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int = 400,
+        param: str | None = None,
+        code: str | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.param, self.code, self.headers = status, param, code, headers or {}
+
+    def body(self) -> dict[str, Any]:
+        """The answer in the form of OpenAI's errors."""
+        kind = "server_error" if self.status >= 500 else TYPES.get(self.status, "invalid_request_error")
+        found = {"message": str(self), "type": kind, "param": self.param, "code": self.code}
+        return {"error": found}
+
+
+def busy(seconds: int = 1) -> Refusal:
+    """Too many requests wait already."""
+    return Refusal(
+        "Too many requests are waiting; try again later.",
+        status=503,
+        code="overloaded",
+        headers={"Retry-After": str(seconds)},
+    )
+
+
+def checked(name: str, value: Any, *kinds: Any, bounds: tuple[float, float] | None = None) -> Any:
+    """A value of one of these kinds, as `myllm.checks.check` sees it; else the option is refused."""
+    try:
+        check(name, value, *kinds, bounds=bounds)
+    except UserError as error:
+        raise Refusal(str(error), param=name.partition("[")[0]) from None
+    return value
+
+
+def need(body: Mapping[str, Any], name: str) -> Any:
+    """The value of an option that must be given."""
+    if name not in body:
+        raise Refusal(f"{name} is missing.", param=name)
+    return body[name]
