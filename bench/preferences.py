@@ -1,7 +1,7 @@
 """What chapter 21 reads from a file: preferences, rewards and selection on one plane of reward against KL.
 
     python -m bench.preferences                all runs, about 20 minutes on one core; it resumes from build/
-    python -m bench.preferences --share 1 2    the second half of them, for a second process
+    python -m bench.preferences --share 1 2    those of every other seed, for a second process
 
 The policy, the words and the reward are those of `bench.rl`. Every learner may spend the same number of
 floating-point operations, sampling included. Of the held-out words those of `bench.rl` are the test; the
@@ -132,7 +132,8 @@ def divergences(model: Transformer, split: str = "test") -> list[float]:
         for one in (model, start())
     )
     each = torch.zeros(mask.shape).masked_scatter(mask, (ours.exp() * (ours - theirs)).sum(-1))
-    return each.sum(1).view(len(given), KL_SAMPLES).mean(1).tolist()
+    found: list[float] = each.sum(1).view(len(given), KL_SAMPLES).mean(1).tolist()
+    return found
 
 
 @cache
@@ -233,6 +234,7 @@ class Looks:
 
     def __init__(self, model: Transformer, spent: Callable[[int], float], updates: int) -> None:
         self.model, self.spent, self.rows, self.seconds = model, spent, list[Row](), 0.0
+        self.best: dict[str, Tensor] = {}  # the weights that the validation chooses
         self.at = {max(1, round(updates * (n / LOOKS) ** 2)) for n in range(1, LOOKS)} | {updates}
 
     def __call__(self, trainer: Trainer, record: dict[str, float]) -> None:
@@ -243,7 +245,10 @@ class Looks:
     def look(self, updates: int) -> None:
         """Look at the model after so many updates."""
         begun = time.perf_counter()
-        self.rows.append({"updates": updates, "flops": self.spent(updates), **measures(self.model)})
+        row = {"updates": updates, "flops": self.spent(updates), **measures(self.model)}
+        if not self.best or row["validation"] > max(one["validation"] for one in self.rows):
+            self.best = {name: p.detach().clone() for name, p in self.model.state_dict().items()}
+        self.rows.append(row)
         self.seconds += time.perf_counter() - begun
 
 
@@ -252,6 +257,7 @@ def finished(method: str, setting: Row, seed: int, looks: Looks, begun: float) -
     seconds = time.perf_counter() - begun - looks.seconds
     margins = implicit(looks.model)
     last = looks.rows[-1]
+    torch.save(looks.best, PARTS / f"{method} {json.dumps(setting)} {seed}.pt")
     return {
         "method": method,
         "setting": setting,
@@ -286,6 +292,29 @@ def preferring(method: str, seed: int, pairs: str = "own", rate: float = RATE, *
     config = TrainConfig(steps=updates, lr=rate, warmup=5, weight_decay=0.0)
     Trainer(model, objective, config, callbacks=[looks]).fit()
     setting = {"pairs": pairs, "rate": rate, "n_pairs": len(given)} | more
+    return finished(method, setting, seed, looks, begun)
+
+
+def in_rounds(method: str, seed: int, rounds: int = 4, fresh: int = 512, **more: Any) -> Row:
+    """A run on pairs that the policy writes as it is in each round, to which those of earlier rounds stay."""
+    begun, model, given, spent = time.perf_counter(), policy(), list[Pair](), 0.0
+    looks, done = Looks(model, lambda _: round(spent * FLOPS), rounds), 0
+    for n in range(rounds):
+        asking = prompts(seed=2000 + 10 * seed + n)[:fresh]
+        groups = drawn(model, asking, DRAWN, seed=10 * seed + n)
+        new = pairs_of(asking, groups, seed)
+        given += new
+        spent += sum(len(p.ids) + len(c.ids) for p, g in zip(asking, groups, strict=True) for c in g)
+        rows = tokens(row for pair in given for row in pair)
+        spent += rows  # of the reference, which is asked anew
+        each = 3 * rows / len(given) * PAIRS
+        steps = max(1, int(((n + 1) * BUDGET / rounds / FLOPS - spent) / each))
+        objective = DPO(given, start(), block_size=ROW, batch_size=PAIRS, seed=seed, **more)
+        config = TrainConfig(steps=steps, lr=RATE, warmup=5, weight_decay=0.0)
+        Trainer(model, objective, config).fit()
+        spent, done = spent + steps * each, done + steps
+        looks.look(done)
+    setting = {"pairs": "of each round", "rate": RATE, "rounds": rounds} | more
     return finished(method, setting, seed, looks, begun)
 
 
@@ -395,45 +424,34 @@ def fall(pairs: str, seed: int, beta: float = 0.5, rate: float = RATE) -> Row:
 # Measures of answers
 
 
-@cache
-def tuned(name: str) -> Transformer:
-    """A policy of a method, as the page's figures and the capstone need it again."""
-    method, _, seed = name.partition("/")
-    return MODELS[method](int(seed))
-
-
-def by_pairs(seed: int, updates: int = 80, **more: Any) -> Transformer:
-    """A policy tuned on pairs of its own answers."""
-    model, plain = policy(), more.get("method") == "simpo"
-    objective = DPO(
-        own_pairs(seed), None if plain else start(), block_size=ROW, batch_size=PAIRS, seed=seed, **more
-    )
-    config = TrainConfig(steps=updates, lr=RATE, warmup=5, weight_decay=0.0)
-    Trainer(model, objective, config).fit()
-    return model.eval()
-
-
-def by_reward(seed: int, beta: float = 0.0, updates: int = 40) -> Transformer:
-    """A policy tuned by PPO."""
-    model = policy()
-    more: Row = {"beta": beta, "reference": start()} if beta else {}
-    objective = PPO(prompts(), right, TOKENIZER, **options(seed, 1), **more)
-    Trainer(ActorCritic(model), objective, replace(LEARNING, steps=updates)).fit()
-    return model.eval()
-
-
-MODELS: dict[str, Callable[[int], Transformer]] = {
-    "dpo": lambda seed: by_pairs(seed, beta=0.5),
-    "dpo with noise": lambda seed: by_pairs(seed, beta=0.2, smoothing=TILT),
-    "ipo": lambda seed: by_pairs(seed, method="ipo", beta=0.5),
-    "kto": lambda seed: by_pairs(seed, method="kto", beta=0.2),
-    "ppo": lambda seed: by_reward(seed, beta=0.2),
+SHOWN: dict[str, tuple[str, Row]] = {
+    "dpo": ("dpo", {"pairs": "own", "beta": 0.5}),
+    "dpo with noise": ("dpo", {"pairs": "own", "beta": 0.2, "smoothing": TILT}),
+    "dpo in rounds": ("dpo", {"pairs": "of each round", "smoothing": TILT}),
+    "ipo": ("ipo", {"beta": 0.5}),
+    "kto": ("kto", {"beta": 0.2}),
+    "ppo": ("ppo", {"beta": 0.2}),
+    "grpo": ("grpo", {"beta": 0.0}),
 }
+"""Runs whose policies are looked at more closely: the checkpoint that the validation chose."""
+
+
+def tuned(name: str, seed: int) -> Transformer:
+    """The policy of a run that has been made."""
+    method, wanted = SHOWN[name]
+    for file in PARTS.glob(f"{method} *{seed}.pt"):
+        found = json.loads(file.stem[len(method) : -len(str(seed))])
+        same = all(found.get(key) == value for key, value in wanted.items())
+        if same and ("smoothing" in found) == ("smoothing" in wanted):
+            model = Transformer(MODEL)
+            model.load_state_dict(torch.load(file))
+            return model.eval()
+    raise FileNotFoundError(f"{name} {seed}")
 
 
 def agreement(name: str, seed: int) -> Row:
     """How well the implicit reward ranks held-out pairs, answers of the start, and its own answers."""
-    model, given = tuned(f"{name}/{seed}"), as_prompts("test")
+    model, given = tuned(name, seed), as_prompts("test")
     margins, found = implicit(model), Row()
     for source, writer in (("reference", start()), ("own", model)):
         groups = drawn(writer, given, 16, seed=21)
@@ -474,7 +492,7 @@ def _rank_correlation(x: Sequence[float], y: Sequence[float]) -> float:
 
 def several(name: str, seed: int, n: int = 64) -> Row:
     """pass@k and maj@k at temperature 1, from n answers to each question."""
-    model, given = (start() if name == "start" else tuned(f"{name}/{seed}")), as_prompts("test")
+    model, given = (start() if name == "start" else tuned(name, seed)), as_prompts("test")
     groups = drawn(model, given, n, seed=31 + seed)
     counts = [int(sum(right([one.item] * n, group))) for one, group in zip(given, groups, strict=True)]
     texts = [[one.text.strip() if one.ended else "" for one in group] for group in groups]
@@ -501,9 +519,9 @@ def _triple(values: Sequence[float]) -> list[float]:
     return [low, mean(values), high]
 
 
-def capstone() -> Row:
+def capstone(seed: int = 0) -> Row:
     """From the base to one file: what each stage scores on the test questions."""
-    stages, model = list[Row](), tuned("dpo/0")
+    stages, model = list[Row](), tuned("dpo in rounds", seed)
     page = LLM(model, TOKENIZER)
     for name, one in (
         ("base", base()),
@@ -554,45 +572,56 @@ def card(runs: Sequence[Row]) -> list[Row]:
 
 def jobs() -> dict[str, Callable[[], Any]]:
     """Every part by name, the most important first: one seed of all of them, then the others."""
-    rounds: list[dict[str, Callable[[], Any]]] = [{}, {}, {}]
+    found = dict[str, Callable[[], Any]]()
+    groups: list[list[tuple[int, str, Callable[..., Any], tuple[Any, ...], Row]]] = [[], []]
 
     def add(seeds: int, table: str, run: Callable[..., Any], *args: Any, **more: Any) -> None:
-        for seed in range(seeds):
-            name = "/".join(map(str, (table, *args, *more.values(), seed)))
-            rounds[seed][name] = lambda seed=seed: run(*args, seed=seed, **more)
+        groups[-1].append((seeds, table, run, args, more))
 
-    rounds[0]["capstone"] = capstone
     add(3, "runs", preferring, "dpo", beta=0.5)
-    add(3, "runs", rewarded, "ppo", beta=0.2)
-    add(2, "several", several, "start")
-    add(2, "several", several, "dpo")
     add(3, "true_vs_implicit", agreement, "dpo")
-    add(3, "runs", preferring, "kto", beta=0.2)
-    add(3, "runs", preferring, "ipo", beta=0.5)
-    add(3, "runs", rewarded, "grpo")
-    add(3, "runs", rejection, "best")
+    add(2, "several", several, "start")
     add(3, "fall", fall, "own")
+    add(3, "runs", in_rounds, "dpo", beta=0.15, smoothing=TILT)
+    add(1, "capstone", capstone)
+    add(2, "several", several, "dpo")
+    add(2, "several", several, "dpo in rounds")
+    add(3, "true_vs_implicit", agreement, "dpo in rounds")
+    add(3, "runs", preferring, "kto", beta=0.2)
+    add(3, "true_vs_implicit", agreement, "kto")
+    add(3, "runs", rewarded, "ppo", beta=0.2)
+    add(2, "true_vs_implicit", agreement, "ppo")
     add(3, "runs", preferring, "dpo", beta=0.2, smoothing=TILT)
-    add(2, "runs", rejection, "random")
+    add(2, "true_vs_implicit", agreement, "dpo with noise")
+    add(2, "runs", preferring, "ipo", beta=0.5)
+    add(2, "true_vs_implicit", agreement, "ipo")
+    add(2, "runs", rewarded, "grpo")
+    add(2, "runs", rejection, "best")
+    groups.insert(0, groups.pop())
+    add(2, "runs", preferring, "dpo", beta=2.0)
+    add(2, "runs", preferring, "dpo", beta=0.1)
+    add(2, "runs", preferring, "ipo", beta=0.2)
+    add(2, "runs", preferring, "ipo", beta=1.0)
     add(2, "runs", preferring, "simpo", beta=2.0, margin=1.0)
+    add(2, "runs", rejection, "random")
     add(2, "runs", rewarded, "distillation")
-    for name in ("dpo with noise", "kto", "ipo", "ppo"):
-        add(3 if name == "kto" else 2, "true_vs_implicit", agreement, name)
-    add(2, "several", several, "kto")
-    for beta in (0.0, 0.1, 0.3):
-        add(2, "runs", rewarded, "ppo", beta=beta)
-    for beta in (0.1, 2.0):
-        add(2, "runs", preferring, "dpo", beta=beta)
-    for beta in (0.1, 0.5):
-        add(2, "runs", preferring, "dpo", beta=beta, smoothing=TILT)
-    for beta in (0.2, 1.0):
-        add(2, "runs", preferring, "ipo", beta=beta)
-    for beta in (0.1, 0.5):
-        add(2, "runs", preferring, "kto", beta=beta)
-    add(2, "runs", rewarded, "grpo", beta=0.2)
-    add(2, "runs", preferring, "dpo", pairs="foreign", beta=0.5)
     add(2, "fall", fall, "foreign")
-    return {name: job for part in rounds for name, job in part.items()}
+    add(2, "runs", preferring, "dpo", pairs="foreign", beta=0.5)
+    add(2, "runs", rewarded, "ppo", beta=0.1)
+    add(2, "runs", rewarded, "ppo")
+    add(2, "runs", preferring, "dpo", beta=0.1, smoothing=TILT)
+    add(2, "runs", preferring, "kto", beta=0.5)
+    add(2, "runs", rewarded, "grpo", beta=0.2)
+    for part in groups:
+        for seed in range(3):
+            for seeds, table, run, args, more in part:
+                if seed < seeds:
+                    extra = ["rounds"] if run is in_rounds else []
+                    name = "/".join(map(str, (table, *args, *extra, *more.values(), seed)))
+                    found[name] = lambda run=run, args=args, seed=seed, more=more: run(
+                        *args, seed=seed, **more
+                    )
+    return found
 
 
 def gathered() -> Row:
@@ -627,10 +656,10 @@ def gathered() -> Row:
         row = json.loads(part.read_text("utf-8"))
         if table == "fall":
             content["fall"]["runs"].append(row)
-        elif "/" in key:
-            content[table].append(row)
-        else:
+        elif table == "capstone":
             content[table] = row
+        else:
+            content[table].append(row)
     content["card"] = card(content["runs"])
     for run in content["runs"]:
         run["curve"] = [{k: v for k, v in row.items() if k != "hits"} for row in run.get("curve", [])]
@@ -646,9 +675,9 @@ def main() -> None:
     mine, of = parser.parse_args().share
     torch.set_num_threads(1)
     PARTS.mkdir(parents=True, exist_ok=True)
-    for i, (name, job) in enumerate(jobs().items()):
+    for name, job in jobs().items():
         part = PARTS / f"{name.replace('/', ' ')}.json"
-        if i % of == mine and not part.exists():
+        if int(name[-1]) % of == mine and not part.exists():
             begun = time.process_time()
             atomic_write(part, json.dumps(job()))
             print(f"{name}: {time.process_time() - begun:.1f} s", flush=True)
