@@ -12,6 +12,7 @@ import argparse
 import json
 import math
 import random
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -666,6 +667,14 @@ def gathered() -> Row:
     return content
 
 
+def write() -> None:
+    """Write the file, lists of numbers on one line."""
+    text = json.dumps(gathered(), indent=1)
+    flat = re.sub(r"\[[^\[\]{}]*\]", lambda found: " ".join(found[0].split()), text)
+    flat = flat.replace("[ ", "[").replace(" ]", "]")
+    atomic_write(FILE, flat + "\n")
+
+
 def main() -> None:
     """Run what is missing, and write the file after each part."""
     parser = argparse.ArgumentParser(
@@ -681,8 +690,8 @@ def main() -> None:
             begun = time.process_time()
             atomic_write(part, json.dumps(job()))
             print(f"{name}: {time.process_time() - begun:.1f} s", flush=True)
-            atomic_write(FILE, json.dumps(gathered(), indent=1) + "\n")
-    atomic_write(FILE, json.dumps(gathered(), indent=1) + "\n")
+            write()
+    write()
 
 
 if __name__ == "__main__":
