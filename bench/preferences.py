@@ -625,10 +625,9 @@ def jobs() -> dict[str, Callable[[], Any]]:
     return found
 
 
-def gathered() -> Row:
-    """The content of the file, as far as its parts are there."""
-    content: Row = {"command": "python -m bench.preferences", **origin()}
-    content["settings"] = {
+def about() -> Row:
+    """What is known before any run: the settings, the start, and what is exact."""
+    settings = {
         "parameters": MODEL.n_params,
         "test": len(asked("test")),
         "validation": len(asked("validation")),
@@ -643,8 +642,14 @@ def gathered() -> Row:
         "smoothing": TILT,
     }
     hits = greedy(start())
-    content["start"] = {"exact_match": mean(hits), "interval": interval(hits), "reward": mean(exact(start()))}
-    content["optimum"], content["best_of_n"] = optimum(), best_of_n()
+    first = {"exact_match": mean(hits), "interval": interval(hits), "reward": mean(exact(start()))}
+    return {"settings": settings, "start": first, "optimum": optimum(), "best_of_n": best_of_n()}
+
+
+def gathered() -> Row:
+    """The content of the file, as far as its parts are there."""
+    content: Row = {"command": "python -m bench.preferences", **origin()}
+    content |= json.loads((PARTS / "about.json").read_text("utf-8"))
     falls = {"method": "dpo", "beta": 0.5, "rate": RATE, "updates": [*FALL], "runs": list[Row]()}
     content |= {"runs": [], "fall": falls, "true_vs_implicit": [], "several": []}
     for row in content["best_of_n"]:
@@ -684,6 +689,8 @@ def main() -> None:
     mine, of = parser.parse_args().share
     torch.set_num_threads(1)
     PARTS.mkdir(parents=True, exist_ok=True)
+    if not (PARTS / "about.json").exists():
+        atomic_write(PARTS / "about.json", json.dumps(about()))
     for name, job in jobs().items():
         part = PARTS / f"{name.replace('/', ' ')}.json"
         if int(name[-1]) % of == mine and not part.exists():
