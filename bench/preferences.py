@@ -234,7 +234,7 @@ class Looks:
     """Measures a policy now and then while a run spends its operations."""
 
     def __init__(self, model: Transformer, spent: Callable[[int], float], updates: int) -> None:
-        self.model, self.spent, self.rows, self.seconds = model, spent, list[Row](), 0.0
+        self.model, self.spent, self.rows = model, spent, list[Row]()
         self.best: dict[str, Tensor] = {}  # the weights that the validation chooses
         self.at = {max(1, round(updates * (n / LOOKS) ** 2)) for n in range(1, LOOKS)} | {updates}
 
@@ -245,17 +245,14 @@ class Looks:
 
     def look(self, updates: int) -> None:
         """Look at the model after so many updates."""
-        begun = time.perf_counter()
         row = {"updates": updates, "flops": self.spent(updates), **measures(self.model)}
         if not self.best or row["validation"] > max(one["validation"] for one in self.rows):
             self.best = {name: p.detach().clone() for name, p in self.model.state_dict().items()}
         self.rows.append(row)
-        self.seconds += time.perf_counter() - begun
 
 
-def finished(method: str, setting: Row, seed: int, looks: Looks, begun: float) -> Row:
+def finished(method: str, setting: Row, seed: int, looks: Looks) -> Row:
     """A run as it stands in the file."""
-    seconds = time.perf_counter() - begun - looks.seconds
     margins = implicit(looks.model)
     last = looks.rows[-1]
     torch.save(looks.best, PARTS / f"{method} {json.dumps(setting)} {seed}.pt")
@@ -265,14 +262,13 @@ def finished(method: str, setting: Row, seed: int, looks: Looks, begun: float) -
         "seed": seed,
         **{name: last[name] for name in ("reward", "exact_match", "kl", "kl_interval", "updates", "flops")},
         "implicit_accuracy": mean(margins[0] > margins[1]),
-        "seconds": round(seconds, 1),
         "curve": looks.rows,
     }
 
 
 def preferring(method: str, seed: int, pairs: str = "own", rate: float = RATE, **more: Any) -> Row:
     """A run on pairs, each seen as often as the budget allows."""
-    begun, model = time.perf_counter(), policy()
+    model = policy()
     given = own_pairs(seed) if pairs == "own" else foreign_pairs(seed)
     rows = tokens(row for pair in given for row in pair)
     plain, taken = method == "simpo", DRAWN if pairs == "own" else 1
@@ -293,12 +289,12 @@ def preferring(method: str, seed: int, pairs: str = "own", rate: float = RATE, *
     config = TrainConfig(steps=updates, lr=rate, warmup=5, weight_decay=0.0)
     Trainer(model, objective, config, callbacks=[looks]).fit()
     setting = {"pairs": pairs, "rate": rate, "n_pairs": len(given)} | more
-    return finished(method, setting, seed, looks, begun)
+    return finished(method, setting, seed, looks)
 
 
 def in_rounds(method: str, seed: int, rounds: int = 4, fresh: int = 512, **more: Any) -> Row:
     """A run on pairs that the policy writes as it is in each round, to which those of earlier rounds stay."""
-    begun, model, given, spent = time.perf_counter(), policy(), list[Pair](), 0.0
+    model, given, spent = policy(), list[Pair](), 0.0
     looks, done = Looks(model, lambda _: round(spent * FLOPS), rounds), 0
     for n in range(rounds):
         asking = prompts(seed=2000 + 10 * seed + n)[:fresh]
@@ -316,12 +312,12 @@ def in_rounds(method: str, seed: int, rounds: int = 4, fresh: int = 512, **more:
         spent, done = spent + steps * each, done + steps
         looks.look(done)
     setting = {"pairs": "of each round", "rate": RATE, "rounds": rounds} | more
-    return finished(method, setting, seed, looks, begun)
+    return finished(method, setting, seed, looks)
 
 
 def rewarded(method: str, seed: int, beta: float = 0.0) -> Row:
     """A run from rollouts: passes are writing, values, reference or teacher, and three of training."""
-    begun, model, written_tokens = time.perf_counter(), policy(), [0]
+    model, written_tokens = policy(), [0]
 
     def counted(items: Sequence[Any], completions: Sequence[Completion]) -> Sequence[float]:
         lengths = [len(TOKENIZER.encode(item.prompt)) for item in items]
@@ -342,12 +338,12 @@ def rewarded(method: str, seed: int, beta: float = 0.0) -> Row:
     else:
         objective = GRPO(prompts(), counted, TOKENIZER, **options(seed), **more)
     Trainer(trained, objective, replace(LEARNING, steps=updates), callbacks=[looks]).fit()
-    return finished(method, {"beta": beta}, seed, looks, begun)
+    return finished(method, {"beta": beta}, seed, looks)
 
 
 def rejection(keep: str, seed: int, rounds: int = 4, steps: int = 20) -> Row:
     """Rounds of rejection sampling and fine-tuning on what was kept."""
-    begun, model = time.perf_counter(), policy()
+    model = policy()
     training = 3 * steps * 8 * ROW  # rows are packed
     per_round = round((BUDGET / FLOPS / rounds - training) / GROUP / 16.5)
     spent = 0
@@ -363,7 +359,7 @@ def rejection(keep: str, seed: int, rounds: int = 4, steps: int = 20) -> Row:
             Trainer(model, SFT(kept, block_size=ROW, batch_size=8, seed=seed), config).fit()
             spent += training
         looks.look(n + 1)
-    return finished(f"sft on {keep} of {GROUP}", {"rounds": rounds}, seed, looks, begun)
+    return finished(f"sft on {keep} of {GROUP}", {"rounds": rounds}, seed, looks)
 
 
 def best_of_n() -> list[Row]:
@@ -668,6 +664,7 @@ def gathered() -> Row:
             content[table].append(row)
     content["card"] = card(content["runs"])
     for run in content["runs"]:
+        run.pop("seconds", None)  # of a machine with other work on it
         run["curve"] = [{k: v for k, v in row.items() if k != "hits"} for row in run.get("curve", [])]
     return content
 
