@@ -133,8 +133,7 @@ def divergences(model: Transformer, split: str = "test") -> list[float]:
         for one in (model, start())
     )
     each = torch.zeros(mask.shape).masked_scatter(mask, (ours.exp() * (ours - theirs)).sum(-1))
-    found: list[float] = each.sum(1).view(len(given), KL_SAMPLES).mean(1).tolist()
-    return found
+    return [float(x) for x in each.sum(1).view(len(given), KL_SAMPLES).mean(1)]
 
 
 @cache
@@ -454,7 +453,7 @@ def agreement(name: str, seed: int) -> Row:
         groups = drawn(writer, given, 16, seed=21)
         rows = [example(one, each.ids) for one, group in zip(given, groups, strict=True) for each in group]
         truth = [x for one, group in zip(given, groups, strict=True) for x in right([one.item] * 16, group)]
-        score: list[float] = (log_probs(model, rows) - log_probs(start(), rows)).tolist()
+        score = [float(x) for x in log_probs(model, rows) - log_probs(start(), rows)]
         by = [(truth[i : i + 16], score[i : i + 16]) for i in range(0, len(truth), 16)]
         wins = [x for t, s in by for x in _wins(t, s)]
         step = max(1, len(truth) // 200)
