@@ -534,13 +534,23 @@ def capstone(seed: int = 0) -> Row:
     return {"stages": stages, "bytes": size, "bits": 8}
 
 
+def kind(run: Row) -> str:
+    """A method, and what sets its data apart."""
+    setting, name = run["setting"], run["method"]
+    if "rounds" in setting and "sft" not in name:
+        return f"{name} in rounds"
+    name += " with noise" if "smoothing" in setting else ""
+    return name + (" on foreign pairs" if setting.get("pairs") == "foreign" else "")
+
+
 def card(runs: Sequence[Row]) -> list[Row]:
     """Of each method the setting and the checkpoint that validation questions choose, on test questions."""
     found = list[Row]()
-    for method in dict.fromkeys(run["method"] for run in runs if "curve" in run):
+    measured = [run for run in runs if "curve" in run]
+    for method in dict.fromkeys(map(kind, measured)):
         settings = dict[str, list[Row]]()
-        for run in runs:
-            if run["method"] == method and "curve" in run:
+        for run in measured:
+            if kind(run) == method:
                 key = json.dumps({k: v for k, v in run["setting"].items() if k != "n_pairs"})
                 settings.setdefault(key, []).append(run)
         chosen = {
