@@ -69,7 +69,7 @@ class Page:
     def _repr_html_(self) -> str:
         frame = (
             f'<iframe srcdoc="{escape(self.text)}" title="{escape(self.title)}" loading="lazy" '
-            'style="width: 100%; height: 36rem; border: 1px solid #868b93; border-radius: 0.3rem"></iframe>'
+            'style="width: 100%; height: 44rem; border: 1px solid #868b93; border-radius: 0.3rem"></iframe>'
         )
         blob = "new Blob([this.closest('figure').querySelector('iframe').srcdoc], {type: 'text/html'})"
         link = (
