@@ -249,12 +249,11 @@ def lone_pairs(rng: Rng) -> Iterator[Run]:
         yield noted, policy, reference, dropout, place, beta
 
 
-SUMS = "prompt and padding in one sum", "sums of the prompt without the answer"
 MOVES = "a moving reference that is the policy at the same record", "a moving reference of the record after"
 SWAPS = "a sign that is swapped in place of the answers", "pairs that are reversed in place of answers"
 
 
-@fall_exam.edge(0.5, *SUMS, *MOVES, *SWAPS)
+@fall_exam.edge(0.5, "sums of the prompt without the answer", *MOVES, *SWAPS)
 def similar_faults(rng: Rng) -> Iterator[Run]:
     """Each fault that has a name, and the ones that resemble it and have none."""
     for fault in (*FAULTS, "all", "only", "same", "after", "mean", "sign", "reversed"):
@@ -492,10 +491,11 @@ def checkpoint(
     }
 
 
-EQUAL = "a limit that must not be reached", "the latest of equal scores", "the latest of equal losses"
+EQUAL = "the latest of equal scores", "the latest of equal losses", "a checkpoint that must be better than noise"
+REFUSED = "a limit that must not be reached", "a refused checkpoint that is chosen"
 
 
-@point_exam.edge(1, *EQUAL, "a checkpoint that must be better than noise")
+@point_exam.edge(1, *EQUAL, *REFUSED)
 def equal_checkpoints(rng: Rng) -> Iterator[Table]:
     """Equal scores of other questions, equal losses, upper ends at the limit, equal checkpoints."""
     a, b = rng.randint(5, 6), rng.randint(7, 8)
