@@ -26,8 +26,8 @@ def pair_losses(
     -1 is padding. A row may have padding at its left end, at its right end, or at both; there is none
     between. The assistant may have several turns in a row. All of them together are one answer.
 
-    The tokens that count are those of the assistant, the end token of each turn included. One of them may
-    have no token before it in its row, or only padding: nothing predicts it, so it does not count.
+    The tokens that count are those of the assistant, the end token of each turn included. An assistant token
+    that is first in its row, or first after padding, is predicted by nothing and does not count.
 
     - The log-ratio of a token is log π - log ρ: its log-probability, in nats, under the policy less the one
       under the reference.
@@ -109,7 +109,8 @@ def why_it_falls(
     4. ``"dropout"``: It agrees when the reference was asked in train mode: with ``dropout`` in its place.
     5. ``"moving"``: It agrees when the reference moves along with the policy: at each record but the first,
        the policy at the record before is in its place.
-    6. ``"swapped"``: It agrees when the two answers of each pair are exchanged, in all pairs.
+    6. ``"swapped"``: It agrees when the two answers of each pair are exchanged, in all pairs. They are
+       exchanged in the log only; the training was right.
     7. ``"unknown"``: None of these, also where two of these faults come together.
 
     Args:
@@ -211,7 +212,7 @@ def best_of(
     The functions of `myllm.evaluation` and `myllm.finetuning` may not be used.
 
     Example:
-        Of two draws, both are of the worse half with a probability of 0.25. The two best answers tie.
+        With two draws, both are the worst answer with probability 0.25. The two best answers tie.
 
         >>> answers = [(0.5, 1.0, 0.0), (0.25, 2.0, 1.0), (0.25, 2.0, 0.0)]
         >>> found = best_of([answers], 2, 0.45, 8)
