@@ -391,7 +391,7 @@ def border_prompts(rng: Rng) -> Iterator[Best]:
     yield [some], 1, 0.4, 1
     yield [[(1.0, 2.0, 3.0)]], 5, 3.0, 4
     yield [[(p, 1.0, w) for p, _, w in some]], 6, 9.0, 12
-    yield [[(p, 1 + s / 1e9, 0.25) for p, s, _ in some], [(1.0, 0.0, 0.25)]], 3, 0.25, 12
+    yield [[(p, s / 1e8, 0.25) for p, s, _ in some], [(p, 9 + s / 1e9, 0.25) for p, s, _ in some]], 3, 0.25, 9
 
 
 @best_exam.property(0.5)
@@ -504,9 +504,9 @@ def equal_checkpoints(rng: Rng) -> Iterator[Table]:
     rows = [start, checkpoint(10, [a] * 6), checkpoint(20, [b] * 6, 1.5), checkpoint(30, [b] * 6, 0.4)]
     yield rng.sample(rows, 4), 8, [], 1.5, 2.0
     yield rng.sample(rows, 4), 8, [], 1.4, 2.0
-    mixed = [checkpoint(40, [6, 0, 6, 4, 0, 3], loss=0.2), checkpoint(50, [5, 2, 4, 0, 4, 4], loss=0.2)]
-    yield [*mixed, start], 7, [], 1.0, rng.uniform(1.0, 2.0)
-    yield [checkpoint(60, [3, 7, 1, 7, 1, 7], loss=0.2, kl=3.0), *mixed, start], 7, [0], 1.0, 0.1
+    mixed = [checkpoint(40, [3, 6, 9, 1, 3, 8], loss=0.2), checkpoint(50, [1, 0, 7, 9, 9, 4], loss=0.2)]
+    yield [*mixed, start], 11, [], 1.0, rng.uniform(1.0, 2.0)
+    yield [checkpoint(60, [3, 7, 1, 7, 1, 7], loss=0.2, kl=3.0), *mixed, start], 11, [0], 1.0, 0.1
 
 
 @point_exam.edge(1)
