@@ -2,8 +2,8 @@
 
     python tools/check_wheel.py torch==2.13.0
 
-The environment has the core dependencies only. It lies outside the repository, in a folder with a space in its
-name. What needs an extra must say so, in one sentence.
+The environment has the core dependencies only. It lies outside the repository, in a folder with a space in
+its name. What needs an extra must say so, in one sentence.
 """
 
 import os
