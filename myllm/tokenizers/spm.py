@@ -126,7 +126,9 @@ def _processor(model: bytes, source: str) -> "SentencePieceProcessor":
     try:
         from sentencepiece import SentencePieceProcessor
     except ModuleNotFoundError as error:
-        raise UserError('SentencePiece models need the book extra: pip install -e ".[book]".') from error
+        raise UserError(
+            "SentencePiece models need the extra book; run pip install 'myllm-course[book]'."
+        ) from error
     processor = SentencePieceProcessor()
     try:
         processor.LoadFromSerializedProto(model)  # unlike the constructor, it refuses an empty model

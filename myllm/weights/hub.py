@@ -132,7 +132,7 @@ def resolve(name_or_path: StrPath, revision: str | None = None) -> Path:
     try:
         from huggingface_hub import snapshot_download  # pyright: ignore[reportUnknownVariableType]
     except ImportError as error:
-        how = 'install the extra hub, pip install -e ".[hub]", or use myllm download smollm2'
+        how = "install the extra hub, pip install 'myllm-course[hub]', or use myllm download smollm2"
         raise UserError(f"To fetch {name}, {how}.") from error
     try:
         return Path(

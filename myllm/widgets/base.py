@@ -10,7 +10,7 @@ from typing import Any
 try:
     import anywidget
 except ImportError as error:  # pragma: no cover - depends on the installation
-    raise ImportError('Widgets need the book extra: pip install -e ".[book]".') from error
+    raise ImportError("Widgets need the extra book; run pip install 'myllm-course[book]'.") from error
 
 STATE_LIMIT = 60_000  # bytes of JSON: a page holds its widgets' whole state
 

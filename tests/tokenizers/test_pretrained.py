@@ -440,5 +440,8 @@ def test_llama3_is_found_without_importing_its_package(tmp_path: Path, monkeypat
 
 def test_mistral_without_its_library_names_the_extra(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "sentencepiece", None)
-    with pytest.raises(UserError, match=r"^SentencePiece models need the book extra: pip install"):
+    with pytest.raises(
+        UserError,
+        match=r"^SentencePiece models need the extra book; run pip install 'myllm-course\[book\]'\.$",
+    ):
         load_tokenizer("mistral")

@@ -85,7 +85,9 @@ def test_widgets_are_found_by_name_only_when_asked_for():
 def test_without_anywidget_the_extra_is_named():
     code = "import sys; sys.modules['anywidget'] = None; import myllm.widgets; myllm.widgets.MergeStepper"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert result.stderr.endswith('ImportError: Widgets need the book extra: pip install -e ".[book]".\n')
+    assert result.stderr.endswith(
+        "ImportError: Widgets need the extra book; run pip install 'myllm-course[book]'.\n"
+    )
 
 
 def luminance(colour: str) -> float:
