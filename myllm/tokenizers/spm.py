@@ -126,9 +126,7 @@ def _processor(model: bytes, source: str) -> "SentencePieceProcessor":
     try:
         from sentencepiece import SentencePieceProcessor
     except ModuleNotFoundError as error:
-        raise UserError(
-            "SentencePiece models need the extra book; run pip install 'myllm-course[book]'."
-        ) from error
+        raise UserError("SentencePiece models need: pip install 'myllm-course[book]'.") from error
     processor = SentencePieceProcessor()
     try:
         processor.LoadFromSerializedProto(model)  # unlike the constructor, it refuses an empty model

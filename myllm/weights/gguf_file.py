@@ -127,9 +127,7 @@ class GGUFFile:
         try:
             from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
         except ModuleNotFoundError as error:
-            raise UserError(
-                "GGUF files need the extra book; run pip install 'myllm-course[book]'."
-            ) from error
+            raise UserError("GGUF files need: pip install 'myllm-course[book]'.") from error
         if code not in [*GGMLQuantizationType]:
             self.refuse(f"its tensor {name!r} has numbers of the unknown type {code}")
         kind = GGMLQuantizationType(code)

@@ -88,7 +88,7 @@ def write(model: Transformer, path: StrPath, kind: str = "q8_0", tokenizer: Toke
     try:
         import gguf
     except ModuleNotFoundError as error:
-        raise UserError("GGUF files need the extra book; run pip install 'myllm-course[book]'.") from error
+        raise UserError("GGUF files need: pip install 'myllm-course[book]'.") from error
     config = model.config
     tensors = convert.to_hf(model.state_dict(), config, "llama")  # our names with the prefix "model."
     values = _values(config) | ({} if tokenizer is None else to_gguf(tokenizer, config.vocab_size))

@@ -442,6 +442,6 @@ def test_mistral_without_its_library_names_the_extra(monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(sys.modules, "sentencepiece", None)
     with pytest.raises(
         UserError,
-        match=r"^SentencePiece models need the extra book; run pip install 'myllm-course\[book\]'\.$",
+        match=r"^SentencePiece models need: pip install 'myllm-course\[book\]'\.$",
     ):
         load_tokenizer("mistral")
