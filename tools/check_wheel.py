@@ -39,6 +39,7 @@ print(len(names) - len(missing), "modules import;", len(missing), "widgets wait 
 REFUSALS = {
     "quant": "quantize course-base --scheme bnb-nf4 --out quantized",
     "logging": "pretrain shakespeare --tensorboard --out run",
+    "serve": "serve course-base",
     "book": "quantize course-sft --scheme q8_0 --out sft.gguf",
 }
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from uvicorn import Server
     from uvicorn.protocols.http.h11_impl import H11Protocol
 
-EXTRA = "This needs the extra serve: pip install -e '.[serve]' in the folder of the course."
+EXTRA = "This needs the extra serve: pip install 'myllm-course[serve]'."
 HEAD = 1 << 16  # bytes of a request's head
 BACKLOG = 1_024
 
