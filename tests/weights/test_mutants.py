@@ -52,7 +52,7 @@ TABLES = {
         ("dynamic", "- (scaling.factor - 1)", "", "llama-dynamic"),
         (
             "rotate",
-            "x.tensor_split((half, 2 * half), dim=-1)",
+            "torch.split(x, [half, half, x.shape[-1] - 2 * half], dim=-1)",
             "(x[..., 0:2 * half:2], x[..., 1:2 * half:2], x[..., 2 * half:])",
             "llama",
         ),
