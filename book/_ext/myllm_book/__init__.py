@@ -63,6 +63,13 @@ def remove_thebe(app: Sphinx, doctree: nodes.document, page: str) -> None:
             node.parent.remove(node)
 
 
+#: What themes write and checkers of accessibility refuse: a role that ARIA gave up, a label unlike its text.
+REFUSED = (
+    ('role="doc-biblioentry"', 'role="listitem"'),
+    ('<summary aria-label="Toggle hidden content">', "<summary>"),
+)
+
+
 def is_chapter(page: str) -> bool:
     """Whether this page is a chapter, and so has a notebook."""
     return bool(re.fullmatch(r"book/\d\d-[\w-]+", page))
@@ -70,8 +77,9 @@ def is_chapter(page: str) -> bool:
 
 def add_buttons(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: object) -> None:
     """Offer the clean notebook and, where an address is configured, Colab."""
-    if "doc-biblioentry" in context.get("body", ""):  # a role that ARIA gave up and checkers refuse
-        context["body"] = context["body"].replace('role="doc-biblioentry"', 'role="listitem"')
+    for old, new in REFUSED:
+        if old in context.get("body", ""):
+            context["body"] = context["body"].replace(old, new)
     buttons = context.get("header_buttons", [])
     buttons[:] = [button for button in buttons if button.get("label") != "download-buttons"]
     if not is_chapter(page):
