@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from myllm.app.answers import Answer, Whole, read_body
 from myllm.app.protocol import Wanted, parse, read
-from myllm.app.refusal import Refusal
+from myllm.app.refusal import Refusal, fault
 from myllm.app.service import Service
 from myllm.files import UserError
 from myllm.inference.regex import regex_grammar
@@ -19,8 +19,6 @@ from myllm.inference.regex import regex_grammar
 if TYPE_CHECKING:
     from starlette.applications import Starlette
     from starlette.requests import Request
-
-FAULT = "Something went wrong on the server; its log says more."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +121,7 @@ class Endpoint:
 
     async def fail(self, request: "Request", error: Exception) -> Any:
         """The answer to a fault of the server; its log has the rest."""
-        return await self.refuse(request, Refusal(FAULT, status=500))
+        return await self.refuse(request, fault())
 
     def admit(self, request: "Request") -> None:
         """Refuse strangers, and what a page of another site may have sent.

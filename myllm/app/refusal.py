@@ -49,6 +49,11 @@ def busy(seconds: int = 1) -> Refusal:
     )
 
 
+def fault() -> Refusal:
+    """The server's own mistake, of which nothing leaves it."""
+    return Refusal("Something went wrong on the server; its log says more.", status=500)
+
+
 def checked(name: str, value: Any, *kinds: Any, bounds: tuple[float, float] | None = None) -> Any:
     """A value of one of these kinds, as `myllm.checks.check` sees it; else the option is refused."""
     try:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from myllm.app.refusal import Refusal, busy
+from myllm.app.refusal import Refusal, busy, fault
 from myllm.files import UserError
 from myllm.inference.blocks import Blocks
 from myllm.inference.generate import split_at_stop
@@ -277,8 +277,7 @@ class Service:
         return request.sampler.tokens[old : job.told]
 
     def _give_up(self) -> None:
-        error = Refusal("Something went wrong on the server; its log says more.", status=500)
         for job in self.jobs:
-            job.send(Piece(job.number, error=error))
+            job.send(Piece(job.number, error=fault()))
         self.jobs.clear()
         self.engine = self._new_engine()

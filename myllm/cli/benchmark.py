@@ -16,6 +16,7 @@ from myllm.files import UserError, atomic_write, expand, read_json, read_text
 if TYPE_CHECKING:
     from myllm.llm import LLM
 
+VERSION = 1  # a report that another version wrote is not compared
 SAME = (
     "model",
     "dtype",
@@ -112,7 +113,7 @@ class Benchmark:
             check_room(llm.model, self.prompt, self.new + 1)
             device = llm.model.embed_tokens.weight.device
             options = {name: getattr(self, name) for name in ("prompt", "new", "batch", "rounds")}
-            report: dict[str, Any] = {"version": measuring.VERSION, "model": self.model, **options}
+            report: dict[str, Any] = {"version": VERSION, "model": self.model, **options}
             report |= {"dtype": str(llm.model.embed_tokens.weight.dtype).removeprefix("torch.")}
             report |= {"text": self.text, "load": measuring.load_average()}
             report["machine"] = measuring.machine(device)
@@ -186,11 +187,11 @@ def read_report(path: str) -> dict[str, Any]:
     """
     report = read_json(expand(path), "a report of `myllm benchmark`")
     try:
-        if report["version"] != 1:
-            raise UserError(f"{path} is of version {report['version']}, not 1; measure again.")
+        if report["version"] != VERSION:
+            raise UserError(f"{path} is of version {report['version']}, not {VERSION}; measure again.")
         compared(report, report)
         facts(report)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError):
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, ZeroDivisionError):
         raise UserError(
             f"{path} is no report of `myllm benchmark`; write one with --out FILE.json."
         ) from None

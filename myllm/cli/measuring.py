@@ -20,8 +20,6 @@ from myllm.inference.generate import decode, last_logits, new_cache
 from myllm.llm import LLM
 from myllm.model.basics import device_of
 
-#: A report that another version wrote is not compared.
-VERSION = 1
 PEAK = "from myllm.cli.measuring import print_peak; print_peak()"  # runs in a fresh process
 
 

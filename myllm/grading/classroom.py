@@ -18,8 +18,13 @@ ENDED = ("The process was ended by", "The checking process was lost", "More than
 class Checks(Protocol):
     """What grading needs of a worker."""
 
-    def check_file(self, exercise: Exercise, file: Path, seed: int | None = None) -> Result: ...  # noqa: D102
-    def close(self) -> None: ...  # noqa: D102
+    def check_file(self, exercise: Exercise, file: Path, seed: int | None = None) -> Result:
+        """Check one exercise in a file of answers."""
+        ...
+
+    def close(self) -> None:
+        """End the process."""
+        ...
 
 
 @dataclass(frozen=True)

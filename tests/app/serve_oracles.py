@@ -376,7 +376,10 @@ def limits():
     size = len(json.dumps(body))
     with Client(limits=Limits(body=size), key="key", hosts=frozenset({"127.0.0.1"})) as client:
         key = {"authorization": "Bearer key"}
-        ask = lambda data=body, **headers: client.ask("/v1/completions", data, **(key | headers))[0]  # noqa: E731
+
+        def ask(data=body, **headers):
+            return client.ask("/v1/completions", data, **(key | headers))[0]
+
         assert ask() == 200 and ask(body | {"n": 1}) == 413
         assert (
             ask(authorization="key")

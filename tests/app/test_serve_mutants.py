@@ -218,7 +218,7 @@ ENDPOINT = {
         "self.service.counts()",
     ),
     "any name": ('if request.path_params["name"] != self.name:', "if False:"),
-    "tracebacks are sent": ("Refusal(FAULT, status=500)", "Refusal(repr(error), status=500)"),
+    "tracebacks are sent": ("refuse(request, fault())", "refuse(request, Refusal(repr(error), status=500))"),
     "no methods": ("status=error.status_code, headers=headers", "status=error.status_code"),
     "grammars are ignored": (
         'wanted.options["grammar"] = self.grammar(wanted.regex, True in starts)',

@@ -142,6 +142,17 @@ def test_reports_are_compared_and_what_differs_is_said(report, tmp_path, capsys)
     assert code == 0 and "times as fast" in out and "Not the same" not in out
 
 
+def test_a_report_whose_speeds_are_zero_is_none(report, tmp_path, capsys):
+    found = json.loads(report.read_text())
+    for change in ({"rate": 0}, {"seconds": [0.0, 0.0]}):
+        broken = json.loads(json.dumps(found))
+        broken["speeds"][0] |= change
+        file = tmp_path / "broken.json"
+        file.write_text(json.dumps(broken))
+        code, _, said = run(capsys, "course-base", "--against", file)
+        assert code == 1 and "is no report" in said and said.count("\n") == 1
+
+
 def test_a_model_without_a_tokenizer_has_no_loss_and_names_are_escaped(tmp_path, capsys):
     folder = tmp_path / "<b>model"
     LLM(tiny()).save_pretrained(folder)

@@ -464,7 +464,8 @@ def test_names_that_are_not_utf8(
     hand_ins: Path, counting: Counting, capsys: pytest.CaptureFixture[str]
 ) -> None:
     learner(hand_ins / "ann", ch01="1")
-    os.rename(hand_ins / "ann", os.fsencode(hand_ins) + b"/\xff\x1b[31m")  # noqa: PTH104
+    unnamed = os.fsencode(hand_ins) + b"/\xff\x1b[31m"
+    os.rename(hand_ins / "ann", unnamed)  # noqa: PTH104 - a Path takes no bytes
     for form in ("text", "csv", "html", "json"):
         code, out, err = grade(capsys, "hand-ins", "--only", "01", "--format", form)
         assert code == 0 and "\x1b" not in out + err
