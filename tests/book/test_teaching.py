@@ -56,14 +56,6 @@ def test_a_card_says_the_minutes_of_its_exercises(number):
     assert 0 < card.reading <= 60 and all(n < number for n in card.needs)
 
 
-def test_a_chapter_that_is_not_written_has_no_card_and_no_link(monkeypatch):
-    monkeypatch.setattr(teaching, "page_of", lambda number: "")
-    assert teaching.card(1) is None and teaching.link(1) == "1 *(to come)*"
-    assert teaching.plan_table([{"about": "x", "chapters": [1]}]).splitlines()[2] == (
-        "| 1 | x | 1 *(to come)* |  |  |  |"
-    )
-
-
 def test_a_card_without_times_is_refused(monkeypatch, tmp_path):
     monkeypatch.setattr(teaching, "BOOK", tmp_path)
     monkeypatch.setattr(teaching, "page_of", lambda number: "01-x")

@@ -68,14 +68,13 @@ def minutes(words: str) -> float:
     return amount * (60 if match[3] == "hour" else 1)
 
 
-def card(number: int) -> Card | None:
-    """The card of a chapter; None while the chapter is not written.
+def card(number: int) -> Card:
+    """The card of a chapter.
 
     Raises:
         ValueError: its card says no times.
     """
-    if not (page := page_of(str(number))):
-        return None
+    page = page_of(str(number))
     text = (BOOK / f"{page}.md").read_text("utf-8")
     need, _, rest = text.partition("**You need**")[2].partition("**Time**")
     stated = re.match(r"\s+about (.+?)\s+to\s+read, .+?\s+for\s+the\s+exercises", rest, re.DOTALL)
@@ -95,9 +94,8 @@ def duration(value: float) -> str:
 
 
 def link(number: int) -> str:
-    """A chapter as a link with its number, or its number alone while it is not written."""
-    page = page_of(str(number))
-    return f"{{doc}}`{number} <{page}>`" if page else f"{number} *(to come)*"
+    """A chapter as a link with its number."""
+    return f"{{doc}}`{number} <{page_of(str(number))}>`"
 
 
 def check_plan(plan: Any) -> list[dict[str, Any]]:
@@ -121,7 +119,7 @@ def missing(plan: list[dict[str, Any]]) -> list[list[int]]:
     for one in plan:
         lacking = set[int]()
         for n in one["chapters"]:
-            lacking |= set(found.needs if (found := card(n)) else ()) - had
+            lacking |= set(card(n).needs) - had
             had.add(n)
         out.append(sorted(lacking))
     return out
@@ -133,10 +131,10 @@ def plan_table(plan: list[dict[str, Any]]) -> str:
     head = ["week", "about", "chapters", "reading", "exercises", "together"]
     lines, sums = list[list[str]](), [0.0, 0.0]
     for week, (one, needed) in enumerate(zip(plan, lacking, strict=True), 1):
-        cards = [found for n in one["chapters"] if (found := card(n))]
+        cards = [*map(card, one["chapters"])]
         times = [sum(found.reading for found in cards), sum(found.exercises for found in cards)]
         sums = [a + b for a, b in zip(sums, times, strict=True)]
-        shown = [duration(value) if cards else "" for value in (*times, sum(times))]
+        shown = map(duration, (*times, sum(times)))
         lines.append([str(week), one["about"], ", ".join(map(link, one["chapters"])), *shown])
         lines[-1].append(", ".join(map(link, needed)))
     lines.append(["", "**all**", str(sum(len(one["chapters"]) for one in plan)), *map(duration, sums)])
@@ -177,9 +175,8 @@ def exercise_table(chapter: str) -> str:
 
 
 def chapters() -> list[str]:
-    """The two digits of each chapter that has exercises and is written."""
-    found = dict.fromkeys(one.chapter for one in catalogue.exercises().values())
-    return [chapter for chapter in found if page_of(chapter)]
+    """The two digits of each chapter that has exercises."""
+    return [*dict.fromkeys(one.chapter for one in catalogue.exercises().values())]
 
 
 class Syllabus(BookDirective):
@@ -209,7 +206,7 @@ class ExerciseKinds(BookDirective):
 
     def run(self) -> list[nodes.Node]:
         """The table."""
-        listed = [one for one in catalogue.exercises().values() if page_of(one.chapter)]
+        listed = [*catalogue.exercises().values()]
         count = Counter(map(kind, listed))
         points, times = sum(one.points for one in listed), sum(one.minutes for one in listed)
         lines = ["| kind | what it asks | exercises |", "|---|---|---|"]
