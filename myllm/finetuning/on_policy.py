@@ -90,7 +90,7 @@ class OnPolicy(ABC):
             raise UserError("A reference has no effect without beta; give beta, or leave it out.")
         stop_id = tokenizer.eos_id if stop_id is None else stop_id
         if stop_id is None:
-            raise UserError(f"{tokenizer.name} has no end token; give stop_id.")
+            raise UserError(f"The tokenizer {tokenizer.name} has no end token; give stop_id.")
         self.prompts, self.reward, self.tokenizer, self.stop_id = prompts, reward, tokenizer, stop_id
         self.prompts_per_phase, self.group, self.epochs = prompts_per_phase, group, epochs
         self.max_new_tokens, self.temperature, self.seed = max_new_tokens, temperature, seed
