@@ -139,7 +139,11 @@ class Scoreboard(BookDirective):
         """A table whose last column is a bar; the rows of this chapter are lit."""
         chapter, content = int(self.arguments[0]), board()
         self.env.note_dependency(str(BOOK / "_results" / "scoreboard.json"))
-        scored, lines, digits = rows(chapter), [], 3 if chapter >= 15 else 2  # compressed models differ by thousandths
+        scored, lines, digits = (
+            rows(chapter),
+            [],
+            3 if chapter >= 15 else 2,
+        )  # compressed models differ by thousandths
         longest = max(row["bits"] for row in scored)
         for row in scored:
             lit = ' class="lit"' if row["chapter"] == chapter else ""
