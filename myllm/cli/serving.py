@@ -31,7 +31,7 @@ class Serve:
     """The model."""
     host: Annotated[str, arg(metavar="ADDRESS")] = "127.0.0.1"
     """Where to listen; any other address than this machine's own needs a key."""
-    port: Annotated[int, arg(metavar="N")] = 8000
+    port: Annotated[int, arg(metavar="N")] = 8080
     """The port; 0 takes one that is free."""
     name: Annotated[str | None, arg(metavar="NAME")] = None
     """What clients call the model; by default as above."""

@@ -71,8 +71,8 @@ REFUSED = (
 
 
 def is_chapter(page: str) -> bool:
-    """Whether this page is a chapter, and so has a notebook."""
-    return bool(re.fullmatch(r"book/\d\d-[\w-]+", page))
+    """Whether this page is a chapter or an appendix, and so has a notebook."""
+    return bool(re.fullmatch(r"book/(\d\d|[a-d])-[\w-]+", page))
 
 
 def add_buttons(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: object) -> None:
