@@ -55,8 +55,8 @@ def encode(item: Mapping[str, Any], tokenizer: Tokenizer, template: str | None =
         raise UserError(f"An example has messages, or a prompt and a response, not {[*item]!s:.60}.")
     if tokenizer.eos_id is None:
         raise UserError(
-            f"The tokenizer {tokenizer.name} has no end token, so a model could not learn to stop; pretrain with "
-            "one that has <|endoftext|> (myllm tokenizer train --special)."
+            f"The tokenizer {tokenizer.name} has no end token, so a model could not learn to stop; pretrain "
+            "with one that has <|endoftext|> (myllm tokenizer train --special)."
         )
     given = tokenizer.encode(prompt, bos=tokenizer.add_bos)
     learned = [*tokenizer.encode(response), tokenizer.eos_id]

@@ -89,7 +89,9 @@ def _conversation(
 ) -> Conversation:
     source, known = tokenizer.chat_template if template is None else template, ", ".join(TEMPLATES)
     if source is None:
-        raise UserError(f"The tokenizer {tokenizer.name} has no chat format of its own; give a template: {known}.")
+        raise UserError(
+            f"Tokenizer {tokenizer.name} has no chat format of its own; give a template: {known}."
+        )
     source = TEMPLATES.get(source, source)
     if "{" not in source:
         raise UserError(f"There is no chat format {source!r:.40}; take one of {known}.")
