@@ -158,10 +158,3 @@ ORACLES = [
     schemes,
     round_trips,
 ]  # quickest first
-FIRST = {
-    "quantization.schemes": schemes,
-    "quantization.store": round_trips,
-    "quantization.search": searching,
-    "weights.gguf_writer": blocks,
-    "tokenizers.gguf": gguf_tokenizers,
-}
