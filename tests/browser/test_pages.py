@@ -7,11 +7,13 @@ import pytest
 AXE = (Path(__file__).parents[1] / "vendor" / "axe-core" / "axe.min.js").read_text("utf-8")
 CHECK = "options => axe.run(document, {resultTypes: ['violations'], ...options}).then(r => r.violations)"
 COLOURS = {"runOnly": ["color-contrast", "link-in-text-block"]}  # all else is the same in the dark
-# Of coloured code a page holds thousands of pieces that look alike: one of each kind stays in each block.
+# Of coloured code a page holds thousands of pieces that look alike: one of each kind stays in each kind of place.
 THIN = """
   const seen = new Map();
+  const place = e => e ? `${place(e.parentElement)} ${e.className}` : "";
   for (const block of document.querySelectorAll(".highlight pre, dt.sig")) {
-    const kind = block.matches("dt") ? block.className : block;
+    if (!block.checkVisibility()) continue;
+    const kind = place(block);
     const kept = seen.get(kind) ?? seen.set(kind, new Set()).get(kind);
     for (const span of [...block.querySelectorAll("span:not([id])")].reverse())
       if (span.firstElementChild || !kept.has(span.className)) kept.add(span.className);
