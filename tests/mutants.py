@@ -6,7 +6,8 @@ in a process of their own::
     python tests/mutants.py myllm.training tests/training/oracles.py < mutants.json
 
 Input: ``{name: [file, right, wrong]}``, where ``file`` is a module of the package without the package's
-name (``losses``, ``strategies.single``), and ``right`` occurs exactly once in its source. Output: for each
+name (``losses``, ``strategies.single``), and ``right`` occurs exactly once in its source. A fourth entry may
+name the oracle to try first; else this is one that reaches the changed lines and is quick. Output: for each
 name the oracle that refused the mutant and its error, or null for a mutant that survived; and for each file,
 under the file's own name, the same for the unchanged sources, which must be null.
 
@@ -99,10 +100,10 @@ class Oracle:
         self.seconds, self.reached = time.perf_counter() - start, {*REACHED}
         return found
 
-    def turn(self, module, first, last):
-        """Its place in the order: first what reaches the lines; among these what is quick or has killed."""
+    def turn(self, module, first, last, known):
+        """Its place in the order: the known killer, then what reaches the lines, the quick ones first."""
         reaches = any(name == module and a <= last and first <= b for name, a, b in self.reached)
-        return not reaches, self.seconds / (1 + self.kills[module])
+        return self.function.__name__ not in known, not reaches, self.seconds / (1 + self.kills[module])
 
 
 @contextmanager
@@ -135,7 +136,7 @@ def main(package, path):
             importlib.import_module(module)
         right = next(filter(None, [oracle.watched() for oracle in oracles]), None)
     killers = dict.fromkeys((file for file, *_ in mutants.values()), right)
-    for mutant, (file, old, new) in mutants.items():
+    for mutant, (file, old, new, *known) in mutants.items():
         module = f"{package}.{file}"
         source = sources[module]
         if source.count(old) != 1:
@@ -144,7 +145,7 @@ def main(package, path):
         span = first, first + old.rstrip("\n").count("\n")
         killers[mutant] = None
         with imported_anew(package, name, {module: source.replace(old, new)}):
-            for oracle in sorted(oracles, key=lambda one: one.turn(module, *span)):
+            for oracle in sorted(oracles, key=lambda one: one.turn(module, *span, known)):
                 if said := oracle.complaint():
                     killers[mutant] = said
                     oracle.kills[module] += 1
