@@ -131,6 +131,9 @@ def main(package, path):
         f"{package}.{file}": (folder / f"{file.replace('.', '/')}.py").read_text("utf-8")
         for file, *_ in mutants.values()
     }
+    for mutant, (file, old, *_) in mutants.items():
+        if (count := sources[f"{package}.{file}"].count(old)) != 1:
+            raise SystemExit(f"{mutant}: {old!r} occurs {count} times in {file}.py")
     with imported_anew(package, name, {module: marked(module, text) for module, text in sources.items()}):
         for module in sources:  # lest the first oracle seem slow
             importlib.import_module(module)
@@ -139,8 +142,6 @@ def main(package, path):
     for mutant, (file, old, new, *known) in mutants.items():
         module = f"{package}.{file}"
         source = sources[module]
-        if source.count(old) != 1:
-            raise SystemExit(f"{mutant}: {old!r} occurs {source.count(old)} times in {file}.py")
         first = source[: source.index(old)].count("\n") + 1
         span = first, first + old.rstrip("\n").count("\n")
         killers[mutant] = None

@@ -7,7 +7,7 @@ import pytest
 AXE = (Path(__file__).parents[1] / "vendor" / "axe-core" / "axe.min.js").read_text("utf-8")
 CHECK = "options => axe.run(document, {resultTypes: ['violations'], ...options}).then(r => r.violations)"
 COLOURS = {"runOnly": ["color-contrast", "link-in-text-block"]}  # all else is the same in the dark
-# Of coloured code a page holds thousands of pieces that look alike: one of each kind stays in each kind of place.
+# Of coloured code a page holds thousands of pieces that look alike: one of each kind stays in each place.
 THIN = """
   const seen = new Map();
   const place = e => e ? `${place(e.parentElement)} ${e.className}` : "";
