@@ -96,7 +96,7 @@ full: install ## The same with twenty times the random cases, others in every ru
 	$(call step,Unit tests with many random cases)
 	@$(PYTEST) --dist loadfile -m "not slow" $(NOT_UNIT) --hypothesis-profile full
 
-PROOFS := -m slow tests/model tests/training tests/weights tests/cli tests/inference tests/quantization tests/finetuning tests/app tests/evaluation
+PROOFS := -m slow $(NOT_UNIT)
 
 mutants: install ## Wrong versions of the package: the tests kill each
 	$(call step,Mutants)

@@ -28,7 +28,7 @@ def oracle(name):
 
     def run():
         failures = Failures()
-        options = ["-x", "-q", "-p", "no:cacheprovider", "-m", "not slow", "-k", name]
+        options = ["-x", "-q", "-p", "no:cacheprovider", "-k", name]
         with Path(os.devnull).open("w") as null, redirect_stdout(null):
             code = pytest.main([*options, str(FILE)], [failures])
         assert code == 0, failures.found
