@@ -100,11 +100,11 @@ PROOFS := -m slow $(NOT_UNIT)
 
 mutants: install ## Wrong versions of the package: the tests kill each
 	$(call step,Mutants)
-	@$(PYTEST) --dist loadfile -k mutant $(PROOFS)
+	@$(PYTEST) --dist loadfile -k "mutant or right_source" $(PROOFS)
 
 proofs: install ## The other long proofs: compiled graphs, two processes, a published model
 	$(call step,Long proofs)
-	@$(PYTEST) --dist loadfile -k "not mutant" $(PROOFS)
+	@$(PYTEST) --dist loadfile -k "not mutant and not right_source" $(PROOFS)
 
 wheel: install ## Build the wheel, install it into an empty environment and use it there (needs a network)
 	$(call step,The wheel in an empty environment)
