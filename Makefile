@@ -24,10 +24,12 @@ export PYDEVD_DISABLE_FILE_VALIDATION := 1
 unexport PYTHONDONTWRITEBYTECODE
 step = @printf '\n== %s\n' "$(1)"
 NOT_UNIT := --ignore tests/browser --ignore tests/book --ignore tests/exercises
-# In the order in which they begin: what others wait for, what fails soon, then the longest.
-STAGES := execute lint layers types unit compare gate proofs browser
+# In the order in which they begin: what others wait for, what fails soon, the longest, and the shortest at the end,
+# so that both processes are busy until then.
+GATES := gate-0 gate-1 gate-2 gate-3
+STAGES := execute lint layers types unit mutants $(GATES) browser proofs compare widgets built
 
-.PHONY: help course-models book html lab test install weights execute site serve lint types layers unit full proofs wheel distributed harness compare gate browser constraints clean
+.PHONY: help course-models book html lab test install weights execute site serve lint types layers unit full proofs mutants wheel distributed harness compare gate $(GATES) built browser widgets constraints clean
 
 help: ## List what can be made
 	@echo "MyLLM: build a large language model from nothing, chapter by chapter."
@@ -94,9 +96,15 @@ full: install ## The same with twenty times the random cases, others in every ru
 	$(call step,Unit tests with many random cases)
 	@$(PYTEST) --dist loadfile -m "not slow" $(NOT_UNIT) --hypothesis-profile full
 
-proofs: install ## Long proofs: mutants, compiled graphs, two processes, a published model
+PROOFS := -m slow $(NOT_UNIT)
+
+mutants: install ## Wrong versions of the package: the tests kill each
+	$(call step,Mutants)
+	@$(PYTEST) --dist loadfile -k "mutant or right_source" $(PROOFS)
+
+proofs: install ## The other long proofs: compiled graphs, two processes, a published model
 	$(call step,Long proofs)
-	@$(PYTEST) --dist loadfile -m slow tests/model tests/training tests/weights tests/cli tests/inference tests/quantization tests/finetuning tests/app tests/evaluation
+	@$(PYTEST) --dist loadfile -k "not mutant and not right_source" $(PROOFS)
 
 wheel: install ## Build the wheel, install it into an empty environment and use it there (needs a network)
 	$(call step,The wheel in an empty environment)
@@ -119,13 +127,30 @@ compare: execute ## Run every chapter a second time and compare its outputs, str
 	$(call step,The canaries: notebooks that must fail)
 	@$(PYTEST) tests/book/test_canaries.py
 
-gate: install ## The exercise gate: stubs score 0, solutions 100 %, wrong answers are named
-	$(call step,Exercise gate)
-	@$(PYTEST) tests/exercises
+gate: $(GATES) ## The exercise gate: stubs score 0, solutions 100 %, wrong answers are named
 
-browser: site ## The built site: links, names, weight, and with Chromium widgets, accessibility, phone width
+# Parts of about the same length: chapters 1 to 9, 10 to 19, all later ones, and what is no gate.
+gate-0: PART := test_gate.py -k "[0"
+gate-1: PART := test_gate.py -k "[1"
+gate-2: PART := test_gate.py -k "not [0 and not [1"
+gate-3: PART := . --ignore tests/exercises/test_gate.py
+$(GATES): install
+	$(call step,Exercise gate: $@)
+	@$(PYTEST) tests/exercises/$(PART)
+
+SITE_TESTS := MYLLM_SITE=required $(PYTEST) --dist loadfile
+
+built: site ## The built site: links, names, notebooks, figures
 	$(call step,The built site)
-	@MYLLM_SITE=required $(PYTEST) --dist loadfile tests/book tests/browser --deselect tests/book/test_canaries.py
+	@$(SITE_TESTS) tests/book --deselect tests/book/test_canaries.py
+
+browser: site ## With Chromium: accessibility, phone width, search, quizzes
+	$(call step,The site in a browser)
+	@$(SITE_TESTS) tests/browser --ignore tests/browser/test_widgets.py
+
+widgets: site ## With Chromium: every widget of the book
+	$(call step,The widgets in a browser)
+	@$(SITE_TESTS) tests/browser/test_widgets.py
 
 course-models: install ## Train the models that the package ships, course-base and course-sft (50 minutes; it resumes)
 	$(call step,The course's own models)

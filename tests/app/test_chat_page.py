@@ -18,6 +18,7 @@ def llm():
     return found
 
 
+@pytest.mark.slow
 def test_a_conversation_goes_on_and_asks_nobody_else(llm):
     with chatting.talking("--max-new-tokens", "24", "--system", "Be brief.") as url:
         client = Client(url, verbose=False)
@@ -32,6 +33,7 @@ def test_a_conversation_goes_on_and_asks_nobody_else(llm):
             messages.append({"role": "assistant", "content": answer})
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_said_on_the_page(llm):
     with chatting.talking() as url:
         client = Client(url, verbose=False)
@@ -55,6 +57,7 @@ def test_options_that_do_not_go_together(options, part):
     assert part in found.stderr
 
 
+@pytest.mark.slow
 def test_a_port_that_is_taken_is_named():
     with chatting.socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])

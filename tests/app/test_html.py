@@ -90,6 +90,7 @@ def compose(node, page, prompts, temperature=0, seed=1, length=24):
     return node(module, COMPOSED, prompts=prompts, **options, **values)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["course-base", "course-sft"])
 def test_20_prompts_are_continued_greedily_as_by_the_package(node, name):
     llm = LLM.from_pretrained(name)

@@ -43,7 +43,7 @@ SERVICE = {
     "every server is private": ("if not self._share:", "if True:"),
     "a failed step is tried again": ("                self._give_up()\n", "                pass\n"),
     "nobody hears of a failed step": (
-        "            job.send(Piece(job.number, error=error))\n        self.jobs.clear()",
+        "            job.send(Piece(job.number, error=fault()))\n        self.jobs.clear()",
         "            pass\n        self.jobs.clear()",
     ),
     "the engine that failed goes on": (

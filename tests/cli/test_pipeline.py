@@ -68,6 +68,7 @@ def refused(found, message):
     return told.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_the_whole_way_and_again(folder, capsys):
     args = ["--sft", "sft.jsonl", "--preferences", "pairs.jsonl", "--questions", "exam.jsonl", "--out", "a"]
     code, said, told = run(capsys, *args, model="course-sft")
@@ -184,6 +185,7 @@ def killed(args, points):
     return result.stderr
 
 
+@pytest.mark.slow
 def test_killed_at_every_turn_it_makes_the_same_bits(folder):
     told = killed(["tiny", *DPO], KILLS)
     assert told.count("1-sft goes on") == 2 and told.count("2-dpo goes on") == 1
@@ -195,6 +197,7 @@ class StopHereError(BaseException):
     """What no command handles."""
 
 
+@pytest.mark.slow
 def test_stopped_with_adapters_it_makes_the_same_bits(folder, capsys):
     """As above, in this process: what is drawn before a stage does not depend on where it was stopped."""
     adapters = [*DPO, "--lora", "2"]

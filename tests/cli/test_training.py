@@ -146,6 +146,7 @@ def test_a_mistake_is_one_sentence_and_can_be_put_right(name, folder, capsys):
     assert pretrain("--out", "a", "--steps", "4") == 0  # the folder was not spoiled
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_sentence(folder, capsys, monkeypatch):
     """Where a file may have only so many bytes, as on a full disk."""
     code = (
@@ -200,6 +201,7 @@ def whole(tmp_path_factory):
     return place / "run"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
 def test_a_signal_ends_in_a_checkpoint_and_the_command_again_in_the_same_model(number, whole, folder):
     command = [sys.executable, "-c", WAITING, "pretrain", "own.txt", *LONG, "--out", "a"]

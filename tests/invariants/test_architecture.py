@@ -226,6 +226,7 @@ def test_the_closure_is_what_it_says():
     assert not {"torch", "numpy", "tiktoken", "regex", "rich", "tyro", "typing_extensions", "myllm"} & blocked
 
 
+@pytest.mark.slow
 def test_every_module_comes_with_the_core_or_names_its_extra():
     """With the core dependencies alone a module imports; a widget fails in one line that names the extra."""
     code = (

@@ -301,14 +301,3 @@ def package_caches():
 
 ORACLES = [masks, attention, attention_layer, layers, rope, transformers, masked_transformer, start]
 ORACLES += [every_cache, kept, package_caches]
-FIRST = {
-    "basics": layers,
-    "masks": masks,
-    "attention": attention,
-    "cache": package_caches,
-    "paged": package_caches,
-    "tiled": attention,
-    "layers": layers,
-    "rope": rope,
-    "transformer": transformers,
-}

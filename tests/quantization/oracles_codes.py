@@ -92,4 +92,3 @@ def bnb():
 
 
 ORACLES = [rotation, nf4, gptq, gptq_models, bnb]
-FIRST = {"rotation": rotation, "nf4": nf4, "gptq": gptq, "bnb": bnb}

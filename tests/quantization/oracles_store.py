@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from cases import cases, load
 
 
 def refused(message, call, *arguments, **options):
@@ -35,19 +36,7 @@ def schemes():
     refused("give calibration", quantize, tiny(), "gptq")
 
 
-def round_trips():
-    import test_store as tests
-
-    for variant in (("int8", {"group": 16}), ("int4", {"group": 16, "symmetric": True})):
-        with tempfile.TemporaryDirectory() as folder:
-            tests.test_every_scheme_comes_back_bit_for_bit(Path(folder), variant)
-    for test in (
-        tests.test_dtype_changes_what_is_not_quantized,
-        tests.test_a_model_that_cannot_be_saved_leaves_the_folder_as_it_was,
-        tests.test_mixed_precision_and_a_quantized_head,
-    ):
-        with tempfile.TemporaryDirectory() as folder:
-            test(Path(folder))
+def a_quantized_head():
     from quantization_cases import IDS, tiny
 
     from myllm.quantization import store
@@ -57,33 +46,16 @@ def round_trips():
         model = quantize(tiny(), "int8", head="int8")
         store.save(model, folder)
         assert torch.equal(store.load(folder)(IDS), model(IDS))
-    for tie in (True, False):
-        with tempfile.TemporaryDirectory() as folder:
-            tests.test_a_head_stays_tied_or_untied(Path(folder), tie)
 
 
 def changed_files():
-    import test_store as tests
-
+    tests = load("quantization/test_store.py")
     names = ["a class that is not known", "a layer of another library", "a tied head as a layer", "no format"]
     names += ["a norm as a layer", "codes of another shape", "codes of another kind", "a width without end"]
     names += ["an unknown tensor", "no scale", "a group out of range", "a description that is a list"]
     for name in names:
         with tempfile.TemporaryDirectory() as folder:
             tests.test_a_changed_file_is_refused_in_one_sentence(Path(folder), name)
-
-
-def searching():
-    import test_search as tests
-
-    for budget, expected in ((10**9, "full full"), (120, "full full"), (89, "int8 int8"), (29, "int8 int4")):
-        tests.test_a_small_table(budget, expected)
-    tests.test_sensitivity_is_that_of_one_layer_swapped_alone()
-    tests.test_an_error_puts_the_layer_back()
-    tests.test_all_layers_but_the_head_by_default()
-    tests.test_too_small_a_budget_is_one_sentence()
-    tests.test_a_format_that_helps_is_taken_whatever_the_budget()
-    tests.test_greedy_is_optimal_at_the_bytes_where_its_steps_end()
 
 
 def blocks():
@@ -153,15 +125,12 @@ ORACLES = [
     blocks,
     gguf_models,
     gguf_tokenizers,
-    searching,
-    changed_files,
     schemes,
-    round_trips,
-]  # quickest first
-FIRST = {
-    "quantization.schemes": schemes,
-    "quantization.store": round_trips,
-    "quantization.search": searching,
-    "weights.gguf_writer": blocks,
-    "tokenizers.gguf": gguf_tokenizers,
-}
+    a_quantized_head,
+    changed_files,
+    *cases("quantization/test_search.py"),
+    *cases(
+        "quantization/test_store.py",
+        only=("every_scheme", "dtype_changes", "cannot_be_saved", "mixed", "tied_or_untied"),
+    ),
+]

@@ -1,12 +1,9 @@
 """Wrong versions of saving, searching and the GGUF writer: the oracles kill each of these."""
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
+
+PACKAGE = "myllm"
+ORACLES = "oracles_store.py"
 
 # what is wrong: file, right, wrong
 SCHEMES = {
@@ -88,22 +85,6 @@ TABLES = {
     "tokenizers.gguf": TOKENIZER,
 }
 MUTANTS = {name: (file, *change) for file, table in TABLES.items() for name, change in table.items()}
-
-
-@pytest.fixture(scope="module")
-def killed():
-    here, root = Path(__file__).parent, Path(__file__).parents[2]
-    path = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH", "")]))
-    result = subprocess.run(
-        [sys.executable, str(root / "tests/mutants.py"), "myllm", str(here / "oracles_store.py")],
-        input=json.dumps(MUTANTS),
-        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
-    return json.loads(result.stdout)
 
 
 @pytest.mark.slow

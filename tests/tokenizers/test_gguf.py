@@ -92,6 +92,7 @@ def mistral() -> dict[str, Any]:
     )
 
 
+@pytest.mark.slow
 def test_smollm2(smollm2: dict[str, Any], tmp_path):
     found, known = gguf(**smollm2, chat_template=JINJA), load_tokenizer("smollm2")
     assert found.special_tokens == known.special_tokens and found.vocab_size == known.vocab_size
@@ -114,6 +115,7 @@ def test_smollm2(smollm2: dict[str, Any], tmp_path):
     assert theirs.eos_token_id == 2 and theirs.chat_template == JINJA
 
 
+@pytest.mark.slow
 def test_sentencepiece(mistral: dict[str, Any], tmp_path):
     found, known = gguf(**mistral), load_tokenizer("mistral")
     assert (found.bos_id, found.eos_id, found.pad_id, found.add_bos) == (1, 2, None, True)

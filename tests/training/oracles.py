@@ -474,14 +474,3 @@ ORACLES = [
     checkpoints,
     journals,
 ]
-FIRST = {
-    "losses": losses,
-    "schedule": schedule,
-    "optimizer": optimizers,
-    "settings": settings,
-    "pretrain": pretrain,
-    "loop": loop,
-    "checkpoint": checkpoints,
-    "journal": journals,
-    "strategies.single": half,
-}

@@ -50,12 +50,12 @@ def test_its_score_is_that_of_the_scoreboard():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", course_models.MODELS)
-def test_the_first_50_updates_are_those_of_the_journal(name):
+def test_the_first_25_updates_are_those_of_the_journal(name):
     """Computed anew; another machine may add in another order, so the last digits are free."""
     file = scoreboard.RESULTS / f"{name.replace('-', '_')}.json"
     run = course_models.MODELS[name][0]()
     batches = run.objective.batches(run.model)
-    for line in json.loads(file.read_text("utf-8"))["journal"][:50]:
+    for line in json.loads(file.read_text("utf-8"))["journal"][:25]:
         record = run.update(batches)
         assert record["step"] == line["step"]
         assert record["rate"] == pytest.approx(line["rate"], abs=1e-5)

@@ -9,6 +9,7 @@ from myllm.training.interruptions import lost_process
 from myllm.training.ranks import launch, same_as_one_process
 
 
+@pytest.mark.slow
 def test_results_come_by_rank_and_functions_travel_by_value():
     offset = 10
 
@@ -20,6 +21,7 @@ def test_results_come_by_rank_and_functions_travel_by_value():
     assert launch(work, 3, world=1) == [(10, 1)]
 
 
+@pytest.mark.slow
 def test_processes_are_joined_and_stay():
     import os
 
@@ -33,11 +35,13 @@ def test_processes_are_joined_and_stay():
     assert first == second and first[0][1] != first[1][1]
 
 
+@pytest.mark.slow
 def test_sums_over_ranks():
     for rank, (number, tensor, mine, world) in enumerate(launch(ranks_cases.total)):
         assert number == 3 and tensor.tolist() == [2, 1] and (mine, world) == (rank, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("function", "message"),
     [
@@ -55,6 +59,7 @@ def test_a_process_that_raises_dies_or_hangs_ends_all(function, message):
     assert launch(lambda rank, world: rank) == [0, 1]  # new processes
 
 
+@pytest.mark.slow
 def test_what_training_says_when_another_process_is_gone():
     with pytest.raises(UserError) as caught:
         launch(ranks_cases.loses)
@@ -62,6 +67,7 @@ def test_what_training_says_when_another_process_is_gone():
     assert "process 1 ended" in said or "SAID Another process ended or did not answer" in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 @pytest.mark.parametrize("kind", ["loss", "gradient"])
 def test_what_is_not_finite_on_one_rank_stops_all_and_updates_nothing(strategy, kind):
@@ -71,6 +77,7 @@ def test_what_is_not_finite_on_one_rank_stops_all_and_updates_nothing(strategy, 
         assert updates == 2 and unchanged
 
 
+@pytest.mark.slow
 def test_ranks_share_the_data_and_have_their_own_dropout(tmp_path):
     alone = launch(ranks_cases.shares, str(tmp_path / "one"), world=1)[0]
     both = launch(ranks_cases.shares, str(tmp_path / "two"))

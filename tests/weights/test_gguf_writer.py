@@ -239,6 +239,7 @@ def alike(found, known):
         assert found.encode(text, allowed_special="all") == known.encode(text, allowed_special="all")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["smollm2", "shakespeare"])
 def test_published_tokenizers_come_back(tmp_path, name):
     known = load_tokenizer(name)
