@@ -123,8 +123,8 @@ PPO = {
 ROLLOUT = {
     "drawn with another temperature": ("finite(logits) / self.temperature", "finite(logits)"),
     "scored with another temperature": (
-        "logits_of(model, states) / temperature",
-        "logits_of(model, states)",
+        "logits if temperature == 1 else logits / temperature",
+        "logits",
     ),
     "the neighbour is drawn": (
         "(below <= u * below[:, -1:]).sum(-1)",
