@@ -109,7 +109,7 @@ def learn(model: Any, objective: Any, config: TrainConfig = LEARNING) -> dict[st
     curve, kl, start = list[float](), [0.0], time.perf_counter()
 
     def note(trainer: Trainer, record: dict[str, float]) -> None:
-        kl[0] = record.get("kl", 0.0)
+        kl[0] = record.get("k3", 0.0)
         if record["step"] % EVERY == 0 or trainer.done == config.steps:
             curve.append(round(record.get("reward", 0.0), 4))
 
