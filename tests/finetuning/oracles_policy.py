@@ -2,7 +2,15 @@
 
 from oracles import run
 
-LONG = ("two_processes", "under_fsdp", "values_learn", "training_prefers", "rewards_learn", "a_student_learns", "ppo_needs")
+LONG = (
+    "two_processes",
+    "under_fsdp",
+    "values_learn",
+    "training_prefers",
+    "rewards_learn",
+    "a_student_learns",
+    "ppo_needs",
+)
 
 
 def gradients():
