@@ -129,7 +129,6 @@ MUTANTS = {
     "clip ignored": ("loop", "strategy.step(c.clip)", "strategy.step(math.inf)"),
     "average not kept": ("loop", "if c.ema:", "if False:"),
     "dropout stays off": ("loop", "self.step.train()", "pass"),
-    "one function for each micro-batch": ("loop", "while callable(", "if callable("),
     "dropout in validation": (
         "loop",
         "        self.step.eval()\n        total, count, batches",
