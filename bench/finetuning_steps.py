@@ -1,6 +1,6 @@
 """A step of fine-tuning: ours against TRL, peft and bitsandbytes, in time and in memory.
 
-    python -m bench.finetuning_steps                          everything, about eight minutes
+    python -m bench.finetuning_steps                          everything, about nine minutes
     python -m bench.finetuning_steps --works sft dpo          some of it
     python -m bench.finetuning_steps --shape smollm2 --works sft     the shape of SmolLM2, short texts
 
@@ -12,7 +12,8 @@ loop that does nothing else; the limit beside it is the products with the frozen
 is TRL without any setting: autocast to bfloat16, activations computed again, and for DPO a reference that is
 asked in every step. Ours comes in float32, and texts share rows in SFT; a line with bfloat16, in which ours
 holds its weights then, compares equal precision. For GRPO the rollout is given, so that what is timed is
-learning from it.
+learning from it. PPO's rollout is given, too, and its rival is the same step written out by hand around the
+same model, so that the ratio is what the loop, the phases and the records cost.
 
 Memory is the high-water mark of a fresh process in its second step, less what the process held after a step
 of a tiny model, when all libraries were loaded: weights, gradients, moments, activations and logits.
@@ -47,7 +48,7 @@ RATE, CLIP, BETA, HIGH = 3e-4, 1.0, 0.1, 0.28
 RANK, ALPHA = 8, 16
 AGAIN = ", activations again"
 PLAIN, AUTO, PACKED = "fp32", "bf16", "fp32, rows shared"
-TRL, PEFT = "TRL", "peft"
+TRL, PEFT, HAND = "TRL", "peft", "by hand"
 DEFAULT = f"{TRL} as it comes"
 Update = Callable[[], tuple[float, float]]  # one update; its loss and the gradient's norm before clipping
 
@@ -84,6 +85,7 @@ GOALS = {
     "sft": [*TUNING, Goal(MINE[PLAIN], THEIRS[PLAIN + AGAIN], None), Goal(MINE[PACKED], DEFAULT, None)],
     "dpo": TUNING,
     "grpo": TUNING,
+    "ppo": [Goal(MINE[PLAIN], HAND, 0.91)],
     "lora": ADAPTING,
     "qlora": ADAPTING,
 }
@@ -92,6 +94,7 @@ TITLES = {
     "sft": "SFT",
     "dpo": "DPO",
     "grpo": "GRPO, a given rollout",
+    "ppo": "PPO, a given rollout",
     "lora": f"LoRA, r {RANK} on all linear layers",
     "qlora": f"QLoRA, NF4, r {RANK} on all linear layers",
 }
@@ -164,7 +167,9 @@ def rollout(case: Case) -> dict[str, Any]:
         logs = token_log_probs(hub.load_folder(case.folder), ids, mask)
     rewards = torch.randn(len(ids), generator=generator)
     # The policy that wrote was another by a little, so that ratios are not 1 and some are clipped.
-    return {"ids": ids, "mask": mask, "log_probs": (logs + 0.2 * noise) * mask, "rewards": rewards}
+    found = {"ids": ids, "mask": mask, "log_probs": (logs + 0.2 * noise) * mask, "rewards": rewards}
+    values = torch.randn(mask.shape, generator=generator) * mask
+    return found | ({"values": values} if case.work == "ppo" else {})
 
 
 # Our sides
@@ -176,12 +181,15 @@ def ours(case: Case, name: str) -> Update:
 
     from myllm import TrainConfig, Trainer
     from myllm.finetuning.lora import apply_lora
+    from myllm.finetuning.ppo import ActorCritic
     from myllm.weights import hub
 
     kind = name.removeprefix("myllm ")
-    model = hub.load_folder(case.folder)
+    model: Any = hub.load_folder(case.folder)
     for p in model.parameters():  # read now, not in the first step
         p.data = p.data.clone()
+    if case.work == "ppo":
+        model = ActorCritic(model)
     if case.work in ("lora", "qlora"):
         if case.work == "qlora":
             from myllm import quantize
@@ -216,6 +224,7 @@ def learned(case: Case, packing: bool) -> tuple[Any, Any]:
 
     from myllm.finetuning.dpo import DPO, Pair
     from myllm.finetuning.grpo import GRPO
+    from myllm.finetuning.ppo import PPO
     from myllm.finetuning.rollout import Prompt
     from myllm.finetuning.sft import SFT, Example
     from myllm.tokenizers.bpe import BPE
@@ -228,20 +237,24 @@ def learned(case: Case, packing: bool) -> tuple[Any, Any]:
     if case.work == "dpo":
         pairs = [Pair(*one) for one in pair_up(examples)]
         return DPO(pairs, block_size=longest, beta=BETA, batch_size=n // 2, shuffle=False), None
-    if case.work == "grpo":
-        policy = GRPO(
+    if case.work in ("grpo", "ppo"):
+        options: dict[str, Any] = {"batch_size": n, "max_new_tokens": longest, "stop_id": 1}
+        options |= (
+            {"prompts_per_phase": n // 2, "group": 2, "method": "dapo", "clip": (0.2, HIGH)}
+            if case.work == "grpo"
+            else {"prompts_per_phase": n, "epochs": 10**6}  # never time for another rollout
+        )
+        policy = (GRPO if case.work == "grpo" else PPO)(
             [Prompt([2], None)],
             lambda items, written: [0.0] * len(written),
             BPE([], special_tokens=["<end>"], name="bytes"),
-            method="dapo",
-            clip=(0.2, HIGH),
-            prompts_per_phase=n // 2,
-            group=2,
-            batch_size=n,
-            max_new_tokens=longest,
-            stop_id=1,
+            **options,
         )
-        return policy, policy.learn(rollout(case)) | {"fresh": torch.tensor(False)}
+        buffer = policy.learn(rollout(case))
+        if case.work == "grpo":
+            return policy, buffer | {"fresh": torch.tensor(False)}
+        policy.buffer, policy.used.position = buffer, n  # one batch of the phase has been
+        return policy, None
     given = examples() if case.work == "sft" else examples(1.0)
     one = SFT(given, block_size=longest, packing=packing, batch_size=n, shuffle=False)
     if packing:  # all texts, in fewer rows
@@ -422,6 +435,50 @@ def peft(case: Case, name: str) -> Update:
     return update
 
 
+def by_hand(case: Case, name: str) -> Update:
+    """A plain step of PPO around our model: a batch of the rollout, the loss, clipping, AdamW."""
+    import torch
+    import torch.nn.functional as F
+    from torch import nn
+
+    from myllm.weights import hub
+
+    model = hub.load_folder(case.folder)
+    value = nn.Linear(model.config.n_embd, 1)
+    nn.init.zeros_(value.weight)
+    nn.init.zeros_(value.bias)
+    trained = [p for part in (model, value) for p in part.parameters()]
+    for p in trained:
+        p.data = p.data.clone()
+    optimizer = torch.optim.AdamW(trained, lr=RATE, weight_decay=0.0, fused=True)
+    policy, _ = learned(case, False)
+    phase = {name: x for name, x in policy.buffer.items() if name not in ("rewards", "weights")}
+    model.train()
+
+    def update() -> tuple[float, float]:
+        rows = torch.randperm(len(phase["ids"]))
+        batch = {name: x[rows] for name, x in phase.items()}
+        ids, mask = batch.pop("ids"), batch.pop("mask")
+        old, old_values, advantages, returns = (
+            batch[name][mask] for name in ("log_probs", "values", "advantages", "returns")
+        )
+        hidden = model(ids[:, :-1], head=nn.Identity())[mask[:, 1:]]
+        logs = -F.cross_entropy(model.lm_head(hidden), ids[mask], reduction="none")
+        values = value(hidden)[:, 0]
+        ratio = (logs - old).exp()
+        gains = torch.minimum(ratio * advantages, ratio.clamp(0.8, 1.2) * advantages)
+        near = old_values + (values - old_values).clamp(-0.2, 0.2)
+        errors = torch.maximum((values - returns).square(), (near - returns).square()) / 2
+        loss = (0.5 * errors - gains).mean()
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(trained, CLIP)
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss.item(), norm.item()
+
+    return update
+
+
 def products(case: Case, name: str) -> Update:
     """The products with the frozen weights alone, forward and for the gradient: no step takes less.
 
@@ -463,7 +520,7 @@ def logging_off() -> None:
 
 def side(case: Case, name: str) -> Update:
     """One of the sides by its name."""
-    make = {"myllm": ours, TRL: trl, PEFT: peft, "products": products}[name.split()[0]]
+    make = {"myllm": ours, TRL: trl, PEFT: peft, "by": by_hand, "products": products}[name.split()[0]]
     return make(case, name)
 
 
@@ -541,11 +598,14 @@ def measure(case: Case, rounds: int, keep: bool) -> None:
     fields: dict[str, Any] = {}
     if case.work in ("sft", "dpo"):
         fields["memory_mb"], fields["memory_ratios"] = memory_of(case)
-    packages = {"lora": ("peft",), "qlora": ("peft", "bitsandbytes")}.get(case.work, ("trl",))
+    packages = {"ppo": (), "lora": ("peft",), "qlora": ("peft", "bitsandbytes")}.get(case.work, ("trl",))
     c = config(case.shape)
     size = f"{c.n_params / 1e6:.0f}M parameters, vocabulary {c.vocab_size:,}"
     many = dict.fromkeys(GOALS, f"{TEXTS[case.shape]} texts")
-    many |= {"dpo": f"{TEXTS[case.shape] // 2} pairs", "grpo": f"{TEXTS[case.shape]} completions"}
+    many |= {
+        "dpo": f"{TEXTS[case.shape] // 2} pairs",
+        **dict.fromkeys(("grpo", "ppo"), f"{TEXTS[case.shape]} completions"),
+    }
     comparisons = [common.compare(cpu, wall, *goal) for goal in GOALS[case.work]]
     if not keep:
         for row in comparisons:

@@ -109,7 +109,7 @@ def learn(model: Any, objective: Any, config: TrainConfig = LEARNING) -> dict[st
     curve, kl, start = list[float](), [0.0], time.perf_counter()
 
     def note(trainer: Trainer, record: dict[str, float]) -> None:
-        kl[0] = record.get("kl", 0.0)
+        kl[0] = record.get("k3", 0.0)
         if record["step"] % EVERY == 0 or trainer.done == config.steps:
             curve.append(round(record.get("reward", 0.0), 4))
 
@@ -273,27 +273,6 @@ def low_rank(r: int, seed: int) -> dict[str, Any]:
     )
 
 
-def change(kind: str) -> dict[str, Any]:
-    """How large the change of the linear layers is, and in how many directions 90 % of its square lies."""
-    model, before = policy(), warm_weights()
-    if kind == "grpo":
-        learn(model, GRPO(prompts(), right, TOKENIZER, **options(0)))
-    else:
-        given = [
-            encode({"prompt": task.prompt, "response": f" {task.answer}"}, TOKENIZER) for task in tasks(4000)
-        ]
-        Trainer(model, SFT(given, block_size=ROW, batch_size=8), LEARNING).fit()
-    rows = list[dict[str, Any]]()
-    for name, p in model.named_parameters():
-        if name.startswith("layers") and p.ndim == 2:
-            difference = p.detach() - before[name]
-            squares = torch.linalg.svdvals(difference).square()
-            share = squares.cumsum(0) / squares.sum()
-            size = (difference.norm() / before[name].norm()).item()
-            rows.append({"layer": name, "size": round(size, 4), "rank": 1 + int((share < 0.9).sum())})
-    return {"of": kind, "exact_match": score(model), "layers": rows}
-
-
 def jobs() -> dict[str, Callable[[], dict[str, Any]]]:
     """Every run by name, the most important first."""
     found = dict[str, Callable[[], dict[str, Any]]]()
@@ -312,8 +291,6 @@ def jobs() -> dict[str, Callable[[], dict[str, Any]]]:
     for r in (1, 4):
         for seed in range(2):
             found[f"lora/{r}/{seed}"] = lambda r=r, s=seed: low_rank(r, s)
-    for kind in ("grpo", "sft"):
-        found[f"change/{kind}"] = lambda k=kind: change(k)
     for kl, beta in (("none", 0.0), ("k2", 0.05), ("k3", 0.05), ("k3-plain", 0.05)):
         found[f"kl/{kl}"] = lambda k=kl, b=beta: divergence(k, b)
     return found
@@ -343,7 +320,7 @@ def main() -> None:
             "questions": QUESTIONS,
             "completions_per_update": COMPLETIONS,
         }
-        content |= {"every": EVERY, "rate": LEARNING.lr, "runs": [], "kl": [], "lora": [], "change": []}
+        content |= {"every": EVERY, "rate": LEARNING.lr, "runs": [], "kl": [], "lora": []}
         for key, row in done.items():
             table = key.partition("/")[0]
             if "/" in key:

@@ -95,6 +95,8 @@ class RL:
     """Prompts of an update."""
     group: int = 8
     """Answers to each prompt, which are compared with each other."""
+    tries: int = 1
+    """How often prompts are asked for an update, until --prompts of them have answers of both kinds."""
     max_new_tokens: int = 64
     """The most tokens of an answer."""
     method: str = "grpo"
@@ -148,6 +150,7 @@ class RL:
             method=self.method,
             prompts_per_phase=self.prompts,
             group=self.group,
+            tries=self.tries,
             batch_size=self.prompts * self.group,
             max_new_tokens=self.max_new_tokens,
             temperature=self.temperature,
@@ -158,8 +161,10 @@ class RL:
 
         def tell(trainer: Trainer, record: dict[str, float]) -> None:
             if trainer.done % every == 0 or trainer.done == 1:
-                right, equal = record["reward"], record["equal"]
-                say(f"update {trainer.done}: {right:.1%} right; {equal:.0%} in groups that teach nothing")
+                right, equal = record.get("earned", record["reward"]), record["equal"]
+                asked = f"; asked {record['written']:.3g} times" if "written" in record else ""
+                said = f"{right:.1%} right; {equal:.0%} in groups that teach nothing{asked}"
+                say(f"update {trainer.done}: {said}")
 
         settings = TrainConfig(
             steps=self.updates, lr=self.lr, weight_decay=0.0, checkpoint_every=every, seed=self.seed

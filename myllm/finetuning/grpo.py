@@ -17,8 +17,8 @@ from myllm.finetuning.on_policy import OnPolicy
 from myllm.finetuning.rollout import token_log_probs
 from myllm.training.step import Loss
 
-#: What a method sets; everything else is as in GRPO. DAPO's choice of prompts and its penalty for long
-#: completions are not part of the loss.
+#: What a method sets; everything else is as in GRPO. DAPO's dynamic sampling is `GRPO`'s `tries`, and its
+#: penalty for long completions belongs into the reward.
 METHODS: dict[str, dict[str, Any]] = {
     "reinforce": {"baseline": "none", "scale": False, "length": "sum", "clip": None},
     "rloo": {"baseline": "others", "scale": False, "length": "sum", "clip": None},
@@ -32,6 +32,7 @@ METHODS: dict[str, dict[str, Any]] = {
 Baseline = Literal["none", "mean", "others"]
 Length = Literal["sum", "sequence", "token", "constant"]
 Estimator = Literal["k1", "k2", "k3"]
+REPORTED: tuple[Estimator, ...] = ("k1", "k3")  # what records hold of the divergence
 
 
 def advantages(rewards: Tensor, *, baseline: Baseline = "mean", scale: bool = True) -> Tensor:
@@ -139,7 +140,11 @@ class GRPO(OnPolicy):
 
     Every record has as means over completions: ``reward``; ``equal``, the share of those whose group has one
     reward, which teach nothing; ``length`` in tokens; ``entropy``, nats a token when it was written;
-    ``clipped``, the share of tokens on which the clip acted; and with beta ``kl``, nats a token (k3).
+    ``clipped``, the share of tokens on which the clip acted. With beta, ``k1`` and ``k3`` are two estimates
+    of the divergence from the reference, nats a token: k1 has the more noise near the reference, and k3 is
+    far too small once the policy is nearly certain; where they part for long, believe k1. With tries,
+    ``written`` is how many completions were written for each that is used, and ``earned`` the mean reward of
+    all that were written, since ``reward`` is that of a selection.
 
     Args:
         prompts, reward, tokenizer: See `OnPolicy`.
@@ -147,6 +152,10 @@ class GRPO(OnPolicy):
         baseline, scale: See `advantages`.
         length: See `length_weights`.
         ratio, clip, surrogate: See `policy_loss`.
+        tries: How often a phase asks P prompts at most, until it has P groups whose rewards differ: DAPO's
+            dynamic sampling (Yu et al., 2025). Groups that are not needed are dropped. If there are too few
+            after the last try, the phase goes on, filled up with groups of equal rewards, which ``equal``
+            shows. 1 takes what comes.
         kl: How the divergence enters the loss: "k2"; or "k3" times the importance ratio; both have its
             gradient for a token, the text before it given. "k3-plain" has not; it is what GRPO's paper used.
         options: Those of `OnPolicy`.
@@ -156,6 +165,7 @@ class GRPO(OnPolicy):
         self,
         *args: Any,
         method: str = "grpo",
+        tries: int = 1,
         kl: Literal["k2", "k3", "k3-plain"] = "k2",
         **options: Any,
     ) -> None:
@@ -169,7 +179,10 @@ class GRPO(OnPolicy):
             raise UserError(f"kl {kl} has no effect without beta; give one.")
         for bound in settings["clip"] or ():
             check("clip", bound, float, bounds=(0, 1e30))
-        self.kl, self.length = kl, settings.pop("length")
+        check("tries", tries, int)
+        if tries > 1 and (self.group == 1 or settings["baseline"] == "none"):
+            raise UserError("tries replaces groups that teach nothing; it needs groups of 2 and a baseline.")
+        self.tries, self.kl, self.length = tries, kl, settings.pop("length")
         self.estimate: dict[str, Any] = {name: settings.pop(name) for name in ("baseline", "scale")}
         self.surrogate = settings
         zero = torch.zeros(1, self.group)  # names that nothing knows are refused now, not after a phase
@@ -179,8 +192,25 @@ class GRPO(OnPolicy):
 
     def settings(self) -> dict[str, Any]:
         """See `OnPolicy.settings`."""
-        own = {"kl": self.kl, "length": self.length, **self.estimate, **self.surrogate}
+        own = {"tries": self.tries, "kl": self.kl, "length": self.length, **self.estimate, **self.surrogate}
         return super().settings() | own | {"clip": list(self.surrogate["clip"] or ())}
+
+    def rows(self, model: nn.Module, phase: int) -> list[dict[str, Tensor]]:
+        """The completions of all processes from which a phase learns, as they were written."""
+        if self.tries == 1:
+            return super().rows(model, phase)
+        written, equal = list[dict[str, Tensor]](), list[bool]()
+        while equal.count(False) < self.prompts_per_phase and len(written) < self.tries * self.size:
+            drawn = super().rows(model, phase + len(written) // self.size)
+            rewards = torch.stack([row["rewards"] for row in drawn]).view(-1, self.group)
+            written, equal = written + drawn, equal + (rewards == rewards[:, :1]).all(1).tolist()
+        first = sorted(range(len(equal)), key=equal.__getitem__)[
+            : self.prompts_per_phase
+        ]  # False comes first
+        chosen = [written[i * self.group + j] for i in sorted(first) for j in range(self.group)]
+        rewards = torch.stack([row["rewards"] for row in written])
+        note = {"written": torch.tensor(len(written) / self.size), "earned": rewards.mean()}
+        return [row | note for row in chosen]
 
     def learn(self, buffer: dict[str, Tensor]) -> dict[str, Tensor]:
         """Add ``advantages`` and ``equal`` (R,), and ``weights`` (R, T)."""
@@ -210,10 +240,10 @@ class GRPO(OnPolicy):
             "length": lengths.sum(),
             "entropy": mean(-old),
             "clipped": mean(clipped),
-        }
+        } | {name: batch[name].sum() for name in ("written", "earned") if name in batch}
         if self.beta:
             reference = batch["reference"]
-            metrics["kl"] = mean(divergence(logs, reference))
+            metrics |= {name: mean(divergence(logs, reference, name)) for name in REPORTED}
             penalty = divergence(logs, reference, "k2" if self.kl == "k2" else "k3")
             if self.kl == "k3":
                 penalty = penalty * (logs - old).exp()

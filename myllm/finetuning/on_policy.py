@@ -112,26 +112,36 @@ class OnPolicy(ABC):
             loader.rank, loader.world = rank, world
         self.asked.batch_size = self.prompts_per_phase // world
 
-    def batches(self, model: nn.Module) -> Iterator[dict[str, Tensor]]:
-        """Parts of the buffer, which is filled anew when it has been used."""
-        if not whole(model):
-            raise UserError("A policy writes with whole weights; use the strategy single or ddp.")
+    def batches(self, model: nn.Module) -> Iterator[Any]:
+        """Parts of the buffer, which is filled anew when it has been used.
+
+        If this process holds a share of the weights, a function comes before a phase: the trainer calls it
+        with the whole ones.
+        """
         if any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules()):
             raise UserError("With dropout the policy that learns is not the one that wrote; set it to 0.")
         for length in {len(prompt.ids) for prompt in self.prompts}:
             check_room(self.policy(model), length, self.max_new_tokens)
         device = device_of(model)
         while True:
-            phase, done = divmod(self.used.position, self.epochs * self.size)
-            if done == 0:
-                self.buffer = self.collect(model, phase)
+            done = self.used.position % (self.epochs * self.size)
+            if done == 0 and whole(model):
+                self.fill(model)
+            elif done == 0:
+                yield self.fill
             items = next(self.used)[0]
             part = {name: x[items].to(device) for name, x in self.buffer.items()}
             yield part | {"fresh": torch.tensor(done == 0)}
 
+    def fill(self, model: nn.Module) -> None:
+        """Fill the buffer with the next phase."""
+        if not whole(model):
+            raise UserError("A policy writes with whole weights; use the strategy single, ddp or fsdp.")
+        self.buffer = self.collect(model, self.asked.position // self.prompts_per_phase)
+
     @torch.no_grad()
     def collect(self, model: nn.Module, phase: int) -> dict[str, Tensor]:
-        """Write, score and gather the completions of a phase.
+        """Write, score and gather the completions of a phase, whose prompts are those after `phase` times P.
 
         Returns:
             Tensors of R rows: ``ids``, ``mask`` and ``log_probs`` (R, T), ``rewards`` (R,) and what `extra`
@@ -139,9 +149,13 @@ class OnPolicy(ABC):
         """
         training = model.training
         try:
-            return self.learn(_joined(gathered(self.scored(model.eval(), phase), self.used.world)))
+            return self.learn(_joined(self.rows(model.eval(), phase)))
         finally:
             model.train(training)
+
+    def rows(self, model: nn.Module, phase: int) -> list[dict[str, Tensor]]:
+        """The completions of all processes from which a phase learns."""
+        return gathered(self.scored(model, phase), self.used.world)
 
     def scored(self, model: nn.Module, phase: int) -> list[dict[str, Tensor]]:
         """The completions of this process, with their rewards and what `extra` adds."""
@@ -229,7 +243,8 @@ class OnPolicy(ABC):
     def state_dict(self) -> dict[str, Any]:
         """Where the phase stands, and its rollouts unless they have been used."""
         unfinished = self.used.position % (self.epochs * self.size) > 0
-        state = {"used": self.used.state_dict(), "settings": self.settings()}
+        loaders = {"asked": self.asked.state_dict(), "used": self.used.state_dict()}
+        state = loaders | {"settings": self.settings()}
         return state | {"buffer": self.buffer if unfinished else {}}
 
     def settings(self) -> dict[str, Any]:
@@ -246,6 +261,7 @@ class OnPolicy(ABC):
         for name, value in self.settings().items():
             if (old := state["settings"].get(name)) != value:
                 raise UserError(f"The run had {name} {old}, not {value}; go on as it began.")
+        self.asked.load_state_dict(state["asked"])
         self.used.load_state_dict(state["used"])
         if self.used.position % (self.epochs * self.size) % (self.used.batch_size * self.used.world):
             raise UserError("Batches of this size do not end where this phase does; go on with those it had.")

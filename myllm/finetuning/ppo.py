@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from myllm.checks import check
 from myllm.files import UserError
-from myllm.finetuning.grpo import divergence, length_weights, policy_loss
+from myllm.finetuning.grpo import REPORTED, divergence, length_weights, policy_loss
 from myllm.finetuning.on_policy import OnPolicy
 from myllm.finetuning.rollout import log_probs_of, spread, states_before
 from myllm.model.basics import upcast
@@ -103,7 +103,8 @@ class PPO(OnPolicy):
 
     Every record has as means over completions: ``reward``; ``length`` in tokens; and as means over the tokens
     of a phase: ``entropy`` in nats, when it was written; ``clipped``, the share whose gradient was clipped;
-    ``value``, the loss of the values; and with beta ``kl`` in nats (k3).
+    ``value``, the loss of the values; and with beta ``k1`` and ``k3``, estimates of the divergence from the
+    reference in nats, of which `GRPO` says more.
 
     Args:
         prompts, reward, tokenizer: See `OnPolicy`.
@@ -173,7 +174,7 @@ class PPO(OnPolicy):
         metrics = {"reward": batch["rewards"].sum(), "length": mask.sum()}
         tokens = {"entropy": -old, "clipped": clipped, "value": errors}
         if self.beta:
-            tokens["kl"] = divergence(logs, batch["reference"]) * mask
+            tokens |= {name: divergence(logs, batch["reference"], name) * mask for name in REPORTED}
         return Loss(total.sum(), metrics | {name: (x * weights).sum().detach() for name, x in tokens.items()})
 
 

@@ -144,7 +144,9 @@ def token_log_probs(model: nn.Module, ids: Tensor, mask: Tensor, temperature: fl
 
 def log_probs_of(model: Transformer, states: Tensor, targets: Tensor, temperature: float) -> Tensor:
     """(N,) from hidden states (N, C) and the tokens after them."""
-    return -F.cross_entropy(logits_of(model, states) / temperature, targets, reduction="none")
+    logits = logits_of(model, states)
+    logits = logits if temperature == 1 else logits / temperature  # a division by 1 takes time, too
+    return -F.cross_entropy(logits, targets, reduction="none")
 
 
 def spread(values: Tensor, mask: Tensor) -> Tensor:

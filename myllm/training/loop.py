@@ -128,8 +128,8 @@ class Trainer:
         share = rate(self.done, c.steps, c.schedule, warmup=c.warmup, floor=c.floor, decay=c.decay)
         for group in self.optimizer.param_groups:
             group["lr"] = c.lr * share
+        micro_batches = [self._next(batches) for _ in range(c.accumulation)]
         self.step.train()
-        micro_batches = [next(batches) for _ in range(c.accumulation)]
         count = strategy.sum(sum(map(self.objective.count, micro_batches)))
         if count == 0:
             raise UserError(
@@ -221,6 +221,13 @@ class Trainer:
         rng = state["rng"].get(str(self.strategy.rank))
         if rng is not None:
             checkpoint.set_rng_state(rng)
+
+    def _next(self, batches: Iterator[Any]) -> Any:
+        """The next micro-batch; a function in its place gets the model first."""
+        while callable(batch := next(batches)):
+            with self.strategy.gathered():
+                self.call(batch)
+        return batch
 
     def _sums(self, values: dict[str, Any]) -> dict[str, float]:
         """Several numbers, each summed over all ranks."""

@@ -33,7 +33,11 @@ class Objective(Protocol):
         ...
 
     def batches(self, model: nn.Module) -> Iterator[Any]:
-        """Micro-batches without end; reinforcement learning generates them with `model`."""
+        """Micro-batches without end; reinforcement learning generates them with `model`.
+
+        A function in place of a micro-batch is called with the model while this process holds all of its
+        weights; then the next micro-batch is asked for.
+        """
         ...
 
     def count(self, batch: Any) -> int:
@@ -98,6 +102,10 @@ class Strategy(Protocol):
 
     def setup(self, step: Step, optimizer: Optimizer) -> nn.Module:
         """Wrap the step for this strategy; the result is called with a micro-batch."""
+        ...
+
+    def gathered(self) -> AbstractContextManager[Any]:
+        """A context in which a process may call the model in the step on its own, as often as it likes."""
         ...
 
     def accumulate(self, last: bool) -> AbstractContextManager[Any]:

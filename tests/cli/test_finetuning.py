@@ -11,6 +11,7 @@ from myllm.cli import main
 from myllm.data.wordops import tasks
 from myllm.finetuning.adapters import load_adapter, save_adapter
 from myllm.finetuning.lora import apply_lora, linears, lora_layers
+from myllm.training.journal import read
 
 SHORT = ["--block-size", "64", "--epochs", "2", "--batch-size", "4", "--lr", "2e-3"]
 
@@ -230,6 +231,13 @@ def test_rewards_are_learned_from(tmp_path, questions, capsys):
     right = float(told.split("update 1: ")[1].split("%")[0])
     assert right > 50  # course-sft knows these
     LLM.from_pretrained(out / "model")
+    groups = ["--tries", 3, "--temperature", 2.5, "--out", tmp_path / "tried"]
+    code, _, told = run(capsys, "rl", "course-sft", "--data", questions, *small, *groups)
+    update = told.split("update 1: ")[1].split("\n")[0]
+    tried = read(tmp_path / "tried")
+    assert code == 0 and tried[0]["written"] > 1 and update.endswith(f"asked {tried[0]['written']:.0f} times")
+    assert float(update.split("%")[0]) == pytest.approx(100 * tried[0]["earned"], abs=0.05)
+    assert tried[0]["earned"] != tried[0]["reward"]
     matching = ["--match", "(.)$", "--out", tmp_path / "matched", "--lora", 2, "--beta", 0.1]
     code, _, told = run(capsys, "rl", "course-sft", "--data", questions, *small, *matching)
     assert code == 0 and float(told.split("update 1: ")[1].split("%")[0]) > 50
@@ -243,6 +251,7 @@ def test_rewards_are_learned_from(tmp_path, questions, capsys):
         (["--beta", 0.1], "add --lora"),
         (["--method", "trpo"], "The method is one of"),
         (["--group", 1], "group of 1"),
+        (["--method", "reinforce", "--tries", 2], "needs groups of 2 and a baseline"),
         (["--temperature", 0], "temperature must be a number"),
         (["--max-new-tokens", 400], "do not fit into a context"),
     ],

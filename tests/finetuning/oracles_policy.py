@@ -2,7 +2,15 @@
 
 from cases import cases
 
-LONG = ("two_processes", "values_learn", "training_prefers", "rewards_learn", "a_student_learns", "ppo_needs")
+LONG = (
+    "two_processes",
+    "under_fsdp",
+    "values_learn",
+    "training_prefers",
+    "rewards_learn",
+    "a_student_learns",
+    "ppo_needs",
+)
 
 ORACLES = [
     *cases("finetuning/test_policy_gradients.py"),

@@ -65,6 +65,46 @@ GRPO = {
         'groups = buffer["rewards"].view(self.group, -1).T',
     ),
     "equal rewards are rounded": (".any(1, keepdim=True), 0.0)", ".any(1, keepdim=True) | True, 0.0)"),
+    "groups of equal reward are learned": (
+        "key=equal.__getitem__)",
+        "key=lambda i: 0)",
+    ),
+    "groups of equal reward come first": (
+        "key=equal.__getitem__)",
+        "key=lambda i: not equal[i])",
+    ),
+    "groups in the order of their worth": ("for i in sorted(first) for", "for i in first for"),
+    "a try too many": (
+        "len(written) < self.tries * self.size",
+        "len(written) <= self.tries * self.size",
+    ),
+    "a try too few": (
+        "len(written) < self.tries * self.size",
+        "len(written) < (self.tries - 1) * self.size",
+    ),
+    "it stops at one group": (
+        "equal.count(False) < self.prompts_per_phase and",
+        "equal.count(False) < 1 and",
+    ),
+    "every try asks the same": ("phase + len(written) // self.size", "phase"),
+    "only the last try counts": (
+        "written, equal = written + drawn,",
+        "written, equal = written[self.size :] + drawn,",
+    ),
+    "earned by those that are used": (
+        'torch.stack([row["rewards"] for row in written])',
+        'torch.stack([row["rewards"] for row in chosen])',
+    ),
+    "written is not counted": ("len(written) / self.size)", "1.0)"),
+    "tries without a baseline": ('settings["baseline"] == "none"):', "False):"),
+    "k2 in the records": (
+        'REPORTED: tuple[Estimator, ...] = ("k1", "k3")',
+        'REPORTED: tuple[Estimator, ...] = ("k1", "k2")',
+    ),
+    "k1 is k3": (
+        "mean(divergence(logs, reference, name))",
+        "mean(divergence(logs, reference))",
+    ),
     "a method that is none": ("if method not in METHODS or kl", "if kl"),
 }
 PPO = {
@@ -115,6 +155,10 @@ PPO = {
     "a frozen value": ("if not model.value.weight.requires_grad:", "if False:"),
     "values begin at random": ("nn.init.zeros_(self.value.weight)", "nn.init.ones_(self.value.weight)"),
     "the values' weight is forgotten": ("gains + self.value_weight * errors", "gains + errors"),
+    "k1 of ppo is k3": (
+        'divergence(logs, batch["reference"], name) * mask',
+        'divergence(logs, batch["reference"]) * mask',
+    ),
     "the first update of ppo is not checked": (
         "self.check(model, logs, batch)\n        gains, clipped",
         "gains, clipped",
@@ -123,8 +167,8 @@ PPO = {
 ROLLOUT = {
     "drawn with another temperature": ("finite(logits) / self.temperature", "finite(logits)"),
     "scored with another temperature": (
-        "logits_of(model, states) / temperature",
-        "logits_of(model, states)",
+        "logits if temperature == 1 else logits / temperature",
+        "logits",
     ),
     "the neighbour is drawn": (
         "(below <= u * below[:, -1:]).sum(-1)",
@@ -153,14 +197,17 @@ ON_POLICY = {
         "self.asked.position = phase * self.prompts_per_phase",
         "self.asked.position = 0",
     ),
-    "a new phase too late": (
-        "if done == 0:\n                self.buffer",
-        "if not self.buffer:\n                self.buffer",
+    "a new phase too late": ("if done == 0 and whole(model):", "if not self.buffer and whole(model):"),
+    "a new phase for each batch": ("if done == 0 and whole(model):", "if whole(model):"),
+    "a share of the weights writes": (
+        "if not whole(model):\n            raise",
+        "if False:\n            raise",
     ),
-    "a new phase for each batch": (
-        "if done == 0:\n                self.buffer",
-        "if True:\n                self.buffer",
+    "prompts that were asked are forgotten": (
+        "self.collect(model, self.asked.position // self.prompts_per_phase)",
+        "self.collect(model, self.used.position // (self.epochs * self.size))",
     ),
+    "what was asked is not loaded": ('self.asked.load_state_dict(state["asked"])', "pass"),
     "never fresh": ('"fresh": torch.tensor(done == 0)', '"fresh": torch.tensor(False)'),
     "the mask covers the prompt": (">= len(prompt.ids)\n", ">= 1\n"),
     "the mask without its first token": (">= len(prompt.ids)\n", "> len(prompt.ids)\n"),

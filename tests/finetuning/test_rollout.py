@@ -37,8 +37,8 @@ def prompts(n=12):
 
 
 def paid(items, completions):
-    """A reward that depends on prompt and text, and is often the same."""
-    return [float((len(one.ids) + item) % 3) for item, one in zip(items, completions, strict=True)]
+    """A reward that depends on prompt and text; some groups earn the same."""
+    return [float((sum(one.ids) + item) % 3 > 1) for item, one in zip(items, completions, strict=True)]
 
 
 OPTIONS = {"prompts_per_phase": 4, "group": 4, "batch_size": 8, "max_new_tokens": 6, "seed": 3}
@@ -221,7 +221,7 @@ def test_records_are_means_over_completions():
     assert record["entropy"] == pytest.approx((-buffer["log_probs"].sum(1) / lengths).mean().item(), abs=1e-6)
 
 
-def trained(kind, steps, folder=None, stop=None, world=1, rank=0, **changes):
+def trained(kind, steps, folder=None, stop=None, world=1, strategy="single", **changes):
     torch.set_num_threads(1)
     model = make()
     model = ActorCritic(model) if kind is PPO else model
@@ -236,18 +236,22 @@ def trained(kind, steps, folder=None, stop=None, world=1, rank=0, **changes):
         changes |= {"teacher": make(seed=5)}
     goal = objective(kind, epochs=2, **{"batch_size": 8 // world} | changes)
     settings = TrainConfig(steps=steps, checkpoint_every=1, **RUN)
-    strategy = "ddp" if world > 1 else "single"
+    trainer = Trainer(model, goal, settings, folder=folder, callbacks=[callback], strategy=strategy)
     try:
-        Trainer(model, goal, settings, folder=folder, callbacks=[callback], strategy=strategy).fit()
+        trainer.fit()
     except KeyboardInterrupt:
         return None
-    return log, {name: x.detach() for name, x in model.state_dict().items()}
+    assert all(norm > 0.1 for _, norm, _ in log)  # there is something to learn in each update
+    return log, trainer.strategy.state_dict()["model"]
 
 
-@pytest.mark.parametrize("kind", [GRPO, PPO, Distill])
+@pytest.mark.parametrize(
+    "kind,changes",
+    [(GRPO, {}), (GRPO, {"tries": 9, "group": 2, "prompts_per_phase": 8}), (PPO, {}), (Distill, {})],
+)
 @pytest.mark.parametrize("stop", [3, 4])
-def test_an_interruption_in_a_phase_or_between_two_changes_nothing(tmp_path, kind, stop):
-    changes = {"beta": 0.1, "reference": make(seed=7)} if kind is not Distill else {}
+def test_an_interruption_in_a_phase_or_between_two_changes_nothing(tmp_path, kind, changes, stop):
+    changes = changes | ({"beta": 0.1, "reference": make(seed=7)} if kind is not Distill else {})
     log, expected = trained(kind, 6, **changes)
     trained(
         kind, 6, tmp_path, stop - 1, **changes
@@ -319,15 +323,122 @@ def test_in_bfloat16_the_first_ratio_is_one_and_values_are_not_rounded():
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
-@pytest.mark.parametrize("kind", [GRPO, PPO])
-def test_two_processes_learn_what_one_learns(kind):
-    alone = launch(lambda rank, world: trained(kind, 5), world=1, timeout=200.0)[0]
-    both = launch(lambda rank, world: trained(kind, 5, rank=rank, world=world), timeout=200.0)
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    "kind,changes", [(GRPO, {}), (GRPO, {"tries": 9, "group": 2, "prompts_per_phase": 8}), (PPO, {})]
+)
+def test_two_processes_learn_what_one_learns(kind, changes):
+    """Under FSDP, too, where processes write texts of other lengths with weights that they share."""
+    alone = launch(lambda rank, world: trained(kind, 5, **changes), world=1, timeout=200.0)[0]
+    for strategy in ("ddp", "fsdp"):
+        options = changes | {"strategy": strategy}
+        both = launch(lambda _, world, o=options: trained(kind, 5, world=world, **o), timeout=200.0)
+        for log, found in both:
+            exact = torch.tensor(alone[0], dtype=torch.float64)
+            torch.testing.assert_close(torch.tensor(log, dtype=torch.float64), exact, rtol=0, atol=1e-10)
+            for name, x in alone[1].items():
+                torch.testing.assert_close(found[name], x, rtol=0, atol=1e-10)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_stopped_run_goes_on_under_fsdp(tmp_path):
+    """Stopped in the middle of a phase by one process, with all that dynamic sampling has asked."""
+    changes = {"tries": 9, "group": 2, "prompts_per_phase": 8}
+    alone, expected = launch(lambda rank, world: trained(GRPO, 6, **changes), world=1, timeout=200.0)[0]
+    launch(lambda rank, world: trained(GRPO, 6, str(tmp_path), 4, **changes), world=1, timeout=200.0)
+    options = changes | {"strategy": "fsdp"}
+    both = launch(lambda _, world: trained(GRPO, 6, str(tmp_path), world=world, **options), timeout=200.0)
     for log, found in both:
-        torch.testing.assert_close(torch.tensor(log), torch.tensor(alone[0]), rtol=1e-9, atol=1e-10)
-        for name, x in alone[1].items():
-            torch.testing.assert_close(found[name], x, rtol=0, atol=1e-9)
+        assert len(log) == 3
+        torch.testing.assert_close(torch.tensor(log), torch.tensor(alone[3:]), rtol=0, atol=1e-10)
+        for name, x in expected.items():
+            torch.testing.assert_close(found[name], x, rtol=0, atol=1e-10)
+
+
+# Dynamic sampling
+
+
+FEW = {"group": 2, "prompts_per_phase": 8, "tries": 9}  # of groups of two, most earn the same
+
+
+def groups_of(buffer, size=2):
+    """The ids of each group, and whether its rewards differ."""
+    rows = zip(buffer["ids"].split(size), buffer["rewards"].split(size), strict=True)
+    return [([row.tolist() for row in ids], len({*rewards.tolist()}) > 1) for ids, rewards in rows]
+
+
+@pytest.mark.parametrize("method", ["grpo", "dapo"])
+def test_a_phase_learns_from_the_first_groups_that_differ_and_from_nothing_else(method):
+    """As if these alone had been written; what each token counts (dapo) is decided by them."""
+    model, goal, plain = (
+        make(),
+        objective(method=method, **FEW),
+        objective(method=method, **FEW | {"tries": 1}),
+    )
+    begin = 0
+    for _ in range(3):
+        goal.fill(model)
+        rounds = [plain.collect(model, begin + n) for n in range(9)]
+        differ = [[mixed for _, mixed in groups_of(one)] for one in rounds]
+        enough = next(n for n in range(1, 10) if sum(map(sum, differ[:n])) >= 8)
+        kept = list[dict]()
+        for one, mixed in zip(rounds, differ, strict=True):
+            for i in range(8):
+                part = slice(2 * i, 2 * i + 2)
+                kept += (
+                    [{k: one[k][part] for k in ("ids", "mask", "log_probs", "rewards")}] if mixed[i] else []
+                )
+        width = max(part["ids"].shape[1] for part in kept[:8])
+
+        def joined(name, parts=kept[:8], width=width):
+            rows = [part[name] for part in parts]
+            if rows[0].ndim == 1:
+                return torch.cat(rows)
+            return torch.cat([nn.functional.pad(x, (0, width))[:, :width] for x in rows])
+
+        expected = plain.learn({name: joined(name) for name in ("ids", "mask", "log_probs", "rewards")})
+        assert 1 < enough < 9 and not goal.buffer["equal"].any()
+        fresh = {"fresh": torch.tensor(True)}
+        found, wanted = (g.loss(model, b | fresh) for g, b in ((goal, goal.buffer), (plain, expected)))
+        assert found.total.item() == pytest.approx(wanted.total.item(), rel=1e-12)
+        gradients = (torch.autograd.grad(one.total, [*model.parameters()]) for one in (found, wanted))
+        for a, b in zip(*gradients, strict=True):
+            assert torch.allclose(a, b, rtol=1e-12, atol=1e-12)
+        rewards = torch.cat([one["rewards"] for one in rounds[:enough]])
+        assert found.metrics["written"] / 16 == enough
+        assert (found.metrics["earned"] / 16).item() == pytest.approx(rewards.mean().item())
+        begin += enough  # the next phase asks what comes then
+        assert goal.asked.position == 8 * begin
+
+
+def test_after_the_last_try_a_phase_goes_on_with_what_there_is():
+    """Groups that differ come first, in the order in which they were written; the rest teach nothing."""
+    model, rare = make(), {"reward": lambda _, done: [float(sum(one.ids) % 7 == 0) for one in done]}
+    rounds = [objective(**FEW | rare | {"tries": 1}).collect(model, n) for n in range(2)]
+    written = [group for one in rounds for group in groups_of(one)]
+    goal = objective(**FEW | rare | {"tries": 2})
+    found = groups_of(goal.collect(model, 0))
+    differ = [i for i, (_, mixed) in enumerate(written) if mixed]
+    filled = [i for i, (_, mixed) in enumerate(written) if not mixed][: 8 - len(differ)]
+    assert 0 < len(differ) < 8 and goal.asked.position == 16
+
+    def bare(groups):
+        return [([[i for i in row if i] for row in ids], mixed) for ids, mixed in groups]
+
+    assert bare(found) == bare([written[i] for i in sorted(differ + filled)])
+    record = Trainer(
+        model, objective(tries=3, reward=lambda items, _: [0.5] * len(items)), TrainConfig(steps=1)
+    ).fit()
+    assert record["equal"] == 1 and record["norm"] == 0
+    assert record["written"] == 3 and record["earned"] == 0.5
+
+
+def test_one_try_takes_what_comes():
+    log, weights = trained(GRPO, 3)
+    once, same = trained(GRPO, 3, tries=1)
+    assert log == once and all(torch.equal(x, same[name]) for name, x in weights.items())
+    assert "written" not in objective().collect(make(), 0)
 
 
 # PPO
@@ -339,7 +450,7 @@ def test_the_first_batch_of_ppo_has_ratio_one_no_divergence_and_values_as_expect
     goal = objective(PPO, beta=0.2, reference=make(), batch_size=16)
     batch = next(goal.batches(model))
     loss = goal.loss(model, batch)
-    assert loss.metrics["clipped"] == 0 and loss.metrics["kl"].abs() < 1e-9
+    assert loss.metrics["clipped"] == 0 and loss.metrics["k1"].abs() < 1e-9 > loss.metrics["k3"].abs()
     for ids, mask, values in zip(batch["ids"], batch["mask"], batch["values"], strict=True):
         hidden = model.policy(ids[None], head=nn.Identity())[0]
         for t in mask.nonzero().flatten():
@@ -368,6 +479,17 @@ def test_returns_are_of_the_advantages_before_they_are_whitened():
             assert buffer["returns"][row, t].item() == pytest.approx((advantage + value).item())
     inside = buffer["advantages"][mask]
     assert inside.mean().abs() < 1e-9 and inside.std().item() == pytest.approx(1, abs=1e-6)
+
+
+def test_ppo_records_both_estimates_as_means_over_tokens():
+    model, reference = ActorCritic(make()), make(seed=4)
+    goal = objective(PPO, beta=0.2, reference=reference, batch_size=16)
+    batch = next(goal.batches(model))
+    logs, base = (token_log_probs(one, batch["ids"], batch["mask"]) for one in (model.policy, reference))
+    k1 = (logs - base)[batch["mask"]]
+    metrics = goal.loss(model, batch).metrics
+    assert metrics["k1"].item() / 16 == pytest.approx(k1.mean().item(), rel=1e-6)
+    assert metrics["k3"].item() / 16 == pytest.approx(((-k1).exp() - 1 + k1).mean().item(), rel=1e-6)
 
 
 def test_values_learn_what_to_expect():
@@ -416,8 +538,9 @@ def test_the_divergence_in_the_loss_and_its_gradient(kl):
     wanted = {"k2": k1.square() / 2, "k3": ratio * k3, "k3-plain": k3}[kl]
     wanted = 0.3 * (wanted * batch["mask"] / batch["mask"].sum(1, keepdim=True)).sum()
     assert loss.total.item() == pytest.approx(wanted.item())
-    mean = (k3 / batch["mask"].sum(1, keepdim=True)).sum().item()
-    assert loss.metrics["kl"].item() == pytest.approx(mean)
+    for name, each in {"k1": k1, "k3": k3}.items():
+        mean = (each / batch["mask"].sum(1, keepdim=True)).sum().item()
+        assert loss.metrics[name].item() == pytest.approx(mean)
     found, expected = (torch.autograd.grad(one, [*model.parameters()]) for one in (loss.total, wanted))
     assert all(torch.allclose(a, b, atol=1e-10) for a, b in zip(found, expected, strict=True))
 
@@ -453,6 +576,9 @@ def test_what_does_not_fit_is_refused():
         {"baseline": "meen"},
         {"clip": (-1, -1)},
         {"method": "reinforce", "group": 1, "scale": True},
+        {"tries": 0},
+        {"tries": 2, "group": 1},
+        {"tries": 2, "method": "reinforce"},
         {"kind": PPO, "decay": 5},
         {"kind": PPO, "clip": -1},
         {"kind": Distill, "teacher": make(), "beta": 1.0},
@@ -482,8 +608,8 @@ def test_what_does_not_fit_is_refused():
             self.p = nn.Parameter(torch.zeros(1))
             self.p.to_local = None
 
-    with pytest.raises(UserError, match="single or ddp"):
-        next(objective().batches(Sharded()))
+    with pytest.raises(UserError, match="single, ddp or fsdp"):
+        next(objective().batches(Sharded()))(Sharded())
 
 
 # Without a gradient through the reward

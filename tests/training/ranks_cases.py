@@ -162,6 +162,28 @@ def writes_shards(rank, world, folder):
     return flat(one)
 
 
+def gathers(rank, world):
+    """Logits while this process calls alone, as often as its rank says; which layers are whole, and when."""
+    one, ids = trainer(1, model=transformer(torch.float64), strategy="fsdp"), torch.arange(5)[None]
+    seen = []
+
+    def note():
+        seen.append([not hasattr(layer.mlp.up_proj.weight, "to_local") for layer in one.model.layers])
+
+    def write(model):
+        note()
+        for _ in range(1 + rank):
+            logits = model(ids)
+            note()
+        return logits
+
+    with one.strategy.gathered():
+        logits = one.call(write)
+    note()
+    one.call(lambda model: (model(ids), note()))  # each layer is whole while it is computed, as before
+    return logits, seen
+
+
 def total(rank, world):
     from myllm.training.strategies import make_strategy
 

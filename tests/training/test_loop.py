@@ -447,6 +447,27 @@ def test_callbacks_get_trainer_and_record_and_may_call_the_model():
     assert seen == [(1, 0, (1, 2, V)), (2, 1, (1, 2, V))]
 
 
+def test_a_function_in_place_of_a_micro_batch_is_called_with_the_model_as_it_is_now():
+    """Without a gradient, in evaluation mode, before the update that asks for it and no other."""
+    seen, goal = [], objective()
+    plain = run(3)
+
+    class Writes:
+        def __getattr__(self, name):
+            return getattr(goal, name)
+
+        def batches(self, model):
+            for batch in goal.batches(model):
+                yield lambda one: seen.append((one is model, one.training, torch.is_grad_enabled()))
+                yield lambda one: seen.append(one.embed_tokens.weight.sum().item())
+                yield batch
+
+    log, one = run(3, goal=Writes())
+    assert [row["loss"] for row in log] == [row["loss"] for row in plain[0]]
+    assert equal(flat(one), flat(plain[1]))
+    assert seen[::2] == [(True, False, False)] * 3 and len({*seen[1::2]}) == 3
+
+
 # Resume
 
 

@@ -6,7 +6,7 @@ import pytest
 import ranks_cases
 import torch
 from safetensors.torch import load_file
-from tiny import trainer
+from tiny import trainer, transformer
 
 from myllm.files import UserError
 from myllm.training import checkpoint
@@ -138,6 +138,13 @@ def test_bf16_learns_and_resumes_to_the_same_bits(strategy, tmp_path):
     exact = one({"dtype": "float32"})
     assert found["log"][-1, 0] == pytest.approx(exact["log"][-1, 0].item(), abs=0.05)
     assert found["norm.weight"].dtype == torch.float32
+
+
+def test_fsdp_gathers_all_layers_for_calls_that_others_do_not_make_and_gives_them_back():
+    expected = transformer(torch.float64)(torch.arange(5)[None])
+    for rank, (logits, seen) in enumerate(launch(ranks_cases.gathers, **WAIT)):
+        assert torch.equal(logits, expected)
+        assert seen == [[True, True]] * (2 + rank) + [[False, False]] * 2
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])

@@ -1,6 +1,7 @@
 """Fully sharded data parallel (FSDP2): weights, gradients and optimizer are spread over the processes."""
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Generator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, cast
 
 import torch
@@ -41,6 +42,20 @@ class FSDP(Distributed):
             group["params"] = [sharded[names[p]] for p in group["params"]]
         self.wrapped = cast(FSDPModule, step)
         return super().setup(step, optimizer)
+
+    @contextmanager
+    def gathered(self) -> Generator[None]:
+        """Hold the weights of all layers, so that no call waits for another process."""
+        layers = [module for module in self.model.modules() if isinstance(module, FSDPModule)]
+        for layer in layers:
+            layer.set_reshard_after_forward(False, recurse=False)
+            layer.unshard()
+        try:
+            yield
+        finally:
+            for layer in layers:
+                layer.set_reshard_after_forward(True, recurse=False)
+                layer.reshard()
 
     def accumulate(self, last: bool) -> AbstractContextManager[Any]:
         """Reduce gradients only in the last backward pass."""

@@ -46,6 +46,10 @@ class Single:
                 group["params"] = [self.masters[p] for p in group["params"]]
         return step
 
+    def gathered(self) -> AbstractContextManager[Any]:
+        """A context in which a process may call the model on its own; it always may."""
+        return nullcontext()
+
     def accumulate(self, last: bool) -> AbstractContextManager[Any]:
         """A context for forward and backward pass; one process has nothing to synchronize."""
         return nullcontext()
