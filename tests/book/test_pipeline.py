@@ -54,14 +54,15 @@ def section(name: str, title: str, *children: nodes.Node) -> nodes.section:
     return nodes.section("", nodes.title(title, title), *children, ids=[name])
 
 
-def test_a_term_stands_where_it_is_referred_to_in_bold_or_a_heading():
+def test_a_term_stands_where_it_is_referred_to_or_in_bold():
     def said(*children: nodes.Node) -> nodes.paragraph:
         return nodes.paragraph("", "", *children)
 
     def reference(target: str, kind: str = "term") -> addnodes.pending_xref:
         return addnodes.pending_xref("", nodes.Text("x"), reftype=kind, reftarget=target)
 
-    inner = section("why", "Smoothing", said(nodes.strong("", "Add one"), reference("count", "doc")))
+    bold = said(nodes.strong("", "Add one"), nodes.strong("", "smoothing"), reference("count", "doc"))
+    inner = section("why", "Zeros", bold)
     card = nodes.container("", said(nodes.strong("", "ids")), classes=["exercise-card"])
     outer = section(
         "one", "5 A start", said(reference("dot\nproduct"), reference("Dot product")), card, inner
@@ -69,13 +70,12 @@ def test_a_term_stands_where_it_is_referred_to_in_bold_or_a_heading():
     document = new_document("05-attention")
     document += outer
     appendix = new_document("d-moe")
-    appendix += section("moe", "D · Experts", nodes.rubric("", "count"))
-    assert terms.places(appendix, "D") == {"experts": {"moe": "Experts"}}
+    appendix += section("moe", "D · Experts", said(nodes.strong("", "expert")))
+    assert terms.places(appendix, "D") == {"expert": {"moe": "Experts"}}
     assert terms.places(document, "5") == {
-        "a start": {"one": "A start"},
         "dot product": {"one": "A start"},
-        "smoothing": {"why": "Smoothing"},
-        "add one": {"why": "Smoothing"},
+        "add one": {"why": "Zeros"},
+        "smoothing": {"why": "Zeros"},
     }
 
 

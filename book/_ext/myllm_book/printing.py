@@ -11,7 +11,7 @@ CITED = re.compile(r'href="bibliography\.html#id\d+" title="([^"]*)"')
 def add_references(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: object) -> None:
     """Append the works that a page cites, in the order in which it does; only print.css shows them."""
     if works := dict.fromkeys(CITED.findall(context.get("body", ""))):
-        items = "".join(f"<li>{work}</li>" for work in works)
+        items = "".join(f"<li>{work}</li>" for work in works).replace("$", "")  # around formulas in titles
         context["body"] += f'<div class="cited"><p>What this page cites</p><ul>{items}</ul></div>'
 
 

@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 def places(doctree: nodes.document, number: str = "") -> Places:
-    """Where a page refers to a word of the glossary, has it in bold, as it introduces one, or as a heading.
+    """Where a page refers to a word of the glossary, or has it in bold, which is how it introduces one.
 
     Args:
         doctree: The page as it was read.
@@ -25,8 +25,8 @@ def places(doctree: nodes.document, number: str = "") -> Places:
     for node in doctree.findall():
         if isinstance(node, addnodes.pending_xref) and node.get("reftype") == "term":
             word = node["reftarget"]
-        elif isinstance(node, nodes.strong | nodes.title):
-            word = node.astext().removeprefix(before)
+        elif isinstance(node, nodes.strong):
+            word = node.astext()
         else:
             continue
         section = node.parent
@@ -81,9 +81,7 @@ def add_places(app: Sphinx, doctree: nodes.document, page: str) -> None:
         if line.children:
             item[-1] += line
         else:
-            log.warning(
-                "No chapter refers to the term %s, has it in bold or as a heading.", terms[0], location=item
-            )
+            log.warning("No chapter refers to the term %s or has it in bold.", terms[0], location=item)
 
 
 def links(app: Sphinx, chapter: str, sections: dict[str, str]) -> nodes.inline:
