@@ -1,4 +1,5 @@
-// What a page does by itself: the colour mode, the two side panels, the search field, the place in the table of contents.
+// What a page does by itself: the colour mode, the two side panels, the search field, the place in the table of contents,
+// and how it goes to paper.
 (() => {
   const all = (selector, root = document) => [...root.querySelectorAll(selector)];
   const root = document.documentElement;
@@ -23,6 +24,18 @@
       keep("mode", root.dataset.mode);
       paint();
     });
+
+  // On paper: light, and what is folded opens; print.css leaves out the answers and the hints.
+  let folded = [];
+  addEventListener("beforeprint", () => {
+    root.dataset.theme = "light";
+    folded = all("article details:not([open])");
+    for (const box of folded) box.open = true;
+  });
+  addEventListener("afterprint", () => {
+    for (const box of folded) box.open = false;
+    paint();
+  });
 
   // A dialog closes when its backdrop is pressed, and by Escape, which Sphinx's highlighting would swallow.
   for (const dialog of all("dialog")) {

@@ -12,11 +12,14 @@ import make_notebooks
 import nbformat
 import pytest
 import serve
-from myllm_book import exercises, sources
+from docutils import nodes
+from docutils.utils import new_document
+from myllm_book import exercises, sources, terms
 from myllm_book.directives import check_quiz, inline_svg
 from myllm_book.frames import move_out
 from nbformat import v4
 from packaging.requirements import Requirement
+from sphinx import addnodes
 
 from myllm.course import Page
 
@@ -45,6 +48,35 @@ def test_an_inlined_drawing_is_named_and_lit():
     assert 'class="lit box"' in inline_svg(SVG, "x", ["11"], "svg0")
     with pytest.raises(ValueError, match="nothing in the figure has the id"):
         inline_svg(SVG, "x", ["2"], "svg0")
+
+
+def section(name: str, title: str, *children: nodes.Node) -> nodes.section:
+    return nodes.section("", nodes.title(title, title), *children, ids=[name])
+
+
+def test_a_term_stands_where_it_is_referred_to_or_in_bold():
+    def said(*children: nodes.Node) -> nodes.paragraph:
+        return nodes.paragraph("", "", *children)
+
+    def reference(target: str, kind: str = "term") -> addnodes.pending_xref:
+        return addnodes.pending_xref("", nodes.Text("x"), reftype=kind, reftarget=target)
+
+    bold = said(nodes.strong("", "Add one"), nodes.strong("", "smoothing"), reference("count", "doc"))
+    inner = section("why", "Zeros", bold)
+    card = nodes.container("", said(nodes.strong("", "ids")), classes=["exercise-card"])
+    outer = section(
+        "one", "5 A start", said(reference("dot\nproduct"), reference("Dot product")), card, inner
+    )
+    document = new_document("05-attention")
+    document += outer
+    appendix = new_document("d-moe")
+    appendix += section("moe", "D · Experts", said(nodes.strong("", "expert")))
+    assert terms.places(appendix, "D") == {"expert": {"moe": "Experts"}}
+    assert terms.places(document, "5") == {
+        "dot product": {"one": "A start"},
+        "add one": {"why": "Zeros"},
+        "smoothing": {"why": "Zeros"},
+    }
 
 
 @pytest.mark.parametrize(

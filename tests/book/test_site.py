@@ -171,8 +171,47 @@ def test_the_theme_is_set_before_any_style_and_icons_and_formulas_need_no_script
 def test_every_page_says_what_it_is(pages):
     said = {page.html.find("meta", attrs={"name": "description"})["content"] for page in pages}
     assert len(said) == len(pages) and all(20 <= len(text) <= 210 for text in said)
+    assert [text for text in said if not text.endswith((".", "!", "?", ":", " …"))] == []
+
+
+def test_no_address_is_written_where_none_is_configured(site, pages):
     for page in pages:
-        assert page.html.find("meta", property="og:title")["content"].strip()
+        assert page.html.select('link[rel=canonical], meta[property^="og:"], meta[name^="twitter:"]') == []
+    assert not (site / "sitemap.xml").exists() and not (site / "robots.txt").exists()
+
+
+def test_every_term_leads_to_the_sections_that_introduce_or_use_it(pages):
+    """That the links resolve is seen with those of all pages."""
+    glossary = next(page for page in pages if page.name == "book/glossary").article.select_one("dl.glossary")
+    definitions = glossary.find_all("dd", recursive=False)
+    assert len(definitions) > 200
+    numbers = [*map(str, range(1, 22)), *"ABCD"]
+    seen = set[str]()
+    for definition in definitions:
+        places = definition.select("p.term-places > .term-place")
+        term = definition.find_previous("dt").text
+        assert places, term
+        chapters = [place.strong.text for place in places]
+        assert chapters == sorted(set(chapters), key=numbers.index), term
+        seen |= set(chapters)
+        for place in places:
+            name = place.strong.text
+            links = [link["href"].partition("#") for link in place.find_all("a")]
+            assert {page.split("-")[0] for page, _, _ in links} == {
+                name.zfill(2) if name.isdigit() else name.lower()
+            }
+            assert len(set(links)) == len(links) > 0 and all(anchor for _, _, anchor in links), term
+    assert set(numbers) - seen <= {"A"}  # which introduces nothing
+
+
+def test_what_a_page_cites_is_listed_for_paper(pages):
+    for page in pages:
+        links = page.html.select('article a[href^="bibliography.html#"]')
+        cited = [*dict.fromkeys(link["href"] for link in links)]
+        works = page.html.select(".cited li")
+        assert len(works) == len(cited), page.name
+        for work in works:
+            assert len(work.text) > 30 and "$" not in work.text
 
 
 def test_no_dollar_sign_is_left_of_a_formula(pages):

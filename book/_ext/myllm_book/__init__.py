@@ -25,8 +25,10 @@ from . import (
     meta,
     numbers,
     plots,
+    printing,
     sources,
     teaching,
+    terms,
     thread,
     weight,
 )
@@ -142,7 +144,9 @@ def setup(app: Sphinx) -> dict[str, Any]:
         meta,
         numbers,
         plots,
+        printing,
         teaching,
+        terms,
         thread,
         weight,
     ):
@@ -155,4 +159,4 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("html-page-context", add_buttons, priority=900)
     app.connect("build-finished", publish_notebooks)
     app.connect("build-finished", publish_vocabularies)
-    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
+    return {"version": "1", "env_version": 1, "parallel_read_safe": True, "parallel_write_safe": True}
