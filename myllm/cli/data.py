@@ -77,7 +77,7 @@ class Info:
 
     def run(self) -> int:
         """Print sizes and the vocabulary's hash."""
-        _report(self.folder, self.json, load(self.tokenizer) if self.tokenizer else None)
+        _report(self.folder, self.json, None if self.tokenizer is None else load(self.tokenizer))
         return 0
 
 

@@ -161,6 +161,10 @@ def apply_lora(
             raise UserError(f"No linear layer is called {target}; the model has {', '.join(known)}.")
     if not layers:
         raise UserError("The model has no linear layer to adapt.")
+    bases: list[Any] = [getattr(layer, "base", layer) for layer in layers.values()]
+    most = max(min(layer.in_features, layer.out_features) for layer in bases)
+    if r > most:
+        raise UserError(f"A rank of {r} is more than any layer has; take at most {most}.")
     tables = {id(one.weight) for one in model.modules() if isinstance(one, nn.Embedding)}
     for path, layer in layers.items():
         if id(getattr(layer, "weight", None)) in tables:
