@@ -75,9 +75,9 @@ def check_place(path: StrPath) -> None:
         UserError: It does.
     """
     place = Path(path).absolute()
-    there = next(one for one in (place, *place.parents) if os.path.exists(one))  # noqa: PTH110
-    if there != place and not there.is_dir():
-        raise UserError(f"Cannot write {path}: {there} is a file; choose another place.")
+    there = next(one for one in (place, *place.parents) if os.path.lexists(one))
+    if not there.is_dir() and not (there == place and os.path.exists(place)):  # noqa: PTH110
+        raise UserError(f"Cannot write {path}: {there} is no folder; choose another place.")
     if not os.access(there, os.W_OK):
         raise UserError(f"Cannot write {path}: {REASONS[errno.EACCES]}.")
 

@@ -36,6 +36,7 @@ class Classify(Tuning):
         from myllm.files import atomic_writer
         from myllm.finetuning.classify import Classifier, Labelled, freeze, pad
         from myllm.finetuning.classify import Classify as Objective
+        from myllm.quantization.store import quantized_layers
 
         self.check()
         if self.block_size < 1:
@@ -47,6 +48,8 @@ class Classify(Tuning):
         llm = load(self.model)
         if llm.tokenizer is None:
             raise UserError(f"{self.model} came without a tokenizer.")
+        if self.train != "head" and quantized_layers(llm.model):
+            raise UserError("Quantized weights cannot be trained; take --train head.")
         tokenizer, T = llm.tokenizer, min(self.block_size, llm.config.block_size)
         texts = [tokenizer.encode(str(row["text"]))[:T] for row in rows]
         items = [

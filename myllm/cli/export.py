@@ -45,9 +45,10 @@ class Export:
             raise UserError(f"{out} exists already; name a new file.")
         check_place(out)
         card = {} if self.card is None else read_json(expand(self.card), "a report card")
-        from myllm.app.html import export_html
+        from myllm.app.html import export_html, report
         from myllm.llm import LLM
 
+        report(card)  # refuses what is no card before the model is loaded
         llm = LLM.from_pretrained(self.model)
         *_, folder, last = "", "", *PurePath(self.model).parts  # `myllm pretrain` writes into FOLDER/model
         name = self.title or (folder if last == "model" else last) or "A language model"

@@ -225,12 +225,15 @@ def load(name: str) -> "LLM":
 def adapt(llm: "LLM", rank: int, scheme: str | None) -> str:
     """Quantize the weights and give them adapters, if that is wanted; a line that says what is trained then."""
     from myllm.finetuning.lora import apply_lora, inspect_adapter
+    from myllm.quantization.store import quantized_layers
 
     if scheme is not None:
         from myllm.quantization.schemes import quantize
 
         quantize(llm.model, scheme)
     if not rank:
+        if quantized_layers(llm.model):
+            raise UserError("Quantized weights cannot be trained; add --lora 8.")
         return ""
     apply_lora(llm.model, rank)
     found = inspect_adapter(llm.model)

@@ -67,6 +67,8 @@ class Sampling:
         """
         from myllm.inference.sampling import SamplingConfig
 
+        if (self.max_new_tokens or 0) < 0:
+            raise UserError(f"--max-new-tokens must be 0 or more, not {self.max_new_tokens}.")
         if self.seed is not None and self.seed < 0:
             raise UserError(f"--seed must be 0 or more, not {self.seed}.")
         values = {one.name: getattr(self, one.name) for one in fields(Sampling)}
@@ -86,8 +88,6 @@ class Sampling:
             raise UserError(f"--min-new-tokens {self.min_new_tokens} is more than --max-new-tokens allows.")
         if "" in self.stop:
             raise UserError("A stop string is empty; leave it out.")
-        if (self.max_new_tokens or 0) < 0:
-            raise UserError(f"--max-new-tokens must be 0 or more, not {self.max_new_tokens}.")
         return given
 
 
@@ -220,13 +220,12 @@ class Chat(Sampling):
         return 0
 
     def _refuse_with_web(self) -> None:
-        from myllm.app.server import need_extra
+        from myllm.app.server import check_port, need_extra
 
         need_extra("gradio")
         if self.message is not None or self.json:
             raise UserError("--web takes no message and no --json; type into the page.")
-        if not 0 <= self.port < 1 << 16:
-            raise UserError(f"--port must be between 0 and 65,535, not {self.port}.")
+        check_port(self.port)
 
 
 COMMANDS = {"generate": Generate, "chat": Chat}

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
+from myllm.checks import near
 from myllm.files import UserError, expand, new_folder
 
 if TYPE_CHECKING:
@@ -153,7 +154,8 @@ def _config(name: str) -> "ModelConfig":
     if path.suffix == ".gguf":
         return gguf.config(GGUFFile(path))
     if not path.is_dir():
-        raise UserError(f"There is no model {name!r}; `myllm models` lists the names, or name a path.")
+        known = f"There is no model {name!r}; `myllm models` lists the names"
+        raise UserError(f"{known}; {near(name, [*PRESETS, *hub.SHIPPED, 'smollm2'])}")
     if found := store.read_config(path):
         return found
     return ModelConfig.from_hf(hub.read_config(path))

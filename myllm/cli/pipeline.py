@@ -161,7 +161,10 @@ class Pipeline:
 
     def check_examples(self, stages: list[Stage]) -> None:
         """Refuse examples that a stage could not learn from; all models have the tokenizer of the base."""
+        from myllm.finetuning.lora import check_rank, linears
+
         llm = load(self.model)
+        check_rank((layer for _, layer in linears(llm.model)), self.lora)
         for stage in stages:
             if not isinstance(stage.command, Quantize):
                 stage.command.objectives(llm)

@@ -1,6 +1,7 @@
 """The folder of a training run: whose it is, the tokens it begins with, the model it ends with."""
 
 import json
+import os
 import shlex
 import shutil
 import sys
@@ -82,6 +83,7 @@ def texts(data: tuple[str, ...]) -> tuple[list[str], list[str]]:
 
 def identity(run: "Run") -> dict[str, Any]:
     """What makes a run this run: its options and the content of its data."""
+    from myllm.cli.data import misspelt
     from myllm.data.corpus import CORPORA
 
     data: dict[str, str] = {}
@@ -89,6 +91,8 @@ def identity(run: "Run") -> dict[str, Any]:
         path = expand(name)
         index = path / "index.json"
         built_in = name in CORPORA and not path.exists()
+        if not built_in and not path.suffix and not os.path.lexists(path):
+            raise misspelt(name)
         data[name] = "corpus" if built_in else sha256(index if index.is_file() else path)
     options = {name: value for name, value in asdict(run).items() if name not in HOW}
     return json.loads(json.dumps({"command": type(run).__name__.lower(), **options, "data": data}))

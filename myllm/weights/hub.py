@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from myllm.checks import near
 from myllm.config import ModelConfig
 from myllm.files import StrPath, UserError, expand, read_json
 from myllm.model.transformer import Transformer
@@ -147,7 +148,8 @@ def resolve(name_or_path: StrPath, revision: str | None = None) -> Path:
     if os.path.exists(path):  # noqa: PTH110  (Path.exists raises where a folder may not be searched)
         return path
     if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name):
-        raise UserError(f"There is no folder {name}, and a name on the hub looks like owner/model.")
+        hub = "and a name on the hub looks like owner/model"
+        raise UserError(f"There is no folder {name}, {hub}; {near(name, [*SHIPPED, 'smollm2'])}")
     try:
         from huggingface_hub import snapshot_download  # pyright: ignore[reportUnknownVariableType]
     except ImportError as error:
