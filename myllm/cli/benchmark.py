@@ -114,7 +114,9 @@ class Benchmark:
         try:
             llm = measuring.load(self.model, self.dtype, self.device)
             if llm.tokenizer is None and text is not None:
-                raise UserError(f"{self.model} came without a tokenizer, so --text has no effect; leave it out.")
+                raise UserError(
+                    f"{self.model} came without a tokenizer, so --text has no effect; leave it out."
+                )
             check_room(llm.model, self.prompt, self.new + 1)
             device = llm.model.embed_tokens.weight.device
             options = {name: getattr(self, name) for name in ("prompt", "new", "batch", "rounds")}

@@ -154,9 +154,7 @@ def _make(
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _fill(
-    run: "Run", folder: Path, tokenizer: "Tokenizer | None", vocab_size: int, block_size: int
-) -> None:
+def _fill(run: "Run", folder: Path, tokenizer: "Tokenizer | None", vocab_size: int, block_size: int) -> None:
     """Write the tokenizer, if one is to be trained, the tokens, and what is held out of them."""
     import numpy as np
 
@@ -182,7 +180,9 @@ def _fill(
         held_out = np.array(tokenizer.encode("\n".join(rest)), dtype=np.uint32)
         atomic_write(folder / "validation.txt", "\n".join(rest))
     if n <= block_size:
-        raise UserError(f"{n:,} tokens do not fill a context of {block_size:,}; give more text, or --block-size.")
+        raise UserError(
+            f"{n:,} tokens do not fill a context of {block_size:,}; give more text, or --block-size."
+        )
     if len(held_out) < 2:
         raise UserError("There are too few tokens to hold some out; give more text.")
     with atomic_writer(folder / "validation.npy") as file:

@@ -126,7 +126,9 @@ class Serve:
         )
         limits = Limits(body=self.max_body, seconds=self.seconds, patience=self.patience)
         hosts = frozenset({"127.0.0.1", "localhost", "[::1]"}) if self.host in LOOPBACK else None
-        return Endpoint(service, self.model if self.name is None else self.name, limits=limits, key=key, hosts=hosts)
+        return Endpoint(
+            service, self.model if self.name is None else self.name, limits=limits, key=key, hosts=hosts
+        )
 
 
 COMMANDS = {"serve": Serve}

@@ -53,7 +53,9 @@ def encode(item: Mapping[str, Any], tokenizer: Tokenizer, template: str | None =
         return Example(*render(item["messages"], tokenizer, template))
     prompt, response = item.get("prompt"), item.get("response")
     if not isinstance(prompt, str) or not isinstance(response, str):
-        raise UserError(f"An example has messages, or a prompt and a response, both texts, not {shown(item)}.")
+        raise UserError(
+            f"An example has messages, or a prompt and a response, both texts, not {shown(item)}."
+        )
     if tokenizer.eos_id is None:
         raise UserError(f"{tokenizer.name} has no end token, so a model could not learn to stop.")
     given = tokenizer.encode(prompt, bos=tokenizer.add_bos)

@@ -83,7 +83,10 @@ def _examples(place: Path) -> None:
     _lines(place / "texts.jsonl", [{"text": a} for a, _ in ROWS])
     (place / "half.jsonl").write_text((place / "pairs.jsonl").read_text()[:-20])
     turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]
-    _lines(place / "messages.jsonl", [{"messages": [*turns, {**turns[0], "content": a}, {**turns[1], "content": b}]} for a, b in ROWS])
+    _lines(
+        place / "messages.jsonl",
+        [{"messages": [*turns, {**turns[0], "content": a}, {**turns[1], "content": b}]} for a, b in ROWS],
+    )
     for name, messages in {
         "strings": ["Hi", "Ho"],
         "no-role": [{"content": "Hi"}],
@@ -98,7 +101,10 @@ def _examples(place: Path) -> None:
     _lines(place / "preferences-equal.jsonl", [{**one, "rejected": one["chosen"]} for one in pairs])
     _lines(place / "preferences-long.jsonl", [*pairs, {"prompt": "a", "chosen": "b" * 500, "rejected": "c"}])
     _lines(place / "preferences-numbers.jsonl", [{**one, "chosen": 7} for one in pairs])
-    _lines(place / "preferences-mixed.jsonl", [*pairs, {"prompt": turns[:1], "chosen": turns[1:], "rejected": turns[1:]}])
+    _lines(
+        place / "preferences-mixed.jsonl",
+        [*pairs, {"prompt": turns[:1], "chosen": turns[1:], "rejected": turns[1:]}],
+    )
     _lines(place / "tasks.jsonl", [{"prompt": a, "answer": b} for a, b in ROWS])
     _lines(place / "tasks-numbers.jsonl", [{"prompt": a, "answer": 7} for a, _ in ROWS])
     _lines(place / "tasks-long.jsonl", [{"prompt": "no " * 200, "answer": b} for _, b in ROWS])
@@ -211,7 +217,9 @@ def _made(place: Path) -> None:
         state.write_text('{"format": ')
     shutil.copytree(place / "run", place / "run-list")
     (place / "run-list" / "run.json").write_text("[]")
-    (place / "report-of-evaluate.json").write_text(quiet(["evaluate", "tiny", "--text", "word.txt", "--format", "json"]))
+    (place / "report-of-evaluate.json").write_text(
+        quiet(["evaluate", "tiny", "--text", "word.txt", "--format", "json"])
+    )
     (place / "report-old.json").write_text('{"version": 0}')
     (place / "answers-broken").mkdir()
     (place / "answers-broken" / "ch03_bpe.py").write_text("def (:\n")

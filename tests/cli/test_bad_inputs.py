@@ -25,7 +25,7 @@ HERE = Path(__file__).parent
 LIST = tomllib.loads((HERE / "bad_inputs.toml").read_text("utf-8"))
 ROWS = [(f"{command} {line}".strip(), why) for command, rows in LIST.items() for line, why in rows.items()]
 PROCESSES = [
-    "generate tiny-headless Hi",
+    "generate tiny-torn Hi",
     "merge tiny adapter-tiny --out tiny",
     "quantize tiny --scheme gptq --out new --text word.txt --calibration binary.bin",
     "serve tiny --port 70000",
