@@ -37,7 +37,7 @@ MADE = {
 """What the folder of a run may hold; one that holds anything else is not written into."""
 
 
-def check_run(out: str, **settings: Any) -> None:
+def check_run(out: str, *, lr: float, seed: int, steps: int = 1) -> None:
     """Refuse settings of `TrainConfig` out of range, and a folder that holds something else than a run.
 
     Raises:
@@ -45,7 +45,7 @@ def check_run(out: str, **settings: Any) -> None:
     """
     from myllm.training.settings import TrainConfig
 
-    TrainConfig(**{"steps": 1, **settings})
+    TrainConfig(steps=steps, lr=lr, seed=seed)
     folder = expand(out)
     check_place(folder)
     if folder.exists() and not folder.is_dir():

@@ -139,6 +139,8 @@ class Pipeline:
         """Refuse files that a later stage would refuse, and a folder of something else."""
         from myllm.data import examples
 
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"{self.out} is a file; choose another --out.")
         for stage in stages[:-1]:
             command = stage.command
             assert not isinstance(command, Quantize)
@@ -149,8 +151,6 @@ class Pipeline:
                 raise UserError(f"Each example of {command.data} needs {wanted} for myllm {kind}.")
             command.check()
         check_place(folder)
-        if folder.exists() and not folder.is_dir():
-            raise UserError(f"{self.out} is a file; choose another --out.")
         there = {one.name for one in folder.glob("[!.]*")}
         if there and stages[0].folder.name not in there:
             raise UserError(f"{self.out} is in use and holds no pipeline; choose another --out.")

@@ -1,7 +1,7 @@
 """Bad input: one sentence, the right exit code, and nothing printed, changed or left behind.
 
-``bad_inputs.toml`` is the list, ``bad_place.py`` makes the files that it names. What the HTTP endpoint refuses is
-listed in ``tests/app/test_serve_refusals.py``.
+``bad_inputs.toml`` is the list, ``bad_place.py`` makes the files that it names. What the HTTP endpoint
+refuses is listed in ``tests/app/test_serve_refusals.py``.
 """
 
 import importlib.util
