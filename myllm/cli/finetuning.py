@@ -225,7 +225,7 @@ def load(name: str) -> "LLM":
 
 
 def adapt(llm: "LLM", rank: int, scheme: str | None) -> str:
-    """Quantize the weights and give them adapters, if that is wanted; a line that says what is trained then."""
+    """Quantize the weights and give them adapters, if wanted; a line that says what is trained then."""
     from myllm.finetuning.lora import apply_lora, inspect_adapter
     from myllm.quantization.store import quantized_layers
 
