@@ -1,7 +1,8 @@
 """Checks of values that come from a file or a caller: types, ranges, fields without an effect."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, fields
+from difflib import get_close_matches
 from typing import Any, get_args
 
 from myllm.files import UserError
@@ -25,6 +26,12 @@ def shown(value: Any) -> str:
         return "a number of more than 64 bits"
     text = repr(value)
     return text if len(text) <= 40 else text[:39] + "…"
+
+
+def near(name: str, names: Iterable[str]) -> str:
+    """The end of a sentence about an unknown name: the name that is most like it, if there is one."""
+    found = get_close_matches(name, [*names], 1)
+    return f"did you mean {found[0]}?" if found else "check the name."
 
 
 def check(name: str, value: Any, *kinds: Any, bounds: tuple[float, float] | None = None) -> None:

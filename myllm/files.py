@@ -55,6 +55,33 @@ def expand(path: StrPath) -> Path:
     return Path(os.path.expanduser(path))  # noqa: PTH111 - Path.expanduser raises where there is no home
 
 
+def new_folder(path: StrPath) -> Path:
+    """The place of a folder that is to be written; nothing is written yet.
+
+    Raises:
+        UserError: Something is there that is no empty folder, or nothing can be written there.
+    """
+    folder = expand(path)
+    if os.path.lexists(folder) and not (folder.is_dir() and not any(folder.iterdir())):
+        raise UserError(f"{path} exists already; name a new or empty folder.")
+    check_place(folder)
+    return folder
+
+
+def check_place(path: StrPath) -> None:
+    """Refuse a place that lies in a file, or where nothing may be written.
+
+    Raises:
+        UserError: It does.
+    """
+    place = Path(path).absolute()
+    there = next(one for one in (place, *place.parents) if os.path.lexists(one))
+    if not there.is_dir() and not (there == place and os.path.exists(place)):  # noqa: PTH110
+        raise UserError(f"Cannot write {path}: {there} is no folder; choose another place.")
+    if not os.access(there, os.W_OK):
+        raise UserError(f"Cannot write {path}: {REASONS[errno.EACCES]}.")
+
+
 def cache_dir() -> Path:
     """The folder for downloads: ``MYLLM_CACHE`` if it is set, else ``~/.cache/myllm``.
 
@@ -176,6 +203,14 @@ def read_text_blocks(source: Source, *, limit: float = math.inf) -> Iterator[str
 def read_text(source: Source, *, limit: int = LIMIT) -> str:
     """The text of a UTF-8 file or stream; raises as `read_text_blocks`."""
     return "".join(read_text_blocks(source, limit=limit))
+
+
+def read_filled(path: StrPath) -> str:
+    """The text of a file that must hold more than white space; raises as `read_text`, and if it does not."""
+    text = read_text(expand(path))
+    if not text.strip():
+        raise UserError(f"{path} is empty; give a file with text.")
+    return text
 
 
 def read_json(source: Source, what: str) -> Any:

@@ -31,16 +31,27 @@ def need_extra(*names: str) -> None:
         raise UserError(EXTRA)
 
 
+def check_port(port: int) -> None:
+    """Refuse a number that is no port.
+
+    Raises:
+        UserError: It is none.
+    """
+    if not 0 <= port < 1 << 16:
+        raise UserError(f"--port must be between 0 and 65,535, not {port}.")
+
+
 def listen(host: str, port: int) -> socket.socket:
     """A socket that waits for connections; port 0 takes any that is free.
 
     Raises:
         UserError: The address is not one of this machine, or the port is taken.
     """
+    check_port(port)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=BACKLOG)
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         raise UserError(f"Cannot listen at {host}, port {port}: {reason(error)}; take another.") from None
 
 

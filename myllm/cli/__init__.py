@@ -69,7 +69,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except OSError as error:
         _drop_output()
-        return _fail(f"Cannot go on: {error.strerror or error}; fix that and run again.")
+        where = f"{error.filename}: " if error.filename else ""
+        return _fail(f"Cannot go on: {where}{error.strerror or error}; fix that and run again.")
     except (MemoryError, RuntimeError, ImportError) as error:
         found = [advice for pattern, advice in SURROUNDINGS.items() if re.search(pattern, repr(error))]
         if not found:

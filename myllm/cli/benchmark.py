@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from tyro.conf import Positional, arg
 
 from myllm.cli.models import table
-from myllm.files import UserError, atomic_write, expand, read_json, read_text
+from myllm.files import UserError, atomic_write, check_place, expand, read_filled, read_json
 
 if TYPE_CHECKING:
     from myllm.llm import LLM
@@ -76,7 +76,7 @@ class Benchmark:
         """Measure, print, and write the report."""
         kind = self._check()
         earlier = None if self.against is None else read_report(self.against)
-        text = None if self.text is None else read_text(expand(self.text))
+        text = None if self.text is None else read_filled(self.text)
         report = self._measure(text)
         rows = facts(report)
         print(where(report))
@@ -91,13 +91,16 @@ class Benchmark:
 
     def _check(self) -> str:
         for name in ("prompt", "new", "batch", "rounds", "threads"):
-            if (value := getattr(self, name)) is not None and not 1 <= value <= 1 << 20:
-                raise UserError(f"--{name} must be between 1 and {1 << 20:,}, not {value}.")
+            most = 1024 if name == "threads" else 1 << 20
+            if (value := getattr(self, name)) is not None and not 1 <= value <= most:
+                raise UserError(f"--{name} must be between 1 and {most:,}, not {value}.")
         kind = "" if self.out is None else Path(self.out).suffix
         if self.out is not None and kind not in (".json", ".html"):
             raise UserError(f"--out must end in .json or .html, not {self.out!r}.")
         if self.out is not None and not expand(self.out).parent.is_dir():
             raise UserError(f"There is no folder {expand(self.out).parent}; make it first.")
+        if self.out is not None:
+            check_place(expand(self.out))
         return kind
 
     def _measure(self, text: str | None) -> dict[str, Any]:
@@ -110,6 +113,10 @@ class Benchmark:
         torch.set_num_threads(self.threads or before)
         try:
             llm = measuring.load(self.model, self.dtype, self.device)
+            if llm.tokenizer is None and text is not None:
+                raise UserError(
+                    f"{self.model} came without a tokenizer, so --text has no effect; leave it out."
+                )
             check_room(llm.model, self.prompt, self.new + 1)
             device = llm.model.embed_tokens.weight.device
             options = {name: getattr(self, name) for name in ("prompt", "new", "batch", "rounds")}

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from tyro.conf import arg
 
-from myllm.cli.finetuning import Tuning, load, say
+from myllm.cli.finetuning import Tuning, load
 from myllm.files import UserError, atomic_write, expand
 
 
@@ -36,8 +36,11 @@ class Classify(Tuning):
         from myllm.files import atomic_writer
         from myllm.finetuning.classify import Classifier, Labelled, freeze, pad
         from myllm.finetuning.classify import Classify as Objective
+        from myllm.quantization.store import quantized_layers
 
         self.check()
+        if self.block_size < 1:
+            raise UserError(f"--block-size must be at least 1, not {self.block_size}.")
         rows = examples.read(self.data)
         if not {"text", "label"} <= rows[0].keys():
             raise UserError(f"{self.data} has no labels; use myllm sft.")
@@ -45,6 +48,8 @@ class Classify(Tuning):
         llm = load(self.model)
         if llm.tokenizer is None:
             raise UserError(f"{self.model} came without a tokenizer.")
+        if self.train != "head" and quantized_layers(llm.model):
+            raise UserError("Quantized weights cannot be trained; take --train head.")
         tokenizer, T = llm.tokenizer, min(self.block_size, llm.config.block_size)
         texts = [tokenizer.encode(str(row["text"]))[:T] for row in rows]
         items = [
@@ -52,14 +57,14 @@ class Classify(Tuning):
         ]
         torch.manual_seed(self.seed)
         classifier = Classifier(llm.model, len(classes))
-        count = freeze(classifier, int(self.train) if self.train.isdigit() else self.train)  # pyright: ignore
-        say(f"{len(classes)} classes; {count:,} parameters are trained")
+        count = freeze(classifier, int(self.train) if self.train.isdecimal() else self.train)  # pyright: ignore
         train, rest = self.split(items)
         objective = Objective(
             train, block_size=T, batch_size=min(self.batch_size, len(train)), seed=self.seed
         )
         held_out = Objective(rest, block_size=T, batch_size=1, shuffle=False)
-        self.fit(classifier, objective, held_out)
+        note = f"{len(classes)} classes; {count:,} parameters are trained\n"
+        self.fit(classifier, objective, held_out, note=note)
         classifier.eval()
         with torch.no_grad():
             logits = torch.cat([classifier(*pad([one])[:2]) for one in rest])

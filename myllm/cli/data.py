@@ -1,6 +1,7 @@
 """``myllm data``: build token shards from text, and check them."""
 
 import json
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -9,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from myllm.files import UserError, read_text_blocks
+from myllm.checks import near
+from myllm.files import UserError, expand, read_text_blocks
 
 if TYPE_CHECKING:
     from myllm.tokenizers.base import Tokenizer
@@ -77,7 +79,7 @@ class Info:
 
     def run(self) -> int:
         """Print sizes and the vocabulary's hash."""
-        _report(self.folder, self.json, load(self.tokenizer) if self.tokenizer else None)
+        _report(self.folder, self.json, None if self.tokenizer is None else load(self.tokenizer))
         return 0
 
 
@@ -102,12 +104,21 @@ def documents(file: str) -> Iterator[Iterable[str]]:
     if file in corpus.CORPORA and not Path(file).exists():
         for document in corpus.load(file):
             yield [document.text]
+    elif not Path(file).suffix and not os.path.lexists(expand(file)):
+        raise misspelt(file)
     elif file.lower().endswith(".jsonl"):
         for number, line in enumerate(_lines(read_text_blocks(file)), 1):
             if line.strip():
                 yield [_text(line, f"line {number} of {file}")]
     else:
         yield read_text_blocks(file)
+
+
+def misspelt(name: str) -> UserError:
+    """What to say of a name that is neither a file nor a corpus."""
+    from myllm.data.corpus import CORPORA
+
+    return UserError(f"There is no file and no corpus {name!r}; {near(name, CORPORA)}")
 
 
 def _lines(blocks: Iterable[str]) -> Iterator[str]:

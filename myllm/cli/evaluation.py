@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 from tyro.conf import UseAppendAction, arg
 
 from myllm.cli.models import Name, table
-from myllm.files import UserError, expand, read_text
+from myllm.files import UserError, expand, read_filled, read_text
 
 if TYPE_CHECKING:
     from myllm.data.corpus import Document
@@ -138,14 +138,20 @@ class Evaluate:
         length = 32 if self.max_new_tokens is None else self.max_new_tokens
         if self.show < 0 or length < 1:
             raise UserError("--show must be 0 or more, --max-new-tokens 1 or more.")
-        if not self.questions and (self.max_new_tokens, self.extract) != (None, None):
-            raise UserError("--max-new-tokens and --extract have no effect without --questions FILE.")
-        tasks = [reading(path, [read_text(expand(path))]) for path in self.text]
+        if self.show and self.format == "json":
+            raise UserError("--show has no effect with --format json, which holds every question.")
+        tasks = [reading(path, [read_filled(path)]) for path in self.text]
         tasks += [_task(path, length, _extractor(self.extract)) for path in self.questions]
+        written = [task for task in tasks if task.unit == "exact match"]
+        if not written and (self.max_new_tokens, self.extract) != (None, None):
+            what = "without --questions FILE that asks for written answers"
+            raise UserError(f"--max-new-tokens and --extract have no effect {what}.")
         if self.task or not tasks:
             tasks = [*shipped(*self.task), *tasks]
         if self.chat and all(task.unit != "exact match" for task in tasks):
             raise UserError("--chat has no effect: no task asks for a written answer.")
+        if self.show and all(task.unit == "bits per byte" for task in tasks):
+            raise UserError("--show has no effect: no task has questions.")
         return tasks
 
     def measure(self, tasks: "Sequence[Task]") -> "list[Result]":
@@ -214,7 +220,7 @@ def _contained(tasks: "Iterable[Task]", path: str) -> list[float]:
     from myllm.data.contamination import contamination
     from myllm.data.corpus import Document
 
-    train = [Document(path, read_text(expand(path)))]
+    train = [Document(path, read_filled(path))]
     found = [contamination(train, task.documents).values() for task in tasks]
     return [sum(one) / len(one) for one in found]
 

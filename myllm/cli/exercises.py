@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from tyro.conf import Positional, arg
 
 from myllm.cli.grade import Grade
-from myllm.files import UserError, atomic_write
+from myllm.files import UserError, atomic_write, expand
 from myllm.grading import Exercise, catalogue, classroom, progress
 from myllm.grading.client import Worker
 from myllm.grading.mistakes import hints
@@ -167,6 +167,8 @@ class Hint:
 
     def run(self) -> int:
         """Print the hint."""
+        if self.level is not None and self.number != 1:
+            raise UserError("Give the number of the hint once, with --level or without.")
         one, level = _one(self.exercise), self.level or self.number
         print(hints(one)[level - 1])
         if level < 3:
@@ -215,7 +217,7 @@ class Report:
 
 def _folder(name: str) -> Path:
     try:
-        return Path(name).expanduser()
+        return Path(expand(name)).expanduser()
     except RuntimeError:
         raise UserError(f"There is no home folder to put in for ~ in {name}; give the whole path.") from None
 

@@ -7,7 +7,7 @@ from typing import Annotated
 from tyro.conf import arg
 
 from myllm.cli.models import Name
-from myllm.files import UserError, expand, read_json
+from myllm.files import UserError, check_place, expand, read_json
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,12 @@ class Export:
             raise UserError(f"--html {self.html} must end in .html, so that a double click opens a browser.")
         if out.exists():
             raise UserError(f"{out} exists already; name a new file.")
-        card = None if self.card is None else read_json(expand(self.card), "a report card")
-        from myllm.app.html import export_html
+        check_place(out)
+        card = {} if self.card is None else read_json(expand(self.card), "a report card")
+        from myllm.app.html import export_html, report
         from myllm.llm import LLM
 
+        report(card)  # refuses what is no card before the model is loaded
         llm = LLM.from_pretrained(self.model)
         *_, folder, last = "", "", *PurePath(self.model).parts  # `myllm pretrain` writes into FOLDER/model
         name = self.title or (folder if last == "model" else last) or "A language model"

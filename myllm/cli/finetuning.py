@@ -1,5 +1,6 @@
 """``myllm sft``, and what is done with adapters; what all commands share that train on examples."""
 
+import math
 import random
 import sys
 from collections.abc import Sequence
@@ -9,11 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import arg
 
 from myllm.cli.models import Name
-from myllm.files import UserError, expand
+from myllm.files import UserError, check_place, expand, new_folder
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from myllm.finetuning import sft
     from myllm.finetuning.classify import Classify
     from myllm.finetuning.dpo import DPO
     from myllm.llm import LLM
@@ -28,6 +30,29 @@ def say(text: str) -> None:
 
 
 Data = Annotated[str, arg(metavar="FILE")]
+MADE = {
+    *("checkpoints", "journal.jsonl", "model", "adapter", "stage.json"),
+    *("classifier.safetensors", "classes.json"),
+}
+"""What the folder of a run may hold; one that holds anything else is not written into."""
+
+
+def check_run(out: str, *, lr: float, seed: int, steps: int = 1) -> None:
+    """Refuse settings of `TrainConfig` out of range, and a folder that holds something else than a run.
+
+    Raises:
+        UserError: They are, or it does.
+    """
+    from myllm.training.settings import TrainConfig
+
+    TrainConfig(steps=steps, lr=lr, seed=seed)
+    folder = expand(out)
+    check_place(folder)
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{out} is a file; choose another --out.")
+    others = {one.name for one in folder.glob("[!.]*")} - MADE
+    if others:
+        raise UserError(f"{out} is in use, it holds {min(others)}; choose another --out.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,11 +77,12 @@ class Tuning:
     """Of the split, the order and new weights."""
 
     def check(self) -> None:
-        """Refuse numbers out of range before anything is loaded."""
+        """Refuse what is wrong with the options before anything is loaded."""
         if not 0 < self.epochs < 1e9 or self.batch_size < 1 or self.seed < 0:
             raise UserError("--epochs must be more than 0, --batch-size at least 1, --seed at least 0.")
         if not 0 < self.held_out < 1:
             raise UserError(f"--held-out must lie between 0 and 1, not {self.held_out}.")
+        check_run(self.out, lr=self.lr, seed=self.seed)
 
     def split(self, rows: Sequence[Any]) -> tuple[list[Any], list[Any]]:
         """The examples to train on and those held out, in an order of the seed."""
@@ -66,13 +92,17 @@ class Tuning:
         n = min(len(rows) - 1, max(1, round(self.held_out * len(rows))))
         return mixed[n:], mixed[:n]
 
-    def fit(self, model: "nn.Module", objective: "Objective", held_out: "Objective") -> None:
+    def fit(
+        self, model: "nn.Module", objective: "Objective", held_out: "Objective", *, note: str, shown: str = ""
+    ) -> None:
         """Train, with checkpoints and a journal in the folder, and say what became of the held-out loss.
 
         Args:
             model: The model.
             objective: What is trained on.
             held_out: What is measured, in batches of one row.
+            note: What is said before the first update, when no option can be wrong any more.
+            shown: What is printed then.
         """
         from myllm.training.journal import Journal
         from myllm.training.loop import TrainConfig, Trainer
@@ -98,8 +128,14 @@ class Tuning:
             callbacks=[Journal(folder)],
         )
         before = trainer.validate()["validation"]
+        if not math.isfinite(before):
+            raise UserError(
+                f"The loss on the held-out examples is {before}; the weights of {self.model} are bad."
+            )
         trainer.best = float("inf")  # only what is trained from here on can be the best
-        say(f"{steps} updates of {loader.batch_size} of {loader.n} rows")
+        trainer.resume()  # refuses the checkpoint of another run
+        print(shown, end="", flush=True)
+        say(f"{note}{steps} updates of {loader.batch_size} of {loader.n} rows")
         trainer.fit()
         after = trainer.validate()["validation"]
         say(f"loss on held-out examples {before:.3f} before, {after:.3f} after")
@@ -131,23 +167,43 @@ class SFT(Tuning):
 
     def run(self) -> int:
         """Load, show what is learned, train, save."""
-        from myllm.data import examples
-        from myllm.finetuning import sft
-
         self.check()
+        llm = load(self.model)
+        objective, held_out, shown = self.objectives(llm)
+        note = adapt(llm, self.lora, self.scheme)
+        if dropped := len(objective.dropped) + len(held_out.dropped):
+            note += f"{dropped} examples are longer than a row and are left out.\n"
+        self.fit(llm.model, objective, held_out, note=note, shown=shown)
+        save(llm, self.out, adapter=self.lora > 0, base=self.model)
+        return 0
+
+    def check(self) -> None:
+        """Refuse what is wrong with the options before anything is loaded."""
+        super().check()
         if self.lora < 0:
             raise UserError(f"--lora is a rank, or 0 to train the weights, not {self.lora}.")
         if self.too_long not in ("raise", "drop", "cut"):
             raise UserError(f"--too-long is raise, drop or cut, not {self.too_long}.")
-        if self.scheme and not self.lora:
+        if self.block_size < 2:
+            raise UserError(f"--block-size must be at least 2, not {self.block_size}.")
+        if self.scheme is not None and not self.lora:
             raise UserError("Quantized weights cannot be trained; add --lora 8.")
+
+    def objectives(self, llm: "LLM") -> "tuple[sft.SFT, sft.SFT, str]":
+        """What is trained on, what is held out, and what is learned of the first example, to be shown.
+
+        Raises:
+            UserError: Examples that the model cannot learn from.
+        """
+        from myllm.data import examples
+        from myllm.finetuning import sft
+
         rows = examples.read(self.data)
         if "text" in rows[0] and "label" in rows[0]:
             raise UserError(f"{self.data} has labels; use myllm classify.")
-        llm = load(self.model)
         if llm.tokenizer is None:
             raise UserError(f"{self.model} came without a tokenizer.")
-        if self.template and "messages" not in rows[0]:
+        if self.template is not None and "messages" not in rows[0]:
             raise UserError("--template has no effect on prompts and responses; it is for messages.")
         items = [sft.encode(row, llm.tokenizer, self.template) for row in rows]
         T = min(self.block_size, llm.config.block_size)
@@ -155,15 +211,8 @@ class SFT(Tuning):
         options: dict[str, Any] = {"block_size": T, "too_long": self.too_long, "batch_size": 1}
         objective = sft.SFT(train, seed=self.seed, **options)
         held_out = sft.SFT(rest, shuffle=False, **options)
-        print(
-            f"What is learned of the first example stands in ⟦ ⟧:\n{sft.show_mask(train[0], llm.tokenizer)}"
-        )
-        if dropped := len(objective.dropped) + len(held_out.dropped):
-            say(f"{dropped} examples are longer than {T} tokens and are left out.")
-        adapt(llm, self.lora, self.scheme)
-        self.fit(llm.model, objective, held_out)
-        save(llm, self.out, adapter=self.lora > 0, base=self.model)
-        return 0
+        shown = sft.show_mask(train[0], llm.tokenizer)
+        return objective, held_out, f"What is learned of the first example stands in ⟦ ⟧:\n{shown}\n"
 
 
 def load(name: str) -> "LLM":
@@ -175,18 +224,22 @@ def load(name: str) -> "LLM":
     return LLM.from_pretrained(name, dtype=torch.float32)
 
 
-def adapt(llm: "LLM", rank: int, scheme: str | None) -> None:
-    """Quantize the weights and give them adapters, if that is wanted."""
+def adapt(llm: "LLM", rank: int, scheme: str | None) -> str:
+    """Quantize the weights and give them adapters, if wanted; a line that says what is trained then."""
     from myllm.finetuning.lora import apply_lora, inspect_adapter
+    from myllm.quantization.store import quantized_layers
 
-    if scheme:
+    if scheme is not None:
         from myllm.quantization.schemes import quantize
 
         quantize(llm.model, scheme)
-    if rank:
-        apply_lora(llm.model, rank)
-        found = inspect_adapter(llm.model)
-        say(f"{found.parameters:,} parameters in {len(found.layers)} layers are trained ({found.share:.2%})")
+    if not rank:
+        if quantized_layers(llm.model):
+            raise UserError("Quantized weights cannot be trained; add --lora 8.")
+        return ""
+    apply_lora(llm.model, rank)
+    found = inspect_adapter(llm.model)
+    return f"{found.parameters:,} parameters in {len(found.layers)} layers are trained ({found.share:.2%})\n"
 
 
 def save(llm: "LLM", out: str, *, adapter: bool, base: str) -> None:
@@ -222,11 +275,12 @@ class Merge:
         from myllm.finetuning.adapters import load_adapter
         from myllm.finetuning.lora import inspect_adapter, merge
 
+        folder = new_folder(self.out)
         llm = load(self.model)
         load_adapter(llm.model, self.adapter)
         found = inspect_adapter(llm.model)
         merge(llm.model)
-        llm.save_pretrained(self.out)
+        llm.save_pretrained(folder)
         largest = max(found.changes, key=lambda name: found.changes[name])
         print(
             f"{len(found.layers)} layers changed, most of all {largest}, by {found.changes[largest]:.1%}; "

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import Positional, UseAppendAction, arg
 
 from myllm.cli.models import Name
-from myllm.files import UserError, expand, read_text
+from myllm.files import UserError, read_filled, read_text
 
 if TYPE_CHECKING:
     from myllm.llm import LLM
 
+PORT = 7860  # of the page
 BATCH = 8  # prompts that are continued together
 
 
@@ -62,8 +63,12 @@ class Sampling:
         """The options that were given, as `LLM.stream` takes them.
 
         Raises:
-            UserError: The seed is negative, or a bias is not ID=X.
+            UserError: An option out of range or without effect, or a bias that is not ID=X or given twice.
         """
+        from myllm.inference.sampling import SamplingConfig
+
+        if (self.max_new_tokens or 0) < 0:
+            raise UserError(f"--max-new-tokens must be 0 or more, not {self.max_new_tokens}.")
         if self.seed is not None and self.seed < 0:
             raise UserError(f"--seed must be 0 or more, not {self.seed}.")
         values = {one.name: getattr(self, one.name) for one in fields(Sampling)}
@@ -73,6 +78,16 @@ class Sampling:
             given["order"] = [name.strip().replace("-", "_") for name in self.order.split(",")]
         if self.logit_bias:
             given["logit_bias"] = dict(map(_bias, self.logit_bias))
+            if len(given["logit_bias"]) < len(self.logit_bias):
+                raise UserError("--logit-bias names an id twice; give one number for it.")
+        names = {one.name for one in fields(SamplingConfig)}
+        config = SamplingConfig(**{name: value for name, value in given.items() if name in names})
+        if config.greedy and self.seed is not None:
+            raise UserError("--seed has no effect without chance; add --temperature 1, or leave it out.")
+        if self.max_new_tokens is not None and self.min_new_tokens > self.max_new_tokens:
+            raise UserError(f"--min-new-tokens {self.min_new_tokens} is more than --max-new-tokens allows.")
+        if "" in self.stop:
+            raise UserError("A stop string is empty; leave it out.")
         return given
 
 
@@ -112,7 +127,7 @@ class Generate(Sampling):
                 f"--{others[0].replace('_', '-')} has no effect on --beams; leave one of them out."
             )
         if self.prompts is not None:
-            prompts = [line for line in read_text(expand(self.prompts)).splitlines() if line.strip()]
+            prompts = [line for line in read_filled(self.prompts).splitlines() if line.strip()]
         else:
             prompts = [read_text(sys.stdin.buffer) if self.prompt is None else self.prompt]
         from myllm.app.prompts import refuse_too_long
@@ -167,7 +182,7 @@ class Chat(Sampling):
     """The chat format, such as chatml; by default the model's own."""
     web: bool = False
     """Talk in a browser instead, on a page of this machine (needs the extra serve)."""
-    port: Annotated[int, arg(metavar="N")] = 7860
+    port: Annotated[int, arg(metavar="N")] = PORT
     """The port of that page."""
 
     def run(self) -> int:
@@ -175,12 +190,15 @@ class Chat(Sampling):
         options = self.options()
         if self.web:
             self._refuse_with_web()
+        elif self.port != PORT:
+            raise UserError("--port has no effect without --web.")
         messages = [] if self.system is None else [{"role": "system", "content": self.system}]
         from myllm.app.prompts import refuse_too_long, use_template
 
         llm = _load(self.model)
         if self.template is not None:
             use_template(llm, self.template)
+        llm.chat_ids([*messages, {"role": "user", "content": "Hello"}])  # refuses a model without a format
         if self.web:
             from myllm.app import chat_page
 
@@ -202,11 +220,12 @@ class Chat(Sampling):
         return 0
 
     def _refuse_with_web(self) -> None:
-        from myllm.app.server import need_extra
+        from myllm.app.server import check_port, need_extra
 
         need_extra("gradio")
         if self.message is not None or self.json:
             raise UserError("--web takes no message and no --json; type into the page.")
+        check_port(self.port)
 
 
 COMMANDS = {"generate": Generate, "chat": Chat}

@@ -35,7 +35,7 @@ class Inspect:
         layers = {key.rpartition(".lora_")[0] for key in tensors}
         if not layers or "" in layers:
             raise UserError(f"{self.folder} has no tensors of LoRA, or others beside them.")
-        changed = self._changes() if self.model else None  # before anything is printed
+        changed = self._changes() if self.model is not None else None  # before anything is printed
         root = "√r" if config["use_rslora"] else "r"
         scale = config["lora_alpha"] / config["r"] ** (0.5 if config["use_rslora"] else 1)
         kind = "DoRA" if config["use_dora"] else "LoRA"

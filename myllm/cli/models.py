@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from myllm.files import UserError, expand, read_json
+from myllm.checks import near
+from myllm.files import UserError, expand, new_folder
 
 if TYPE_CHECKING:
     from myllm.config import ModelConfig
@@ -125,9 +126,7 @@ class Convert:
 
         if self.dtype not in (None, "float32", "bfloat16", "float16"):
             raise UserError(f"--dtype must be float32, bfloat16 or float16, not {self.dtype!r}.")
-        folder = expand(self.target)
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise UserError(f"{folder} exists already; name a new or empty folder.")
+        folder = new_folder(self.target)
         from myllm.llm import LLM
 
         dtype = None if self.dtype is None else getattr(torch, self.dtype)
@@ -145,21 +144,21 @@ def _config(name: str) -> "ModelConfig":
     from myllm.config import ModelConfig
     from myllm.presets import PRESETS
     from myllm.quantization import store
-    from myllm.weights import gguf
+    from myllm.weights import gguf, hub
     from myllm.weights.gguf_file import GGUFFile
-    from myllm.weights.hub import SHIPPED
 
-    path = SHIPPED.get(name) or expand(name)
+    path = hub.SHIPPED.get(name) or expand(name)
     name = "smollm2-135m" if name == "smollm2" else name
     if name in PRESETS:
         return ModelConfig.preset(name)
     if path.suffix == ".gguf":
         return gguf.config(GGUFFile(path))
     if not path.is_dir():
-        raise UserError(f"There is no model {name!r}; `myllm models` lists the names, or name a path.")
+        known = f"There is no model {name!r}; `myllm models` lists the names"
+        raise UserError(f"{known}; {near(name, [*PRESETS, *hub.SHIPPED, 'smollm2'])}")
     if found := store.read_config(path):
         return found
-    return ModelConfig.from_hf(read_json(path / "config.json", "the configuration of a model"))
+    return ModelConfig.from_hf(hub.read_config(path))
 
 
 def _sentences(name: str, c: "ModelConfig", T: int) -> str:

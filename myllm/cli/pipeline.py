@@ -9,12 +9,12 @@ from tyro.conf import UseAppendAction, arg
 
 from myllm.cli.evaluation import Evaluate
 from myllm.cli.export import Export
-from myllm.cli.finetuning import SFT, Data, say
+from myllm.cli.finetuning import SFT, Data, load, say
 from myllm.cli.models import Name, table
 from myllm.cli.policy import DPO, RL
 from myllm.cli.quantization import Quantize
 from myllm.cli.stages import Stage, alone, digest, files, run_stage, source
-from myllm.files import UserError, atomic_write, expand, read_json, sha256
+from myllm.files import UserError, atomic_write, check_place, expand, read_json, sha256
 
 if TYPE_CHECKING:
     from myllm.evaluation.harness import Task
@@ -81,6 +81,7 @@ class Pipeline:
         folder, stages = expand(self.out), self.stages()
         self.check(folder, stages)
         tasks, base = self.evaluation(self.model).tasks(), source(self.model)
+        self.check_examples(stages)
         with alone(folder):
             found = {"base": (base, digest(base))}
             for stage in stages:
@@ -128,7 +129,7 @@ class Pipeline:
         if self.policy_lr is not None and self.preferences is None and self.tasks is None:
             raise UserError("--policy-lr has no effect without --preferences FILE or --tasks FILE.")
         given = [one for one in (self.lr, self.policy_lr, self.updates) if one is not None]
-        if self.lora < 0 or min(given) <= 0:
+        if self.lora < 0 or not all(one > 0 for one in given):
             raise UserError("--lora must be at least 0, --updates at least 1, learning rates more than 0.")
         schemes = [name for name in (*SCHEMES, *KINDS) if name != "gptq"]  # which needs a calibration
         if self.scheme not in schemes:
@@ -138,6 +139,8 @@ class Pipeline:
         """Refuse files that a later stage would refuse, and a folder of something else."""
         from myllm.data import examples
 
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"{self.out} is a file; choose another --out.")
         for stage in stages[:-1]:
             command = stage.command
             assert not isinstance(command, Quantize)
@@ -146,12 +149,8 @@ class Pipeline:
             if not all(any(one <= row.keys() for one in FIELDS[kind]) for row in rows):
                 wanted = ", or ".join(" and ".join(sorted(one)) for one in FIELDS[kind])
                 raise UserError(f"Each example of {command.data} needs {wanted} for myllm {kind}.")
-            if isinstance(command, RL):
-                command.pattern()
-            else:
-                command.check()
-        if folder.exists() and not folder.is_dir():
-            raise UserError(f"{self.out} is a file; choose another --out.")
+            command.check()
+        check_place(folder)
         there = {one.name for one in folder.glob("[!.]*")}
         if there and stages[0].folder.name not in there:
             raise UserError(f"{self.out} is in use and holds no pipeline; choose another --out.")
@@ -159,6 +158,16 @@ class Pipeline:
         if of_others:
             what = f"{self.out} holds {min(of_others)}, which this command has not"
             raise UserError(f"{what}; take the options that it was begun with, or another --out.")
+
+    def check_examples(self, stages: list[Stage]) -> None:
+        """Refuse examples that a stage could not learn from; all models have the tokenizer of the base."""
+        from myllm.finetuning.lora import check_rank, linears
+
+        llm = load(self.model)
+        check_rank((layer for _, layer in linears(llm.model)), self.lora)
+        for stage in stages:
+            if not isinstance(stage.command, Quantize):
+                stage.command.objectives(llm)
 
     def evaluation(self, model: str) -> Evaluate:
         """How a model is measured."""

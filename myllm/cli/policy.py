@@ -1,14 +1,20 @@
 """``myllm dpo`` and ``myllm rl``: learn from preferences, and from rewards that a rule gives."""
 
 import re
+import sys
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import arg
 
-from myllm.cli.finetuning import Data, Tuning, adapt, load, save, say
+from myllm.cli.finetuning import Data, Tuning, adapt, check_run, load, save, say
 from myllm.cli.models import Name
 from myllm.files import UserError, expand
+
+if TYPE_CHECKING:
+    from myllm.finetuning import dpo
+    from myllm.finetuning.grpo import GRPO
+    from myllm.llm import LLM
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,17 +45,29 @@ class DPO(Tuning):
 
     def run(self) -> int:
         """Load, train, save."""
+        self.check()
+        llm = load(self.model)
+        objective, held_out = self.objectives(llm)
+        note = adapt(llm, self.lora, None)
+        self.fit(llm.model, objective, held_out, note=note)
+        save(llm, self.out, adapter=self.lora > 0, base=self.model)
+        return 0
+
+    def objectives(self, llm: "LLM") -> "tuple[dpo.DPO, dpo.DPO]":
+        """What is trained on, and what is held out.
+
+        Raises:
+            UserError: Pairs that the model cannot learn from, or settings of the loss out of range.
+        """
         from myllm.data import examples
         from myllm.finetuning import dpo
 
-        self.check()
-        rows, llm = examples.read(self.data), load(self.model)
+        rows = examples.read(self.data)
         if llm.tokenizer is None:
             raise UserError(f"{self.model} came without a tokenizer.")
-        if self.template and isinstance(rows[0].get("prompt"), str):
+        if self.template is not None and isinstance(rows[0].get("prompt"), str):
             raise UserError("--template has no effect on texts; it is for lists of messages.")
         pairs = [dpo.encode_pair(row, llm.tokenizer, self.template) for row in rows]
-        adapt(llm, self.lora, None)
         defaults = (2.0, 1.0) if self.method == "simpo" else (0.1, 0.0)
         beta, margin = (
             y if x is None else x for x, y in zip((self.beta, self.margin), defaults, strict=True)
@@ -61,13 +79,7 @@ class DPO(Tuning):
             raise UserError(
                 "kto needs two pairs or more to train on, and two that are held out; set --held-out."
             )
-        objective, held_out = (
-            dpo.DPO(train, seed=self.seed, **options),
-            dpo.DPO(rest, shuffle=False, **options),
-        )
-        self.fit(llm.model, objective, held_out)
-        save(llm, self.out, adapter=self.lora > 0, base=self.model)
-        return 0
+        return dpo.DPO(train, seed=self.seed, **options), dpo.DPO(rest, shuffle=False, **options)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,19 +128,59 @@ class RL:
 
     def run(self) -> int:
         """Load, train, save."""
+        from myllm.training.journal import Journal
+        from myllm.training.loop import TrainConfig, Trainer
+
+        self.check()
+        llm = load(self.model)
+        objective = self.objectives(llm)
+        note = adapt(llm, self.lora, None)
+        every = max(1, self.updates // 10)
+
+        def tell(trainer: Trainer, record: dict[str, float]) -> None:
+            if trainer.done % every == 0 or trainer.done == 1:
+                right, equal = record.get("earned", record["reward"]), record["equal"]
+                asked = f"; asked {record['written']:.3g} times" if "written" in record else ""
+                said = f"{right:.1%} right; {equal:.0%} in groups that teach nothing{asked}"
+                say(f"update {trainer.done}: {said}")
+
+        settings = TrainConfig(
+            steps=self.updates, lr=self.lr, weight_decay=0.0, checkpoint_every=every, seed=self.seed
+        )
+        folder = expand(self.out)
+        trainer = Trainer(
+            llm.model, objective, settings, folder=folder / "checkpoints", callbacks=[Journal(folder), tell]
+        )
+        trainer.resume()  # refuses the checkpoint of another run
+        print(note, end="", file=sys.stderr, flush=True)
+        trainer.fit()
+        save(llm, self.out, adapter=self.lora > 0, base=self.model)
+        return 0
+
+    def check(self) -> None:
+        """Refuse what is wrong with the options before anything is loaded."""
+        if self.lora < 0 or self.seed < 0:
+            raise UserError("--lora and --seed must be at least 0.")
+        if self.beta and not self.lora:
+            raise UserError("--beta compares with the model without its adapter; add --lora 8.")
+        check_run(self.out, steps=self.updates, lr=self.lr, seed=self.seed)
+        self.pattern()
+
+    def objectives(self, llm: "LLM") -> "GRPO":
+        """What is trained on.
+
+        Raises:
+            UserError: Prompts that the model cannot learn from, or settings of the loss out of range.
+        """
         from myllm.data import examples
         from myllm.finetuning.grpo import GRPO
         from myllm.finetuning.reward import verify
         from myllm.finetuning.rollout import Prompt
-        from myllm.training.journal import Journal
-        from myllm.training.loop import TrainConfig, Trainer
+        from myllm.inference.generate import check_room
 
-        if self.beta and not self.lora:
-            raise UserError("--beta compares with the model without its adapter; add --lora 8.")
         pattern, rows = self.pattern(), examples.read(self.data)
         if not all(isinstance(row.get(part), str) for row in rows for part in ("prompt", "answer")):
             raise UserError(f"Each example of {self.data} needs a prompt and an answer, both texts.")
-        llm = load(self.model)
         if llm.tokenizer is None:
             raise UserError(f"{self.model} came without a tokenizer.")
         tokenizer = llm.tokenizer
@@ -142,7 +194,6 @@ class RL:
                 text = (found and found[pattern.groups]) or ""
             return text.strip() == answer.strip()
 
-        adapt(llm, self.lora, None)
         objective = GRPO(
             asked,
             verify(is_right),
@@ -157,24 +208,9 @@ class RL:
             beta=self.beta,
             seed=self.seed,
         )
-        every = max(1, self.updates // 10)
-
-        def tell(trainer: Trainer, record: dict[str, float]) -> None:
-            if trainer.done % every == 0 or trainer.done == 1:
-                right, equal = record.get("earned", record["reward"]), record["equal"]
-                asked = f"; asked {record['written']:.3g} times" if "written" in record else ""
-                said = f"{right:.1%} right; {equal:.0%} in groups that teach nothing{asked}"
-                say(f"update {trainer.done}: {said}")
-
-        settings = TrainConfig(
-            steps=self.updates, lr=self.lr, weight_decay=0.0, checkpoint_every=every, seed=self.seed
-        )
-        folder = expand(self.out)
-        Trainer(
-            llm.model, objective, settings, folder=folder / "checkpoints", callbacks=[Journal(folder), tell]
-        ).fit()
-        save(llm, self.out, adapter=self.lora > 0, base=self.model)
-        return 0
+        for prompt in asked:
+            check_room(llm.model, len(prompt.ids), self.max_new_tokens)
+        return objective
 
     def pattern(self) -> re.Pattern[str] | None:
         """The regular expression, if it is one and has a group."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import arg
 
 from myllm.cli.models import Name, table
-from myllm.files import UserError, expand, read_text
+from myllm.files import UserError, expand, new_folder, read_filled
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -71,9 +71,10 @@ class Quantize:
         """Load, measure, quantize, write, read back and measure again."""
         from myllm.llm import LLM
         from myllm.quantization.schemes import SCHEMES, footprint, quantize
+        from myllm.quantization.store import quantized_layers
         from myllm.weights.gguf_writer import KINDS
 
-        out, to_gguf, options = expand(self.out), self.scheme in KINDS, self._options()
+        out, to_gguf, options = new_folder(self.out), self.scheme in KINDS, self._options()
         if self.scheme not in (*SCHEMES, *KINDS):
             raise UserError(
                 f"There is no scheme {self.scheme!r}; take one of {', '.join((*SCHEMES, *KINDS))}."
@@ -85,12 +86,14 @@ class Quantize:
             raise UserError(
                 f"The scheme {self.scheme} has neither options nor a calibration; leave them out."
             )
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise UserError(f"{out} exists already; name a new file or a new or empty folder.")
-        if self.text is not None and self.text == self.calibration:
+        if self.text is not None and self.calibration and expand(self.text) == expand(self.calibration):
             raise UserError("--text and --calibration are the same; score a text that was not calibrated on.")
-        text = _held_out() if self.text is None else read_text(expand(self.text))
+        text = _held_out() if self.text is None else read_filled(self.text)
         llm = LLM.from_pretrained(self.model)
+        if llm.tokenizer is None:
+            raise UserError(f"{self.model} came without a tokenizer; a text cannot be scored without one.")
+        if quantized_layers(llm.model):
+            raise UserError(f"{self.model} is quantized already; name the model that it was made of.")
         batches = None if self.calibration is None else [_calibration(llm, expand(self.calibration))]
         before = _measure(llm, text) | {"bytes": footprint(llm.model)}
         if to_gguf:
@@ -140,17 +143,14 @@ def _calibration(llm: "LLM", path: Path) -> "Tensor":
     """The tokens of a text, (rows, tokens), as many as are wanted or there are.
 
     Raises:
-        UserError: The text is empty, or there is no tokenizer.
+        UserError: The text is empty.
     """
     import torch
 
-    if llm.tokenizer is None:
-        raise UserError("The model came without a tokenizer; a calibration text needs one.")
+    assert llm.tokenizer is not None
     rows, width = CALIBRATION
-    ids = llm.tokenizer.encode(read_text(path))
+    ids = llm.tokenizer.encode(read_filled(path))
     width = min(width, llm.config.block_size, len(ids))
-    if not width:
-        raise UserError(f"{path} is empty; give a text to calibrate on.")
     return torch.tensor(ids[: min(rows, len(ids) // width) * width]).view(-1, width)
 
 

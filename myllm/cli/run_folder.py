@@ -1,6 +1,7 @@
 """The folder of a training run: whose it is, the tokens it begins with, the model it ends with."""
 
 import json
+import os
 import shlex
 import shutil
 import sys
@@ -8,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from myllm.files import UserError, atomic_write, atomic_writer, expand, read_json, sha256
+from myllm.files import UserError, atomic_write, atomic_writer, check_place, expand, read_json, sha256
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -82,6 +83,7 @@ def texts(data: tuple[str, ...]) -> tuple[list[str], list[str]]:
 
 def identity(run: "Run") -> dict[str, Any]:
     """What makes a run this run: its options and the content of its data."""
+    from myllm.cli.data import misspelt
     from myllm.data.corpus import CORPORA
 
     data: dict[str, str] = {}
@@ -89,13 +91,20 @@ def identity(run: "Run") -> dict[str, Any]:
         path = expand(name)
         index = path / "index.json"
         built_in = name in CORPORA and not path.exists()
+        if not built_in and not path.suffix and not os.path.lexists(path):
+            raise misspelt(name)
         data[name] = "corpus" if built_in else sha256(index if index.is_file() else path)
     options = {name: value for name, value in asdict(run).items() if name not in HOW}
     return json.loads(json.dumps({"command": type(run).__name__.lower(), **options, "data": data}))
 
 
 def prepare(
-    run: "Run", strategy: "Strategy", tokenizer: "Tokenizer | None" = None, *, vocab_size: int = 0
+    run: "Run",
+    strategy: "Strategy",
+    tokenizer: "Tokenizer | None" = None,
+    *,
+    vocab_size: int = 0,
+    block_size: int = 1,
 ) -> None:
     """Make the folder of a run, or check that it is this one's; the other processes wait.
 
@@ -103,14 +112,16 @@ def prepare(
     on the training text.
 
     Raises:
-        UserError: No text, too little of it, or a folder that is in use.
+        UserError: No text, too little of it for rows of `block_size`, or a folder that is in use.
     """
     if not run.data:
         raise UserError("Name at least one text file or corpus to train on.")
     folder, mine = expand(run.out), identity(run)
     if strategy.rank == 0:
         old = read_json(folder / RUN, "a run") if (folder / RUN).is_file() else None
-        if old is None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        check_place(folder)
+        in_use = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+        if in_use and not (isinstance(old, dict) and old):
             raise UserError(f"{run.out} is in use and holds no run; choose another --out.")
         changed = [name for name in mine if old and old.get(name) != mine[name]]
         if old and changed and (folder / "checkpoints").exists():  # without one, nothing would be lost
@@ -118,19 +129,24 @@ def prepare(
             what = f"other {name}" if name == "data" else f"{name} {old.get(name)}, not {mine[name]}"
             raise UserError(f"The run in {run.out} has {what}; take its options, or another --out.")
         if not old or changed:
-            _make(run, folder, mine, tokenizer, vocab_size)
+            _make(run, folder, mine, tokenizer, vocab_size, block_size)
     strategy.sum(0)
 
 
 def _make(
-    run: "Run", folder: Path, mine: dict[str, Any], tokenizer: "Tokenizer | None", vocab_size: int
+    run: "Run",
+    folder: Path,
+    mine: dict[str, Any],
+    tokenizer: "Tokenizer | None",
+    vocab_size: int,
+    block_size: int,
 ) -> None:
     """Make the folder under another name first, so that it is whole or absent."""
     temporary = folder.parent / f".{folder.name}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         temporary.mkdir(parents=True)
-        _fill(run, temporary, tokenizer, vocab_size)
+        _fill(run, temporary, tokenizer, vocab_size, block_size)
         atomic_write(temporary / RUN, json.dumps(mine, indent=1) + "\n")
         shutil.rmtree(folder, ignore_errors=True)
         temporary.replace(folder)
@@ -138,7 +154,7 @@ def _make(
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _fill(run: "Run", folder: Path, tokenizer: "Tokenizer | None", vocab_size: int) -> None:
+def _fill(run: "Run", folder: Path, tokenizer: "Tokenizer | None", vocab_size: int, block_size: int) -> None:
     """Write the tokenizer, if one is to be trained, the tokens, and what is held out of them."""
     import numpy as np
 
@@ -150,6 +166,7 @@ def _fill(run: "Run", folder: Path, tokenizer: "Tokenizer | None", vocab_size: i
     if tokenizer and given != expand(run.out) / "tokens":
         shards = Shards(given, tokenizer=tokenizer)
         held_out = np.asarray(shards[len(shards) - min(len(shards) // 20, 100_000) :], dtype=np.uint32)
+        n = len(shards) - len(held_out)
     else:
         train, rest = texts(run.data)
         if tokenizer is None:
@@ -159,8 +176,13 @@ def _fill(run: "Run", folder: Path, tokenizer: "Tokenizer | None", vocab_size: i
         ids = (encode(tokenizer, [text]) for text in train)
         size, name = tokenizer.vocab_size, hash_vocabulary(tokenizer)
         write_shards(ids, folder / "tokens", vocab_size=size, vocab_hash=name)
+        n = len(Shards(folder / "tokens", tokenizer=tokenizer))
         held_out = np.array(tokenizer.encode("\n".join(rest)), dtype=np.uint32)
         atomic_write(folder / "validation.txt", "\n".join(rest))
+    if n <= block_size:
+        raise UserError(
+            f"{n:,} tokens do not fill a context of {block_size:,}; give more text, or --block-size."
+        )
     if len(held_out) < 2:
         raise UserError("There are too few tokens to hold some out; give more text.")
     with atomic_writer(folder / "validation.npy") as file:

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from tyro.conf import arg
 
+from myllm.checks import LARGEST
 from myllm.cli.models import Name
 from myllm.files import UserError, expand, read_text
 
@@ -83,8 +84,11 @@ class Serve:
     def _check(self) -> None:
         least = {"rows": 1, "queue": 0, "cache_tokens": 1, "max_body": 1}
         for name, smallest in least.items():
-            if (value := getattr(self, name)) is not None and value < smallest:
-                raise UserError(f"--{name.replace('_', '-')} must be at least {smallest}, not {value}.")
+            if (value := getattr(self, name)) is not None and not smallest <= value <= LARGEST:
+                wanted = f"between {smallest} and {LARGEST:,}"
+                raise UserError(f"--{name.replace('_', '-')} must be {wanted}, not {value}.")
+        if self.name == "":
+            raise UserError("--name is empty; leave it out, or give a name.")
         for name in ("seconds", "patience"):
             if not 0 < getattr(self, name) < 1e9:
                 raise UserError(f"--{name} must be a positive number, not {getattr(self, name)}.")
@@ -109,10 +113,12 @@ class Serve:
 
         dtype = None if self.dtype is None else getattr(torch, self.dtype)
         try:
-            torch.empty(0, device=self.device)
+            torch.ones(1, device=self.device).item()  # which the device meta cannot tell
         except (RuntimeError, AssertionError):  # no such device, or PyTorch was built without it
             raise UserError(f"--device {self.device} is not here; leave it out for the CPU.") from None
         llm = LLM.from_pretrained(self.model, dtype=dtype, device=self.device)
+        if llm.tokenizer is None:
+            raise UserError(f"{self.model} came without a tokenizer, so it cannot write text.")
         if self.template is not None:
             use_template(llm, self.template)
         service = Service(
@@ -120,7 +126,9 @@ class Serve:
         )
         limits = Limits(body=self.max_body, seconds=self.seconds, patience=self.patience)
         hosts = frozenset({"127.0.0.1", "localhost", "[::1]"}) if self.host in LOOPBACK else None
-        return Endpoint(service, self.name or self.model, limits=limits, key=key, hosts=hosts)
+        return Endpoint(
+            service, self.model if self.name is None else self.name, limits=limits, key=key, hosts=hosts
+        )
 
 
 COMMANDS = {"serve": Serve}

@@ -72,6 +72,7 @@ def run_stage(stage: Stage, before: str, seed: int) -> str:
     torch.manual_seed(seed)
     command.run()
     if not isinstance(command, Quantize) and command.lora:
+        shutil.rmtree(stage.model, ignore_errors=True)  # of a process that was killed
         Merge(command.model, str(folder / "adapter"), str(stage.model)).run()
     result = digest(stage.model)
     atomic_write(file, json.dumps(mine | {"result": result}, indent=1) + "\n")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, UseAppendAction, arg
 
-from myllm.files import Source, UserError, atomic_writer, read_text, read_text_blocks
+from myllm.files import Source, UserError, atomic_writer, expand, read_text, read_text_blocks
 
 if TYPE_CHECKING:
     from myllm.tokenizers.base import Tokenizer
@@ -49,6 +49,8 @@ class Train:
         from myllm.tokenizers.bpe import BPE
         from myllm.tokenizers.patterns import PATTERNS
 
+        if any(expand(file) == expand(self.out) for file in self.files):
+            raise UserError(f"--out {self.out} is one of the texts, which would be lost; name another file.")
         _try(self.out)
         text = (piece for source in self.files or [_standard_input()] for piece in _pieces(source))
         bpe = BPE.train(text, self.vocab_size, pattern=PATTERNS[self.pattern], special_tokens=self.special)
@@ -93,15 +95,14 @@ class Encode:
         source = _standard_input() if self.text is None and self.file is None else self.file
         pieces = [self.text or ""] if source is None else _parts(tokenizer, source)
         before, between, after = ("[", ", ", "]\n") if self.json else ("", " ", "\n")
-        sys.stdout.write(before)
-        gap = ""
+        gap = before
         for piece in pieces:
             ids = tokenizer.encode(piece)
             shown = map(self._written, tokenizer.token_bytes(ids)) if self.pieces else ids
             for one in shown:
                 sys.stdout.write(f"{gap}{one}")
                 gap = between
-        sys.stdout.write(after)
+        sys.stdout.write(after if gap == between else before + after)
         return 0
 
     def _written(self, token: bytes) -> str:

@@ -12,10 +12,11 @@ from myllm.files import UserError, expand
 if TYPE_CHECKING:
     from myllm.config import ModelConfig
     from myllm.tokenizers.base import Tokenizer
-    from myllm.training.loop import Record, Trainer
+    from myllm.training.loop import Record, TrainConfig, Trainer
     from myllm.training.step import Strategy
 
 Data = Annotated[tuple[str, ...], Positional, arg(metavar="FILE|FOLDER|CORPUS …")]
+MAX_ROWS = 1 << 20
 StrategyName = Literal["auto", "single", "ddp", "fsdp", "zero1", "zero2", "zero3"]
 
 
@@ -60,8 +61,10 @@ class Run:
         """Prepare, train, save, in each process."""
         from myllm.training.interruptions import lost_process
 
-        if self.batch_size < 1 or self.micro_batch < 0 or self.seed < 0:
-            raise UserError("--batch-size must be at least 1, --micro-batch and --seed at least 0.")
+        if not 1 <= self.batch_size <= MAX_ROWS or self.micro_batch < 0 or self.seed < 0:
+            raise UserError(
+                f"--batch-size must be between 1 and {MAX_ROWS:,}, --micro-batch and --seed at least 0."
+            )
         strategy = self.make_strategy()
         with lost_process(strategy.world):
             self.work(strategy)
@@ -71,8 +74,29 @@ class Run:
         """What a command does in each process."""
         raise NotImplementedError
 
+    def settings(self, strategy: "Strategy", values: dict[str, Any]) -> "TrainConfig":
+        """The settings of the training, made and checked before anything is written.
+
+        Raises:
+            UserError: They are out of range, or do not go together.
+        """
+        from myllm.training.loop import TrainConfig, check_strategy
+
+        rows, left = divmod(self.batch_size, strategy.world)
+        micro = self.micro_batch or rows
+        if left or rows % micro:
+            raise UserError(
+                f"{self.batch_size} rows cannot be split into {strategy.world} × {micro}; choose others."
+            )
+        names = {field.name for field in fields(TrainConfig)}
+        mine = ("precision", "compile", "recompute", "sharded", "seed")
+        values = {"accumulation": rows // micro, **values, **{name: getattr(self, name) for name in mine}}
+        made = TrainConfig(**{name: value for name, value in values.items() if name in names})
+        check_strategy(strategy, made)
+        return made
+
     def train(
-        self, strategy: "Strategy", config: "ModelConfig", tokenizer: "Tokenizer", settings: dict[str, Any]
+        self, strategy: "Strategy", config: "ModelConfig", tokenizer: "Tokenizer", settings: "TrainConfig"
     ) -> "tuple[Trainer, Record]":
         """Train on the shards in the folder, with everything written there."""
         import numpy as np
@@ -82,18 +106,13 @@ class Run:
         from myllm.data.shards import Shards
         from myllm.model.transformer import Transformer
         from myllm.training.journal import Journal, TensorBoard
-        from myllm.training.loop import TrainConfig, Trainer
+        from myllm.training.loop import Trainer
         from myllm.training.pretrain import Pretrain
         from myllm.training.speed import allow_fast_products, peak_flops
 
         if self.fast_products:
             say(strategy, allow_fast_products())
-        rows, left = divmod(self.batch_size, strategy.world)
-        micro = self.micro_batch or rows
-        if left or rows % micro:
-            raise UserError(
-                f"{self.batch_size} rows cannot be split into {strategy.world} × {micro}; choose others."
-            )
+        micro = self.batch_size // strategy.world // settings.accumulation
         folder, T = expand(self.out), config.block_size
         held_out = np.load(folder / "validation.npy")
         ids = training_tokens(self, Shards(shards_folder(self), tokenizer=tokenizer), len(held_out))
@@ -105,12 +124,6 @@ class Run:
         few = min(len(held_out), 32 * T + 1)
         checks = WindowLoader(held_out[:few], block_size=min(T, few - 1), batch_size=1, shuffle=False)
         validation = [tuple(part.to(device) for part in checks.batch(np.array([i]))) for i in range(checks.n)]
-        names = {field.name for field in fields(TrainConfig)}
-        mine = {
-            name: getattr(self, name) for name in ("precision", "compile", "recompute", "sharded", "seed")
-        }
-        settings = {"accumulation": rows // micro, **settings, **mine}
-        options = TrainConfig(**{name: value for name, value in settings.items() if name in names})
         sinks = [TensorBoard(folder / "tensorboard")] if self.tensorboard and strategy.rank == 0 else []
         peak = peak_flops(dtype=torch.bfloat16 if self.precision == "bf16" else torch.float32)
         work = 3 * config.flops_per_token(T)  # the backward pass takes two of three
@@ -118,7 +131,7 @@ class Run:
         trainer = Trainer(
             model,
             objective,
-            options,
+            settings,
             strategy=strategy,
             validation=validation,
             folder=folder / "checkpoints",
@@ -180,13 +193,14 @@ class Pretrain(Run):
         from myllm.config import ModelConfig
 
         tokenizer = load(self.tokenizer)
-        prepare(self, strategy, tokenizer)
         sizes = {"n_layer": self.n_layer, "n_head": self.n_head, "n_embd": self.n_embd}
         whole = {"n_kv_head": 0, "head_dim": 0, "intermediate_size": 0}  # derived from these sizes
         config = ModelConfig.preset(
             self.preset, vocab_size=tokenizer.vocab_size, block_size=self.block_size, **sizes, **whole
         )
-        trainer, record = self.train(strategy, config, tokenizer, vars(self))
+        settings = self.settings(strategy, vars(self))
+        prepare(self, strategy, tokenizer, block_size=self.block_size)
+        trainer, record = self.train(strategy, config, tokenizer, settings)
         llm = save(trainer, tokenizer, expand(self.out) / "model")
         if llm and "validation" in record:
             say(
@@ -221,11 +235,9 @@ class Speedrun(Run):
 
         if self.depth < 1:
             raise UserError(f"--depth must be at least 1, not {self.depth}.")
-        prepare(self, strategy, vocab_size=self.vocab_size)
-        tokenizer = load_tokenizer(expand(self.out) / "tokenizer.json")
         width = 32 * self.depth
         config = ModelConfig(
-            vocab_size=tokenizer.vocab_size,
+            vocab_size=self.vocab_size,
             block_size=128,
             n_layer=self.depth,
             n_head=max(1, width // 32),
@@ -237,8 +249,11 @@ class Speedrun(Run):
         steps = max(100, 10 * config.n_params // (self.batch_size * config.block_size))
         settings: dict[str, Any] = {"steps": steps, "lr": 0.48 / width, "warmup": steps // 20, "floor": 0.1}
         settings |= dict.fromkeys(("evaluate_every", "checkpoint_every"), max(1, steps // 10))
+        made = self.settings(strategy, settings)
+        prepare(self, strategy, vocab_size=self.vocab_size, block_size=config.block_size)
+        tokenizer = load_tokenizer(expand(self.out) / "tokenizer.json")
         say(strategy, f"{config.n_params:,} parameters, {steps:,} updates of {self.batch_size} × 128 tokens")
-        trainer, _ = self.train(strategy, config, tokenizer, settings)
+        trainer, _ = self.train(strategy, config, tokenizer, made)
         llm = save(trainer, tokenizer, expand(self.out) / "model")
         if llm:
             from myllm.cli.report import report

@@ -91,6 +91,8 @@ def evaluate(llm: Any, tasks: Iterable[Task], **options: Any) -> list[Result]:
     for task in tasks:
         rows = task.ask(llm)
         values, weights = [one.score for one in rows], [one.weight for one in rows]
+        if not math.isfinite(sum(values)):
+            raise UserError(f"The score on {task.name} is {sum(values)}; the weights of the model are bad.")
         interval = bootstrap(values, weights=weights, **options)
         results.append(Result(task.name, task.unit, sum(values) / sum(weights), interval, rows))
     return results

@@ -77,6 +77,8 @@ def multiple_choice(
     sums = log_probabilities(model, rows, batch_size=batch_size)
     each = iter([total / length for total, length in zip(sums, lengths, strict=True)])
     scores = [[next(each) for _ in question.choices] for question in questions]
+    if any(score != score for one in scores for score in one):  # NaN
+        raise UserError("The model's scores are not numbers; its weights are bad.")
     chosen = [one.index(max(one)) for one in scores]
     right = sum(i == question.answer for i, question in zip(chosen, questions, strict=True))
     return Result(right / len(questions), chosen, scores)

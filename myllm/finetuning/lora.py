@@ -161,6 +161,7 @@ def apply_lora(
             raise UserError(f"No linear layer is called {target}; the model has {', '.join(known)}.")
     if not layers:
         raise UserError("The model has no linear layer to adapt.")
+    check_rank(layers.values(), r)
     tables = {id(one.weight) for one in model.modules() if isinstance(one, nn.Embedding)}
     for path, layer in layers.items():
         if id(getattr(layer, "weight", None)) in tables:
@@ -176,6 +177,18 @@ def apply_lora(
         setattr(model.get_submodule(parent), attribute, wrapped)
     set_adapter(model, name)
     return [*layers]
+
+
+def check_rank(layers: Iterable[nn.Module], r: int) -> None:
+    """Refuse a rank that no layer has: its adapters would be larger than what they adapt.
+
+    Raises:
+        UserError: It is more than the rank of the largest layer.
+    """
+    plain: list[Any] = [getattr(layer, "base", layer) for layer in layers]
+    most = max(min(layer.in_features, layer.out_features) for layer in plain)
+    if r > most:
+        raise UserError(f"A rank of {r} is more than any layer has; take at most {most}.")
 
 
 def linears(model: nn.Module) -> Iterator[tuple[str, Linear | LoRALinear]]:

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from myllm.checks import shown
 from myllm.data.loader import PackedLoader
 from myllm.data.packing import IGNORE, Packed, pack
 from myllm.files import UserError
@@ -52,7 +53,9 @@ def encode(item: Mapping[str, Any], tokenizer: Tokenizer, template: str | None =
         return Example(*render(item["messages"], tokenizer, template))
     prompt, response = item.get("prompt"), item.get("response")
     if not isinstance(prompt, str) or not isinstance(response, str):
-        raise UserError(f"An example has messages, or a prompt and a response, not {[*item]!s:.60}.")
+        raise UserError(
+            f"An example has messages, or a prompt and a response, both texts, not {shown(item)}."
+        )
     if tokenizer.eos_id is None:
         raise UserError(
             f"The tokenizer {tokenizer.name} has no end token, so a model could not learn to stop; pretrain "

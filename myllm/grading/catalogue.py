@@ -91,7 +91,7 @@ def choose(names: list[str]) -> list[Exercise]:
         wanted = f"{int(match[1]):02}{match[2] or ''}" if match else name
         found = {id: one for id, one in exercises().items() if wanted in (id, one.chapter)}
         if not found:
-            raise UserError(f"There is no exercise {name}; `myllm exercises list` shows all of them.")
+            raise UserError(f"There is no exercise {name!r}; `myllm exercises list` shows all of them.")
         chosen |= found
     return list(chosen.values())
 

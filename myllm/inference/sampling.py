@@ -86,6 +86,8 @@ class SamplingConfig:
             )
         if unknown := [name for name in self.order if name not in ORDER]:
             raise UserError(f"The order has no option {unknown[0]!r}; it may name {', '.join(ORDER)}.")
+        if len({*self.order}) < len(self.order):
+            raise UserError("The order names an option twice; name each once.")
         if missing := [name for name in self.active if self.order and name not in self.order]:
             raise UserError(f"{missing[0]} is set, but the order does not name it.")
 

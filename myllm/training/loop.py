@@ -65,11 +65,7 @@ class Trainer:
         if config.patience and not self.validation:
             raise UserError("patience counts validations; give validation batches.")
         self.strategy = make_strategy(strategy, config.precision) if isinstance(strategy, str) else strategy
-        precision = getattr(self.strategy, "precision", config.precision)
-        if precision != config.precision:
-            raise UserError(f"The strategy computes in {precision}, the settings say {config.precision}.")
-        if config.sharded and not getattr(self.strategy, "shards", False):
-            raise UserError("Only fsdp can write sharded checkpoints; use it, or leave out sharded.")
+        check_strategy(self.strategy, config)
         objective.share(self.strategy.rank, self.strategy.world)
         self.model = model
         problem = compile_problem(next(model.parameters()).device) if config.compile else ""
@@ -244,6 +240,19 @@ class Trainer:
         good = [*checkpoint.steps(self.folder)] if self.folder else []
         kept = f"The checkpoint after update {good[-1]} is good; t" if good else "T"
         return f"{kept}ry a lower learning rate, a longer warm-up or stronger clipping."
+
+
+def check_strategy(strategy: Strategy, config: TrainConfig) -> None:
+    """Refuse settings that a strategy does not have.
+
+    Raises:
+        UserError: Another precision, or sharded checkpoints of a strategy that writes none.
+    """
+    precision = getattr(strategy, "precision", config.precision)
+    if precision != config.precision:
+        raise UserError(f"The strategy computes in {precision}, the settings say {config.precision}.")
+    if config.sharded and not getattr(strategy, "shards", False):
+        raise UserError("Only fsdp can write sharded checkpoints; use it, or leave out sharded.")
 
 
 def _layers(model: nn.Module) -> list[nn.Module]:

@@ -61,10 +61,12 @@ class GGUFFile:
         try:
             if not self.path.is_file():
                 raise UserError(f"There is no file {path}; check the name.")
+            if not self.path.stat().st_size:
+                self.refuse("it is empty")
             with self.path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 self._data = data
                 self._read_header()
-        except (OSError, ValueError) as error:  # the second: an empty file, or text that is not UTF-8
+        except (OSError, ValueError) as error:  # the second: text that is not UTF-8
             raise UserError(f"Cannot read {path}: {reason(error)}.") from error
 
     def refuse(self, why: str) -> NoReturn:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from myllm.checks import near
 from myllm.config import ModelConfig
 from myllm.files import StrPath, UserError, expand, read_json
 from myllm.model.transformer import Transformer
@@ -40,11 +41,28 @@ def load_folder(
         UserError: A missing, damaged or hostile file, or weights that do not match the configuration.
     """
     path = expand(path)
-    folder = path.parent if path.is_file() else path
-    hf = read_json(folder / CONFIG, "the configuration of a model")
+    hf = read_config(path)
     config = ModelConfig.from_hf(hf)
     state = convert.from_hf(read_weights(path), config, hf["model_type"])
     return convert.build(config, state, dtype=dtype, device=device)
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The ``config.json`` of a folder, or beside a safetensors file.
+
+    Raises:
+        UserError: There is none, or no object in it.
+    """
+    if path.is_file() and path.suffix != ".safetensors":
+        raise UserError(f"{path} is no model; name a folder, a safetensors file or a GGUF file.")
+    folder = path.parent if path.is_file() else path
+    if not (folder / CONFIG).exists():
+        inside = folder / "model"
+        advice = f"take {inside}" if (inside / CONFIG).is_file() else "name a folder that contains a model"
+        if (folder / "adapter_config.json").is_file():
+            advice = "it holds an adapter, which `myllm merge` puts into its base"
+        raise UserError(f"There is no {CONFIG} in {folder}; {advice}.")
+    return read_json(folder / CONFIG, "the configuration of a model")
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -62,6 +80,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         pickles = sorted(file.name for file in path.glob("*") if file.suffix in PICKLES)
         if pickles:
             raise UserError(f"{path / pickles[0]} is a pickle, {_DANGER}")
+        if path.suffix == ".safetensors":
+            raise UserError(f"There is no file {path}; check the name.")
         raise UserError(f"There is no {WEIGHTS} in {path}; name a folder that contains a model.")
     try:
         places: dict[str, Any] = {**read_json(path / INDEX, "an index of weights")["weight_map"]}
@@ -128,7 +148,8 @@ def resolve(name_or_path: StrPath, revision: str | None = None) -> Path:
     if os.path.exists(path):  # noqa: PTH110  (Path.exists raises where a folder may not be searched)
         return path
     if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name):
-        raise UserError(f"There is no folder {name}, and a name on the hub looks like owner/model.")
+        hub = "and a name on the hub looks like owner/model"
+        raise UserError(f"There is no folder {name}, {hub}; {near(name, [*SHIPPED, 'smollm2'])}")
     try:
         from huggingface_hub import snapshot_download  # pyright: ignore[reportUnknownVariableType]
     except ImportError as error:

@@ -29,7 +29,7 @@ class Distributed(Single):
         if not dist.is_initialized():
             if "RANK" not in os.environ:
                 raise UserError(
-                    "This strategy needs several processes: use torchrun --nproc-per-node N -m myllm …"
+                    "This strategy needs several processes: start them with torchrun --nproc-per-node N."
                 )
             gpu = torch.cuda.is_available()
             if gpu:
