@@ -45,4 +45,7 @@ def main(folder: Path = Path("notebooks")) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*map(Path, sys.argv[1:2])))
+    try:
+        sys.exit(main(*map(Path, sys.argv[1:2])))
+    except ValueError as error:
+        sys.exit(str(error))

@@ -24,7 +24,7 @@ UPLOAD = " (upload the wheel that `python -m build` made)"
 
 
 def install_address(given: str = "", repository: str = "") -> str:
-    """Where Colab gets the package: as given, by MYLLM_INSTALL, or from the repository OWNER/NAME on GitHub."""
+    """Where Colab gets the package: as given, by MYLLM_INSTALL, else from the repository OWNER/NAME."""
     given = given or os.environ.get("MYLLM_INSTALL", "")
     return given or (f"git+https://github.com/{repository}" if repository else "")
 
