@@ -73,7 +73,7 @@ def lab(tmp_path):
     own = {name: str(tmp_path / name) for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR")}
     own |= {f"JUPYTERLAB_{name.upper()}_DIR": str(tmp_path / name) for name in ("settings", "workspaces")}
     env = os.environ | own | {"JUPYTER_TOKEN": token, "PYTHONPATH": str(ROOT)}
-    options = ["--no-browser", "--allow-root", "--port=0", "--LabApp.news_url=None"]
+    options = ["--no-browser", "--allow-root", "--port=0", "--LabApp.expose_app_in_browser=True"]
     options += ["--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate", str(folder)]
     command = [sys.executable, "-m", "jupyterlab", *options]
     with subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True) as server:
@@ -90,12 +90,13 @@ def lab(tmp_path):
 
 
 CONTROLS = "select:has(option + option), input, textarea, button"
+LOADED = ("BitsDial", "Writer")  # their model comes from the kernel when a button is pressed
 LONG = 60_000  # milliseconds: a kernel that imports PyTorch on a busy machine
 
 
-def move(widget) -> None:
+def move(widget, name: str) -> None:
     """Use the first control: another choice, the other end, a text, or a press."""
-    control = widget.locator(CONTROLS).first
+    control = widget.locator("button" if name in LOADED else CONTROLS).first
     match control.evaluate("control => control.type"):
         case "select-one":
             control.select_option(index=int(control.evaluate("control => control.selectedIndex === 0")))
@@ -122,7 +123,8 @@ def test_every_widget_moves_in_jupyterlab(lab, chromium):
     page.on("pageerror", lambda error: errors.append(error.message))
     page.on("console", lambda message: message.type == "error" and errors.append(message.text))
     page.goto(address.format("widgets.ipynb"))
-    page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for()
+    kernel = "globalThis.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel"
+    page.wait_for_function(f"{kernel}?.status === 'idle'")
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
     cells = page.locator(".jp-CodeCell")
@@ -132,8 +134,7 @@ def test_every_widget_moves_in_jupyterlab(lab, chromium):
         assert "Error" not in said(cells.nth(number)), name
         sentence = widget.locator("[aria-live]")
         before = sentence.inner_text()
-        assert before, name
-        move(widget)
+        move(widget, name)
         expect(sentence, name).not_to_have_text(before, timeout=LONG)
     page.close()
     assert errors == []
