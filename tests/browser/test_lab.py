@@ -99,7 +99,8 @@ def move(widget, name: str) -> None:
     control = widget.locator("button" if name in LOADED else CONTROLS).first
     match control.evaluate("control => control.type"):
         case "select-one":
-            control.select_option(index=int(control.evaluate("control => control.selectedIndex === 0")))
+            other = "all => all.findLastIndex((option) => !option.disabled && !option.selected)"
+            control.select_option(index=control.locator("option").evaluate_all(other))
         case "range":
             control.press("Home" if control.input_value() == control.get_attribute("max") else "End")
         case "text" | "textarea":
