@@ -90,7 +90,7 @@ def lab(tmp_path):
 
 
 CONTROLS = "select:has(option + option), input, textarea, button"
-LOADED = ("BitsDial", "Writer")  # their model comes from the kernel when a button is pressed
+LOADED = ("BitsDial", "PolicyPlayground", "Writer")  # whose sentence changes when a button is pressed
 LONG = 60_000  # milliseconds: a kernel that imports PyTorch on a busy machine
 
 
