@@ -29,7 +29,7 @@ NOT_UNIT := --ignore tests/browser --ignore tests/book --ignore tests/exercises
 GATES := gate-0 gate-1 gate-2 gate-3
 STAGES := execute lint layers types unit mutants $(GATES) browser proofs compare widgets built
 
-.PHONY: help course-models book html lab test install weights execute site serve lint types layers unit full proofs mutants wheel distributed harness compare gate $(GATES) built browser widgets constraints clean
+.PHONY: help course-models book html lab test install weights execute site serve lint types layers unit full proofs mutants wheel colab distributed harness compare gate $(GATES) built browser widgets constraints clean
 
 help: ## List what can be made
 	@echo "MyLLM: build a large language model from nothing, chapter by chapter."
@@ -109,6 +109,10 @@ proofs: install ## The other long proofs: compiled graphs, two processes, a publ
 wheel: install ## Build the wheel, install it into an empty environment and use it there (needs a network)
 	$(call step,The wheel in an empty environment)
 	@$(PY) tools/check_wheel.py $(TORCH)
+
+colab: install ## Run every chapter's notebook as Colab would, installing the wheel by its first cell (needs a network)
+	$(call step,The notebooks as Colab runs them)
+	@$(PY) tools/check_colab.py "$(TORCH)"
 
 # Not a part of `make test`: with DeepSpeed installed, transformers imports it and prints a line into chapter 9.
 distributed: install ## Install the extras for training and prove their parts, ZeRO over two processes among them

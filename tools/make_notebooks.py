@@ -1,6 +1,7 @@
 """Write a clean notebook of every chapter: `python tools/make_notebooks.py [FOLDER]` (default: notebooks).
 
-A notebook that you have changed is kept; delete it to get a fresh one.
+A notebook that you have changed is kept; delete it to get a fresh one. With ``MYLLM_INSTALL=ADDRESS`` the
+first cell installs the package from there when it runs in Colab: a wheel, or ``git+https://…``.
 """
 
 import hashlib
@@ -11,7 +12,7 @@ from pathlib import Path
 import nbformat
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "book" / "_ext"))
-from myllm_book.notebooks import clean_notebook
+from myllm_book.notebooks import clean_notebook, install_address
 from myllm_book.sources import chapters
 
 
@@ -28,7 +29,7 @@ def main(folder: Path = Path("notebooks")) -> int:
     written: dict[str, str] = json.loads(ledger.read_text()) if ledger.is_file() else {}
     for chapter in chapters():
         target = folder / f"{chapter.stem}.ipynb"
-        fresh = nbformat.writes(clean_notebook(chapter))
+        fresh = nbformat.writes(clean_notebook(chapter, install_address()))
         if target.is_file() and (now := digest(target.read_text("utf-8"))) != digest(fresh):
             if now != written.get(target.name):
                 print(f"  {target}  kept: you changed it (delete it to get a fresh one)")
@@ -44,4 +45,7 @@ def main(folder: Path = Path("notebooks")) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*map(Path, sys.argv[1:2])))
+    try:
+        sys.exit(main(*map(Path, sys.argv[1:2])))
+    except ValueError as error:
+        sys.exit(str(error))

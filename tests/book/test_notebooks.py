@@ -2,6 +2,7 @@
 
 import base64
 import re
+from importlib.metadata import version
 
 import jupytext
 import nbformat
@@ -39,10 +40,31 @@ def test_a_notebook_holds_the_code_of_the_chapter(chapter):
     assert '"google.colab" in sys.modules' in first
 
 
-def test_colab_installs_from_the_repository_where_one_is_configured():
-    cell = notebooks.clean_notebook(CHAPTERS[0], "owner/name").cells[1].source
-    assert '%pip install -q "myllm-course @ git+https://github.com/owner/name"' in cell
-    assert "pip install myllm" not in cell
+@pytest.mark.parametrize(
+    ("variable", "repository", "installed"),
+    [
+        ("", "owner/name", "myllm-course[notebooks] @ git+https://github.com/owner/name"),
+        ("https://a.org/x.whl", "owner/name", "myllm-course[notebooks] @ https://a.org/x.whl"),
+        ("git+https://a.org/x@v1", "", "myllm-course[notebooks] @ git+https://a.org/x@v1"),
+        ("/content/my drive/x.tar.gz", "", "/content/my drive/x.tar.gz[notebooks]"),
+        ("", "", f"/content/myllm_course-{version('myllm-course')}-py3-none-any.whl[notebooks]"),
+    ],
+)
+def test_colab_installs_what_the_chapters_import(monkeypatch, variable, repository, installed):
+    monkeypatch.setenv("MYLLM_INSTALL", variable)
+    address = notebooks.install_address("", repository)
+    cell = notebooks.clean_notebook(CHAPTERS[0], address).cells[1].source
+    assert cell.endswith(f"    %pip install -q '{installed}'")
+    assert ("upload the wheel" in cell) == (not variable and not repository)
+    assert notebooks.install_address("https://b.org/y.whl", repository) == "https://b.org/y.whl"
+
+
+@pytest.mark.parametrize(
+    "address", ["https://a.org/'; rm x", "https://a.org/{x}", "/a/$HOME.whl", "/a\nb.whl"]
+)
+def test_an_address_that_the_cell_would_change_is_refused(address):
+    with pytest.raises(ValueError, match=r"The address of the package, .* must not contain "):
+        notebooks.clean_notebook(CHAPTERS[0], address)
 
 
 @pytest.fixture

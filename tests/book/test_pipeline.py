@@ -161,11 +161,11 @@ def test_a_changed_notebook_is_kept(tmp_path, capsys):
 def test_a_stale_notebook_is_renewed(tmp_path, monkeypatch):
     monkeypatch.setattr(make_notebooks, "chapters", lambda: sources.chapters()[:1])
     monkeypatch.setattr(
-        make_notebooks, "clean_notebook", lambda _: v4.new_notebook(cells=[v4.new_markdown_cell("1")])
+        make_notebooks, "clean_notebook", lambda *_: v4.new_notebook(cells=[v4.new_markdown_cell("1")])
     )
     make_notebooks.main(tmp_path)
     monkeypatch.setattr(
-        make_notebooks, "clean_notebook", lambda _: v4.new_notebook(cells=[v4.new_markdown_cell("2")])
+        make_notebooks, "clean_notebook", lambda *_: v4.new_notebook(cells=[v4.new_markdown_cell("2")])
     )
     make_notebooks.main(tmp_path)
     (path,) = tmp_path.glob("*.ipynb")
@@ -216,8 +216,10 @@ def test_constraints_name_every_requirement_and_no_registry():
     assert not names & {"torch", "triton"} and not any(name.startswith("nvidia") for name in names)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    named = [text for extra in ("book", "dev", "distributed", "logging") for text in extras[extra]]
-    for text in [*project["dependencies"], *named]:
+    named = [
+        text for extra in ("notebooks", "book", "dev", "distributed", "logging") for text in extras[extra]
+    ]
+    for text in {*project["dependencies"], *named} - {"myllm-course[notebooks]"}:
         wanted = Requirement(text)
         pins = [Requirement(line) for line in lines if Requirement(line).name.lower() == wanted.name.lower()]
         assert pins or wanted.name == "torch", f"{text}: run `make constraints`"

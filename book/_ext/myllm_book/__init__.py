@@ -32,7 +32,7 @@ from . import (
     thread,
     weight,
 )
-from .notebooks import clean_notebook
+from .notebooks import clean_notebook, install_address
 
 
 def prepare(app: Sphinx, config: Config) -> None:
@@ -41,6 +41,7 @@ def prepare(app: Sphinx, config: Config) -> None:
     config.nb_execution_cache_path = str(sources.CACHE)
     config.myllm_fingerprint = sources.fingerprint()
     config.myllm_repository = config.myllm_repository or os.environ.get("MYLLM_REPOSITORY", "")
+    config.myllm_install = install_address(config.myllm_install, config.myllm_repository)
 
 
 def forget_source_pages(app: Sphinx) -> None:
@@ -73,7 +74,7 @@ REFUSED = (
 
 
 def is_chapter(page: str) -> bool:
-    """Whether this page is a chapter or an appendix, and so has a notebook."""
+    """Whether this page is a chapter or an appendix with cells, and so has a notebook."""
     return bool(re.fullmatch(r"book/(\d\d|[a-d])-[\w-]+", page))
 
 
@@ -108,7 +109,7 @@ def publish_notebooks(app: Sphinx, exception: Exception | None) -> None:
     for chapter in sources.chapters():
         if f"book/{chapter.stem}" in app.env.all_docs:
             try:
-                notebook = clean_notebook(chapter, app.config.myllm_repository)
+                notebook = clean_notebook(chapter, app.config.myllm_install)
             except ValueError as error:
                 raise ExtensionError(f"The notebook of {chapter.name}: {error}") from None
             nbformat.write(notebook, folder / f"{chapter.stem}.ipynb")
@@ -134,6 +135,7 @@ def skip_field(app: Sphinx, what: str, name: str, obj: object, skip: bool, optio
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register everything with Sphinx."""
     app.add_config_value("myllm_repository", "", "html", str)
+    app.add_config_value("myllm_install", "", "html", str)
     app.add_config_value("myllm_fingerprint", "", "env", str)
     for part in (
         directives,
