@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import Annotated
+from typing import Annotated, Any
 
 from tyro.conf import arg
 
@@ -44,7 +44,7 @@ class Export:
         if out.exists():
             raise UserError(f"{out} exists already; name a new file.")
         check_place(out)
-        card = {} if self.card is None else read_json(expand(self.card), "a report card")
+        card: dict[str, Any] = {} if self.card is None else read_json(expand(self.card), "a report card")
         from myllm.app.html import export_html, report
         from myllm.llm import LLM
 

