@@ -29,8 +29,8 @@ def pair_losses(
     The tokens that count are those of the assistant, the end token of each turn included. An assistant token
     that is first in its row, or first after padding, is predicted by nothing and does not count.
 
-    - The log-ratio of a token is log π - log ρ: its log-probability, in nats, under the policy less the one
-      under the reference.
+    - The log-ratio of a token is log π - log π_ref: its log-probability, in nats, under the policy less the
+      one under the reference.
     - The score of a row is the *sum* of the log-ratios of the tokens that count for "dpo", and their *mean*
       for "ipo". The mean is over all counted tokens of a row, whichever turn they belong to.
     - With d, the score of the chosen row less the score of the rejected one, the loss of a pair is

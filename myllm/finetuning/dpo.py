@@ -1,7 +1,8 @@
 """Learning from preferences without a reward model or sampling: DPO, IPO, KTO and SimPO.
 
 A pair is one prompt with an answer that was chosen and one that was rejected. The implicit reward of an
-answer is ``β (log π(y|x) - log π_ref(y|x))`` with the reference π_ref; its optimum is ``π* ∝ π_ref exp(r / β)``.
+answer is ``β (log π(y|x) - log π_ref(y|x))`` with the reference π_ref; its optimum is
+``π* ∝ π_ref exp(r / β)``.
 """
 
 import hashlib
@@ -82,8 +83,8 @@ def preference_loss(
     - simpo: as dpo without a reference, less a `margin` (Meng et al., 2024).
 
     Args:
-        chosen: (B,), log π - log π_ref of the chosen answers: sums over their tokens for dpo, means for ipo and
-            simpo, where π_ref is 1.
+        chosen: (B,), log π - log π_ref of the chosen answers: sums over their tokens for dpo, means for ipo
+            and simpo, where π_ref is 1.
         rejected: (B,), of the others.
         method: The method.
         beta: β.
@@ -103,8 +104,8 @@ def kto_loss(rewards: Tensor, chosen: Tensor, divergence: Tensor, beta: float = 
     Args:
         rewards: (B,), log π - log π_ref, summed over the answer.
         chosen: (B,) bool, which answers are good.
-        divergence: A scalar, an estimate of KL(π ‖ π_ref) from answers to other prompts; no gradient. It is a
-            mean over a micro-batch, so unlike other losses this one depends on how a batch is split.
+        divergence: A scalar, an estimate of KL(π ‖ π_ref) from answers to other prompts; no gradient. It is
+            a mean over a micro-batch, so unlike other losses this one depends on how a batch is split.
         beta: β.
     """
     gain = beta * (rewards - divergence.clamp(min=0).detach())
