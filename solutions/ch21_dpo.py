@@ -29,8 +29,8 @@ def pair_losses(
     The tokens that count are those of the assistant, the end token of each turn included. An assistant token
     that is first in its row, or first after padding, is predicted by nothing and does not count.
 
-    - The log-ratio of a token is log π - log ρ: its log-probability, in nats, under the policy less the one
-      under the reference.
+    - The log-ratio of a token is log π - log π_ref: its log-probability, in nats, under the policy less the
+      one under the reference.
     - The score of a row is the *sum* of the log-ratios of the tokens that count for "dpo", and their *mean*
       for "ipo". The mean is over all counted tokens of a row, whichever turn they belong to.
     - With d, the score of the chosen row less the score of the rejected one, the loss of a pair is
@@ -176,15 +176,15 @@ def best_of(
 ) -> dict[str, float]:
     """Count exactly what best-of-n gains and what it costs, where the judge that picks is not the truth.
 
-    Each prompt is given by its possible answers. An answer has a probability under the policy ρ, a score
+    Each prompt is given by its possible answers. An answer has a probability under the policy π_ref, a score
     from the judge, and a worth, which the judge does not know.
 
-    Best-of-n draws n answers independently from ρ, with replacement, and keeps the one with the highest
+    Best-of-n draws n answers independently from π_ref, with replacement, and keeps the one with the highest
     *score*. If several drawn ones have the highest score, it keeps the one that was drawn first. So it is
     a policy π of its own: π(y) is the probability that y is kept. For each prompt,
 
     - the expected worth is the sum of π(y) · worth(y) over its answers,
-    - KL(π ‖ ρ) is the sum of π(y) · log(π(y) / ρ(y)) in nats, where an answer with π(y) = 0 adds 0.
+    - KL(π ‖ π_ref) is the sum of π(y) · log(π(y) / π_ref(y)) in nats, where an answer with π(y) = 0 adds 0.
 
     All means are over prompts, each of which counts the same.
 
@@ -202,7 +202,7 @@ def best_of(
         A dict of six numbers, as follows.
 
     - ``worth``: the mean expected worth of best-of-n, and ``score``, its mean expected score.
-    - ``kl``: the mean of KL(π ‖ ρ).
+    - ``kl``: the mean of KL(π ‖ π_ref).
     - ``bound``: log n - (n - 1) / n, in nats.
     - ``needed``: the smallest number of draws from 1 to ``most`` that reaches the target, or 0 if none does.
       The worth need not grow with the draws.
@@ -229,7 +229,7 @@ def best_of(
             q = (below + share) ** draws - below**draws  # the highest score of all draws is this one
             below += share
             if q > 0:
-                worth += q * sum(p * w for p, w in here) / share  # who is first is drawn from ρ
+                worth += q * sum(p * w for p, w in here) / share  # who is first is drawn from π_ref
                 score += q * level
                 kl += q * math.log(q / share)
         return worth, score, kl

@@ -1,7 +1,8 @@
 """Learning from preferences without a reward model or sampling: DPO, IPO, KTO and SimPO.
 
 A pair is one prompt with an answer that was chosen and one that was rejected. The implicit reward of an
-answer is ``β (log π(y|x) - log ρ(y|x))`` with the reference ρ; its optimum is ``π* ∝ ρ exp(r / β)``.
+answer is ``β (log π(y|x) - log π_ref(y|x))`` with the reference π_ref; its optimum is
+``π* ∝ π_ref exp(r / β)``.
 """
 
 import hashlib
@@ -82,8 +83,8 @@ def preference_loss(
     - simpo: as dpo without a reference, less a `margin` (Meng et al., 2024).
 
     Args:
-        chosen: (B,), log π - log ρ of the chosen answers: sums over their tokens for dpo, means for ipo and
-            simpo, where ρ is 1.
+        chosen: (B,), log π - log π_ref of the chosen answers: sums over their tokens for dpo, means for ipo
+            and simpo, where π_ref is 1.
         rejected: (B,), of the others.
         method: The method.
         beta: β.
@@ -101,10 +102,10 @@ def kto_loss(rewards: Tensor, chosen: Tensor, divergence: Tensor, beta: float = 
     """The loss of each answer, (B,), which is good or bad by itself (KTO, Ethayarajh et al., 2024).
 
     Args:
-        rewards: (B,), log π - log ρ, summed over the answer.
+        rewards: (B,), log π - log π_ref, summed over the answer.
         chosen: (B,) bool, which answers are good.
-        divergence: A scalar, an estimate of KL(π ‖ ρ) from answers to other prompts; no gradient. It is a
-            mean over a micro-batch, so unlike other losses this one depends on how a batch is split.
+        divergence: A scalar, an estimate of KL(π ‖ π_ref) from answers to other prompts; no gradient. It is
+            a mean over a micro-batch, so unlike other losses this one depends on how a batch is split.
         beta: β.
     """
     gain = beta * (rewards - divergence.clamp(min=0).detach())
@@ -120,7 +121,7 @@ class _PairLoader(Loader):
         super().__init__(len(groups[0]), **options)
 
     def batch(self, items: NDArray[np.int64]) -> tuple[Tensor, ...]:
-        """Ids and mask (2 B, T), or (3 B, T) for KTO, and log ρ, (2 B,) or (3 B,)."""
+        """Ids and mask (2 B, T), or (3 B, T) for KTO, and log π_ref, (2 B,) or (3 B,)."""
         rows = [group[int(i)] for group in self.groups for i in items]
         ids = pad_sequence([torch.tensor([*row.ids]) for row in rows], batch_first=True)
         mask = pad_sequence([torch.tensor([*row.mask]) > 0 for row in rows], batch_first=True)

@@ -102,11 +102,12 @@ def policy_loss(
 def divergence(log_probs: Tensor, reference: Tensor, estimator: Estimator = "k3") -> Tensor:
     """An estimate of KL(policy ‖ reference) from tokens that the policy drew (Schulman, 2020).
 
-    k1 = log π - log ρ has the right mean and is often negative. k2 = k1² / 2 is biased, but its *gradient*
-    has the right mean. k3 = ρ/π - 1 + k1 has the right mean and is never negative, but its gradient is that
-    of another divergence. The gradient of k1 has the mean 0 (Tang and Munos, 2025; Liu et al., 2025). All
-    this is for one token, the text before it given: no gradient of such a loss says that a token leads to
-    texts in which the policies differ more. A reward that contains k1 does, as in PPO.
+    k1 = log π - log π_ref has the right mean and is often negative. k2 = k1² / 2 is biased, but its
+    *gradient* has the right mean. k3 = π_ref/π - 1 + k1 has the right mean and is never negative, but its
+    gradient is that of another divergence. The gradient of k1 has the mean 0 (Tang and Munos, 2025; Liu
+    et al., 2025). All this is for one token, the text before it given: no gradient of such a loss says
+    that a token leads to texts in which the policies differ more. A reward that contains k1 does, as in
+    PPO.
 
     Args:
         log_probs: Of the tokens under the policy, any shape.

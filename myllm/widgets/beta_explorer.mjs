@@ -27,7 +27,7 @@ export const distance = (p, q) => sum(p.map((x, i) => Math.abs(x - q[i]))) / 2;
 // How often answer i is preferred to answer j.
 export const wins = (i, j, always) => (always ? (1 + Math.sign(REWARD[i] - REWARD[j])) / 2 : sigmoid(REWARD[i] - REWARD[j]));
 
-// The gradient of a loss with respect to the log-ratios h = ln π - ln ρ of the answers.
+// The gradient of a loss with respect to the log-ratios h = ln π - ln π_ref of the answers.
 export function slope(method, h, beta, always, drift) {
   const found = h.map(() => 0);
   if (method === "kto")

@@ -10,7 +10,7 @@ METHODS = ("dpo", "ipo", "kto")
 
 
 class BetaExplorer(Widget):
-    """Shows ``π* ∝ ρ exp(r / β)`` over seven answers, and trains a policy of seven logits in the page.
+    """Shows ``π* ∝ π_ref exp(r / β)`` over seven answers, and trains a policy of seven logits in the page.
 
     The policy learns from all pairs, each as often as the reference writes it, by 400 updates of Adam. A pair
     is preferred as Bradley and Terry say, or always in the order of the rewards. KTO's answers are good as
