@@ -33,9 +33,10 @@ def report(llm: "LLM", run: "Speedrun", settings: dict[str, Any]) -> str:
     bits = bits_per_byte(scores, len(text.encode()) - 1)
     seconds = sum(record["seconds"] for record in records)
     tokens = sum(record["count"] for record in records)
+    layers = "1 layer" if config.n_layer == 1 else f"{config.n_layer} layers"
     facts = {
         "Held-out text": f"{bits:.3f} bits per byte, {scores.mean().item():.3f} nats per token",
-        "Model": f"{config.n_params:,} parameters, {config.n_layer} layers of width {config.n_embd}",
+        "Model": f"{config.n_params:,} parameters, {layers} of width {config.n_embd}",
         "Vocabulary": f"{config.vocab_size:,} tokens",
         "Trained on": f"{tokens:,.0f} tokens in {settings['steps']:,} updates",
         "Time": f"{seconds / 60:.1f} minutes, {tokens / seconds:,.0f} tokens a second",
