@@ -79,12 +79,14 @@ def gptq_row(w: Tensor, hinv: Tensor, levels: Tensor) -> Tensor:
     The functions of `myllm.quantization` may not be used.
 
     Example:
-        The first weight is rounded up by 0.4. With this Hessian, the second one makes up for all of it: it
-        becomes 0.2 and is rounded to 0, not to 1.
+        The first weight is rounded up by 0.4. The second one is frozen, and stays 0 although that is no
+        level. With this Hessian, the third one makes up for all of the 0.4: it becomes 0.2 and is rounded to
+        -0.5, not to 1.
 
-        >>> hinv = torch.tensor([[1.0, -1.0], [-1.0, 2.0]], dtype=torch.float64)
-        >>> gptq_row(torch.tensor([0.6, 0.6], dtype=torch.float64), hinv, torch.tensor([0.0, 1.0]).double())
-        tensor([1., 0.], dtype=torch.float64)
+        >>> hinv = torch.tensor([[1.0, 0.0, -1.0], [0.0, 1.0, -1.0], [-1.0, -1.0, 3.0]])
+        >>> w, levels = torch.tensor([0.6, 0.0, 0.6]), torch.tensor([-0.5, 1.0])
+        >>> gptq_row(w.double(), hinv.double(), levels.double())
+        tensor([ 1.0000,  0.0000, -0.5000], dtype=torch.float64)
     """
     # SOLUTION
     free = w != 0
@@ -101,7 +103,7 @@ def gptq_row(w: Tensor, hinv: Tensor, levels: Tensor) -> Tensor:
     # END SOLUTION
 
 
-@exercise("16.3", "Bits of six formats", points=6, minutes=20, difficulty=2, section="two-codes")
+@exercise("16.3", "Bits of any format", points=6, minutes=20, difficulty=2, section="two-codes")
 def bits_per_weight(spec: dict[str, int], shape: tuple[int, int]) -> float:
     """Count the bits that a format spends for a weight of a matrix, with all that it stores besides codes.
 

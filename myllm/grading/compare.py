@@ -26,6 +26,12 @@ class Failure(Exception):
     cause: BaseException | None = None
 
 
+class Changed(Failure):
+    """The answer changed its arguments; ``value`` is what it returned."""
+
+    value: Any = None
+
+
 class WrongType(Failure):
     """The value is right, but the type of its numbers is not the requested one."""
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Generic, ParamSpec, cast
 import torch
 from torch import Tensor
 
-from myllm.grading.compare import Failure, WrongType, as_expected, difference
+from myllm.grading.compare import Changed, Failure, WrongType, as_expected, difference
 from myllm.grading.meters import same_operations
 from myllm.grading.mistakes import mistakes
 from myllm.grading.shown import kind, short_call, show, whole_call
@@ -212,11 +212,21 @@ class Exam(Generic[P]):
         return answer
 
     def _equal(self, wrong: Function, cases: list[tuple[Any, ...]], got: list[Any]) -> bool:
-        """Whether a wrong answer gives the same on every case."""
-        f, pairs = self.lifted(wrong), zip(got, cases, strict=True)
-        return not any(self._differ(one, _outcome(f, copy.deepcopy(args))) for one, args in pairs)
+        """Whether a wrong answer gives the same, and changes its arguments where this one did."""
+        f = self.lifted(wrong)
+        for one, args in zip(got, cases, strict=True):
+            given = copy.deepcopy(args)
+            found = _outcome(f, given)
+            changed = isinstance(one, Changed)
+            if self._differ(one.value if changed else one, found) or (
+                changed and not difference(given, args)
+            ):
+                return False
+        return True
 
     def _differ(self, got: Any, expected: Any) -> str | None:
+        if isinstance(got, Changed):
+            return str(got)
         if isinstance(got, Raised) and isinstance(expected, Raised):
             same = isinstance(got.error, type(expected.error))
             return None if same else f"expected {type(expected.error).__name__}, the function {got.text}"
@@ -251,6 +261,8 @@ def _fresh(f: Function, args: tuple[Any, ...]) -> Any:
 def _outcome(f: Function, args: tuple[Any, ...]) -> Any:
     try:
         return f(*args)
+    except Changed as failure:
+        return failure
     except Failure as failure:
         if failure.cause is None:
             raise

@@ -3,6 +3,7 @@
 import builtins
 import copy
 import importlib
+import inspect
 import linecache
 import math
 import random
@@ -19,7 +20,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import _disable_current_modes  # pyright: ignore[reportPrivateUsage]
 
-from myllm.grading.compare import Failure, difference, plain
+from myllm.grading.compare import Changed, Failure, difference, plain
 
 NAMESPACES: list[ModuleType | type] = [
     builtins,
@@ -130,10 +131,21 @@ class Guard:
             self.restore()
             for number, (now, then) in enumerate(zip(args, before, strict=True), start=1):
                 if problem := difference(now, then):
-                    raise Failure(
-                        f"the function changed its argument number {number}; work on a copy ({problem})"
-                    )
+                    name = argument(function, number)
+                    changed = Changed(f"the function changed its argument {name}; work on a copy ({problem})")
+                    changed.value = plain(value)
+                    raise changed
             return plain(value)
+
+
+def argument(function: Callable[..., Any], number: int) -> str:
+    """The name of a function's argument by its place, counted from 1."""
+    try:
+        parameters = [*inspect.signature(function).parameters.values()]
+    except ValueError:  # some functions of C have no signature
+        parameters = list[inspect.Parameter]()
+    known = number <= len(parameters) and parameters[number - 1].kind is not inspect.Parameter.VAR_POSITIONAL
+    return f"`{parameters[number - 1].name}`" if known else f"number {number}"
 
 
 def describe(error: BaseException) -> str:

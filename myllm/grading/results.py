@@ -14,7 +14,7 @@ KINDS = {
     "example": "example",
     "oracle": "random cases",
     "edge": "special cases",
-    "property": "rule",
+    "property": "property",
     "cost": "amount of work",
     "conduct": "forbidden names",
 }

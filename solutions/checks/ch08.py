@@ -291,7 +291,7 @@ def random_budgets(rng: Rng) -> Iterator[Budget]:
         yield *model, multiple, naive_size(*model, fit) + rng.randint(4 * L * C, 3 * L * C * (multiple - 1))
 
 
-@budget_exam.edge(1)
+@budget_exam.edge(1, "a width of 0 in place of None")
 def border_budgets(rng: Rng) -> Iterator[Budget]:
     """Budgets that fit exactly, too small ones, numbers beyond 64 bits."""
     model = 20, 2, 6, 4, 2, 3, rng.random() < 0.5
@@ -390,6 +390,10 @@ def random_tables(rng: Rng) -> Iterator[tuple[Rows, int, int]]:
     """Tables in which each rule drops a method."""
     for _ in range(6):
         yield table(rng)
+    a, b = rng.uniform(1, 2), rng.uniform(3, 4)  # one bad seed of the method with the lowest median
+    losses = {"none": [b + 5], "bad seed": [b - 0.5, b - 0.1, b + 4], "even": [b, b, b], "worse": [b + 1]}
+    rows = [{"name": name, "losses": {8: [a], 64: some}} for name, some in losses.items()]
+    yield rng.sample(rows, len(rows)), 8, 64
 
 
 @scaling_exam.edge(1.5)

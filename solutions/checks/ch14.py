@@ -456,6 +456,9 @@ def shared(rng: Rng) -> Iterator[Paged]:
         yield [(root, 2), (cut, 1), (behind, 3)], 2, some_config(rng, bits)
         yield [(root, 1), (other, 2), (root, rng.randint(1, 4))], 2, some_config(rng, bits)
         yield [(cut, 1), (cut, 3), ([*root, 100], 2)], 2, some_config(rng, bits)
+        # Both blocks of the last prompt are in use, but the second one behind another first one.
+        mixed = [([*root[:4], 100], 1), ([*other, 100], 1), (root[:2] + other[2:] + [100], 1)]
+        yield mixed, 2, some_config(rng, bits)
 
 
 @blocks_exam.edge(0.5)
