@@ -179,15 +179,8 @@ class Evaluate:
         for one in results:
             low, high = one.interval
             what = "stretches" if one.unit == "bits per byte" else "questions"
-            rows.append(
-                [
-                    escape(one.task),
-                    f"{one.score:.3f}",
-                    f"{low:.3f} to {high:.3f}",
-                    f"{len(one.rows):,} {what}",
-                ]
-            )
-            rows[-1].append(one.unit)
+            interval, size = f"{low:.3f} to {high:.3f}", f"{len(one.rows):,} {what}"
+            rows.append([escape(one.task), f"{one.score:.3f}", interval, size, one.unit])
         if shares:
             header.append("contained")
             rows = [[*row, f"{share:.1%}"] for row, share in zip(rows, shares, strict=True)]

@@ -129,9 +129,7 @@ class Tuning:
         )
         before = trainer.validate()["validation"]
         if not math.isfinite(before):
-            raise UserError(
-                f"The loss on the held-out examples is {before}; the weights of {self.model} are bad."
-            )
+            raise UserError(f"The held-out loss is {before}; the weights of {self.model} are bad.")
         trainer.best = float("inf")  # only what is trained from here on can be the best
         trainer.resume()  # refuses the checkpoint of another run
         print(shown, end="", flush=True)

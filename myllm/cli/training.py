@@ -203,10 +203,8 @@ class Pretrain(Run):
         trainer, record = self.train(strategy, config, tokenizer, settings)
         llm = save(trainer, tokenizer, expand(self.out) / "model")
         if llm and "validation" in record:
-            say(
-                strategy,
-                f"validation {record['validation']:.3f} nats per token; the model is in {self.out}/model",
-            )
+            nats, where = record["validation"], f"{self.out}/model"
+            say(strategy, f"validation {nats:.3f} nats per token; the model is in {where}")
 
 
 @dataclass(frozen=True)

@@ -110,8 +110,8 @@ def test_generate_prints_what_the_model_writes(capsys, folder, monkeypatch):
 
 def test_generate_takes_every_option_of_sampling(capsys, folder):
     llm = LLM.from_pretrained(folder)
-    command = ["generate", str(folder), "abcab", "--max-new-tokens", "12", "--seed", "2"]
-    options = {"max_new_tokens": 12, "seed": 2}
+    command, seed = ["generate", str(folder), "abcab", "--max-new-tokens", "12"], ["--seed", "2"]
+    options, chance = {"max_new_tokens": 12}, {"top_k", "top_p", "min_p", "typical_p", "temperature"}
     cases = {
         "top_k": 5,
         "top_p": 0.5,
@@ -126,14 +126,17 @@ def test_generate_takes_every_option_of_sampling(capsys, folder):
     }
     plain = llm.generate("abcab", **options)
     for name, value in cases.items():
-        assert main([*command, f"--{name.replace('_', '-')}", str(value)]) == 0
+        extra = seed if name in chance else []
+        assert main([*command, *extra, f"--{name.replace('_', '-')}", str(value)]) == 0
         text = capsys.readouterr().out.removesuffix("\n")
-        assert text == llm.generate("abcab", **options, **{name: value}) != plain, name
+        drawn = options | ({"seed": 2} if extra else {})
+        assert text == llm.generate("abcab", **drawn, **{name: value}) != plain, name
     assert main([*command, "--logit-bias", "97=-inf", "--logit-bias", "98=50.5"]) == 0
     assert set(capsys.readouterr().out.strip()) == {"b"}
     order = ["--top-p", "0.9", "--temperature", "5"]
-    assert main([*command, *order, "--order", "top-p, temperature"]) == 0
-    expected = llm.generate("abcab", top_p=0.9, temperature=5.0, order=["top_p", "temperature"], **options)
+    assert main([*command, *seed, *order, "--order", "top-p, temperature"]) == 0
+    drawn = options | {"seed": 2, "order": ["top_p", "temperature"]}
+    expected = llm.generate("abcab", top_p=0.9, temperature=5.0, **drawn)
     assert capsys.readouterr().out.removesuffix("\n") == expected
     assert (
         main(["chat", str(folder), "Hi", "--regex", "[ab]{2}", "--top-k", "3", "--max-new-tokens", "9"]) == 0

@@ -98,7 +98,7 @@ def test_a_gguf_file(place, tmp_path, capsys):
         (["--scheme", "int8", "--group", "rows"], "new", "not 'rows'"),
         (["--scheme", "int8", "--calibration", "notes"], "new", "uses no calibration"),
         (["--scheme", "gptq"], "new", "give calibration"),
-        (["--scheme", "gptq", "--calibration", "empty"], "new", "is empty; give a text"),
+        (["--scheme", "gptq", "--calibration", "empty"], "new", "is empty; give a file with text"),
         (["--scheme", "gptq", "--calibration", "none"], "new", "no such file"),
         (["--scheme", "gptq", "--calibration", "text"], "new", "score a text that was not calibrated on"),
         (["--scheme", "int8"], "new.gguf", "do not fit: f32, f16, q8_0, q4_0 are written to a file"),

@@ -88,16 +88,16 @@ def test_checks_import_the_grader_alone(path):
 
 # Code lines a room may have: its budget at the end of the course, or what it has now where that is more.
 ROOMS = {
-    "tokenizers": 1194,
-    "weights": 507,
+    "tokenizers": 1196,
+    "weights": 522,
     "data": 715,
     "model": 819,
-    "inference": 969,
+    "inference": 971,
     "quantization": 725,
-    "training": 1216,
-    "finetuning": 1269,
-    "evaluation": 310,
-    "the rest": 888,
+    "training": 1218,
+    "finetuning": 1281,
+    "evaluation": 314,
+    "the rest": 910,
 }
 
 
