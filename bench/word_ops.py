@@ -1,6 +1,6 @@
 """Word-ops before and after tuning, of course-base and of SmolLM2: book/_results/word_ops.json.
 
-    python -m bench.word_ops      SmolLM2 must have been downloaded; about half an hour, and it resumes
+    python -m bench.word_ops      SmolLM2 must have been downloaded; about an hour, and it resumes
 
 course-base after tuning is the shipped course-sft (`bench.course_models`). SmolLM2 is tuned in float32, all
 of its weights, with the format and the tasks of course-sft but fewer of them. Answers are written greedily;
@@ -26,7 +26,7 @@ from myllm.finetuning.sft import SFT
 FILE = RESULTS / "word_ops.json"
 TEST = 400
 REAL = TrainConfig(
-    steps=100, lr=1e-4, weight_decay=0.0, warmup=10, evaluate_every=0, checkpoint_every=20, seed=0
+    steps=200, lr=1e-4, weight_decay=0.0, warmup=10, evaluate_every=0, checkpoint_every=20, seed=0
 )
 ROWS, WIDTH, TASKS = 4, 192, 8_000
 

@@ -259,7 +259,9 @@ def test_a_folder_that_was_left_half_written_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(tensors, "save_file", full)
     with pytest.raises(UserError, match="full"):
         hub.save(tiny(rope_theta=5.0), tmp_path)
-    with pytest.raises(UserError, match=r"There is no config\.json in .*; name a folder that contains a model"):
+    with pytest.raises(
+        UserError, match=r"There is no config\.json in .*; name a folder that contains a model"
+    ):
         hub.load_folder(tmp_path)
 
 
@@ -390,13 +392,15 @@ def test_paths_that_are_not_utf_8(tmp_path):
 
 def test_a_folder_or_another_file_in_the_place_of_one(tmp_path):
     hub.save(tiny(), tmp_path)
-    with pytest.raises(UserError, match=r"config\.json is no model; name a folder, a safetensors file or a GGUF file"):
+    with pytest.raises(
+        UserError, match=r"config\.json is no model; name a folder, a safetensors file or a GGUF file"
+    ):
         LLM.from_pretrained(tmp_path / "config.json")
     (tmp_path / "a.gguf").mkdir()
     with pytest.raises(UserError, match=r"There is no file .*a\.gguf"):
         LLM.from_pretrained(tmp_path / "a.gguf")
     (tmp_path / "a.safetensors").mkdir()
-    with pytest.raises(UserError, match=r"a\.safetensors.config\.json: there is no such file"):
+    with pytest.raises(UserError, match=r"There is no config\.json in .*a\.safetensors"):
         LLM.from_pretrained(tmp_path / "a.safetensors")
 
 
