@@ -94,17 +94,13 @@ PIPELINE = {
     ),
     "gptq without a calibration": ('if name != "gptq"]', "]", "mistakes"),
     "the mistake of a stage is found late": (
-        "                command.check()",
-        "                pass",
-        "mistakes",
-    ),
-    "the mistake of a pattern is found late": (
-        "                command.pattern()",
-        "                pass",
+        "            command.check()",
+        "            pass",
         "mistakes",
     ),
     "questions are read late": (
         "tasks, base = self.evaluation(self.model).tasks(), source(self.model)\n"
+        "        self.check_examples(stages)\n"
         "        with alone(folder):\n",
         "base = source(self.model)\n        with alone(folder):\n"
         "            tasks = self.evaluation(self.model).tasks()\n",

@@ -216,7 +216,7 @@ ON_POLICY = {
         "with adapters_disabled(policy) if judge is policy else nullcontext():",
         "with nullcontext():",
     ),
-    "dropout in writing": ("self.scored(model.eval(), phase)", "self.scored(model, phase)"),
+    "dropout in writing": ("self.rows(model.eval(), phase)", "self.rows(model, phase)"),
     "a phase is left in its middle": (
         "if self.used.position % (self.epochs * self.size) % (self.used.batch_size * self.used.world):",
         "if False:",

@@ -125,8 +125,8 @@ TABLES = {
     ],
     "tensors": [("write_model", "(folder / old).unlink(missing_ok=True)", "pass", "folder")],
     "weights.hub": [
-        ("load_folder", "path.parent if path.is_file() else path", "path", "folder"),
-        ("load_folder", "read_weights(path)", "read_weights(folder)", "folder"),
+        ("read_config", "path.parent if path.is_file() else path", "path", "folder"),
+        ("load_folder", "read_weights(path)", "read_weights(path.parent)", "folder"),
         ("load_folder", "dtype=dtype", "dtype=None", "folder"),
         ("read_weights", "[\\\\w-][\\\\w.-]*\\\\.safetensors", ".*", "shards"),
         ("read_weights", "places.get(name) == shard", "True", "shards"),
