@@ -156,7 +156,8 @@ class Scoreboard(BookDirective):
         names = ("chapter", "model", "parameters", "bits per byte")
         head = "".join(f'<th scope="col">{name}</th>' for name in names)
         caption = f"""The scoreboard: {content["bytes"]:,} bytes of Shakespeare that no model trained in
-        this book has seen, all of it scored by <code>python -m bench.scoreboard</code>. Fewer bits are better."""
+        this book has seen, all of it scored by <code>python -m bench.scoreboard</code>. Fewer bits are
+        better."""
         table = f"""<div class="scoreboard"><table><caption>{caption}</caption>
         <thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>"""
         return [raw(table)]
