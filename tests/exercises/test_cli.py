@@ -222,14 +222,14 @@ def test_hints_and_solution(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["check"], "Name chapters or exercises"),
         (["check", "01", "--all"], "Name chapters or exercises"),
-        (["check", "77"], "There is no exercise 77"),
-        (["check", "01.77"], "There is no exercise 01.77"),
-        (["check", "counting"], "There is no exercise counting"),
+        (["check", "77"], "There is no exercise '77'"),
+        (["check", "01.77"], "There is no exercise '01.77'"),
+        (["check", "counting"], "There is no exercise 'counting'"),
         (["check", "01"], f"has no {FILE}; `myllm exercises start DIR` makes it"),
         (["check", "--all"], "`myllm exercises start DIR` makes it"),
         (["report"], "holds no answers; `myllm exercises start DIR` makes them"),
         (["hint", "01"], "01 is a chapter; name one exercise, such as 01.1"),
-        (["solution", "9.9"], "There is no exercise 9.9"),
+        (["solution", "9.9"], "There is no exercise '9.9'"),
     ],
 )
 def test_mistakes_are_one_line(

@@ -434,7 +434,7 @@ def test_a_table_that_cannot_be_written_is_printed(
     ("args", "told"),
     [
         ([], "Name the folders of your learners"),
-        (["hand-ins", "--only", "77"], "There is no exercise 77"),
+        (["hand-ins", "--only", "77"], "There is no exercise '77'"),
         (["hand-ins", "--output", "points.pdf"], "names no form (.txt, .csv, .html, .htm, .json)"),
         (["hand-ins", "--output", "points"], "add --format"),
         (["hand-ins", "--output", "hand-ins", "--format", "csv"], "is a folder; name a file"),
