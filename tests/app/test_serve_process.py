@@ -195,9 +195,9 @@ def test_without_the_key_nothing_is_answered(tmp_path, by):
     [
         (("--host", "0.0.0.0"), "lets others in; set MYLLM_SERVE_KEY, or give --key-file FILE"),
         (("--host", "192.0.2.1", "--key-file", __file__), "Cannot listen at 192.0.2.1"),
-        (("--port", "99999"), "Cannot listen at 127.0.0.1, port 99999"),
-        (("--rows", "0"), "--rows must be at least 1"),
-        (("--queue", "-1"), "--queue must be at least 0"),
+        (("--port", "99999"), "--port must be between 0 and 65,535, not 99999"),
+        (("--rows", "0"), "--rows must be between 1 and 2,147,483,647, not 0"),
+        (("--queue", "-1"), "--queue must be between 0 and 2,147,483,647, not -1"),
         (("--seconds", "nan"), "--seconds must be a positive number"),
         (("--dtype", "int8"), "--dtype must be float32, bfloat16 or float16"),
         (("--template", "nonsense"), "no chat format 'nonsense'"),
