@@ -70,6 +70,7 @@ def serve(endpoint: Endpoint, listener: socket.socket, ready: Callable[[], None]
     from uvicorn import Config
 
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(message)s")
+    logging.getLogger("asyncio").setLevel(logging.ERROR)  # which warns when a client has left in the middle
     limits = endpoint.limits
     config = Config(
         endpoint.app(),

@@ -58,7 +58,7 @@ def running(*args, quiet=True, **options):
         if server.process.poll() is None:
             code, log = end(server)
             assert code == 0, log
-            assert not quiet or log == ""
+            assert not quiet or log == "", log
 
 
 def health(server, **options):

@@ -112,7 +112,7 @@ def test_two_requests_in_one_packet_are_answered_in_order(server):
 
 def test_a_slow_reader_holds_up_nobody_and_is_dropped():
     asked = LONG | {"n": 20, "logprobs": 20, "max_tokens": 200}
-    with serving.running(*NAMED, "--rows", 24, "--patience", 0.5) as server:
+    with serving.running(*NAMED, "--rows", 24, "--patience", 3) as server:
         with serving.connect(server, size=4096) as slow:
             slow.sendall(serving.request(asked))
             first_event(slow)
