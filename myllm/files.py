@@ -63,7 +63,7 @@ def new_folder(path: StrPath) -> Path:
     """
     folder = expand(path)
     if os.path.lexists(folder) and not (folder.is_dir() and not any(folder.iterdir())):
-        raise UserError(f"{path} exists already; name a new or empty folder.")
+        raise UserError(f"{path} exists already; name a new place, or an empty folder.")
     check_place(folder)
     return folder
 
@@ -76,7 +76,7 @@ def check_place(path: StrPath) -> None:
     """
     place = Path(path).absolute()
     there = next(one for one in (place, *place.parents) if os.path.lexists(one))
-    if not there.is_dir() and not (there == place and os.path.exists(place)):  # noqa: PTH110
+    if not there.is_dir() and (there != place or not os.path.exists(place)):  # noqa: PTH110 - Path's may raise
         raise UserError(f"Cannot write {path}: {there} is no folder; choose another place.")
     if not os.access(there, os.W_OK):
         raise UserError(f"Cannot write {path}: {REASONS[errno.EACCES]}.")

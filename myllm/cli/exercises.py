@@ -217,7 +217,7 @@ class Report:
 
 def _folder(name: str) -> Path:
     try:
-        return Path(expand(name)).expanduser()
+        return expand(name).expanduser()  # which, unlike expand, refuses a home that is not there
     except RuntimeError:
         raise UserError(f"There is no home folder to put in for ~ in {name}; give the whole path.") from None
 

@@ -205,10 +205,9 @@ class GRPO(OnPolicy):
             drawn = super().rows(model, phase + len(written) // self.size)
             rewards = torch.stack([row["rewards"] for row in drawn]).view(-1, self.group)
             written, equal = written + drawn, equal + (rewards == rewards[:, :1]).all(1).tolist()
-        first = sorted(range(len(equal)), key=equal.__getitem__)[
-            : self.prompts_per_phase
-        ]  # False comes first
-        chosen = [written[i * self.group + j] for i in sorted(first) for j in range(self.group)]
+        groups = sorted(range(len(equal)), key=equal.__getitem__)  # those with different rewards come first
+        used = sorted(groups[: self.prompts_per_phase])
+        chosen = [written[i * self.group + j] for i in used for j in range(self.group)]
         rewards = torch.stack([row["rewards"] for row in written])
         note = {"written": torch.tensor(len(written) / self.size), "earned": rewards.mean()}
         return [row | note for row in chosen]

@@ -53,9 +53,9 @@ def read_config(path: Path) -> dict[str, Any]:
     Raises:
         UserError: There is none, or no object in it.
     """
-    if path.is_file() and path.suffix != ".safetensors":
-        raise UserError(f"{path} is no model; name a folder, a safetensors file or a GGUF file.")
     folder = path.parent if path.is_file() else path
+    if path.is_file() and path.suffix != ".safetensors" and not (folder / CONFIG).exists():
+        raise UserError(f"{path} is no model; name a folder, a safetensors file or a GGUF file.")
     if not (folder / CONFIG).exists():
         inside = folder / "model"
         advice = f"take {inside}" if (inside / CONFIG).is_file() else "name a folder that contains a model"

@@ -13,7 +13,7 @@ import myllm
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tools"))
-import check_release  # noqa: E402
+import check_release  # noqa: E402 - it is found by the path above
 
 FOLDER = ROOT / ".github" / "workflows"
 WORKFLOWS = {

@@ -390,11 +390,17 @@ def test_paths_that_are_not_utf_8(tmp_path):
         hub.load_folder(folder)
 
 
+def test_a_file_of_weights_is_read_whatever_its_name(tmp_path):
+    model = tiny()
+    hub.save(model, tmp_path)
+    (tmp_path / "model.safetensors").rename(tmp_path / "weights.st")
+    found = LLM.from_pretrained(tmp_path / "weights.st").model.state_dict()
+    assert all(torch.equal(tensor, found[name]) for name, tensor in model.state_dict().items())
+
+
 def test_a_folder_or_another_file_in_the_place_of_one(tmp_path):
     hub.save(tiny(), tmp_path)
-    with pytest.raises(
-        UserError, match=r"config\.json is no model; name a folder, a safetensors file or a GGUF file"
-    ):
+    with pytest.raises(UserError, match=r"config\.json is not a whole safetensors file"):
         LLM.from_pretrained(tmp_path / "config.json")
     (tmp_path / "a.gguf").mkdir()
     with pytest.raises(UserError, match=r"There is no file .*a\.gguf"):

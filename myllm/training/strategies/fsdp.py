@@ -54,7 +54,7 @@ class FSDP(Distributed):
             yield
         finally:
             for layer in layers:
-                layer.set_reshard_after_forward(True, recurse=False)
+                layer.set_reshard_after_forward(layer is not self.wrapped, recurse=False)  # as it was
                 layer.reshard()
 
     def accumulate(self, last: bool) -> AbstractContextManager[Any]:
