@@ -73,7 +73,10 @@ GRPO = {
         "key=equal.__getitem__)",
         "key=lambda i: not equal[i])",
     ),
-    "groups in the order of their worth": ("for i in sorted(first) for", "for i in first for"),
+    "groups in the order of their worth": (
+        "used = sorted(groups[: self.prompts_per_phase])",
+        "used = groups[: self.prompts_per_phase]",
+    ),
     "a try too many": (
         "len(written) < self.tries * self.size",
         "len(written) <= self.tries * self.size",
