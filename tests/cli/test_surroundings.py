@@ -100,7 +100,7 @@ def test_a_home_folder_that_cannot_be_written(tmp_path):
     assert result.returncode == 1 and result.stderr.endswith(b"choose another MYLLM_CACHE.\n")
 
 
-# Paths and numbers
+# Paths and numbers; the root folder is only read, lest a broken version fill it
 
 PATHS = ["", "/", ".", "sub", "missing", "no/where", "~nosuchuser", "~/missing", "n\udcff\udcfe", "x" * 300]
 COMMANDS = [
@@ -130,6 +130,8 @@ def folder(tmp_path, monkeypatch):
 @pytest.mark.parametrize("path", PATHS, ids=ascii)
 @pytest.mark.parametrize("command", COMMANDS + PLACES, ids=" ".join)
 def test_a_strange_path_is_one_sentence_or_works(folder, capsys, command, path):
+    if path == "/" and command in PLACES:
+        path = ".."
     code = cli.main([path if part == "PATH" else part for part in command])
     message = capsys.readouterr().err
     works = command in PLACES and path in ("missing", "~nosuchuser", "~/missing", "n\udcff\udcfe")
