@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 from importlib import import_module
 from typing import Any
 
@@ -99,8 +100,8 @@ def _quantize_head(model: Transformer, make: Callable[..., Any] | None) -> Trans
 
 def share_table(model: Transformer) -> None:
     """Let the embedding look its rows up in the quantized head."""
-    whole: Any = model
-    whole.embed_tokens = QuantizedEmbedding(whole.lm_head, whole.embed_tokens.weight)
+    head: Any = model.lm_head
+    model.set_submodule("embed_tokens", QuantizedEmbedding(head, model.embed_tokens.weight))
 
 
 def _check_options(make: Callable[..., Any], options: Mapping[str, Any]) -> None:
@@ -115,18 +116,23 @@ def _check_options(make: Callable[..., Any], options: Mapping[str, Any]) -> None
 
 
 def on_meta(make: Callable[..., Any], linear: nn.Linear, options: Mapping[str, Any]) -> nn.Module:
-    """A quantized layer in the place of this one, without memory.
+    """A quantized layer in the place of this one, without memory; layers alike get the same: copy it.
 
     Raises:
         UserError: The layer has no such options, or they do not fit the weight.
     """
     _check_options(make, options)
     with_bias = linear.bias is not None  # pyright: ignore[reportUnnecessaryComparison]
-    empty = nn.Linear(linear.in_features, linear.out_features, with_bias, device="meta")
     try:
-        return make(empty, **options)
+        return _empty(make, linear.in_features, linear.out_features, with_bias, **options)
     except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
         raise UserError(f"{make.__name__} cannot be made with {options!r:.80}.") from error
+
+
+@lru_cache(typed=True)
+def _empty(make: Callable[..., Any], n_in: int, n_out: int, with_bias: bool, **options: Any) -> nn.Module:
+    """The layer of `on_meta`: a model has many layers and few sizes."""
+    return make(nn.Linear(n_in, n_out, with_bias, device="meta"), **options)
 
 
 def footprint(model: nn.Module) -> int:

@@ -5,6 +5,7 @@ configuration of the full model is an object inside ``config.json``, beside a ``
 library has: one that does not know it must refuse the folder, not read codes as weights.
 """
 
+import copy
 import json
 from importlib import import_module
 from pathlib import Path
@@ -116,7 +117,7 @@ def _skeleton(config: ModelConfig, layers: Layers, source: StrPath) -> Transform
                 raise UserError(f"only {', '.join(KINDS)} can be stored.")
             linear: Any = model.get_submodule(name)  # another module lacks in_features
             make = getattr(import_module(f"myllm.quantization.{KINDS[kind]}"), kind)
-            model.set_submodule(name, on_meta(make, linear, options))
+            model.set_submodule(name, copy.deepcopy(on_meta(make, linear, options)))
             if config.tie_embeddings and name == "lm_head":
                 share_table(model)
         except (AttributeError, UserError) as error:

@@ -37,7 +37,6 @@ def replace_linears(
     chosen = [(name, linear) for name, linear in linears if match(name, linear)]
     if not chosen:
         raise UserError(f"No linear layer matches; the model has {len(linears)} of them.")
-    made: dict[nn.Linear, nn.Module] = {}
     for name, linear in chosen:
         if id(linear.weight) in tables:
             warnings.warn(f"{name} shared the embedding's table; it now has a copy of its own.", stacklevel=2)
@@ -45,8 +44,7 @@ def replace_linears(
             owner: Any = model.get_submodule(name.rpartition(".")[0])
             if hasattr(getattr(owner, "config", None), "tie_embeddings"):
                 owner.config = owner.config.replace(tie_embeddings=False)
-        if linear not in made:
-            made[linear] = make(linear)
+    made = {linear: make(linear) for linear in dict.fromkeys(linear for _, linear in chosen)}
     for name, linear in chosen:  # only now: where a layer cannot be made, the model keeps all of its own
         model.set_submodule(name, made[linear])
     return [name for name, _ in chosen]

@@ -125,14 +125,20 @@ MUTANTS = {
     "untied in silence": ("swap", "warnings.warn(f", "str(f"),
     "untied weights share memory": ("swap", ".detach().clone()", ".detach()"),
     "frozen when untied": ("swap", ".clone(), linear.weight.requires_grad", ".clone(), False"),
-    "a shared layer becomes two": ("swap", "if linear not in made:", "if True:"),
+    "a shared layer becomes two": (
+        "swap",
+        "set_submodule(name, made[linear])",
+        "set_submodule(name, make(linear))",
+    ),
     "a shared layer is replaced in one place": ("swap", "remove_duplicate=False", "remove_duplicate=True"),
     "subclasses are replaced": ("swap", "type(module) is nn.Linear", "isinstance(module, nn.Linear)"),
     "nothing matched, nothing said": ("swap", "if not chosen:", "if False:"),
     "half a swap": (
         "swap",
-        "            made[linear] = make(linear)\n",
-        "            made[linear] = make(linear)\n            model.set_submodule(name, made[linear])\n",
+        "    made = {linear: make(linear) for linear in dict.fromkeys(linear for _, linear in chosen)}\n",
+        "    made = {}\n"
+        "    for name, linear in chosen:\n"
+        "        model.set_submodule(name, made.setdefault(linear, make(linear)))\n",
     ),
     "a model without a configuration": (
         "swap",

@@ -298,7 +298,7 @@ CHANGES = {
     ),
     "more layers": ({"config": inside(lambda hf: {**hf, "num_hidden_layers": 3})}, r"layers\.2\.\S+ is None"),
     "layers without end": (
-        {"config": inside(lambda hf: {**hf, "num_hidden_layers": 9_999})},
+        {"config": inside(lambda hf: {**hf, "num_hidden_layers": 999})},
         "is too small for",
     ),
     "a width without end": ({"config": inside(lambda hf: {**hf, "hidden_size": 2**30})}, "is too small for"),
