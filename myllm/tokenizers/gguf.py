@@ -16,8 +16,14 @@ from myllm.files import UserError, read_text
 from myllm.tokenizers import patterns
 from myllm.tokenizers.base import Fields, Tokenizer
 from myllm.tokenizers.bpe import BPE
-from myllm.tokenizers.huggingface import HuggingFaceTokenizer, byte_level, reading, without_prefix
-from myllm.tokenizers.ranks import byte_symbols
+from myllm.tokenizers.huggingface import (
+    WHOLE,
+    HuggingFaceTokenizer,
+    bpe_files,
+    byte_level,
+    reading,
+    without_prefix,
+)
 from myllm.tokenizers.settings import CONFIG, Settings
 from myllm.tokenizers.spm import USUAL_SPECIAL
 
@@ -56,7 +62,9 @@ def from_gguf(values: Fields, name: str) -> Tokenizer | None:
         numbers = {role: int(found.get(key, -1)) for role, key in TABLES["roles"].items()}
         roles = {role: names[i] for role, i in numbers.items() if i not in NO_ID}
         if kind == "gpt2":
-            content = byte_level(ids, found.get("merges", []), **TABLES["pre"][pre])
+            split = TABLES["pre"][pre]
+            split = {**split, "pattern": getattr(patterns, split["pattern"])}
+            content = byte_level(ids, found.get("merges", []), **split)
         else:
             content = _sentencepiece(found, ids, types)
         has_bos = kind == "llama" or content["model"]["ignore_merges"]
@@ -83,12 +91,11 @@ def to_gguf(tokenizer: Tokenizer, n: int) -> dict[str, Any]:
         UserError: It is no byte-level BPE, or splits or normalizes a text in a way that has no name here.
     """
     content: Fields = getattr(tokenizer, "content", {"model": {}, "added_tokens": []})
+    if isinstance(tokenizer, BPE):
+        with suppress(UserError):
+            content = bpe_files(tokenizer)[WHOLE]
     names = {i: name for name, i in dict(content["model"].get("vocab", ())).items()}
     merges = [x if isinstance(x, str) else " ".join(x) for x in content["model"].get("merges", ())]
-    if isinstance(tokenizer, BPE):
-        symbols = byte_symbols()
-        names = {i: "".join(symbols[byte] for byte in token) for i, token in enumerate(tokenizer.tokens)}
-        merges = [f"{names[left]} {names[right]}" for left, right in tokenizer.merges]
     types = dict.fromkeys(range(n), UNUSED) | dict.fromkeys(names, NORMAL)
     for one in content["added_tokens"]:
         names[one["id"]], types[one["id"]] = one["content"], USER_DEFINED

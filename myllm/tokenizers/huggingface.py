@@ -9,20 +9,22 @@ import json
 import re
 import secrets
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence, Set
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from myllm.files import UserError
 from myllm.tokenizers import patterns
-from myllm.tokenizers.base import Fields, Tokenizer
-from myllm.tokenizers.ranks import BYTE_OF
-from myllm.tokenizers.settings import Settings
+from myllm.tokenizers.base import USUAL_NAMES, Fields, Tokenizer
+from myllm.tokenizers.bpe import BPE
+from myllm.tokenizers.ranks import BYTE_OF, byte_symbols
+from myllm.tokenizers.settings import CONFIG, Settings
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Library
 
 BRACKETED = re.compile(r"<.+>|\[.+\]", re.DOTALL)  # special tokens that are not words of a text
 BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
+WHOLE = "tokenizer.json"
 ANCHOR = "a"  # a token that every decoder leaves unchanged
 #: The settings with which each component neither adds nor removes a space at the start of a text.
 WITHOUT_PREFIX: dict[str, Fields] = {
@@ -171,16 +173,56 @@ def byte_level(
     Args:
         vocabulary: The id of each token.
         merges: The pairs of tokens, earliest first.
-        pattern: The name of the split pattern in `myllm.tokenizers.patterns`.
+        pattern: The split pattern, such as one of `myllm.tokenizers.patterns`.
         normalizer: The normalizer.
         ignore_merges: Whether a chunk that is a token is encoded as that token, whatever the merges say.
     """
-    regular = {"Regex": getattr(patterns, pattern)}
-    split = {"type": "Split", "pattern": regular, "behavior": "Isolated", "invert": False}
+    split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
     to_bytes = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
     model = {"type": "BPE", "vocab": vocabulary, "merges": [*merges], "ignore_merges": ignore_merges}
     splitter = {"type": "Sequence", "pretokenizers": [split, to_bytes]}
     return {"normalizer": normalizer, "pre_tokenizer": splitter, "model": model, "decoder": to_bytes}
+
+
+def bpe_files(tokenizer: BPE) -> dict[str, dict[str, Any]]:
+    """A `BPE` as other libraries know it: the content of ``tokenizer.json`` and ``tokenizer_config.json``.
+
+    Raises:
+        UserError: Two merges make the same bytes, or the library does not know the split pattern.
+    """
+    symbols = byte_symbols()
+    names = ["".join(symbols[byte] for byte in token) for token in tokenizer.tokens]
+    merges = [[names[left], names[right]] for left, right in tokenizer.merges]
+    vocabulary = {name: i for i, name in enumerate(names[: 256 + len(merges)])}
+    content = byte_level(vocabulary, merges, tokenizer.pattern)
+    if len(vocabulary) < 256 + len(merges):
+        raise UserError(f"Two merges of {tokenizer.name} make the same bytes, which {WHOLE} cannot express.")
+    with reading(tokenizer.name):
+        _build_library(content, ())
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False) | {"special": True}
+    added = [{"id": i, "content": name, **flags} for name, i in tokenizer.special_tokens.items()]
+    config = {f"{role}_token": name for role, name in tokenizer.roles().items()}
+    return {
+        WHOLE: {"version": "1.0", "truncation": None, "padding": None, "added_tokens": added, **content},
+        CONFIG: {"tokenizer_class": "PreTrainedTokenizerFast", **config},
+    }
+
+
+def as_bpe(content: Fields, settings: Settings, name: str) -> BPE | None:
+    """The `BPE` of which these are the `bpe_files`; None if there is none."""
+    with suppress(AttributeError, IndexError, KeyError, TypeError, ValueError, UserError):
+        ids: Mapping[str, int] = content["model"]["vocab"]
+        if [ids[symbol] for symbol in byte_symbols()] != [*range(256)]:  # soon, as others may be large
+            return None
+        merges = [(ids[left], ids[right]) for left, right in content["model"]["merges"]]
+        special = [one["content"] for one in content["added_tokens"]]
+        pattern = content["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"]
+        roles = {role: settings.config.get(f"{role}_token") for role in USUAL_NAMES}
+        made = BPE(merges, pattern=pattern, special_tokens=special, name=name, **roles)
+        if bpe_files(made) == {WHOLE: content, CONFIG: settings.config}:
+            made.chat_template = settings.chat_template
+            return made
+    return None
 
 
 def without_prefix(content: Fields, parts: Iterable[str]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from myllm.files import StrPath, UserError, atomic_write, expand, read_bytes, re
 from myllm.tokenizers.base import Tokenizer
 from myllm.tokenizers.bpe import BPE
 from myllm.tokenizers.chat import TEMPLATES
-from myllm.tokenizers.huggingface import HuggingFaceTokenizer, byte_level
+from myllm.tokenizers.huggingface import WHOLE, HuggingFaceTokenizer, as_bpe, bpe_files, byte_level
 from myllm.tokenizers.patterns import GPT2, LLAMA3
 from myllm.tokenizers.ranks import BYTE_OF, RankedBPE
 from myllm.tokenizers.settings import ADDED, CONFIG, SPECIAL, TEMPLATE, read_settings
@@ -22,7 +22,7 @@ from myllm.tokenizers.spm import SentencePiece
 
 ASSETS = Path(__file__).with_name("assets")
 PUBLISHED: dict[str, Any] = tomllib.loads(read_text(Path(__file__).with_name("published.toml")))
-WHOLE, MODEL, VOCABULARY, MERGES = "tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt"
+MODEL, VOCABULARY, MERGES = "tokenizer.model", "vocab.json", "merges.txt"
 
 
 def load_tokenizer(name_or_path: StrPath | bytes) -> Tokenizer:
@@ -64,8 +64,8 @@ def load_tokenizer(name_or_path: StrPath | bytes) -> Tokenizer:
 def save_tokenizer(tokenizer: Tokenizer, folder: StrPath) -> None:
     """Write a tokenizer into a folder, so that `load_tokenizer` and `transformers` read it back.
 
-    A published tokenizer is saved as the files that it was read from, a `BPE` as the file that `BPE.save`
-    writes, which `transformers` cannot read. Other tokenizer files in the folder are removed.
+    A published tokenizer is saved as the files that it was read from. A `BPE` that `bpe_files` refuses is
+    saved by `BPE.save`, and `transformers` cannot read it. Other tokenizer files in the folder are removed.
 
     Args:
         tokenizer: The tokenizer.
@@ -81,8 +81,12 @@ def save_tokenizer(tokenizer: Tokenizer, folder: StrPath) -> None:
     if isinstance(tokenizer, HuggingFaceTokenizer) and not {WHOLE, VOCABULARY} & files.keys():
         files[WHOLE] = json.dumps(tokenizer.content, ensure_ascii=False).encode()
     if isinstance(tokenizer, BPE):
-        tokenizer.save(folder / WHOLE)
-        files = {WHOLE: read_bytes(folder / WHOLE)}
+        try:
+            parts = bpe_files(tokenizer).items()
+            files |= {name: json.dumps(part, ensure_ascii=False).encode() for name, part in parts}
+        except UserError:
+            tokenizer.save(folder / WHOLE)
+            files = {WHOLE: read_bytes(folder / WHOLE)}
     if not files:
         raise UserError(f"{tokenizer.name} cannot be written; copy its own files into {folder}.")
     for name, data in files.items():
@@ -100,9 +104,11 @@ def _from_json(path: Path) -> Tokenizer:
         if kind not in ("GPT2Tokenizer", "GPT2TokenizerFast"):
             raise UserError(f"{path.parent} holds a {kind} without its {WHOLE}; fetch that file, too.")
         lines = read_text(merges).split("\n")
-        content = byte_level(content, [s for s in lines if s and not s.startswith("#version")], "GPT2")
+        content = byte_level(content, [s for s in lines if s and not s.startswith("#version")], GPT2)
     elif hasattr(content, "items") and "model" in content:
         settings = read_settings(path.parent, {WHOLE: path})
+        if (bpe := as_bpe(content, settings, _name(path))) is not None:
+            return bpe
     else:
         return BPE.load(path)
     return HuggingFaceTokenizer(content, settings, name=_name(path), source=str(path))

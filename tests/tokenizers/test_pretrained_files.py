@@ -19,6 +19,7 @@ from myllm.files import UserError, sha256
 from myllm.tokenizers.base import Tokenizer
 from myllm.tokenizers.chat import TEMPLATES
 from myllm.tokenizers.huggingface import HuggingFaceTokenizer
+from myllm.tokenizers.patterns import GPT2, GPT4
 from myllm.tokenizers.pretrained import ASSETS, decode_stream, save_tokenizer
 
 HARD = [
@@ -239,7 +240,66 @@ def test_saving_replaces_the_files_of_another_tokenizer(library, tmp_path: Path)
     own = BPE.train("the theatre, then the other " * 9, 265)
     save_tokenizer(own, tmp_path)
     assert load_tokenizer(tmp_path).encode("the other") == own.encode("the other")
-    assert [path.name for path in tmp_path.iterdir()] == ["tokenizer.json"]
+    assert {path.name for path in tmp_path.iterdir()} == {"tokenizer.json", "tokenizer_config.json"}
+
+
+OWN = {
+    "plain": {},
+    "an end": {"special_tokens": ["<|endoftext|>"]},
+    "roles": {"special_tokens": ["<s>", "stop", "<|pad|>", "ü <x>"], "eos": "stop"},
+    "another split": {"special_tokens": ["<|im_end|>"], "pattern": GPT4},
+}
+
+
+@pytest.mark.parametrize("options", OWN.values(), ids=OWN)
+def test_a_bpe_of_ours_is_read_by_others_and_comes_back(
+    options: Any, corpora: dict[str, str], tmp_path: Path
+):
+    merges = BPE.train(corpora["sotu"][:40_000], 500, pattern=options.get("pattern", GPT2)).merges
+    own = BPE(merges, **options)
+    own.chat_template = JINJA
+    back = saved_again(own, tmp_path / "a")
+    assert type(back) is BPE and back.pattern == own.pattern and back.merges == own.merges
+    assert back.roles() == own.roles() and back.chat_template == JINJA
+    theirs = AutoTokenizer.from_pretrained(tmp_path / "a")
+    same(own, theirs)
+    for text in (corpora["sotu"][-20_000:], *corpora.values()):
+        assert theirs.encode(text[:20_000], add_special_tokens=False) == own.encode(text[:20_000])
+    assert theirs.decode(own.encode("naïve 東京\n")) == "naïve 東京\n"
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        BPE([(97, 98), (98, 99), (256, 99), (97, 257)], name="twice"),
+        BPE([(97, 98)], pattern=r"(?|\w+|\W+)", name="branch reset"),
+    ],
+    ids=lambda own: own.name,
+)
+def test_what_others_cannot_express_is_saved_as_ours(own: BPE, tmp_path: Path):
+    back = saved_again(own, tmp_path / "a")
+    assert type(back) is BPE and back.merges == own.merges and back.name == own.name
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["tokenizer.json"]
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("tokenizer.json", lambda x: x["added_tokens"][0].update(special=False, lstrip=True)),
+        ("tokenizer.json", lambda x: x.update(normalizer={"type": "NFC"})),
+        ("tokenizer.json", lambda x: x["model"]["vocab"].update({"ab": 700})),
+        ("tokenizer_config.json", lambda x: x.update(add_bos_token=True)),
+    ],
+)
+def test_a_file_that_was_changed_is_read_as_others_read_it(name: str, change: Any, tmp_path: Path):
+    save_tokenizer(BPE([(97, 98)], special_tokens=["<|endoftext|>"]), tmp_path)
+    content = json.loads((tmp_path / name).read_text("utf-8"))
+    change(content)
+    write(content, tmp_path, name)
+    back, theirs = load_tokenizer(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
+    assert type(back) is HuggingFaceTokenizer
+    for text in ("ab  <|endoftext|> e\u0301", "cab"):
+        assert back.encode(text, allowed_special="all") == theirs.encode(text, add_special_tokens=False)
 
 
 def test_a_template_given_later_is_saved(library, tmp_path: Path):
