@@ -88,7 +88,7 @@ def test_checks_import_the_grader_alone(path):
 
 # Code lines a room may have: its budget at the end of the course, or what it has now where that is more.
 ROOMS = {
-    "tokenizers": 1240,
+    "tokenizers": 1241,
     "weights": 522,
     "data": 715,
     "model": 819,
@@ -125,7 +125,7 @@ def test_the_package_stays_small():
     rooms = lines_by_room()
     print(*(f"{room:14} {lines:5}" for room, lines in rooms.items()), sep="\n")
     assert rooms["tokenizers"] > 0 and "cli" not in rooms
-    assert sum(rooms.values()) <= sum(ROOMS.values()) <= 8716
+    assert sum(rooms.values()) <= sum(ROOMS.values()) <= 8717
 
 
 # Public names and the cost of an import
