@@ -8,6 +8,11 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "app"))
 
+WRITTEN = """
+([who, n]) =>
+  [...document.querySelectorAll(`[data-testid="${who}"]`)].filter(e => e.innerText.trim()).length === n
+"""
+
 
 @pytest.mark.browser
 def test_a_conversation_asks_no_other_machine(chromium):
@@ -23,10 +28,8 @@ def test_a_conversation_asks_no_other_machine(chromium):
         for n, said in enumerate(("Who goes there?", "And you?"), 1):
             box.fill(said)
             box.press("Enter")
-            page.wait_for_function(
-                "n => [...document.querySelectorAll('.bot')].filter(x => x.innerText.trim()).length >= n",
-                arg=n,
-            )
+            for who in ("user", "bot"):
+                page.wait_for_function(WRITTEN, arg=[who, n])
             page.get_by_role("button", name="Stop").wait_for(state="detached")
         assert said in page.locator("body").inner_text()
         page.close()

@@ -35,6 +35,10 @@ THIN = """
   }
 """
 TOO_WIDE = "document.documentElement.scrollWidth > innerWidth"
+CUT = """
+[...document.querySelectorAll("div.math")]
+  .filter(e => e.scrollWidth > e.clientWidth + 1).map(e => e.querySelector("annotation")?.textContent)
+"""
 UNFOLD = "document.querySelectorAll('details').forEach(d => { d.hidden = false; d.open = true })"
 WIDER = """
 [...document.querySelectorAll("body *")]
@@ -86,6 +90,8 @@ def test_pages_are_accessible_fit_a_phone_and_ask_no_other_host(open_page, addre
     wide, found = [], []
     for address in addresses:
         page = open_page(address)
+        if cut := page.evaluate(CUT):
+            wide.append((address, cut))
         page.evaluate(AXE)
         page.evaluate(f"() => {{ {THIN} }}")
         page.evaluate(KINDS)
@@ -98,8 +104,8 @@ def test_pages_are_accessible_fit_a_phone_and_ask_no_other_host(open_page, addre
         page.emulate_media(color_scheme="light")
         page.set_viewport_size({"width": 390, "height": 900})
         for _ in range(2):
-            if page.evaluate(TOO_WIDE):
-                wide.append((address, page.evaluate(WIDER)))
+            if (cut := page.evaluate(CUT)) or page.evaluate(TOO_WIDE):
+                wide.append((address, cut, page.evaluate(WIDER)))
             page.evaluate(UNFOLD)
     assert wide == []
     assert found == []
