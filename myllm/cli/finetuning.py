@@ -29,6 +29,7 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+FEW = 20  # updates
 Data = Annotated[str, arg(metavar="FILE")]
 MADE = {
     *("checkpoints", "journal.jsonl", "model", "adapter", "stage.json"),
@@ -134,6 +135,8 @@ class Tuning:
         trainer.resume()  # refuses the checkpoint of another run
         print(shown, end="", flush=True)
         say(f"{note}{steps} updates of {loader.batch_size} of {loader.n} rows")
+        if steps < FEW and loader.batch_size > 1:
+            say("These are few updates; --batch-size 1 makes more of them for the same work.")
         trainer.fit()
         after = trainer.validate()["validation"]
         say(f"loss on held-out examples {before:.3f} before, {after:.3f} after")
