@@ -29,12 +29,9 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-FEW = 20  # updates
 Data = Annotated[str, arg(metavar="FILE")]
-MADE = {
-    *("checkpoints", "journal.jsonl", "model", "adapter", "stage.json"),
-    *("classifier.safetensors", "classes.json"),
-}
+_MODELS = {"model", "adapter", "classifier.safetensors"}
+MADE = _MODELS | {"checkpoints", "journal.jsonl", "stage.json", "classes.json"}
 """What the folder of a run may hold; one that holds anything else is not written into."""
 
 
@@ -134,9 +131,9 @@ class Tuning:
         trainer.best = float("inf")  # only what is trained from here on can be the best
         trainer.resume()  # refuses the checkpoint of another run
         print(shown, end="", flush=True)
-        say(f"{note}{steps} updates of {loader.batch_size} of {loader.n} rows")
-        if steps < FEW and loader.batch_size > 1:
-            say("These are few updates; --batch-size 1 makes more of them for the same work.")
+        few = steps < 20 and loader.batch_size > 1
+        advice = "; these are few: --batch-size 1 makes more of them for the same work" if few else ""
+        say(f"{note}{steps} updates of {loader.batch_size} of {loader.n} rows{advice}")
         trainer.fit()
         after = trainer.validate()["validation"]
         say(f"loss on held-out examples {before:.3f} before, {after:.3f} after")

@@ -8,6 +8,7 @@ answer is ``β (log π(y|x) - log π_ref(y|x))`` with the reference π_ref; its 
 import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from itertools import chain
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -193,7 +194,13 @@ class DPO(FromLoader):
 
     @torch.no_grad()
     def refer(self, model: nn.Module) -> None:
-        """Keep the log-probabilities of a reference policy, in evaluation mode and without its adapter."""
+        """Keep the log-probabilities of a reference policy, in evaluation mode and without its adapter.
+
+        Raises:
+            UserError: This process holds only a part of its weights.
+        """
+        if not whole(model):
+            raise UserError("This strategy holds no whole model to be its own reference; give one.")
         training, device = model.training, device_of(model)
         model.eval()
         adapted = any(True for _ in lora_layers(model))
@@ -207,12 +214,15 @@ class DPO(FromLoader):
         self.referred = True
 
     def batches(self, model: nn.Module) -> Any:
-        """Batches of pairs; a reference that was not given is the model as it is now."""
-        if not self.referred:
-            if not whole(model):
-                raise UserError("This strategy holds no whole model to be its own reference; give one.")
-            self.refer(model)
-        return super().batches(model)
+        """Batches of pairs; a reference that was not given is the model as it is now.
+
+        Where this process holds a part of the model, `refer` comes first: the loop calls it with the whole.
+        """
+        batches = super().batches(model)
+        if self.referred or not whole(model):
+            return batches if self.referred else chain([self.refer], batches)
+        self.refer(model)
+        return batches
 
     def scores(self, model: nn.Module, ids: Tensor, mask: Tensor) -> Tensor:
         """The log-probability of each answer, (rows,); per token if the method takes means."""

@@ -1,6 +1,7 @@
 """Preferences against definitions written out token by token, in float64, and against the exact optimum."""
 
 import math
+from contextlib import suppress
 from copy import deepcopy
 
 import pytest
@@ -14,6 +15,7 @@ from myllm.finetuning.lora import apply_lora
 from myllm.finetuning.reward import BradleyTerry, RewardModel
 from myllm.finetuning.sft import Example
 from myllm.tokenizers.bpe import BPE
+from myllm.training.ranks import launch
 
 CONFIG = ModelConfig(vocab_size=40, block_size=32, n_layer=2, n_head=2, n_embd=16, init_std=0.2)
 RUN = {"weight_decay": 0.0, "schedule": "constant", "warmup": 0}
@@ -284,8 +286,47 @@ def test_what_is_refused():
             self.p = nn.Parameter(torch.zeros(1))
             self.p.to_local = None
 
+    refer = next(fresh.batches(Sharded()))
     with pytest.raises(UserError, match="no whole model"):
-        fresh.batches(Sharded())
+        refer(Sharded())
+
+
+def trained(world=1, strategy="single", folder=None, stop=None):
+    torch.set_num_threads(1)
+    model, log = make(), []
+
+    def callback(trainer, record):
+        log.append([record["loss"], record["norm"]])
+        if trainer.done == stop:
+            raise KeyboardInterrupt
+
+    goal = DPO(pairs(8), block_size=32, beta=0.5, batch_size=4 // world, seed=0)
+    trainer = Trainer(
+        model,
+        goal,
+        TrainConfig(6, lr=1e-2, checkpoint_every=1, **RUN),
+        folder=folder,
+        strategy=strategy,
+        callbacks=[callback],
+    )
+    with suppress(KeyboardInterrupt):
+        trainer.fit()
+    return log, trainer.strategy.state_dict()["model"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_two_processes_learn_what_one_learns_with_the_model_as_its_own_reference(strategy, tmp_path):
+    """The reference is the model before the first update, also where that was stopped and went on."""
+    log, expected = trained()
+    assert abs(log[0][0] - math.log(2)) < 1e-6 and log[-1][0] < log[0][0] - 0.1
+    launch(lambda _, world: trained(world, strategy, str(tmp_path), stop=3), timeout=200.0)
+    both = launch(lambda _, world: trained(world, strategy, str(tmp_path)), timeout=200.0)
+    for found in both:  # callbacks come before the checkpoint: the third update was made again
+        torch.testing.assert_close(torch.tensor(found[0]), torch.tensor(log[2:]), rtol=0, atol=1e-6)
+        for name, x in expected.items():
+            torch.testing.assert_close(found[1][name], x, rtol=0, atol=1e-6)
 
 
 # Pairs in files
