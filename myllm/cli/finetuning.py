@@ -131,7 +131,7 @@ class Tuning:
         trainer.best = float("inf")  # only what is trained from here on can be the best
         trainer.resume()  # refuses the checkpoint of another run
         print(shown, end="", flush=True)
-        few = steps < 20 and loader.batch_size > 1
+        few = steps < 20 and loader.batch_size > 1 and not trainer.done
         advice = "; these are few: --batch-size 1 makes more of them for the same work" if few else ""
         say(f"{note}{steps} updates of {loader.batch_size} of {loader.n} rows{advice}")
         trainer.fit()

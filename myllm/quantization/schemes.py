@@ -6,6 +6,7 @@ from functools import lru_cache
 from importlib import import_module
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from myllm.files import UserError
@@ -124,15 +125,19 @@ def on_meta(make: Callable[..., Any], linear: nn.Linear, options: Mapping[str, A
     _check_options(make, options)
     with_bias = linear.bias is not None  # pyright: ignore[reportUnnecessaryComparison]
     try:
-        return _empty(make, linear.in_features, linear.out_features, with_bias, **options)
+        return _empty(
+            make, linear.in_features, linear.out_features, with_bias, linear.weight.dtype, **options
+        )
     except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
         raise UserError(f"{make.__name__} cannot be made with {options!r:.80}.") from error
 
 
 @lru_cache(typed=True)
-def _empty(make: Callable[..., Any], n_in: int, n_out: int, with_bias: bool, **options: Any) -> nn.Module:
+def _empty(
+    make: Callable[..., Any], n_in: int, n_out: int, with_bias: bool, dtype: torch.dtype, **options: Any
+) -> nn.Module:
     """The layer of `on_meta`: a model has many layers and few sizes."""
-    return make(nn.Linear(n_in, n_out, with_bias, device="meta"), **options)
+    return make(nn.Linear(n_in, n_out, with_bias, "meta", dtype), **options)
 
 
 def footprint(model: nn.Module) -> int:

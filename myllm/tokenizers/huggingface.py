@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 BRACKETED = re.compile(r"<.+>|\[.+\]", re.DOTALL)  # special tokens that are not words of a text
 BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
 WHOLE = "tokenizer.json"
+SPLITS = (*patterns.PATTERNS.values(), patterns.LLAMA3, patterns.QWEN2)
 ANCHOR = "a"  # a token that every decoder leaves unchanged
 #: The settings with which each component neither adds nor removes a space at the start of a text.
 WITHOUT_PREFIX: dict[str, Fields] = {
@@ -188,17 +189,18 @@ def bpe_files(tokenizer: BPE) -> dict[str, dict[str, Any]]:
     """A `BPE` as other libraries know it: the content of ``tokenizer.json`` and ``tokenizer_config.json``.
 
     Raises:
-        UserError: Two merges make the same bytes, or the library does not know the split pattern.
+        UserError: Its split pattern is none of the package (the library reads some others differently), two
+            merges make the same bytes, or a special token has the name of a word or one that spells bytes.
     """
     symbols = byte_symbols()
     names = ["".join(symbols[byte] for byte in token) for token in tokenizer.tokens]
     merges = [[names[left], names[right]] for left, right in tokenizer.merges]
     vocabulary = {name: i for i, name in enumerate(names[: 256 + len(merges)])}
+    spelled = [one for one in tokenizer.special_tokens if not one.isascii() and {*one} <= BYTE_OF.keys()]
+    clash = spelled or len(vocabulary) < 256 + len(merges) or tokenizer.special_tokens.keys() & vocabulary
+    if clash or tokenizer.pattern not in SPLITS:
+        raise UserError(f"Other libraries would read {tokenizer.name} differently, with other ids or texts.")
     content = byte_level(vocabulary, merges, tokenizer.pattern)
-    if len(vocabulary) < 256 + len(merges):
-        raise UserError(f"Two merges of {tokenizer.name} make the same bytes, which {WHOLE} cannot express.")
-    with reading(tokenizer.name):
-        _build_library(content, ())
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False) | {"special": True}
     added = [{"id": i, "content": name, **flags} for name, i in tokenizer.special_tokens.items()]
     config = {f"{role}_token": name for role, name in tokenizer.roles().items()}
@@ -211,12 +213,13 @@ def bpe_files(tokenizer: BPE) -> dict[str, dict[str, Any]]:
 def as_bpe(content: Fields, settings: Settings, name: str) -> BPE | None:
     """The `BPE` of which these are the `bpe_files`; None if there is none."""
     with suppress(AttributeError, IndexError, KeyError, TypeError, ValueError, UserError):
-        ids: Mapping[str, int] = content["model"]["vocab"]
-        if [ids[symbol] for symbol in byte_symbols()] != [*range(256)]:  # soon, as others may be large
-            return None
-        merges = [(ids[left], ids[right]) for left, right in content["model"]["merges"]]
-        special = [one["content"] for one in content["added_tokens"]]
+        ids, merges = content["model"]["vocab"], content["model"]["merges"]
+        names = [*byte_symbols(), *(left + right for left, right in merges)]
         pattern = content["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"]
+        if [ids[name] for name in names] != [*range(len(names))] or pattern not in SPLITS or settings.added:
+            return None  # soon, before anything large is built, or a pattern compiled
+        merges = [(ids[left], ids[right]) for left, right in merges]
+        special = [one["content"] for one in content["added_tokens"]]
         roles = {role: settings.config.get(f"{role}_token") for role in USUAL_NAMES}
         made = BPE(merges, pattern=pattern, special_tokens=special, name=name, **roles)
         if bpe_files(made) == {WHOLE: content, CONFIG: settings.config}:

@@ -86,7 +86,7 @@ def save_tokenizer(tokenizer: Tokenizer, folder: StrPath) -> None:
             files |= {name: json.dumps(part, ensure_ascii=False).encode() for name, part in parts}
         except UserError:
             tokenizer.save(folder / WHOLE)
-            files = {WHOLE: read_bytes(folder / WHOLE)}
+            files[WHOLE] = read_bytes(folder / WHOLE)
     if not files:
         raise UserError(f"{tokenizer.name} cannot be written; copy its own files into {folder}.")
     for name, data in files.items():
@@ -110,7 +110,10 @@ def _from_json(path: Path) -> Tokenizer:
         if (bpe := as_bpe(content, settings, _name(path))) is not None:
             return bpe
     else:
-        return BPE.load(path)
+        made, template = BPE.load(path), path.with_name(TEMPLATE)
+        if path.name == WHOLE and template.is_file():
+            made.chat_template = read_text(template)
+        return made
     return HuggingFaceTokenizer(content, settings, name=_name(path), source=str(path))
 
 

@@ -143,7 +143,9 @@ def test_few_rows_are_seen_as_often_as_was_asked(tmp_path, pairs, capsys):
         int(x) for x in told.split("updates of")[0].split()[-1:] + told.split("updates of ")[1].split()[0:3:2]
     )
     assert steps == 3 and size == rows < 50 and "these are few: --batch-size 1" in told
-    many = ["--batch-size", "1", "--epochs", "1", "--block-size", "64"]
+    again = ["sft", "course-base", "--data", pairs, "--out", tmp_path / "x", "--lora", 1, *few]
+    assert "these are few" not in run(capsys, *again)[2]  # done already
+    many = ["--batch-size", "2", "--epochs", "8", "--block-size", "64"]
     assert (
         "these are few"
         not in run(

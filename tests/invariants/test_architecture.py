@@ -88,12 +88,12 @@ def test_checks_import_the_grader_alone(path):
 
 # Code lines a room may have: its budget at the end of the course, or what it has now where that is more.
 ROOMS = {
-    "tokenizers": 1241,
+    "tokenizers": 1246,
     "weights": 522,
     "data": 715,
     "model": 819,
     "inference": 971,
-    "quantization": 727,
+    "quantization": 732,
     "training": 1218,
     "finetuning": 1283,
     "evaluation": 314,
@@ -125,7 +125,7 @@ def test_the_package_stays_small():
     rooms = lines_by_room()
     print(*(f"{room:14} {lines:5}" for room, lines in rooms.items()), sep="\n")
     assert rooms["tokenizers"] > 0 and "cli" not in rooms
-    assert sum(rooms.values()) <= sum(ROOMS.values()) <= 8720
+    assert sum(rooms.values()) <= sum(ROOMS.values()) <= 8730
 
 
 # Public names and the cost of an import

@@ -11,7 +11,7 @@ from myllm.files import UserError
 from myllm.quantization.int4 import Int4Linear
 from myllm.quantization.int8 import DynamicInt8Linear, Int8Linear
 from myllm.quantization.nf4 import NF4Linear
-from myllm.quantization.schemes import SCHEMES, footprint, quantize
+from myllm.quantization.schemes import SCHEMES, footprint, on_meta, quantize
 
 PARTS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 SHAPES = [(C, C)] * 4 + [(F, C)] * 2 + [(C, F)]  # of the linear layers of one block
@@ -169,3 +169,16 @@ def test_what_is_no_transformer_or_quantized_already_is_refused():
 def test_the_public_name_and_the_table():
     assert myllm.quantize is quantize
     assert [*SCHEMES] == ["int8", "int8-dynamic", "int4", "nf4", "gptq", "llm.int8", "bnb-nf4"]
+
+
+@pytest.mark.parametrize("options", [{}, {"group": 16}])
+def test_layers_on_meta_are_shared_only_by_those_alike(options):
+    """Whatever was asked before: in dtype, sizes and bias."""
+    for dtype in (torch.float64, torch.bfloat16, torch.float32):
+        for bias in (True, False):
+            linear = nn.Linear(32, 64, bias, dtype=dtype)
+            found, expected = on_meta(Int8Linear, linear, options), Int8Linear(linear, **options)
+            assert found is on_meta(Int8Linear, nn.Linear(32, 64, bias, dtype=dtype), options)
+            assert found.weight_dtype == dtype and (found.bias is None) != bias
+            for (name, x), (_, y) in zip(found.named_buffers(), expected.named_buffers(), strict=True):
+                assert (x.shape, x.dtype) == (y.shape, y.dtype), name

@@ -246,7 +246,7 @@ def test_saving_replaces_the_files_of_another_tokenizer(library, tmp_path: Path)
 OWN = {
     "plain": {},
     "an end": {"special_tokens": ["<|endoftext|>"]},
-    "roles": {"special_tokens": ["<s>", "stop", "<|pad|>", "ü <x>"], "eos": "stop"},
+    "roles": {"special_tokens": ["<s>", "stop it", "<|pad|>", "ü <x>", "停"], "eos": "stop it"},
     "another split": {"special_tokens": ["<|im_end|>"], "pattern": GPT4},
 }
 
@@ -265,21 +265,27 @@ def test_a_bpe_of_ours_is_read_by_others_and_comes_back(
     same(own, theirs)
     for text in (corpora["sotu"][-20_000:], *corpora.values()):
         assert theirs.encode(text[:20_000], add_special_tokens=False) == own.encode(text[:20_000])
-    assert theirs.decode(own.encode("naïve 東京\n")) == "naïve 東京\n"
+    text = "".join(own.special_tokens) + "naïve 東京\n"
+    assert theirs.decode(own.encode(text, allowed_special="all")) == text
 
 
 @pytest.mark.parametrize(
     "own",
     [
         BPE([(97, 98), (98, 99), (256, 99), (97, 257)], name="twice"),
-        BPE([(97, 98)], pattern=r"(?|\w+|\W+)", name="branch reset"),
+        BPE([(97, 98)], pattern=r"\w+|\W+", name="words of another library"),
+        BPE([(97, 98)], special_tokens=["ab", "<x>"], name="a word"),
+        BPE([(97, 98)], special_tokens=["ü"], name="a byte"),
+        BPE([(97, 98)], special_tokens=["«stop»"], name="bytes"),
     ],
     ids=lambda own: own.name,
 )
 def test_what_others_cannot_express_is_saved_as_ours(own: BPE, tmp_path: Path):
+    own.chat_template = JINJA
     back = saved_again(own, tmp_path / "a")
     assert type(back) is BPE and back.merges == own.merges and back.name == own.name
-    assert [path.name for path in (tmp_path / "a").iterdir()] == ["tokenizer.json"]
+    assert {path.name for path in (tmp_path / "a").iterdir()} == {"tokenizer.json", "chat_template.jinja"}
+    assert back.chat_template == JINJA
 
 
 @pytest.mark.parametrize(
@@ -289,17 +295,33 @@ def test_what_others_cannot_express_is_saved_as_ours(own: BPE, tmp_path: Path):
         ("tokenizer.json", lambda x: x.update(normalizer={"type": "NFC"})),
         ("tokenizer.json", lambda x: x["model"]["vocab"].update({"ab": 700})),
         ("tokenizer_config.json", lambda x: x.update(add_bos_token=True)),
+        ("added_tokens.json", lambda x: x.update({"<new>": 258})),
     ],
 )
 def test_a_file_that_was_changed_is_read_as_others_read_it(name: str, change: Any, tmp_path: Path):
     save_tokenizer(BPE([(97, 98)], special_tokens=["<|endoftext|>"]), tmp_path)
-    content = json.loads((tmp_path / name).read_text("utf-8"))
+    content = json.loads((tmp_path / name).read_text("utf-8")) if (tmp_path / name).exists() else {}
     change(content)
     write(content, tmp_path, name)
     back, theirs = load_tokenizer(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
     assert type(back) is HuggingFaceTokenizer
-    for text in ("ab  <|endoftext|> e\u0301", "cab"):
+    for text in ("ab  <|endoftext|> e\u0301", "cab", "a<new>"):
         assert back.encode(text, allowed_special="all") == theirs.encode(text, add_special_tokens=False)
+
+
+def test_files_that_only_look_like_ours_are_refused_soon(tmp_path: Path):
+    """A pattern that no compiler survives, and merges that would double a token each time."""
+    save_tokenizer(BPE([(97, 98)]), tmp_path)
+    whole = json.loads((tmp_path / "tokenizer.json").read_text("utf-8"))
+    deep = json.loads(json.dumps(whole))
+    deep["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = "(?:" * 3000 + "a" + ")" * 3000
+    names = ["a", *(f"x{i}" for i in range(40))]
+    whole["model"]["merges"] = [[name, name] for name in names[:-1]]
+    whole["model"]["vocab"] |= {name: 256 + i for i, name in enumerate(names[1:])}
+    for content in (deep, whole):
+        write(content, tmp_path, "tokenizer.json")
+        with pytest.raises(UserError, match="is damaged, or no tokenizer that the library"):
+            load_tokenizer(tmp_path)
 
 
 def test_a_template_given_later_is_saved(library, tmp_path: Path):
