@@ -219,9 +219,10 @@ class DPO(FromLoader):
         Where this process holds a part of the model, `refer` comes first: the loop calls it with the whole.
         """
         batches = super().batches(model)
-        if self.referred or not whole(model):
-            return batches if self.referred else chain([self.refer], batches)
-        self.refer(model)
+        if not self.referred and not whole(model):
+            return chain([self.refer], batches)
+        if not self.referred:
+            self.refer(model)
         return batches
 
     def scores(self, model: nn.Module, ids: Tensor, mask: Tensor) -> Tensor:

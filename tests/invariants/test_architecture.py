@@ -95,7 +95,7 @@ ROOMS = {
     "inference": 971,
     "quantization": 732,
     "training": 1218,
-    "finetuning": 1283,
+    "finetuning": 1284,
     "evaluation": 314,
     "the rest": 910,
 }
@@ -125,7 +125,7 @@ def test_the_package_stays_small():
     rooms = lines_by_room()
     print(*(f"{room:14} {lines:5}" for room, lines in rooms.items()), sep="\n")
     assert rooms["tokenizers"] > 0 and "cli" not in rooms
-    assert sum(rooms.values()) <= sum(ROOMS.values()) <= 8730
+    assert sum(rooms.values()) <= sum(ROOMS.values()) <= 8731
 
 
 # Public names and the cost of an import
