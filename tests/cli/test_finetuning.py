@@ -143,15 +143,12 @@ def test_few_rows_are_seen_as_often_as_was_asked(tmp_path, pairs, capsys):
         int(x) for x in told.split("updates of")[0].split()[-1:] + told.split("updates of ")[1].split()[0:3:2]
     )
     assert steps == 3 and size == rows < 50 and "these are few: --batch-size 1" in told
-    again = ["sft", "course-base", "--data", pairs, "--out", tmp_path / "x", "--lora", 1, *few]
-    assert "these are few" not in run(capsys, *again)[2]  # done already
-    many = ["--batch-size", "2", "--epochs", "8", "--block-size", "64"]
-    assert (
-        "these are few"
-        not in run(
-            capsys, "sft", "course-base", "--data", pairs, "--out", tmp_path / "y", "--lora", 1, *many
-        )[2]
-    )
+    again = "x", few  # done already
+    enough = "y", ["--batch-size", "2", "--epochs", "8", "--block-size", "64"]
+    smallest = "z", ["--batch-size", "1", "--epochs", "0.2", "--block-size", "64"]
+    for out, options in (again, enough, smallest):
+        line = ["sft", "course-base", "--data", pairs, "--out", tmp_path / out, "--lora", 1, *options]
+        assert "these are few" not in run(capsys, *line)[2]
 
 
 def test_a_classifier_learns_and_its_files_say_how_well(tmp_path, capsys):
