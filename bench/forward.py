@@ -156,10 +156,9 @@ def work(side: str, folder: Path) -> None:
 class Side:
     """The process of one side."""
 
-    def __init__(self, name: str, python: str, folder: Path) -> None:
-        command = [python, "-m", "bench.forward", "--work", name, str(folder)]
+    def __init__(self, python: str, *command: str) -> None:
         self.process = subprocess.Popen(
-            command,
+            [python, "-m", *command],
             cwd=ROOT,
             env=os.environ | KEEP,
             text=True,
@@ -207,7 +206,9 @@ def measure(family: str, shape: str, rounds: int, pythons: dict[str, str]) -> No
     with TemporaryDirectory() as name:
         folder = Path(name)
         products, everything = prepare(family, shape, folder)
-        sides = {side: Side(side, python, folder) for side, python in pythons.items()}
+        sides = {
+            side: Side(python, "bench.forward", "--work", side, name) for side, python in pythons.items()
+        }
         memory_mb = {side: one.ask("memory") for side, one in sides.items()}
         versions = {side: one.ask("versions") for side, one in sides.items()}
         assert len({one["torch"] for one in versions.values()}) == 1, versions

@@ -43,8 +43,8 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, C) to (…, C), computed in float32 at least."""
-        y = F.rms_norm(upcast(x), self.weight.shape, eps=self.eps)
-        return (y * (self.offset + self.weight)).to(x.dtype)
+        wide, weight = upcast(x), self.offset + self.weight if self.offset else self.weight
+        return F.rms_norm(wide, weight.shape, weight.to(wide.dtype), self.eps).to(x.dtype)
 
 
 class MLP(nn.Module):

@@ -5,11 +5,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from myllm.files import UserError
+from myllm.model.basics import upcast
 from myllm.quantization.affine import Affine, Group, quantize_affine
+from myllm.quantization.integers import integer_product
 from myllm.quantization.layer import FEW_ROWS, QuantizedLinear, few, kernel
 
-#: So many products of two codes, each at most 127², have a sum below 2²⁴: float32 adds them without rounding.
-EXACT = 1024
+#: The largest number of a row of zeros, so that its scale is not 0.
+SMALLEST = 127 * torch.finfo(torch.float32).tiny
 
 
 class Int8Linear(QuantizedLinear):
@@ -76,12 +78,11 @@ class DynamicInt8Linear(Int8Linear):
 
     def fast(self, x: Tensor) -> Tensor:
         """``x Wᵀ`` for rows (R, K), both rounded to codes."""
-        codes, scale, _ = quantize_affine(x, 8)
-        total = torch.zeros(len(x), self.out_features, dtype=torch.float64, device=x.device)
-        for start in range(0, self.in_features, EXACT):
-            some = slice(start, start + EXACT)
-            total += F.linear(codes[:, some].float(), self.codes[:, some].float())
-        return (total * scale * self.scale.T).to(x.dtype)
+        wide = upcast(x)  # as `quantize_affine`, whose general form takes longer than the product
+        scale = wide.abs().amax(-1, keepdim=True).clamp_(min=SMALLEST).div_(127)
+        codes = (wide / scale).round_().to(torch.int8)
+        total = integer_product(codes, self.codes).to(scale.dtype)
+        return total.mul_(scale).mul_(self.scale.T).to(x.dtype)
 
     def gradient(self, grad: Tensor) -> Tensor:
         """There is none.

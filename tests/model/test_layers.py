@@ -57,6 +57,10 @@ def test_norms_are_computed_in_float32_at_least(dtype):
     out = RMSNorm(96).to(dtype)(x)
     assert out.dtype == dtype
     assert_close(out, RMSNorm(96).double()(x.double()).to(dtype), atol=0, rtol=torch.finfo(dtype).eps)
+    norm = filled(RMSNorm(96))[0].float()  # weights in float32 are not rounded: only the result is
+    out, exact = norm(x), norm.double()(x.double())
+    assert out.dtype == dtype
+    assert_close(out.double(), exact, atol=1e-7, rtol=0.51 * torch.finfo(dtype).eps)
 
 
 @pytest.mark.parametrize("name", reference.ACTIVATIONS)

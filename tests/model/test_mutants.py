@@ -134,10 +134,10 @@ MUTANTS = {
     "exact GELU for tanh": ("layers", 'partial(F.gelu, approximate="tanh")', "F.gelu"),
     "tanh GELU for exact": ("layers", '"gelu": F.gelu', '"gelu": partial(F.gelu, approximate="tanh")'),
     "SiLU is ReLU": ("layers", "F.silu", "F.relu"),
-    "eps of RMSNorm ignored": ("layers", "self.weight.shape, eps=self.eps)", "self.weight.shape, eps=1e-5)"),
-    "eps of RMSNorm is PyTorch's": ("layers", "self.weight.shape, eps=self.eps)", "self.weight.shape)"),
+    "eps of RMSNorm ignored": ("layers", "weight.to(wide.dtype), self.eps)", "weight.to(wide.dtype), 1e-5)"),
+    "eps of RMSNorm is PyTorch's": ("layers", "weight.to(wide.dtype), self.eps)", "weight.to(wide.dtype))"),
     "RMSNorm in the small dtype": ("basics", "torch.promote_types(x.dtype, torch.float32)", "x.dtype"),
-    "norm offset forgotten": ("layers", "(self.offset + self.weight)", "self.weight"),
+    "norm offset forgotten": ("layers", "self.offset + self.weight if", "self.weight if"),
     "norm offset starts at one": ("layers", "self.weight, 1 - self.offset)", "self.weight, 1)"),
     "gate and up swapped": (
         "layers",

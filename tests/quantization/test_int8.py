@@ -1,12 +1,16 @@
 """`myllm.quantization.int8`: codes and products that can be computed in another way."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from myllm.files import UserError
+from myllm.quantization import integers
 from myllm.quantization.int8 import DynamicInt8Linear, Int8Linear
+from myllm.quantization.integers import integer_product
 
 
 def linear(K, N, bias=False, seed=0):
@@ -87,14 +91,17 @@ def dynamic_oracle(x, w):
     scales = [np.where(s == 0, float_(1), s) for s in scales]
     x, w = (np.rint(m / s).astype(np.int64) for m, s in zip((x, w), scales, strict=True))
     assert abs(x).max() <= 127 and abs(w).max() <= 127
-    return (x @ w.T) * scales[0].astype(np.float64) * scales[1].T.astype(np.float64)
+    return (x @ w.T).astype(float_) * scales[0] * scales[1].T
 
 
+@pytest.mark.parametrize("instructions", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("K", [3, 64, 1023, 1024, 1025, 5000])
+@pytest.mark.parametrize("K", [1, 3, 64, 1023, 1024, 1025, 5000])
 @torch.no_grad()
-def test_dynamic_products_are_those_of_integers(K, dtype):
-    """Every bit: sums of products of codes are never rounded, however many there are."""
+def test_dynamic_products_are_those_of_integers(K, dtype, instructions, monkeypatch):
+    """Every bit, with and without a processor's own products: sums of products of codes are never rounded."""
+    if not instructions:
+        monkeypatch.setattr("myllm.quantization.integers.fast_integers", lambda: False)
     layer = linear(K, 6).to(dtype)
     layer.weight[0] = 1 - torch.rand(K) / 8  # sums near the largest, far beyond 24 bits
     q = DynamicInt8Linear(layer)
@@ -103,6 +110,40 @@ def test_dynamic_products_are_those_of_integers(K, dtype):
     expected = torch.from_numpy(dynamic_oracle(x, layer.weight)).to(dtype)
     assert torch.equal(q(x), expected)
     assert (q(x)[1] == 0).all() and q(x)[0, 0] > 2.5 * K
+
+
+@pytest.mark.parametrize("instructions", [True, False])
+def test_sums_of_codes_are_exact_to_the_last(instructions, monkeypatch):
+    """At the ends of the range too, of any length, and where the codes begin at an odd byte."""
+    if not instructions:
+        monkeypatch.setattr("myllm.quantization.integers.fast_integers", lambda: False)
+    rng = np.random.default_rng(0)
+    for R, K, N in itertools.product((1, 2, 17), (1, 2, 31, 64, 1040, 2500), (1, 3, 16)):
+        a, b = (rng.integers(-128, 128, (n, K)).astype(np.int8) for n in (R, N))
+        a[0], b[-1] = -128, 127
+        expected = a.astype(np.int64) @ b.T.astype(np.int64)
+        buffer = torch.empty(b.nbytes + 1, dtype=torch.int8)
+        odd = buffer[1:].view(b.shape).copy_(torch.from_numpy(b))
+        found = integer_product(torch.from_numpy(a), odd)
+        assert found.dtype == torch.int32 and np.array_equal(found.numpy(), expected)
+
+
+def test_a_processor_whose_sums_saturate_does_not_multiply_codes(monkeypatch):
+    """Without VNNI, sums of two products lose what exceeds 16 bits (PyTorch's issue 136746)."""
+
+    def saturating(a, b):
+        pairs = a.int()[:, :, None] * b.int()
+        return (pairs[:, ::2] + pairs[:, 1::2]).clamp(-(2**15), 2**15 - 1).sum(1, dtype=torch.int32)
+
+    probe = integers.fast_integers.__wrapped__
+    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: True)
+    monkeypatch.setattr(torch.ops.aten, "_int_mm", lambda a, b: a.int() @ b.int())
+    assert probe()
+    monkeypatch.setattr(torch.ops.aten, "_int_mm", saturating)
+    assert not probe()
+    monkeypatch.setattr(torch.ops.aten, "_int_mm", lambda a, b: a.int() @ b.int())
+    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: False)
+    assert not probe()
 
 
 @torch.no_grad()

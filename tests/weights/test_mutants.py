@@ -74,7 +74,7 @@ TABLES = {
         ("Transformer.forward", "self.config.n_embd ** 0.5", "self.config.n_embd ** 0.0", "gemma"),
         ("Block.forward", "self.mlp(y)", "self.mlp(y + attended)", "phi"),
     ],
-    "model.layers": [("RMSNorm.forward", "self.offset + self.weight", "self.weight", "gemma")],
+    "model.layers": [("RMSNorm.forward", "self.offset + self.weight if", "self.weight if", "gemma")],
     "model.masks": [("window", "q - k < size", "q - k <= size", "mistral")],
     "model.attention": [("Attention.project", "(self.q_norm(q), self.k_norm(k))", "(q, k)", "qwen3")],
     "config": [("ModelConfig.layer_window", "(layer + 1) % every", "layer % every", "gemma2")],
