@@ -46,18 +46,18 @@ def ids_of(rows: int) -> Any:
 
 
 class Ours:
-    """This package; `kind` is a dtype, or a scheme with the head in int8."""
+    """This package; `kind` is a dtype, or a scheme, with the head in int8."""
 
     def __init__(self, kind: str) -> None:
         import torch
 
         from myllm import LLM, quantize
 
-        scheme = kind in ("int8", "int4")
+        scheme = kind.startswith("int")
         self.dtype = torch.float32 if scheme else getattr(torch, kind)
         self.model = LLM.from_pretrained(Path.cwd(), dtype=self.dtype).model
         if scheme:
-            quantize(self.model, kind, head="int8")
+            quantize(self.model, kind, head=kind if kind == "int8-dynamic" else "int8")
 
     def write(self, rows: int, new: int) -> list[list[int]]:
         """What it writes, (rows, new)."""
@@ -177,11 +177,12 @@ LIBRARIES: dict[str, tuple[Any, str, str]] = {  # name: class, package, variable
     "llama.cpp": (LlamaCpp, "llama_cpp_python", "MYLLM_LLAMA_PYTHON"),
 }
 KINDS = {
-    "myllm": (FLOAT, "bfloat16", "int8", "int4"),
+    "myllm": (FLOAT, "bfloat16", "int8", "int8-dynamic", "int4"),
     "transformers": (FLOAT, f"{FLOAT}, compiled", "bfloat16", "bfloat16, compiled"),
     "litgpt": (FLOAT, "bfloat16"),
     "llama.cpp": ("f32", "f16", "q8_0", "q4_0"),
 }
+SCHEMES = ("int8", "int8-dynamic", "int4")
 EXACT = ("float32", "float32, compiled", "f32")  # kinds whose texts must be equal
 
 
@@ -281,11 +282,17 @@ def measure(name: str, rows: int, rounds: int) -> None:
             min((r for r in rivals if d in r), key=lambda r: median(c[r])) for d in ("bfloat", FLOAT)
         )
         goals = {FLOAT: (full, 1.0), "bfloat16": (low, 1.0 if first or rows > 1 else FASTER)}
-        goals |= {scheme: (low, 1.0 if first or rows > 1 else QUANTIZED) for scheme in ("int8", "int4")}
+        goals |= {scheme: (low, 1.0 if first or rows > 1 else QUANTIZED) for scheme in SCHEMES}
         rows_of = [
             common.compare(c, w, f"myllm {kind}", rival, goal=goal) for kind, (rival, goal) in goals.items()
         ]
-        for ours, theirs in (("f32", FLOAT), ("f16", "bfloat16"), ("q8_0", "int8"), ("q4_0", "int4")):
+        for ours, theirs in (
+            ("f32", FLOAT),
+            ("f16", "bfloat16"),
+            ("q8_0", "int8"),
+            ("q8_0", "int8-dynamic"),
+            ("q4_0", "int4"),
+        ):
             if f"llama.cpp {ours}" in sides:
                 rows_of.append(common.compare(c, w, f"myllm {theirs}", f"llama.cpp {ours}"))
         for limit in limits:

@@ -38,7 +38,7 @@ def main() -> None:
         "float32": {},
         "bfloat16": {},
         "int8": {"scheme": "int8", "head": "int8"},
-        "int8-dynamic": {"scheme": "int8-dynamic"},
+        "int8-dynamic": {"scheme": "int8-dynamic", "head": "int8-dynamic"},
         "int4": {"scheme": "int4", "head": "int8"},
     }
     dtypes = {"bfloat16": torch.bfloat16}

@@ -90,6 +90,13 @@ def section(result: dict[str, Any]) -> str:
         blocks.append(table(["ours", "against", "peak memory", "goal"], body))
     if times := result.get("milliseconds"):
         blocks.append(table(["", "CPU milliseconds"], [[name, f"{one:.1f}"] for name, one in times.items()]))
+    if bits := result.get("bits_per_byte"):
+        rows = result["rows"]
+        body = [
+            [name, f"{mean:.4f}", ", ".join(f"{row[side]:.4f}" for row in rows)]
+            for (name, mean), side in zip(bits.items(), ("ours", "theirs"), strict=True)
+        ]
+        blocks.append(table(["", "bits per byte", "by seed"], body))
     m = result["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in m["versions"].items())
     blocks.append(

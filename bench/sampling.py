@@ -4,6 +4,7 @@ Run ``python -m bench.sampling``: 8 rows of 50,257 logits in float32, after text
 """
 
 import argparse
+from collections.abc import Callable
 from statistics import median
 
 import torch
@@ -29,6 +30,16 @@ THEIRS = {
 CHAIN = ("repetition_penalty", "temperature", "top_k", "top_p")
 
 
+def repeat(run: Callable[[], object]) -> Callable[[], None]:
+    """Call it several times. Results are not kept: room for them would be new, and cost page faults."""
+
+    def several() -> None:
+        for _ in range(REPEATS):
+            run()
+
+    return several
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
@@ -42,16 +53,16 @@ def main() -> None:
             rest = [text] if name in sampling.OF_TEXT else []
             same = ours(logits, value, *rest).softmax(-1), their(text, logits).softmax(-1)
             torch.testing.assert_close(*same, rtol=1e-4, atol=1e-4)  # a token on the border may differ
-            sides[name] = lambda f=ours, v=value, r=rest: [f(logits, v, *r) for _ in range(REPEATS)]
-            sides[f"transformers {name}"] = lambda f=their: [f(text, logits) for _ in range(REPEATS)]
+            sides[name] = repeat(lambda f=ours, v=value, r=rest: f(logits, v, *r))
+            sides[f"transformers {name}"] = repeat(lambda f=their: f(text, logits))
         config = SamplingConfig(**{name: VALUES[name] for name in CHAIN}, order=CHAIN)
         sampler, processors = Sampler(config), t.LogitsProcessorList([THEIRS[name] for name in CHAIN])
 
         def their_choice() -> torch.Tensor:
             return torch.multinomial(processors(text, logits).softmax(-1), 1)
 
-        sides["a token by four options"] = lambda: [sampler(logits, text, N - 9) for _ in range(REPEATS)]
-        sides["transformers a token by four options"] = lambda: [their_choice() for _ in range(REPEATS)]
+        sides["a token by four options"] = repeat(lambda: sampler(logits, text, N - 9))
+        sides["transformers a token by four options"] = repeat(their_choice)
         cpu, wall = paired(sides, options.rounds)
     names = [*VALUES, "a token by four options"]
     record(

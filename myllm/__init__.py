@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from myllm.training.pretrain import Pretrain as Pretrain
     from myllm.training.settings import TrainConfig as TrainConfig
 
-__version__ = "0.1.0"
+__version__ = "1.0.0"
 
 _HOME = {
     "BPE": "myllm.tokenizers.bpe",

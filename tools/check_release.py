@@ -1,6 +1,6 @@
 """Check that the version is the same wherever it stands; print what the changelog says of it.
 
-    python tools/check_release.py v0.1.0
+    python tools/check_release.py v1.0.0
 
 With a tag everything must be ready for its release. Without one, as the tests ask every day, the version in
 preparation must agree with itself. It needs nothing but Python.

@@ -34,7 +34,8 @@ class Quantize:
     llama.cpp reads; the other commands take both by their path. This package expands the weights of a GGUF
     file to float32 when it loads it: the file is smaller, the time is not.
 
-    Schemes: int8, int8-dynamic, int4, nf4, gptq (which needs --calibration).
+    Schemes: int8, int8-dynamic (which rounds activations, too, and multiplies integers), int4, nf4, gptq
+    (which needs --calibration).
 
     Examples:
         myllm quantize course-base --scheme int8 --out small

@@ -65,8 +65,9 @@ class DynamicInt8Linear(Int8Linear):
     """Weights and activations in int8, multiplied as integers; for inference only.
 
     Each row of `x` has a scale of its own, computed when it arrives: a scale of the whole batch would let
-    the rows of a batch change each other's results. Sums of products of codes are computed in float32, in
-    which they are exact: this is what hardware with int8 products computes, at the speed of float32.
+    the rows of a batch change each other's results. Products and sums are those of integers, on every machine
+    (`integer_product`). A processor with VNNI multiplies them faster than float32, whatever the number of
+    rows; on others, and on a GPU, the codes are multiplied as float32.
 
     Args:
         linear: The layer to quantize, with one scale per output.
