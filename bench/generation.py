@@ -1,14 +1,16 @@
 """Writing, one text or eight at a time: the first token and each later one, against other libraries.
 
-Run ``python -m bench.generation`` after ``myllm download smollm2``; needs `transformers`. Two rivals want an
-environment of their own and are left out where none is named:
+Run ``python -m bench.generation`` after ``myllm download smollm2``; needs `transformers`. Three rivals want
+an environment of their own and are left out where none is named:
 
     python -m venv .venv-litgpt
     .venv-litgpt/bin/pip install torch==2.13.0 numpy
     .venv-litgpt/bin/pip install litgpt==0.5.13
     python -m venv .venv-llama
     .venv-llama/bin/pip install llama-cpp-python
-    MYLLM_LITGPT_PYTHON=… MYLLM_LLAMA_PYTHON=… python -m bench.generation
+    python -m venv .venv-torchao
+    .venv-torchao/bin/pip install torch==2.13.0 transformers torchao
+    MYLLM_LITGPT_PYTHON=… MYLLM_LLAMA_PYTHON=… MYLLM_TORCHAO_PYTHON=… python -m bench.generation
 
 All continue the same 64 tokens greedily with a cache of keys and values, each side in a process of its own
 with one thread; those in float32 must write the same. SmolLM2 has its published weights, GPT-2 random ones.
@@ -30,11 +32,8 @@ import bench.common as common  # before torch: it sets the threads
 from bench.forward import Side
 
 PROMPT, NEW = 64, 32
-FASTER, QUANTIZED, FLOOR = (
-    1.3,
-    2.0,
-    0.9,
-)  # goals: bf16 and quantized against the fastest rival, and of the limit
+# Goals for one text: bfloat16 and quantized against the fastest rival in bfloat16, and of the limit.
+FASTER, QUANTIZED, FLOOR = 1.3, 2.0, 0.9
 FLOAT, LIMIT = "float32", "the linears alone"
 
 
@@ -116,6 +115,16 @@ class Transformers:
         return out[:, PROMPT:].tolist()
 
 
+class TorchAO(Transformers):
+    """torchao's weights in int8 in the model of `transformers`, in bfloat16, as its README uses it."""
+
+    def __init__(self, kind: str) -> None:
+        from torchao.quantization import Int8WeightOnlyConfig, quantize_
+
+        super().__init__(kind.replace("int8", "bfloat16"))
+        quantize_(self.model, Int8WeightOnlyConfig())
+
+
 class LitGPT:
     """litgpt's model and cache in the loop that its own `generate` has."""
 
@@ -173,15 +182,25 @@ class LlamaCpp:
 LIBRARIES: dict[str, tuple[Any, str, str]] = {  # name: class, package, variable that names its Python
     "myllm": (Ours, "myllm-course", ""),
     "transformers": (Transformers, "transformers", ""),
+    "torchao": (TorchAO, "torchao", "MYLLM_TORCHAO_PYTHON"),
     "litgpt": (LitGPT, "litgpt", "MYLLM_LITGPT_PYTHON"),
     "llama.cpp": (LlamaCpp, "llama_cpp_python", "MYLLM_LLAMA_PYTHON"),
 }
 KINDS = {
     "myllm": (FLOAT, "bfloat16", "int8", "int8-dynamic", "int4"),
     "transformers": (FLOAT, f"{FLOAT}, compiled", "bfloat16", "bfloat16, compiled"),
+    "torchao": ("int8", "int8, compiled"),
     "litgpt": (FLOAT, "bfloat16"),
     "llama.cpp": ("f32", "f16", "q8_0", "q4_0"),
 }
+PEERS = (
+    ("int8", "torchao int8, compiled"),
+    (FLOAT, "llama.cpp f32"),
+    ("bfloat16", "llama.cpp f16"),
+    ("int8", "llama.cpp q8_0"),
+    ("int8-dynamic", "llama.cpp q8_0"),
+    ("int4", "llama.cpp q4_0"),
+)
 SCHEMES = ("int8", "int8-dynamic", "int4")
 EXACT = ("float32", "float32, compiled", "f32")  # kinds whose texts must be equal
 
@@ -286,15 +305,7 @@ def measure(name: str, rows: int, rounds: int) -> None:
         rows_of = [
             common.compare(c, w, f"myllm {kind}", rival, goal=goal) for kind, (rival, goal) in goals.items()
         ]
-        for ours, theirs in (
-            ("f32", FLOAT),
-            ("f16", "bfloat16"),
-            ("q8_0", "int8"),
-            ("q8_0", "int8-dynamic"),
-            ("q4_0", "int4"),
-        ):
-            if f"llama.cpp {ours}" in sides:
-                rows_of.append(common.compare(c, w, f"myllm {theirs}", f"llama.cpp {ours}"))
+        rows_of += [common.compare(c, w, f"myllm {ours}", other) for ours, other in PEERS if other in sides]
         for limit in limits:
             side = f"myllm {limit.removeprefix(f'{LIMIT}, ')}"
             rows_of.append(common.compare(c, w, side, limit, limit=True, goal=None if first else FLOOR))
