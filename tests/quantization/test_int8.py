@@ -128,6 +128,14 @@ def test_sums_of_codes_are_exact_to_the_last(instructions, monkeypatch):
         assert found.dtype == torch.int32 and np.array_equal(found.numpy(), expected)
 
 
+def test_one_column_never_reaches_the_processor_s_product(monkeypatch):
+    """It reads the stride of that column, which is arbitrary (PyTorch's issue 195066)."""
+    monkeypatch.setattr("myllm.quantization.integers.fast_integers", lambda: True)
+    monkeypatch.setattr(torch.ops.aten, "_int_mm", lambda a, b: pytest.fail("it did"))
+    column = torch.tensor([[-128], [127], [3]], dtype=torch.int8)
+    assert integer_product(column[:2], column).tolist() == [[16384, -16256, -384], [-16256, 16129, 381]]
+
+
 def test_a_processor_whose_sums_saturate_does_not_multiply_codes(monkeypatch):
     """Without VNNI, sums of two products lose what exceeds 16 bits (PyTorch's issue 136746)."""
 
