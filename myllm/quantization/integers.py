@@ -25,9 +25,14 @@ def fast_integers() -> bool:
 def integer_product(a: Tensor, b: Tensor) -> Tensor:
     """``a bᵀ`` of int8 codes (R, K) and (N, K), K at most 2¹⁷, without any rounding: (R, N) int32."""
     if a.is_cpu and a.shape[1] > 1 and fast_integers():
-        return torch.ops.aten._int_mm(a, b.T)  # wrong for one column: its stride is arbitrary
+        return torch.ops.aten._int_mm(_new(a), _new(b).T)  # wrong for one column: its stride is arbitrary
     total = torch.zeros(len(a), len(b), dtype=torch.int32, device=a.device)
     for start in range(0, a.shape[1], EXACT):
         some = slice(start, start + EXACT)
         total += F.linear(a[:, some].float(), b[:, some].float()).int()
     return total
+
+
+def _new(x: Tensor) -> Tensor:
+    """`x` with the strides of a new tensor: the product trusts them, those of a single row, too."""
+    return x if x.stride() == (x.shape[1], 1) else x.clone(memory_format=torch.contiguous_format)

@@ -136,6 +136,22 @@ def test_one_column_never_reaches_the_processor_s_product(monkeypatch):
     assert integer_product(column[:2], column).tolist() == [[16384, -16256, -384], [-16256, 16129, 381]]
 
 
+def test_the_processor_s_product_gets_the_strides_of_new_tensors(monkeypatch):
+    """It trusts them, also that of a single row, which is arbitrary."""
+    product = torch.ops.aten._int_mm if integers.fast_integers() else lambda a, b: a.int() @ b.int()
+
+    def strict(a, b):
+        assert a.stride() == (a.shape[1], 1) and b.stride() == (1, b.shape[0])
+        return product(a, b)
+
+    monkeypatch.setattr("myllm.quantization.integers.fast_integers", lambda: True)
+    monkeypatch.setattr(torch.ops.aten, "_int_mm", strict)
+    row, column = torch.arange(-64, 64).to(torch.int8), torch.tensor([[127], [-128]], dtype=torch.int8)
+    for a in (row.as_strided((1, 128), (0, 1)), row.expand(3, 128), row.view(2, 64).repeat(2, 2)[:, ::2].T):
+        for b in (column.expand(2, a.shape[1]), column.expand(2, a.shape[1])[:1]):
+            assert torch.equal(integer_product(a, b).double(), a.double() @ b.double().T)
+
+
 def test_a_processor_whose_sums_saturate_does_not_multiply_codes(monkeypatch):
     """Without VNNI, sums of two products lose what exceeds 16 bits (PyTorch's issue 136746)."""
 

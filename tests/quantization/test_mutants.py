@@ -163,6 +163,12 @@ MUTANTS = {
     "sums that float32 rounds": ("integers", "EXACT = 1024", "EXACT = 4096"),
     "sums of sums in float32": ("integers", "b[:, some].float()).int()", "b[:, some].float()).half().int()"),
     "columns counted twice": ("integers", "slice(start, start + EXACT)", "slice(start, start + EXACT + 1)"),
+    "strides as they are": ("integers", "_int_mm(_new(a), _new(b).T)", "_int_mm(a, b.T)"),
+    "contiguous is not enough": (
+        "integers",
+        "x if x.stride() == (x.shape[1], 1) else x.clone(memory_format=torch.contiguous_format)",
+        "x.contiguous()",
+    ),
     "one column by a product that fails": ("integers", "and a.shape[1] > 1", ""),
     "products that saturate": (
         "integers",
