@@ -12,6 +12,9 @@ an environment of their own and are left out where none is named:
     .venv-torchao/bin/pip install torch==2.13.0 transformers torchao
     MYLLM_LITGPT_PYTHON=… MYLLM_LLAMA_PYTHON=… MYLLM_TORCHAO_PYTHON=… python -m bench.generation
 
+Goals compare with the other PyTorch libraries; llama.cpp stands beside them. A scheme of ours has activations
+in float32 and the head in int8, torchao's in bfloat16; llama.cpp's q4_0 file has its head in four bits, too.
+
 All continue the same 64 tokens greedily with a cache of keys and values, each side in a process of its own
 with one thread; those in float32 must write the same. SmolLM2 has its published weights, GPT-2 random ones.
 litgpt has no learned positions and llama.cpp's binding no batches, so each is missing where it cannot go.
@@ -45,7 +48,7 @@ def ids_of(rows: int) -> Any:
 
 
 class Ours:
-    """This package; `kind` is a dtype, or a scheme, with the head in int8."""
+    """This package; `kind` is a dtype, or a scheme, with the head in int8 (dynamic for int8-dynamic)."""
 
     def __init__(self, kind: str) -> None:
         import torch
@@ -280,7 +283,7 @@ def measure(name: str, rows: int, rounds: int) -> None:
             asked |= {(limit, new): (one, f"products {rows} {new}") for new in (1, NEW + 1)}
         named = {f"{side}, {new}": pair for (side, new), pair in asked.items()}
         cpu, wall = common.paired(named, rounds, clock=lambda pair: pair[0].ask(pair[1]))
-        versions = {a: sides[f"{a} {b}"].ask("version 1 1") for a, b in sides_for(name, rows)}
+        versions = {LIBRARIES[a][1]: sides[f"{a} {b}"].ask("version 1 1") for a, b in sides_for(name, rows)}
         for one in sides.values():
             one.process.communicate()
     where = common.machine("torch")

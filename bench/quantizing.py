@@ -2,10 +2,12 @@
 
 Run ``python -m bench.quantizing`` after ``myllm download smollm2``; needs the extra ``quant``. GPTQ measures
 the inputs of the layers on 16,384 tokens, as ``myllm quantize`` does. The head stays in float32. A token is
-written after 64 others, one text at a time; each side is timed once a round, after one to warm up.
+written after 64 others, one text at a time; each side is timed once a round, after one to warm up. All get
+activations in float32; bitsandbytes' path for bfloat16 is not used. Each scheme writes another text.
 """
 
 import argparse
+from importlib import import_module
 from statistics import median
 from typing import Any
 
@@ -34,6 +36,7 @@ def main() -> None:
     batches = torch.tensor(ids[:CALIBRATION]).view(-1, 1024)
     models: dict[str, Any] = {"float32": LLM.from_pretrained("smollm2").model}
     seconds = dict[str, float]()
+    import_module("bitsandbytes")
     for scheme in SCHEMES:
         model = LLM.from_pretrained("smollm2").model
         extra: dict[str, Any] = {"calibration": batches.split(4)} if scheme == "gptq" else {}

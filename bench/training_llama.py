@@ -94,14 +94,13 @@ def work(name: str, folder: str, precision: str) -> None:
         "loss": update,
         "time": lambda: common.timed(update),
         "version": lambda: forward.version("myllm-course" if name == OURS else name),
-        "memory": lambda: common.memory(update),
     }
     for line in sys.stdin:
         print(json.dumps(commands[line.strip()]()), file=answers, flush=True)
 
 
 def measure(shape: str, precision: str, rounds: int) -> None:
-    """Equal losses, then memory, then time in turns."""
+    """Equal losses, then time in turns."""
     pythons = {OURS: sys.executable, "transformers": sys.executable}
     if other := os.environ.get("MYLLM_LITGPT_PYTHON"):
         pythons["litgpt"] = other
@@ -115,7 +114,6 @@ def measure(shape: str, precision: str, rounds: int) -> None:
         losses = {side: [one.ask("loss") for _ in range(3)] for side, one in sides.items()}
         far = max(abs(a - b) for other in losses.values() for a, b in zip(losses[OURS], other, strict=True))
         assert far <= (1e-4 if precision == "fp32" else 2e-2), losses
-        memory = {side: one.ask("memory") for side, one in sides.items()}
         versions = {side: one.ask("version") for side, one in sides.items()}
         asked = {side: (one, "time") for side, one in sides.items()}
         cpu, wall = common.paired(asked, rounds, clock=lambda pair: pair[0].ask(pair[1]))
@@ -133,7 +131,6 @@ def measure(shape: str, precision: str, rounds: int) -> None:
         comparisons=[
             common.compare(cpu, wall, OURS, side, goal=GOALS[precision]) for side in sides if side != OURS
         ],
-        memory_mb=memory,
     )
 
 

@@ -10,9 +10,6 @@ from myllm.quantization.affine import Affine, Group, quantize_affine
 from myllm.quantization.integers import integer_product
 from myllm.quantization.layer import FEW_ROWS, QuantizedLinear, few, kernel
 
-#: The largest number of a row of zeros, so that its scale is not 0.
-SMALLEST = 127 * torch.finfo(torch.float32).tiny
-
 
 class Int8Linear(QuantizedLinear):
     """Weights in int8 on a symmetric grid, activations as they are.
@@ -80,10 +77,10 @@ class DynamicInt8Linear(Int8Linear):
     def fast(self, x: Tensor) -> Tensor:
         """``x Wᵀ`` for rows (R, K), both rounded to codes."""
         wide = upcast(x)  # as `quantize_affine`, whose general form takes longer than the product
-        scale = wide.abs().amax(-1, keepdim=True).clamp_(min=SMALLEST).div_(127)
+        scale = (wide.abs().amax(-1, keepdim=True) / 127).clamp_(min=torch.finfo(wide.dtype).tiny)
         codes = (wide / scale).round_().to(torch.int8)
         total = integer_product(codes, self.codes).to(scale.dtype)
-        return total.mul_(scale).mul_(self.scale.T).to(x.dtype)
+        return total.mul_(self.scale.T).mul_(scale).to(x.dtype)  # in this order large numbers fit
 
     def gradient(self, grad: Tensor) -> Tensor:
         """There is none.

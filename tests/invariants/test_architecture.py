@@ -93,7 +93,7 @@ ROOMS = {
     "data": 715,
     "model": 819,
     "inference": 971,
-    "quantization": 754,
+    "quantization": 758,
     "training": 1218,
     "finetuning": 1284,
     "evaluation": 314,
@@ -125,7 +125,7 @@ def test_the_package_stays_small():
     rooms = lines_by_room()
     print(*(f"{room:14} {lines:5}" for room, lines in rooms.items()), sep="\n")
     assert rooms["tokenizers"] > 0 and "cli" not in rooms
-    assert sum(rooms.values()) <= sum(ROOMS.values()) <= 8753
+    assert sum(rooms.values()) <= sum(ROOMS.values()) <= 8757
 
 
 # Public names and the cost of an import

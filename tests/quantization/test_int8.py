@@ -91,7 +91,7 @@ def dynamic_oracle(x, w):
     scales = [np.where(s == 0, float_(1), s) for s in scales]
     x, w = (np.rint(m / s).astype(np.int64) for m, s in zip((x, w), scales, strict=True))
     assert abs(x).max() <= 127 and abs(w).max() <= 127
-    return (x @ w.T).astype(float_) * scales[0] * scales[1].T
+    return (x @ w.T).astype(float_) * scales[1].T * scales[0]
 
 
 @pytest.mark.parametrize("instructions", [True, False])
@@ -101,7 +101,7 @@ def dynamic_oracle(x, w):
 def test_dynamic_products_are_those_of_integers(K, dtype, instructions, monkeypatch):
     """Every bit, with and without a processor's own products: sums of products of codes are never rounded."""
     if not instructions:
-        monkeypatch.setattr("myllm.quantization.integers.fast_integers", lambda: False)
+        monkeypatch.setattr("myllm.quantization.integers.FAST", False)
     layer = linear(K, 6).to(dtype)
     layer.weight[0] = 1 - torch.rand(K) / 8  # sums near the largest, far beyond 24 bits
     q = DynamicInt8Linear(layer)
@@ -116,7 +116,7 @@ def test_dynamic_products_are_those_of_integers(K, dtype, instructions, monkeypa
 def test_sums_of_codes_are_exact_to_the_last(instructions, monkeypatch):
     """At the ends of the range too, of any length, and where the codes begin at an odd byte."""
     if not instructions:
-        monkeypatch.setattr("myllm.quantization.integers.fast_integers", lambda: False)
+        monkeypatch.setattr("myllm.quantization.integers.FAST", False)
     rng = np.random.default_rng(0)
     for R, K, N in itertools.product((1, 2, 17), (1, 2, 31, 64, 1040, 2500), (1, 3, 16)):
         a, b = (rng.integers(-128, 128, (n, K)).astype(np.int8) for n in (R, N))
@@ -130,7 +130,7 @@ def test_sums_of_codes_are_exact_to_the_last(instructions, monkeypatch):
 
 def test_one_column_never_reaches_the_processor_s_product(monkeypatch):
     """It reads the stride of that column, which is arbitrary (PyTorch's issue 195066)."""
-    monkeypatch.setattr("myllm.quantization.integers.fast_integers", lambda: True)
+    monkeypatch.setattr("myllm.quantization.integers.FAST", True)
     monkeypatch.setattr(torch.ops.aten, "_int_mm", lambda a, b: pytest.fail("it did"))
     column = torch.tensor([[-128], [127], [3]], dtype=torch.int8)
     assert integer_product(column[:2], column).tolist() == [[16384, -16256, -384], [-16256, 16129, 381]]
@@ -138,13 +138,13 @@ def test_one_column_never_reaches_the_processor_s_product(monkeypatch):
 
 def test_the_processor_s_product_gets_the_strides_of_new_tensors(monkeypatch):
     """It trusts them, also that of a single row, which is arbitrary."""
-    product = torch.ops.aten._int_mm if integers.fast_integers() else lambda a, b: a.int() @ b.int()
+    product = torch.ops.aten._int_mm if integers.FAST else lambda a, b: a.int() @ b.int()
 
     def strict(a, b):
         assert a.stride() == (a.shape[1], 1) and b.stride() == (1, b.shape[0])
         return product(a, b)
 
-    monkeypatch.setattr("myllm.quantization.integers.fast_integers", lambda: True)
+    monkeypatch.setattr("myllm.quantization.integers.FAST", True)
     monkeypatch.setattr(torch.ops.aten, "_int_mm", strict)
     row, column = torch.arange(-64, 64).to(torch.int8), torch.tensor([[127], [-128]], dtype=torch.int8)
     for a in (row.as_strided((1, 128), (0, 1)), row.expand(3, 128), row.view(2, 64).repeat(2, 2)[:, ::2].T):
@@ -153,13 +153,17 @@ def test_the_processor_s_product_gets_the_strides_of_new_tensors(monkeypatch):
 
 
 def test_a_processor_whose_sums_saturate_does_not_multiply_codes(monkeypatch):
-    """Without VNNI, sums of two products lose what exceeds 16 bits (PyTorch's issue 136746)."""
+    """Without VNNI, unsigned bytes are multiplied by signed ones, and pairs of products added in 16 bits.
+
+    So 128 is added to one side, and subtracted from the result (PyTorch's issue 136746).
+    """
 
     def saturating(a, b):
-        pairs = a.int()[:, :, None] * b.int()
-        return (pairs[:, ::2] + pairs[:, 1::2]).clamp(-(2**15), 2**15 - 1).sum(1, dtype=torch.int32)
+        pairs = (a.int() + 128)[:, :, None] * b.int()
+        sums = (pairs[:, ::2] + pairs[:, 1::2]).clamp(-(2**15), 2**15 - 1).sum(1, dtype=torch.int32)
+        return sums - 128 * b.int().sum(0)
 
-    probe = integers.fast_integers.__wrapped__
+    probe = integers.fast_integers
     monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: True)
     monkeypatch.setattr(torch.ops.aten, "_int_mm", lambda a, b: a.int() @ b.int())
     assert probe()
@@ -168,6 +172,40 @@ def test_a_processor_whose_sums_saturate_does_not_multiply_codes(monkeypatch):
     monkeypatch.setattr(torch.ops.aten, "_int_mm", lambda a, b: a.int() @ b.int())
     monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: False)
     assert not probe()
+
+
+def test_rows_that_32_bits_cannot_sum_are_refused():
+    longest = torch.full((1, 2**17 - 1), -128, dtype=torch.int8)
+    assert integer_product(longest, longest).item() == 128**2 * (2**17 - 1)
+    with pytest.raises(
+        UserError, match=r"131,072 products of codes may not fit into 32 bits; at most 131,071"
+    ):
+        integer_product(longest[:, :1].expand(1, 2**17), longest[:, :1].expand(1, 2**17))
+
+
+def test_surroundings_do_not_change_products(monkeypatch):
+    """Autocast would round sums to 16 bits, and a default device holds no numbers."""
+    a = torch.randint(-128, 128, (3, 200), generator=torch.Generator().manual_seed(0)).to(torch.int8)
+    expected = (a.double() @ a.double().T).int()
+    with torch.device("meta"):
+        assert integers.fast_integers() == integers.FAST
+        monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: True)
+        monkeypatch.setattr(torch.ops.aten, "_int_mm", lambda a, b: (a.double() @ b.double()).int())
+        assert integers.fast_integers()
+    monkeypatch.setattr("myllm.quantization.integers.FAST", False)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(integer_product(a, a), expected)
+
+
+@torch.no_grad()
+def test_numbers_near_the_ends_of_their_range():
+    layer = linear(64, 16)
+    q, x = DynamicInt8Linear(layer), torch.rand(2, 64) + 1
+    for factor in (1e-34, 1e36):
+        near = (x.double() * factor) @ layer.weight.double().T
+        assert ((q(x * factor).double() - near).abs() <= 0.05 * near.abs().max()).all()
+    q = DynamicInt8Linear(linear(64, 16).double())
+    assert (q(x.double() * 1e-60) / q(x.double()) - 1e-60).abs().max() < 1e-70
 
 
 @torch.no_grad()
