@@ -16,8 +16,8 @@ def fast_integers() -> bool:
     It needs the instructions called VNNI. Without them, PyTorch's product is slow, or cuts off sums that do
     not fit into 16 bits.
     """
-    if not getattr(torch.cpu, "_is_vnni_supported", bool)():
-        return False
+    if not (getattr(torch.cpu, "_is_vnni_supported", bool)() and hasattr(torch.ops.aten, "_int_mm")):
+        return False  # neither name is PyTorch's promise
     ends = torch.tensor([[127], [-127], [-128]], dtype=torch.int8, device="cpu").expand(3, 64).contiguous()
     return torch.equal(torch.ops.aten._int_mm(ends, ends.T).double(), ends.double() @ ends.double().T)
 

@@ -1,6 +1,7 @@
 """`myllm.quantization.int8`: codes and products that can be computed in another way."""
 
 import itertools
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -170,6 +171,9 @@ def test_a_processor_whose_sums_saturate_does_not_multiply_codes(monkeypatch):
     monkeypatch.setattr(torch.ops.aten, "_int_mm", saturating)
     assert not probe()
     monkeypatch.setattr(torch.ops.aten, "_int_mm", lambda a, b: a.int() @ b.int())
+    with monkeypatch.context() as without:
+        without.setattr(torch.ops, "aten", SimpleNamespace())
+        assert not probe()
     monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: False)
     assert not probe()
 

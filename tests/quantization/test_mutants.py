@@ -187,10 +187,11 @@ MUTANTS = {
         "return torch.equal(torch.ops.aten._int_mm(ends",
         "return True or (torch.ops.aten._int_mm(ends",
     ),
+    "products that PyTorch may not have": ("integers", ' and hasattr(torch.ops.aten, "_int_mm")', ""),
     "products that nobody asked for": (
         "integers",
-        'if not getattr(torch.cpu, "_is_vnni_supported", bool)():',
-        "if False:",
+        'getattr(torch.cpu, "_is_vnni_supported", bool)() and ',
+        "",
     ),
     "a gradient of rounded activations": (
         "int8",
