@@ -41,7 +41,7 @@ FLOAT, LIMIT = "float32", "the linears alone"
 
 
 def ids_of(rows: int) -> Any:
-    """The prompts (rows, PROMPT), the same in every process: those of SmolLM2's folder, one row repeated."""
+    """The prompts (rows, PROMPT), the same in every process: one row of ids.json repeated."""
     import torch
 
     return torch.tensor(json.loads(Path("ids.json").read_text())).expand(rows, -1)
@@ -220,10 +220,11 @@ def work(library: str, kind: str, folder: str) -> None:
     for line in sys.stdin:
         what, *numbers = line.split()
         rows, new = map(int, numbers)
-        found: Any = version(LIBRARIES[library][1])
-        if what == "text":
+        if what == "version":
+            found: Any = version(LIBRARIES[library][1])
+        elif what == "text":
             found = side.write(rows, new)
-        elif what != "version":
+        else:
             run = side.products if what == "products" else side.write
             found = common.timed(lambda run=run, rows=rows, new=new: run(rows, new))
         print(json.dumps(found), file=answers, flush=True)

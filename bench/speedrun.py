@@ -20,6 +20,7 @@ from statistics import mean
 from typing import Any
 
 import bench.common as common  # before torch: it sets the threads
+from bench.training import adamw
 
 DEPTH, ROWS = 3, 32
 
@@ -39,11 +40,7 @@ def theirs(folder: Path, config: Any, summary: dict[str, Any], seed: int) -> tup
     sizes = {"n_layer": config.n_layer, "n_head": config.n_head, "n_embd": config.n_embd, "n_positions": T}
     dropout = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
     model = GPT2LMHeadModel(GPT2Config(vocab_size=config.vocab_size, use_cache=False, **sizes, **dropout))
-    tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
-    decays = [p for p in model.parameters() if p.ndim == 2 and id(p) not in tables]
-    others = [p for p in model.parameters() if p.ndim < 2 or id(p) in tables]
-    groups = [{"params": decays, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=1.0, betas=(0.9, 0.95), fused=True)
+    optimizer = adamw(model)
     loader = WindowLoader(Shards(folder / "tokens"), block_size=T, batch_size=ROWS, seed=seed)
     for step, (x, y) in enumerate(islice(loader, steps)):
         for group in optimizer.param_groups:

@@ -49,8 +49,8 @@ def make(shape: str) -> Any:
     return Transformer(ModelConfig.preset("gpt2", vocab_size=vocabulary, block_size=T, **sizes))
 
 
-def ours(shape: str, precision: str, **settings: Any) -> Update:
-    """One update of our loop; its loss."""
+def our_update(model: Any, stream: Iterator[Any], precision: str, **settings: Any) -> Update:
+    """One update of our loop on batches of a stream; its loss."""
     from myllm import Pretrain, TrainConfig, Trainer
 
     class Same(Pretrain):
@@ -66,13 +66,49 @@ def ours(shape: str, precision: str, **settings: Any) -> Update:
     options = TrainConfig(
         steps=10**6, lr=RATE, schedule="constant", clip=CLIP, precision=precision, **settings
     )
-    trainer, stream = Trainer(make(shape), Same(), options), batches(shape)
+    trainer = Trainer(model, Same(), options)
     return lambda: trainer.update(stream)["loss"]
+
+
+def ours(shape: str, precision: str, **settings: Any) -> Update:
+    """One update of our loop; its loss."""
+    return our_update(make(shape), batches(shape), precision, **settings)
+
+
+def adamw(model: Any, lr: float = RATE) -> Any:
+    """PyTorch's fused AdamW for a rival; norms, biases and tables do not decay, as in ours."""
+    import torch
+    from torch import nn
+
+    tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    decays = [p for p in model.parameters() if p.ndim == 2 and id(p) not in tables]
+    others = [p for p in model.parameters() if p.ndim < 2 or id(p) in tables]
+    groups = [{"params": decays, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.95), fused=True)
+
+
+def plain_update(model: Any, loss_of: Callable[..., Any], stream: Iterator[Any], precision: str) -> Update:
+    """One update of a plain loop around any model, with autocast in bf16; its loss."""
+    import torch
+
+    model.train()
+    optimizer = adamw(model)
+
+    def update() -> float:
+        ids, targets = next(stream)
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            loss = loss_of(ids, targets)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss.item()
+
+    return update
 
 
 def rival(shape: str, precision: str, kind: str, recompute: bool = False) -> Update:
     """One update of a loop around another model; its loss. Only transformers' can `recompute` activations."""
-    import torch
     from torch import nn
 
     layers, heads, width, vocabulary, _, T = SHAPES[shape]
@@ -103,25 +139,7 @@ def rival(shape: str, precision: str, kind: str, recompute: bool = False) -> Upd
         def loss_of(ids: Any, targets: Any) -> Any:  # as their Trainer calls it: labels already shifted
             return model(ids, labels=ids, shift_labels=targets).loss
 
-    model.train()
-    tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
-    decays = [p for p in model.parameters() if p.ndim == 2 and id(p) not in tables]
-    others = [p for p in model.parameters() if p.ndim < 2 or id(p) in tables]
-    groups = [{"params": decays, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=RATE, betas=(0.9, 0.95), fused=True)
-    stream = batches(shape)
-
-    def update() -> float:
-        ids, targets = next(stream)
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-            loss = loss_of(ids, targets)
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), CLIP)
-        optimizer.step()
-        optimizer.zero_grad()
-        return loss.item()
-
-    return update
+    return plain_update(model, loss_of, batches(shape), precision)
 
 
 def products(shape: str, precision: str) -> Callable[[], None]:

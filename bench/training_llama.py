@@ -19,7 +19,7 @@ from typing import Any
 
 import bench.common as common  # before torch: it sets the threads
 from bench import forward
-from bench.training import CLIP, GOALS, RATE, Update
+from bench.training import GOALS, Update, our_update, plain_update
 
 OURS = forward.OURS
 
@@ -37,50 +37,21 @@ def ours(folder: Path, precision: str) -> Update:
     """One update of our loop; its loss."""
     import torch
 
-    from myllm import Pretrain, TrainConfig, Trainer
-
-    class Same(Pretrain):
-        """The batch of all sides in place of a loader's."""
-
-        def __init__(self) -> None:
-            self.z_loss = 0.0
-
-        def share(self, rank: int, world: int) -> None: ...
-        def state_dict(self) -> dict[str, Any]:
-            return {}
-
     model, _ = forward.myllm(torch.load(folder / "hf.pt"), torch.load(folder / "weights.pt"))
-    options = TrainConfig(steps=10**6, lr=RATE, schedule="constant", clip=CLIP, precision=precision)
-    trainer, stream = Trainer(model.train(), Same(), options), batches(folder)
-    return lambda: trainer.update(stream)["loss"]
+    return our_update(model.train(), batches(folder), precision)
 
 
 def rival(name: str, folder: Path, precision: str) -> Update:
     """One update of a loop around another library's model; its loss."""
     import torch
-    from torch import nn
 
     make = getattr(forward, name)
     model, logits = make(torch.load(folder / "hf.pt"), torch.load(folder / "weights.pt"))
-    model.train()
-    tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
-    decays = [p for p in model.parameters() if p.ndim == 2 and id(p) not in tables]
-    others = [p for p in model.parameters() if p.ndim < 2 or id(p) in tables]
-    groups = [{"params": decays, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=RATE, betas=(0.9, 0.95), fused=True)
-    stream = batches(folder)
 
-    def update() -> float:
-        ids, targets = next(stream)
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-            loss = nn.functional.cross_entropy(logits(ids).flatten(0, 1).float(), targets.flatten())
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), CLIP)
-        optimizer.step()
-        optimizer.zero_grad()
-        return loss.item()
+    def loss_of(ids: Any, targets: Any) -> Any:
+        return torch.nn.functional.cross_entropy(logits(ids).flatten(0, 1).float(), targets.flatten())
 
-    return update
+    return plain_update(model, loss_of, batches(folder), precision)
 
 
 def work(name: str, folder: str, precision: str) -> None:
