@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from myllm.app.refusal import Refusal, checked
-from myllm.app.schema import MAX_PATTERN, pattern
+from myllm.app.schema import MAX_PATTERN, any_object, pattern
 from myllm.checks import LARGEST, shown
 from myllm.files import UserError
 from myllm.inference.generate import check_room
@@ -138,16 +138,18 @@ def usage(body: Mapping[str, Any]) -> bool:
 
 
 def regex(body: Mapping[str, Any]) -> str | None:
-    """The regular expression that the texts must match, given as such or as a JSON schema."""
+    """The regular expression that the texts must match, given as such or as a form of JSON."""
     found, form = body.get("regex"), checked("response_format", body.get("response_format", {}), dict)
     kind = form.get("type", "text" if not form else None)
-    if kind == "json_schema":
-        if found is not None:
-            raise Refusal("Give regex or response_format, not both.", param="regex")
+    if kind in ("json_schema", "json_object") and found is not None:
+        raise Refusal("Give regex or response_format, not both.", param="regex")
+    if kind == "json_object":
+        found = any_object()
+    elif kind == "json_schema":
         inner = checked("response_format.json_schema", form.get("json_schema"), dict)
         found = pattern(cast("dict[str, Any]", inner).get("schema"))
     elif kind != "text":
-        advice = "take text, or json_schema with the schema of the answer"
+        advice = "take text, json_object, or json_schema with a schema"
         raise Refusal(
             f"The response_format {shown(kind)} is not supported; {advice}.", param="response_format"
         )

@@ -15,7 +15,7 @@ from typing import Any, cast
 from myllm.app.refusal import Refusal
 from myllm.checks import LARGEST, shown
 
-MAX_DEPTH, MAX_PATTERN = 16, 20_000
+MAX_DEPTH, MAX_PATTERN, ANY_DEPTH = 16, 20_000, 3
 CHARACTER = r'(?:[^"\\' + "".join(map(chr, range(32))) + r']|\\["\\/bfnrt])'
 INTEGER = r"-?(?:0|[1-9][0-9]{0,14})"
 NUMBER = INTEGER + r"(?:\.[0-9]{1,15})?(?:[eE][+-]?[0-9]{1,2})?"
@@ -37,6 +37,18 @@ def pattern(schema: Any) -> str:
     """
     root = _object(schema)
     return _value(root, root, 0)
+
+
+def any_object(depth: int = ANY_DEPTH) -> str:
+    """The regular expression of JSON objects that nest objects and arrays up to a depth, the object included."""
+    name, value = f'"{CHARACTER}*"', _either([f'"{CHARACTER}*"', *SIMPLE.values()])
+    for _ in range(depth - 1):
+        value = _either([value, _object_of(name, value), _array(value, 0, None)])
+    return _object_of(name, value)
+
+
+def _object_of(name: str, value: str) -> str:
+    return rf"\{{(?:{name}: {value}(?:, {name}: {value})*)?\}}"
 
 
 def _value(schema: Any, root: Mapping[str, Any], depth: int) -> str:

@@ -20,6 +20,7 @@ from myllm.tokenizers.base import Tokenizer
 from myllm.tokenizers.patterns import well_formed
 
 MAX_NESTING, MAX_OPTIONS, MAX_STATES = 50, 2_000, 50_000
+MAX_WORK = 40_000  # derivatives of options for one mask: about a second, in which no other text continues
 
 
 class Then(NamedTuple):
@@ -218,21 +219,25 @@ class Automaton:
         # bytes that are in the same sets lead to the same states: one of each kind is enough
         self.kind = [kinds.setdefault(tuple(byte in one for one in sets), byte) for byte in range(256)]
         self.states = [NOTHING, expr]
+        self.work = 0
 
     def row(self, state: int) -> Tensor:
         """The state after each byte, (256,) int64."""
         if state not in self.rows:
-            after = {kind: derivative(self.states[state], kind) for kind in {*self.kind}}
-            new = [expr for expr in {*after.values()} if expr not in self.numbers]
-            self.numbers |= {expr: len(self.states) + n for n, expr in enumerate(new)}
+            expr = self.states[state]
+            after = {kind: derivative(expr, kind) for kind in {*self.kind}}
+            self.work += len(after) * (len(expr.options) if isinstance(expr, Either) else 1)
+            new = [one for one in {*after.values()} if one not in self.numbers]
+            self.numbers |= {one: len(self.states) + n for n, one in enumerate(new)}
             self.states += new
-            if len(self.states) > MAX_STATES:
+            if len(self.states) > MAX_STATES or self.work > MAX_WORK:
                 raise UserError("The regular expression has too many states; simplify it.")
             self.rows[state] = torch.tensor([self.numbers[after[kind]] for kind in self.kind])
         return self.rows[state]
 
     def allowed(self, state: int, vocabulary: "Vocabulary") -> Tensor:
         """The tokens that lead from a state to one that is not 0, (V,) bool; those without bytes do not."""
+        self.work = 0
         start, end = vocabulary.start.clone(), vocabulary.end
         at = torch.where(start < end, state, 0)  # all tokens are read together, one byte a step
         alive = at.nonzero().squeeze(-1)

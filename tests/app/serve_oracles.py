@@ -310,7 +310,8 @@ def refusals():
                 },
                 "regex",
             ),
-            ({"response_format": {"type": "json_object"}}, "response_format"),
+            ({"response_format": {"type": "xml"}}, "response_format"),
+            ({"regex": "a", "response_format": {"type": "json_object"}}, "regex"),
             ({"messages": []}, "messages"),
         ):
             assert client.refuse(**body)["param"] == param, body
@@ -510,7 +511,7 @@ VALUES = [
 def schemas():
     """A value matches the pattern of a schema exactly if a validator takes it."""
     from myllm.app.refusal import Refusal
-    from myllm.app.schema import pattern
+    from myllm.app.schema import any_object, pattern
     from myllm.inference.regex import parse
 
     for schema in SCHEMAS:
@@ -538,6 +539,18 @@ def schemas():
     for text in ('"a\nb"', '"\\x"', '"a', '"\\"', '"\\u00e9"'):
         assert not re.fullmatch(pattern({"type": "string"}), text)
     assert re.fullmatch(pattern({"type": "string"}), '"\\n\\"\\\\"')
+    depths = {
+        "{}": 1,
+        '{"a": [], "b": {}}': 2,
+        '{"a": {"b": [1, -2.5e3, null]}}': 3,
+        '{"a": [[[]]]}': 4,
+        "[]": 9,
+        "1": 9,
+    }
+    for text, depth in depths.items():
+        for limit in (1, 2, 3):
+            assert bool(re.fullmatch(any_object(limit), text)) == (depth <= limit), text
+    assert not re.fullmatch(any_object(), '{"a": 1,"b": 2}') and len(any_object()) < 20_000
     for kind in ({}, {"maxItems": 0}):  # each stands for ten of the next: 10,000 if it is written out
         definitions = {
             str(n): {

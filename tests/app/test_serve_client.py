@@ -9,10 +9,12 @@ import jsonschema
 import openai
 import pydantic
 import pytest
+import regex
 import serving
 import torch
 
 from myllm import LLM
+from myllm.app.schema import any_object
 from myllm.inference.generate import generate, new_cache
 from myllm.tokenizers.chat import end_tokens
 
@@ -256,6 +258,14 @@ def test_a_schema_makes_objects(client):
         model="tiny", messages=messages, response_format=Small, max_tokens=100, seed=1
     )
     assert isinstance(found.choices[0].message.parsed, Small)
+
+
+def test_any_object_of_json(client):
+    for seed in range(6):
+        form = {"type": "json_object"}
+        found = chat(client, seed=seed, temperature=1.5, max_tokens=40, response_format=form)
+        text = found.choices[0].message.content
+        assert regex.fullmatch(any_object(), text, partial=True) and text.startswith("{")
 
 
 class Inner(pydantic.BaseModel):

@@ -103,8 +103,8 @@ OPTIONS = {
     "counts without a stream": ('if given and not body.get("stream"):', "if False:"),
     "counts are always sent": ('given.get("include_usage", False)', 'given.get("include_usage", True)'),
     "the schema wins": (
-        '        if found is not None:\n            raise Refusal("Give regex',
-        '        if False:\n            raise Refusal("Give regex',
+        'kind in ("json_schema", "json_object") and found is not None:',
+        "False:",
     ),
     "any form": ('elif kind != "text":', "elif False:"),
     "a pattern of any length": ("if found is not None and len(found) > MAX_PATTERN:", "if False:"),

@@ -96,7 +96,12 @@ COMPLETIONS = {
     "one that is a number": ({"regex": 5}, 400, "regex must be a string"),
     "a grammar of nothing": ({"regex": "[0-9]", "min_new_tokens": 2}, 400, "no token to choose"),
     "two grammars": ({"regex": "a", "response_format": SCHEMA}, 400, "not both"),
-    "any JSON": ({"response_format": {"type": "json_object"}}, 400, "'json_object' is not supported"),
+    "a form of XML": (
+        {"response_format": {"type": "xml"}},
+        400,
+        "'xml' is not supported; take text, json_object",
+    ),
+    "any JSON and a grammar": ({"regex": "a", "response_format": {"type": "json_object"}}, 400, "not both"),
     "a form without a type": ({"response_format": {"x": 1}}, 400, "None is not supported"),
     "no schema": ({"response_format": {"type": "json_schema"}}, 400, "json_schema must be an object"),
     "an empty schema": ({"response_format": schema()}, 400, "has the type None"),

@@ -195,3 +195,22 @@ def test_a_hopeless_expression_is_refused_in_one_sentence():
     automaton = Automaton(parse("((a{0,999}){0,999}b?){0,999}"))
     with pytest.raises(UserError, match=r"too ambiguous|too many states"):
         state_after(automaton, b"a" * 2000)
+
+
+@pytest.mark.parametrize("pattern", [".*a.{300}", ".*(a|b).{12}"])
+def test_one_mask_may_not_take_long(pattern):
+    tokenizer = load_tokenizer("gpt2")
+    grammar = regex_grammar(pattern, tokenizer, [tokenizer.eos_id])
+    with pytest.raises(UserError, match="too many states"):
+        for n in range(4):
+            grammar(tokenizer.encode("aaaa baab abcd abc")[:n])
+
+
+def test_the_work_of_earlier_masks_does_not_count():
+    tokenizer = load_tokenizer("gpt2")
+    grammar, ids = (
+        regex_grammar("([a-z]{1,9} ?){1,400}", tokenizer, [tokenizer.eos_id]),
+        tokenizer.encode("ab " * 20),
+    )
+    for n in range(len(ids)):
+        assert grammar(ids[:n]).any()
