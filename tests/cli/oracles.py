@@ -28,7 +28,7 @@ def oracle(name):
 
     def run():
         failures = Failures()
-        # Plain, since with CI=true pytest explains a failure by a whole difference, which takes minutes for models.
+        # With CI=true pytest would explain a failure by a whole difference, which takes minutes for models.
         options = ["-x", "-q", "-p", "no:cacheprovider", "--assert=plain", "-k", name]
         with Path(os.devnull).open("w") as null, redirect_stdout(null):
             code = pytest.main([*options, str(FILE)], [failures])
