@@ -40,7 +40,7 @@ def pattern(schema: Any) -> str:
 
 
 def any_object(depth: int = ANY_DEPTH) -> str:
-    """The regular expression of JSON objects, nested with arrays up to a depth; one of scalars has depth 1."""
+    """The regular expression of JSON objects, with arrays and objects up to a depth; {"a": 1} has depth 1."""
     name, value = f'"{CHARACTER}*"', _either([f'"{CHARACTER}*"', *SIMPLE.values()])
     for _ in range(depth - 1):
         value = _either([value, _object_of(name, value), _array(value, 0, None)])
