@@ -19,8 +19,8 @@ from myllm.inference.sampling import Grammar
 from myllm.tokenizers.base import Tokenizer
 from myllm.tokenizers.patterns import well_formed
 
-MAX_NESTING, MAX_OPTIONS, MAX_STATES = 50, 2_000, 50_000
-MAX_WORK = 40_000  # derivatives of options for one mask: about a second, in which no other text continues
+# The last is of one mask, in derivatives of options: about a second, in which no other text continues.
+MAX_NESTING, MAX_OPTIONS, MAX_STATES, MAX_WORK = 50, 2_000, 50_000, 40_000
 
 
 class Then(NamedTuple):
@@ -176,10 +176,8 @@ def quantified(part: Expr, quantifier: str) -> Expr:
 
 def part_of(text: str) -> Expr:
     """What a token stands for: an anchor, a dot, characters in brackets, or one character."""
-    if text in ("^", "$"):
-        return EMPTY
-    if text == ".":
-        return other_than(b"\n")
+    if text in ("^", "$", "."):
+        return other_than(b"\n") if text == "." else EMPTY
     if not text.startswith("["):
         return member(text)
     negated = text.startswith("[^")
@@ -214,12 +212,10 @@ class Automaton:
 
     def __init__(self, expr: Expr) -> None:
         self.numbers: dict[Expr, int] = {NOTHING: 0, expr: 1}
-        self.rows: dict[int, Tensor] = {}
         sets, kinds = byte_sets(expr), dict[tuple[bool, ...], int]()
         # bytes that are in the same sets lead to the same states: one of each kind is enough
         self.kind = [kinds.setdefault(tuple(byte in one for one in sets), byte) for byte in range(256)]
-        self.states = [NOTHING, expr]
-        self.work = 0
+        self.states, self.rows, self.work = [NOTHING, expr], dict[int, Tensor](), 0
 
     def row(self, state: int) -> Tensor:
         """The state after each byte, (256,) int64."""
@@ -237,8 +233,7 @@ class Automaton:
 
     def allowed(self, state: int, vocabulary: "Vocabulary") -> Tensor:
         """The tokens that lead from a state to one that is not 0, (V,) bool; those without bytes do not."""
-        self.work = 0
-        start, end = vocabulary.start.clone(), vocabulary.end
+        self.work, start, end = 0, vocabulary.start.clone(), vocabulary.end
         at = torch.where(start < end, state, 0)  # all tokens are read together, one byte a step
         alive = at.nonzero().squeeze(-1)
         while len(alive):

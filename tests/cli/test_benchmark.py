@@ -28,11 +28,10 @@ def tiny(**options):
     return Transformer(config).eval()
 
 
-@pytest.fixture
-def report(tmp_path, capsys):
-    file = tmp_path / "report.json"
-    code, _, said = run(capsys, "course-base", *SMALL, "--out", file)
-    assert (code, said) == (0, "")
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    file = tmp_path_factory.mktemp("benchmark") / "report.json"
+    assert main(["benchmark", "course-base", *map(str, SMALL), "--out", str(file)]) == 0
     return file
 
 
