@@ -1,7 +1,7 @@
 """Models as GGUF files, the format of llama.cpp, in 32, 16, 8.5 or 4.5 bits a weight."""
 
 from dataclasses import fields
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,8 @@ from myllm.tokenizers.gguf import to_gguf
 from myllm.weights import convert
 from myllm.weights.gguf import FACTORS, FIELDS, GGUF_NAMES, LLAMA3_CONTEXT, parameter_name
 
-Floats, Bytes = NDArray[np.float32], NDArray[np.uint8]
+Floats: TypeAlias = NDArray[np.float32]
+Bytes: TypeAlias = NDArray[np.uint8]
 BLOCK = 32  # consecutive weights of a row that share a scale
 _ADD = {str: "string", bool: "bool", int: "uint32", float: "float32", list: "array"}
 
@@ -26,7 +27,7 @@ def q8_0(blocks: Floats) -> Bytes:
 
     The scale is max|w| / 127; halves are rounded away from zero, as in llama.cpp.
     """
-    scale = np.abs(blocks).max(1, keepdims=True) / np.float32(127)
+    scale = (np.abs(blocks).max(1, keepdims=True) / 127).astype(np.float32)
     stored = _half(scale)
     exact = blocks * _inverse(scale)
     whole = np.trunc(exact)
