@@ -5,7 +5,7 @@ from copy import deepcopy
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, load_file, save_file
 from torch import nn
 
 from myllm import ModelConfig, TrainConfig, Trainer, Transformer
@@ -288,7 +288,7 @@ def test_a_folder_that_does_not_fit_is_refused_and_nothing_changes(tmp_path):
     apply_lora(model, 4, targets=["q_proj"])
     save_adapter(model, tmp_path)
     file, settings = tmp_path / "adapter_model.safetensors", tmp_path / "adapter_config.json"
-    state, config = load_file(file), json.loads(settings.read_text())
+    state, config = load(file.read_bytes()), json.loads(settings.read_text())
     key = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
     assert state[key].shape == (4, 32) and {x.shape for x in state.values()} == {(4, 32), (32, 4)}
     damaged = [
