@@ -5,7 +5,7 @@ from copy import deepcopy
 
 import pytest
 import torch
-from safetensors.torch import load, load_file, save_file
+from safetensors.torch import load, save_file
 from torch import nn
 
 from myllm import ModelConfig, TrainConfig, Trainer, Transformer
