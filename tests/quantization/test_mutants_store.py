@@ -60,7 +60,7 @@ WRITER = {
         "config.n_head",
     ),
     "halves to even": ("whole + np.trunc(2 * (exact - whole))", "np.rint(exact)"),
-    "128 steps": ("/ np.float32(127)", "/ np.float32(128)"),
+    "128 steps": ("/ 127).astype", "/ 128).astype"),
     "the largest, not the largest magnitude": ("np.abs(blocks).argmax", "blocks.argmax"),
     "rounded down": ("np.float32(8.5)", "np.float32(8)"),
     "code 16": (".clip(max=15)", ""),
