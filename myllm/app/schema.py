@@ -15,7 +15,7 @@ from typing import Any, cast
 from myllm.app.refusal import Refusal
 from myllm.checks import LARGEST, shown
 
-MAX_DEPTH, MAX_PATTERN, ANY_DEPTH = 16, 20_000, 3
+MAX_DEPTH, MAX_PATTERN = 16, 20_000
 CHARACTER = r'(?:[^"\\' + "".join(map(chr, range(32))) + r']|\\["\\/bfnrt])'
 INTEGER = r"-?(?:0|[1-9][0-9]{0,14})"
 NUMBER = INTEGER + r"(?:\.[0-9]{1,15})?(?:[eE][+-]?[0-9]{1,2})?"
@@ -39,7 +39,7 @@ def pattern(schema: Any) -> str:
     return _value(root, root, 0)
 
 
-def any_object(depth: int = ANY_DEPTH) -> str:
+def any_object(depth: int = 3) -> str:
     """The regular expression of JSON objects, with arrays and objects up to a depth; {"a": 1} has depth 1."""
     name, value = f'"{CHARACTER}*"', _either([f'"{CHARACTER}*"', *SIMPLE.values()])
     for _ in range(depth - 1):

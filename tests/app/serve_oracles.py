@@ -221,6 +221,8 @@ def streams():
         word = "é日😀𝄞."
         pieces = [one["choices"][0]["text"] for one in client.stream(regex=re.escape(word), max_tokens=60)]
         assert [piece for piece in pieces if piece] == [*word]
+        pieces = client.stream(response_format={"type": "json_object"}, max_tokens=6)
+        assert pieces[0]["choices"][0]["text"].startswith("{")
         text = alone(client, "abc", 30)[1]
         for stop in (text[8:11], [text[8:12], text[8:10]], [text[20:22], "nowhere"]):
             cut = min(text.index(one) for one in ([stop] if isinstance(stop, str) else stop) if one in text)
@@ -418,7 +420,18 @@ def leaving():
     """Who leaves is forgotten; a step that fails ends its requests and nothing else."""
     with Client() as client:
         asked = {"model": "m", "prompt": "abc", "max_tokens": 40, "n": 20, "stream": True, "seed": 1}
+        engine, left, steps = client.service.engine, threading.Event(), iter(range(3))
+
+        def paced(
+            step=engine.step,
+        ):  # however slow the client is, the engine takes three steps before it leaves
+            if next(steps, None) is None:
+                left.wait(PATIENCE)
+            step()
+
+        engine.step = paced
         _, _, parts = client.ask("/v1/completions", asked, leave=True)
+        left.set()
         assert b"[DONE]" not in b"".join(parts)
         idle(client.service)
         assert client.service.engine.computed < 20 * 40 / 2

@@ -106,6 +106,7 @@ OPTIONS = {
         'kind in ("json_schema", "json_object") and found is not None:',
         "False:",
     ),
+    "an object is any text": ("found = any_object()", "pass"),
     "any form": ('elif kind != "text":', "elif False:"),
     "a pattern of any length": ("if found is not None and len(found) > MAX_PATTERN:", "if False:"),
 }
@@ -255,6 +256,8 @@ SCHEMA = {
         'f\'"{CHARACTER}{{{least},{"" if most is None else most}}}"\'',
         "f'\"{CHARACTER}*\"'",
     ),
+    "an object nested once too often": ("range(depth - 1)", "range(depth)"),
+    "objects have no comma": ("(?:, {name}: {value})*)?", "(?:{name}: {value})*)?"),
     "a few lines that stand for many": ("if size > MAX_PATTERN:", "if False:"),
     "a recursion": ("if depth > MAX_DEPTH:", "if False:"),
     "unknown words are taken": (

@@ -78,6 +78,8 @@ ORACLES = [
             "the_first_token_loses_its_space_where_it_is_decoded_so",
             "states_are_few_although_their_expressions_are_many",
             "what_is_not_supported_is_refused_with_its_place",
+            "one_mask_may_not_take_long",
+            "the_work_of_earlier_masks_does_not_count",
         ),
     ),
     *cases(

@@ -101,6 +101,8 @@ MUTANTS = {
         "repeat(part, max(least - 1, 0), most - 1)",
         "repeat(part, max(least - 1, 0), most - 2)",
     ),
+    "a mask of any cost": ("regex", " or self.work > MAX_WORK", ""),
+    "earlier masks count": ("regex", "self.work, start, end = 0,", "start, end ="),
     "a repeat without its minimum": ("regex", "max(least - 1, 0)", "0"),
     "a sequence that skips nothing": (
         "regex",
