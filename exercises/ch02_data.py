@@ -14,7 +14,7 @@ def scoring_windows(tokens: Tensor, block_size: int, stride: int) -> tuple[Tenso
     """Debug overlapping windows for scoring a text: some targets count twice, others never.
 
     A model predicts better with a longer context. So a text is scored with windows that overlap, and in each
-    window only those targets count that no earlier window has; in place of the others stands -100, which
+    window, only the targets that no earlier window had count; the others are replaced by -100, which
     PyTorch's cross-entropy ignores. Windows of T tokens begin at 0, ``stride``, 2 * ``stride`` and so on, as
     long as the window and its last target lie in the text. If targets are left at the end, there is one more
     window, whose last target is the last token. This version has five mistakes::
@@ -63,9 +63,9 @@ def plan(
     bytes in a vocabulary of at most 65,536 ids, else four. The last file says where each document begins and
     where the last one ends, in eight bytes each. Every file begins with a header of 128 bytes.
 
-    A step reads ``batch_size`` windows. Windows read T tokens and lie one behind the other, in one long text:
-    they do not care where documents or shards end. Epoch follows epoch without a break, so that a batch may
-    hold the last windows of one and the first windows of the next.
+    A step reads ``batch_size`` windows. Windows of T tokens follow one another through one long
+    text, regardless of where documents or shards end. Epoch follows epoch without a break, so that a batch
+    may hold the last windows of one and the first windows of the next.
 
     Args:
         lengths: The tokens of each document, at least one document; each has from 1 to 10**15.
@@ -92,7 +92,7 @@ def plan(
 
 @exercise("02.3", "Documents in a row", points=6, minutes=15, difficulty=2, section="packing")
 def documents_and_positions(lengths: list[int], block_size: int) -> tuple[Tensor, Tensor]:
-    """Say for each place of a packed row which document its token belongs to, and where in that document.
+    """For each position of a packed row, say which document its token belongs to, and its position in it.
 
     The documents lie in the row one after the other, in the order given; what is left at the end is padding.
 
@@ -128,8 +128,8 @@ def epoch_order(
 ) -> list[tuple[int, int]]:
     """Design a random order of an epoch that reads from a few files at a time.
 
-    A shuffle over all windows of a corpus jumps from file to file. Where each file has to be fetched first,
-    an order is wanted in which only a few files are open. Your order is free, within this contract:
+    A shuffle over all windows of a corpus jumps from file to file. If each file has to be fetched first,
+    only a few files should be open at a time. You may choose any order that meets these requirements:
 
     1. Each window of each file comes exactly once in an epoch.
     2. A file is open from the first of its windows to the last. At no time are more than ``open_files`` open.
@@ -173,7 +173,7 @@ def choose_threshold(
     max_missed: float,
     max_lost: float,
 ) -> tuple[str | None, dict[str, str]]:
-    """Choose how near-duplicates are searched for, by pairs that people have judged, with the reasons.
+    """Choose a search for near-duplicates, using pairs that people have judged, and give the reasons.
 
     A search cuts signatures into ``bands`` bands of ``rows`` entries each. Two documents of similarity s
     agree in an entry with probability s, independently, and *meet* if they agree in all entries of some band.
@@ -183,7 +183,7 @@ def choose_threshold(
     1. ``"hashes"``: drop a search if its bands need more than ``n_hashes`` entries.
     2. ``"missed"``: drop a search if more than the share ``max_missed`` of all copies is expected to stay: a
        copy stays if it does not meet or lies below the threshold.
-    3. ``"lost"``: drop a search if it is expected to remove more than ``max_lost`` pairs that are no copies.
+    3. ``"lost"``: drop a search if it is expected to remove more than ``max_lost`` pairs that are not copies.
     4. ``"work"``: of what is left, choose the search with the fewest comparisons expected, over all pairs. If
        several have the fewest, choose the first. Drop the others.
 

@@ -16,7 +16,7 @@ def encode_with_dropout(chunk: bytes, merges: dict[Pair, int], drop: Callable[[]
     """Encode a chunk with merges that are left out at random, so that a text has many encodings.
 
     A model that always sees the same pieces never learns what they are made of. In training, BPE-dropout
-    therefore skips merges at random. Start with one id a byte (0 to 255). Then, in each round:
+    therefore skips merges at random. Start with one id per byte (0 to 255). Then, in each round:
 
     1. Go through the places where two neighbours are a pair of ``merges``, from left to right, and call
        ``drop()`` once for each. A place is left out of this round, and of no other, if the answer is true.
@@ -24,10 +24,11 @@ def encode_with_dropout(chunk: bytes, merges: dict[Pair, int], drop: Callable[[]
        leftmost. One place is merged, not all. If no place remains, you are done.
 
     Args:
-        chunk: Any bytes, also none at all.
+        chunk: Any bytes; it may be empty.
         merges: The new id for each pair, in no particular order. A new id is 256 or more, and larger than
             both ids of its pair.
-        drop: Decides about one place. A function that always says false leaves the encoding of the chapter.
+        drop: Decides whether to skip one place. If it always returns false, the result is the chapter's
+            encoding.
 
     Returns:
         The ids. For full points, look up the pairs of the chunk and do not go through all merges.
@@ -53,8 +54,8 @@ def merge_and_count(
     """Debug one step of a trainer: its counts are wrong after a merge.
 
     ``words`` are the words of a text that its index lists for ``pair``; ``counts`` are the counts of *all*
-    words of the text, of which you do not see the others. So the counts cannot be made anew: they have to be
-    corrected. This version has five faults; find and fix them::
+    words of the text, of which you do not see the others. So the counts cannot be recomputed from scratch:
+    they have to be updated. This version has five faults; find and fix them::
 
         counts = dict(counts)
         merged = {}
@@ -85,7 +86,7 @@ def merge_and_count(
 
     Returns:
         The words after the merge, all of them, with their numbers; and the counts of the whole text after
-        the merge, without pairs that no longer occur. The order of the dicts is free.
+        the merge, without pairs that no longer occur. The dicts may be in any order.
 
     The functions of `myllm.tokenizers` may not be used.
 
@@ -113,7 +114,7 @@ def is_encoder(encode: Callable[[bytes, dict[Pair, int]], Any]) -> bool:
     in the dict. You need not try all of them, if you know which ones matter.
 
     Args:
-        encode: The function to test. It may keep something between its calls, rightly or wrongly.
+        encode: The function to test. It may keep state between calls, correctly or not.
 
     Returns:
         True if it is right. False if it is wrong: if for some of these arguments it returns anything but the
@@ -165,7 +166,7 @@ def encode_with_special(text: str, special: dict[str, int], encode: Callable[[st
 def choose_vocabulary(
     rows: list[dict[str, Any]], n_bytes: int, width: int, tied: bool, budget: int, document: int, context: int
 ) -> tuple[int | None, dict[int, str]]:
-    """Choose the size of a vocabulary from a table of trained models, and say why not the others.
+    """Choose the size of a vocabulary from a table of trained models, and say why the others were not chosen.
 
     The rules, in this order:
 

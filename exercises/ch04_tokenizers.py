@@ -11,18 +11,18 @@ from myllm.grading import exercise
 
 @exercise("04.1", "Publish a tokenizer", points=6, minutes=20, difficulty=2, section="byte-table")
 def publish(merges: list[tuple[int, int]], special: list[str]) -> tuple[dict[str, int], list[str]]:
-    """Write a tokenizer of your own in the form of GPT-2's two files.
+    """Write a tokenizer of your own in the format of GPT-2's two files.
 
-    Ours has the bytes as ids 0 to 255, and merge number k, counted from 0, makes the id 256 + k. In GPT-2's
-    files every byte is one visible character. A byte whose own character ``chr(byte)`` is visible keeps it.
-    These bytes lie in three ranges, ends included: ``"!"`` to ``"~"``, ``"¡"`` to ``"¬"`` and ``"®"`` to
-    ``"ÿ"``. All other bytes, in their order, take the characters from number 256 on. The published ids count
-    the visible bytes first, then the others, then the merges, then the special tokens.
+    In ours, the bytes have the ids 0 to 255, and merge number k, counted from 0, has the id 256 + k. In
+    GPT-2's files every byte is written as one visible character. A byte whose own character ``chr(byte)`` is
+    visible keeps it. These bytes lie in three inclusive ranges: ``"!"`` to ``"~"``, ``"¡"`` to ``"¬"`` and
+    ``"®"`` to ``"ÿ"``. All other bytes, in order, take the characters from code point 256 on. The published
+    ids count the visible bytes first, then the others, then the merges, then the special tokens.
 
     Args:
         merges: The two ids that each merge joins, in the order of learning; possibly none.
-        special: The names of the special tokens: any strings, different from all other tokens as the files
-            write them. The files hold them just as they are.
+        special: The names of the special tokens: any strings that differ from the written form of every other
+            token. The files hold them unchanged.
 
     Returns:
         The published id for each token as the files write it, in a dict of any order; and the lines of the
@@ -81,10 +81,10 @@ def chat_batch(
     Args:
         chats: B chats of any number of messages, each with its ``"role"`` and ``"content"``, any strings. B
             may be 0, and a chat may be empty.
-        encode: Turns a string into ids, none of them special; for an empty string these are none.
+        encode: Turns a string into ids, none of them special; an empty string gives no ids.
         special: The ids of the special tokens; each may be any int64 value.
-        pad_id: The id that fills up short rows on the right. It may also occur in the text, for example as
-            that of ``<|im_end|>``, and is text there like any other.
+        pad_id: The id that pads short rows on the right. It may also occur in the text, for example as
+            the id of ``<|im_end|>``; there, treat it like any other id.
 
     Returns:
         ``(x, y)``, both (B, T) int64: T is one less than the number of ids in the longest chat, but not
@@ -114,15 +114,15 @@ def chat_batch(
 
 @exercise("04.3", "Defuse special tokens", points=6, minutes=20, difficulty=3, section="chat")
 def defuse(text: str, names: list[str], back: bool) -> str:
-    """Design a spelling of text in which no special token occurs, and the way back.
+    """Design a reversible way to escape text so that no special token occurs in it.
 
-    A server takes a whole chat as one string and recognizes special tokens wherever they stand. What users
-    write must go through it unchanged, but without any effect. How you rewrite the text is up to you; with
-    ``e(t)`` for ``defuse(t, names, False)`` and ``d(t)`` for ``defuse(t, names, True)``, it has to obey these
-    rules:
+    A server takes a whole chat as one string and recognizes special tokens wherever they occur. What users
+    write must survive the round trip unchanged, but must never act as a special token. How you rewrite the
+    text is up to you; with ``e(t)`` for ``defuse(t, names, False)`` and ``d(t)`` for
+    ``defuse(t, names, True)``, it has to obey these rules:
 
     1. None of ``names`` occurs in ``e(t)``.
-    2. ``d(e(t)) == t``, for every text, also for one that looks as if it had been rewritten already.
+    2. ``d(e(t)) == t``, for every text, even one that looks as if it had already been rewritten.
     3. A text without the character ``<`` stays as it is: ``e(t) == d(t) == t``.
     4. Texts may be cut anywhere and joined: none of ``names`` occurs in ``e(s) + e(t)``, however a name is
        spread over the two, and ``d(e(s) + e(t)) == s + t``.
@@ -160,12 +160,12 @@ def choose_tokenizer(
     budget: int,
     most: float,
 ) -> tuple[str | None, dict[str, str], int]:
-    """Choose the tokenizer that serves a mixture of languages best, and say why not the others.
+    """Choose the tokenizer that serves a mixture of languages best, and say why each other one was rejected.
 
     The same text was encoded in several languages. Only the languages of ``traffic`` count. The rules, in
     this order:
 
-    1. ``"loss"``: drop a tokenizer that does not give the text back in every language.
+    1. ``"loss"``: drop a tokenizer that does not restore the text in every language.
     2. ``"memory"``: drop it if its embeddings take more than ``budget`` bytes. The model has a row of
        ``width`` numbers of 2 bytes for each id, and the number of rows is rounded up to a multiple of 64.
     3. ``"language"``: drop it if the text takes more than ``most`` times as many tokens in one language as in
@@ -184,9 +184,9 @@ def choose_tokenizer(
         most: The largest ratio that is accepted, 1 or more.
 
     Returns:
-        The name of the chosen tokenizer, or None if rules 1 to 3 drop all; a dict that gives for each other
-        name the rule that dropped it; and the bytes of the chosen one's unused rows, which belong to no id,
-        0 if none is chosen.
+        The name of the chosen tokenizer, or None if rules 1 to 3 drop all; a dict that maps each other
+        name to the rule that dropped it; and the bytes of the chosen one's unused rows, which belong to no
+        id, 0 if none is chosen.
 
     Example:
         For 64 ids 64 rows are needed, for 65 ids 128. Of 128 rows 63 are unused, each of 2 * 8 bytes.

@@ -15,7 +15,7 @@ def grouped_attention(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor) -> Tenso
     """Compute grouped-query attention without repeating a key or a value.
 
     Query head h uses key head ``h // (H / K)``. A score is a dot product divided by the square root of D; the
-    softmax goes over the allowed keys of a query; the result is the mean of their values with its weights.
+    softmax is taken over the allowed keys of a query; the result is the mean of their values, weighted by it.
 
     Args:
         q: Queries, (B, H, T, D), float32 or float64, in any memory layout.
@@ -65,9 +65,9 @@ def merge_results(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> tuple[T
         b: The pair of the second set, of the same shapes and dtype.
 
     Returns:
-        The pair of both sets together, by the same definition, also where both sets are empty: exactly zeros
-        and ``-inf``. Logarithms may be of any finite size: nothing overflows, and nothing is NaN. For full
-        points the number of tensor operations does not grow with the number of queries.
+        The pair for the union of the two sets, by the same definition. If both sets are empty, it is exactly
+        zeros and ``-inf``. Logarithms may be of any finite size: nothing overflows, and nothing is NaN. For
+        full points the number of tensor operations does not grow with the number of queries.
 
     The functions of `myllm.model` may not be used.
 
@@ -89,7 +89,7 @@ def merge_results(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> tuple[T
 
 @exercise("06.3", "Write the test of a window", points=6, minutes=20, difficulty=2, section="window")
 def is_window(make_mask: Callable[[int, int, int, int], Any]) -> bool:
-    """Decide whether a function that makes sliding-window masks is right.
+    """Decide whether a function that makes sliding-window masks is correct.
 
     ``make_mask(queries, keys, offset, size)`` should return a bool tensor of shape (queries, keys). Query i
     is the token at position ``offset + i``, key j the token at position j. The entry is true where the query
@@ -102,8 +102,8 @@ def is_window(make_mask: Callable[[int, int, int, int], Any]) -> bool:
         make_mask: The function to test.
 
     Returns:
-        True if it is right. False if it is wrong: if for some arguments in these ranges it returns other
-        values, another shape, another dtype or no tensor, or raises an exception.
+        True if it is right. False if it is wrong: if for some arguments in these ranges it returns wrong
+        values, a wrong shape or dtype, or something that is not a tensor, or raises an exception.
 
     The functions of `myllm.model` may not be used.
 
@@ -121,7 +121,7 @@ def is_window(make_mask: Callable[[int, int, int, int], Any]) -> bool:
 def kv_bytes(
     context: int, windows: list[int | None], n_kv_head: int, head_dim: int, number: int, budget: int
 ) -> tuple[int, int | None]:
-    """Count the bytes of a KV cache, and say how long a text fits into a given memory.
+    """Count the bytes of a KV cache, and say how long a text fits into a given amount of memory.
 
     A layer keeps the keys and the values of all positions, or, if it has a window, of the last positions
     only, as many as the window holds. It takes memory only for positions that exist.
@@ -138,7 +138,7 @@ def kv_bytes(
     Returns:
         The bytes of the cache for ``context`` tokens, and the largest number of tokens whose cache takes no
         more than ``budget`` bytes; None if any number of tokens fits. For full points, find the second
-        number without trying one length after the other.
+        number without trying one length after another.
 
     The functions of `myllm.config` and `myllm.model` may not be used.
 
@@ -157,7 +157,7 @@ def kv_bytes(
 def choose_model(
     candidates: list[dict[str, Any]], context: int, users: int, budget: int
 ) -> tuple[str | None, dict[str, str]]:
-    """Choose the model that serves all users from one memory, and say why each other one was not chosen.
+    """Choose the model that serves all users within a memory budget, and say why each other one was rejected.
 
     The rules, in this order:
 
@@ -166,7 +166,7 @@ def choose_model(
     2. ``"reach"``: drop a model if the first of ``context`` tokens cannot influence the last one through its
        layers.
     3. ``"loss"``: of what is left, the best model has the lowest mean loss. Drop a model if all its losses
-       are higher than all losses of the best. Other differences are not larger than those between seeds.
+       are higher than all losses of the best. Treat any smaller difference as noise between seeds.
     4. ``"bytes"``: of what is left, choose the model with the smallest cache; if several have the smallest,
        the first in the table. Drop the others.
 
@@ -179,8 +179,8 @@ def choose_model(
         budget: Bytes of memory.
 
     Returns:
-        The name of the chosen model, or None if rules 1 and 2 drop all, and a dict that gives for the name of
-        each other model the rule that dropped it.
+        The name of the chosen model, or None if rules 1 and 2 drop all, and a dict that maps the name of
+        every other model to the rule that dropped it.
 
     The functions of `myllm.config` and `myllm.model` may not be used; your own ``kv_bytes`` may.
 

@@ -12,15 +12,15 @@ from myllm.grading import exercise
 
 @exercise("01.1", "Count bigrams", points=5, minutes=15, difficulty=1, section="counting-pairs")
 def bigram_counts(text: str, alphabet: str) -> Tensor:
-    """Count how often each character follows each other one, in a text with unknown characters.
+    """Count how often each character follows each character, in a text with unknown characters.
 
     A character that is not in ``alphabet`` leaves a gap: no pair that contains it is counted, and its two
     neighbours do not become a pair.
 
     Args:
         text: Any text. It may be empty, and a pair may occur in it thousands of times.
-        alphabet: V different characters, V 1 or more, in any order; a character's index is its place here.
-            Capital and small letters are different characters.
+        alphabet: V distinct characters, with V at least 1, in any order; a character's index is its position
+            here. Capital and small letters are different characters.
 
     Returns:
         (V, V) int64. Row = previous character, column = next character.
@@ -45,7 +45,7 @@ def bigram_counts(text: str, alphabet: str) -> Tensor:
 
 @exercise("01.2", "Test a score", points=7, minutes=25, difficulty=3, section="scoring-a-text")
 def is_right(score: Callable[[Tensor, Tensor, int], Any]) -> bool:
-    """Decide whether a function that scores texts is right, by calling it.
+    """Decide whether a function that scores texts is correct, by calling it.
 
     ``score(probabilities, ids, n_bytes)`` should return a pair of floats: the perplexity of a text and its
     bits per byte. ``probabilities`` is (V, V) float32, row = previous character, column = next character,
@@ -53,11 +53,11 @@ def is_right(score: Callable[[Tensor, Tensor, int], Any]) -> bool:
     ``n_bytes`` is the number of bytes of all others. If the table gives some pair of the text the probability
     0, both numbers are infinite.
 
-    Your answer is a test, and it is graded as one: it must accept every right function and reject every wrong
-    one. A right function is off by less than a relative 0.00001. Every wrong one shows its fault for some
-    table with V from 2 to 5, some text of at most 1,000 characters and some ``n_bytes`` from N - 1 to
-    4 * (N - 1): with numbers that are off by more than one percent, with something other than a pair of
-    floats, with an exception, or because it changes its arguments.
+    Your answer is a test, and it is graded as one: it must accept every correct function and reject every
+    incorrect one. A correct function has a relative error of less than 0.00001. Every wrong one shows its
+    fault for some table with V from 2 to 5, some text of at most 1,000 characters and some ``n_bytes`` from
+    N - 1 to 4 * (N - 1): with numbers that are off by more than one percent, with something other than a
+    pair of floats, with an exception, or because it changes its arguments.
 
     Args:
         score: The function to test.
@@ -100,10 +100,10 @@ def is_right(score: Callable[[Tensor, Tensor, int], Any]) -> bool:
 
 @exercise("01.3", "Fix the smoothing", points=6, minutes=20, difficulty=2, section="smoothing")
 def smoothed(counts: Tensor, k: float, alpha: float) -> Tensor:
-    """Debug a smoothing whose extra counts follow the frequencies: its rows do not sum to 1.
+    """Debug a smoothing function whose extra counts follow the frequencies: its rows do not sum to 1.
 
     Additive smoothing gives each pair of a row equally many extra counts. Here a row gets ``k`` extra counts
-    in all, and each next character gets its share of them by how often it follows any character: with
+    in all, shared among the next characters in proportion to how often each follows any character: with
     m[b] = the sum of column b, plus alpha, the share of b is q[b] = m[b] / (the sum of m). Then P[a, b] is
     counts[a, b] + k * q[b], divided by the sum of this over b. This version has six mistakes::
 
@@ -118,7 +118,7 @@ def smoothed(counts: Tensor, k: float, alpha: float) -> Tensor:
         alpha: More than 0, added to the sum of each column.
 
     Returns:
-        (V, V) float32. Each row sums to 1. A row without any count is equal to q, also if ``k`` is 0.
+        (V, V) float32. Each row sums to 1. A row without any counts is equal to q, even if ``k`` is 0.
 
     Example:
         The columns have the sums 2 and 6, with alpha 3 and 7: q is 0.3 and 0.7. The first row becomes
@@ -140,14 +140,14 @@ def smoothed(counts: Tensor, k: float, alpha: float) -> Tensor:
 
 @exercise("01.4", "One score for many texts", points=5, minutes=10, difficulty=1, section="scoring-a-text")
 def total_bits(parts: list[dict[str, Any]]) -> float:
-    """Compute the bits per byte of several texts together, each of which was scored in a unit of its own.
+    """Compute the bits per byte of several texts together, each scored in its own unit.
 
     A dict describes each text. ``bytes`` is the length of the predicted text and ``tokens`` the number of
     predicted tokens, both 1 or more; ``value`` is a number in the unit that ``unit`` names:
 
     - ``"nats"`` or ``"bits"``: the mean negative log-likelihood of a predicted token;
     - ``"perplexity"``: the perplexity per predicted token;
-    - ``"file"``: the bytes of the file into which a compressor turned the text; it has no ``tokens``.
+    - ``"file"``: the size in bytes of the text after compression; such a dict has no ``tokens``.
 
     Args:
         parts: The dicts, at least one. A value in nats or bits, or a perplexity, may be infinite. A
@@ -189,7 +189,7 @@ def total_bits(parts: list[dict[str, Any]]) -> float:
 def choose_context(
     candidates: list[dict[str, Any]], works: list[str], alphabet_size: int, budget: int, margin: float
 ) -> tuple[str | None, dict[str, str]]:
-    """Choose among count tables by their scores on held-out text, and say why each other one was not chosen.
+    """Choose among count tables by their scores on held-out text, and say why each other one was rejected.
 
     A model with a context of c characters is a table with a number for each run of c characters and each next
     character; the bigram model has c = 1. A number takes 4 bytes. The rules, in this order:
@@ -214,8 +214,8 @@ def choose_context(
         margin: 0 or more, bits per byte.
 
     Returns:
-        The name of the chosen model, or None if rules 1 to 3 drop all, and a dict that gives for the name of
-        each other model the rule that dropped it.
+        The name of the chosen model, or None if rules 1 to 3 drop all, and a dict that maps the name of
+        every other model to the rule that dropped it.
 
     Example:
         >>> one = {"name": "one", "context": 1, "counted": ["macbeth"], "tuned": []}

@@ -50,7 +50,7 @@ def finds_leak(f: Callable[[Tensor], Tensor], shape: tuple[int, int, int]) -> bo
 
     Args:
         f: The function under test. It is deterministic: equal inputs give equal outputs, bit for bit. Where
-            an output depends on an input position, replacing the C numbers at that position by other random
+            an output depends on an input position, replacing the C numbers at that position with other random
             numbers changes this output. The change may be as small as 0.0001, and it need not show in the
             gradient, for ``f`` may round or detach.
         shape: (B, T, C), the shape of the float32 inputs that ``f`` takes; each number is 1 or more.
@@ -86,8 +86,8 @@ def multi_head(
     """Debug multi-head attention that continues a text: it runs, its shapes are right, its results are wrong.
 
     ``past`` holds the inputs of the positions before ``x``. They have keys and values, but their outputs are
-    not computed again. Each position of ``x`` attends to all of ``past``, to itself and to what stands before
-    it in ``x``. The scores of a head are divided by the square root of the numbers in its queries. This
+    not computed again. Each position of ``x`` attends to all of ``past``, to itself and to everything before
+    it in ``x``. The scores of a head are divided by the square root of the dimension of its queries. This
     version has six mistakes (``F.scaled_dot_product_attention`` may not be used to get around them)::
 
         B, T, C = x.shape
@@ -142,7 +142,7 @@ def score_scale(head_dim: int, q_std: float, k_std: float) -> float:
     deviation ``k_std``.
 
     Args:
-        head_dim: D, how many numbers a query and a key have, 1 or more.
+        head_dim: D, how many numbers each query and each key has, 1 or more.
         q_std: 0, or anything from 1e-6 to 1e6.
         k_std: The same.
 
@@ -151,7 +151,7 @@ def score_scale(head_dim: int, q_std: float, k_std: float) -> float:
         double precision of Python's floats.
 
     Raises:
-        ValueError: A standard deviation is 0, and no factor exists.
+        ValueError: A standard deviation is 0, so no factor exists.
 
     Example:
         >>> score_scale(64, 1.0, 2.0)
@@ -169,16 +169,16 @@ def score_scale(head_dim: int, q_std: float, k_std: float) -> float:
 def packed_attention(x: Tensor, state: Mapping[str, Tensor], n_head: int) -> Tensor:
     """Compute what a trained ``nn.MultiheadAttention`` computes under the causal mask, from its weights.
 
-    Neither that layer nor ``F.multi_head_attention_forward`` and ``F.scaled_dot_product_attention`` may be
+    Neither that layer nor ``F.multi_head_attention_forward`` nor ``F.scaled_dot_product_attention`` may be
     used. You may call your own ``multi_head``. It takes no biases, but a bias is the weight of one more input
     that is always 1.
 
     Args:
         x: (B, T, C); B and T are 1 or more.
         state: The ``state_dict()`` of the layer: ``in_proj_weight`` (3C, C), which holds the matrices of
-            queries, keys and values one below the other, ``in_proj_bias`` (3C,) in the same order,
+            queries, keys and values stacked vertically, ``in_proj_bias`` (3C,) in the same order,
             ``out_proj.weight`` (C, C) and ``out_proj.bias`` (C,). A layer that was made with ``bias=False``
-            has the two weights alone.
+            has only the two weights.
         n_head: H, which divides C.
 
     Returns:

@@ -188,7 +188,7 @@ def choose_checkpoint(rows: list[dict[str, Any]], template: str) -> tuple[int, f
         The step of the kept checkpoint, its share on the test questions, and whether the loss agrees.
 
     Example:
-        80 % ± 8 %: the checkpoint at step 10 has 75 %, and is kept. The loss is lowest at step 20.
+        80% ± 8%: the checkpoint at step 10 has 75%, and is kept. The loss is lowest at step 20.
 
         >>> rows = [
         ...     {"step": 10, "template": "a", "split": "validation", "loss": 0.5, "right": 75, "asked": 100},

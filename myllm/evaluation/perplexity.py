@@ -87,7 +87,7 @@ def _encode(text: str, tokenizer: Any) -> list[int]:
 
 
 def perplexity(model: Any, text: str | Sequence[int] | Tensor | None = None, **options: Any) -> float:
-    """The exponential of the mean negative log-likelihood: guessing among so many choices is equally hard.
+    """The exponential of the mean negative log-likelihood: how many equally likely choices are as hard.
 
     Args:
         model: As in `nll`; or, without a text, negative log-likelihoods in nats, of any shape.
@@ -106,8 +106,8 @@ def perplexity(model: Any, text: str | Sequence[int] | Tensor | None = None, **o
 def bits_per_byte(nll: Tensor, n_bytes: int) -> float:
     """The bits per byte of text that an ideal compressor based on this model needs.
 
-    Unlike perplexity it does not depend on how the text is split into tokens, so that any two models can be
-    compared.
+    Unlike perplexity, it is normalized by the bytes of the text and not by the number of tokens, so any two
+    models can be compared.
 
     Args:
         nll: Negative log-likelihoods in nats of all tokens of the text, any shape.

@@ -104,7 +104,7 @@ def encode_chunk(chunk: bytes, merges: Mapping[Pair, int]) -> list[int]:
     """Encode one chunk: merge the neighbours with the lowest new id, the leftmost first, until none is left.
 
     The ids form a linked list, and a heap holds the possible merges, so that a chunk of n bytes takes
-    O(n log n) steps. An entry of the heap is skipped if one of its two ids has been merged meanwhile.
+    O(n log n) steps. An entry of the heap is skipped if one of its two ids has been merged in the meantime.
 
     Args:
         chunk: The bytes of one chunk.
