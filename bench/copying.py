@@ -78,9 +78,9 @@ def built() -> Copier:
     """One layer that copies by construction, with a head for each length of a word.
 
     Letters and positions are one-hot vectors. In the head for words of n letters, a query at position p gives
-    the key at p - n a large score, a bar a larger one, and the key at position n, where the bar of such a word
-    is, a very low one. So the head finds the letter to copy if the word has n letters; otherwise it finds the
-    bar, whose value is 0.
+    the key at p - n a large score, a bar a larger one, and the key at position n, where the bar of such a
+    word is, a very low one. So the head finds the letter to copy if the word has n letters; otherwise it
+    finds the bar, whose value is 0.
     """
     lengths, places, letters = range(4, LONGEST + 1), 2 * LONGEST + 1, BAR + 1
     width, size, score = 2 * letters + places, places + 1, 50.0

@@ -157,9 +157,9 @@ def diagnose(
     - ``"transposed"``: The file would fit if some matrices, of two dimensions, were transposed. The evidence
       is the names of those whose shapes show it, in the order of ``wanted``.
     - ``"layers"``: The file has more or fewer layers than the model, and would fit if the layers that only
-      one of them has were left out of both. The layers are numbered from 0, as in ``layers.7.mlp.weight``,
-      and each has one tensor or more. The evidence is the layers left out, such as ``layers.7``, in the order
-      of their numbers.
+      one of them has were left out of both. Both number their layers from 0 without a gap (else this is not
+      the verdict), as in ``layers.7.mlp.weight``, and each has one tensor or more. The evidence is the
+      layers left out, such as ``layers.7``, in the order of their numbers.
     - ``"other"``: The evidence is first, in the order of ``wanted``, each name that the file lacks or has
       with another shape, and then, in the order of ``found``, each name that the model does not have.
 

@@ -177,6 +177,8 @@ def epoch_order(
        ``rank + 2 * world`` … of the epoch's order, so that together they get all. The rules 2 and 4 are about
        the whole order.
 
+    Rules 3 to 5 are for files of a dozen windows or more: with fewer, there may be no other order.
+
     Args:
         sizes: The windows of each file, at least one file; a size may be 0.
         open_files: 1 or more.
