@@ -9,11 +9,11 @@ from torch import Tensor
 from myllm.grading import exercise
 
 
-@exercise("16.1", "A code book for other weights", points=6, minutes=20, difficulty=2, section="nf4-levels")
+@exercise("16.1", "A codebook for other weights", points=6, minutes=20, difficulty=2, section="nf4-levels")
 def code_book(quantile: Callable[[float], float], levels: int) -> list[float]:
-    """Build the levels of a code book for weights that follow any symmetric distribution.
+    """Build the levels of a codebook for weights that follow any symmetric distribution.
 
-    Like NF4, the code book has an exact zero and ends at -1 and 1, and its levels are quantiles of the
+    Like NF4, the codebook has an exact zero and ends at -1 and 1, and its levels are quantiles of the
     distribution, divided by the outermost one. It differs in the distribution, in the number of levels, and
     in one convention:
 
@@ -48,9 +48,9 @@ def code_book(quantile: Callable[[float], float], levels: int) -> list[float]:
 
 @exercise("16.2", "One GPTQ column at a time", points=7, minutes=30, difficulty=3, section="gptq-columns")
 def gptq_row(w: Tensor, hinv: Tensor, levels: Tensor) -> Tensor:
-    """Round a row of weights to a code book, column by column, while the pruned weights stay zero.
+    """Round a row of weights to a codebook, column by column, while the pruned weights stay zero.
 
-    Weights that are exactly 0 have been pruned: they are frozen. They stay 0, even if the code book has no
+    Weights that are exactly 0 have been pruned: they are frozen. They stay 0, even if the codebook has no
     zero, and no error is pushed to them. The other columns are free. Go through them from left to right:
 
     1. Round the weight, as it is now, to the nearest level.
@@ -62,7 +62,7 @@ def gptq_row(w: Tensor, hinv: Tensor, levels: Tensor) -> Tensor:
         w: (K,) float64. Some or all weights may be 0.
         hinv: (K, K) float64, the inverse H⁻¹ of the Hessian of all columns, frozen ones included. It is
             symmetric and positive definite: the damping has been done already.
-        levels: (L,) float64, the levels of the code book in ascending order, at any distances, already
+        levels: (L,) float64, the levels of the codebook in ascending order, at any distances, already
             multiplied by the scale of this row. The tests avoid weights that have two nearest levels.
 
     Returns:

@@ -33,7 +33,7 @@ class _Bnb(QuantizedLinear):
 
     @property
     def nbytes(self) -> int:
-        """Bytes stored for the weight: its codes and scales, not the code books that all layers share."""
+        """Bytes stored for the weight: its codes and scales, not the codebooks that all layers share."""
         stored = self.layer.state_dict()
         return sum(stored[name].nbytes for name in stored if name.endswith(("weight", "absmax", "SCB")))
 

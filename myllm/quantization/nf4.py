@@ -1,4 +1,4 @@
-"""NF4: four bits on a code book made for normally distributed weights (QLoRA: Dettmers et al., 2023)."""
+"""NF4: four bits on a codebook made for normally distributed weights (QLoRA: Dettmers et al., 2023)."""
 
 from typing import Any
 
@@ -30,7 +30,7 @@ def nf4_levels() -> Tensor:
 
 
 def dynamic_levels() -> Tensor:
-    """The 256 levels of bitsandbytes' 8-bit "dynamic" code book, ascending, from -0.993 to 1 in float32.
+    """The 256 levels of bitsandbytes' 8-bit "dynamic" codebook, ascending, from -0.993 to 1 in float32.
 
     Each of the seven decades from 10⁻⁷ to 1 has twice as many levels as the one below it, 1 to 64 of each
     sign, evenly spaced within the decade: small numbers keep a small relative error (Dettmers, 2016).

@@ -1,4 +1,4 @@
-"""NF4: bitsandbytes' tables, bytes and numbers, and the properties of any code book."""
+"""NF4: bitsandbytes' tables, bytes and numbers, and the properties of any codebook."""
 
 import math
 from itertools import pairwise
