@@ -1,4 +1,4 @@
-"""``python -m myllm``, which torchrun starts."""
+"""Entry point of ``python -m myllm`` and of ``torchrun -m myllm``."""
 
 import sys
 

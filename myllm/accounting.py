@@ -1,4 +1,4 @@
-"""What a model costs: parameters, operations, and the memory of training and generation."""
+"""What a model costs: parameters, operations, and memory for training and generation."""
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -7,7 +7,7 @@ if TYPE_CHECKING:
 
 
 class Memory(NamedTuple):
-    """Bytes by purpose."""
+    """Memory in bytes, by purpose."""
 
     parameters: int
     gradients: int
@@ -17,23 +17,23 @@ class Memory(NamedTuple):
 
     @property
     def total(self) -> int:
-        """The sum."""
+        """The sum of all fields."""
         return sum(self)
 
 
 class Accounting:
-    """The counts of its subclass `myllm.config.ModelConfig`, in closed form; nothing is built.
+    """Parameters, operations and bytes of a `myllm.config.ModelConfig`, in closed form; no model is built.
 
-    `self` is Any because the fields belong to the subclass, which this module cannot import. C is the width,
-    V the size of the vocabulary. In the sums a flag counts as 1 or 0.
+    `self` is Any because the fields belong to that subclass, which this module cannot import. C is the width
+    and V the size of the vocabulary. In the sums a flag counts as 1 or 0.
     """
 
     @property
     def n_params(self: Any) -> int:
-        """The number of parameters; tied ones are counted once."""
+        """The number of parameters; tied parameters are counted once."""
         C, V = self.n_embd, self.vocab_size
         queries, keys = self._widths()
-        norm = 2 if self.norm == "layernorm" and self.bias else 1  # parameters for each number normalized
+        norm = 2 if self.norm == "layernorm" and self.bias else 1  # parameters per normalized feature
         gates = 2 if self.mlp == "gated" else 1
         norms = (1 if self.parallel_residual else 2) + (2 if self.post_norms else 0)
 
@@ -50,11 +50,11 @@ class Accounting:
         return self.n_layer * layer + rest
 
     def _widths(self: Any) -> tuple[int, int]:
-        """The numbers of all queries, and of all keys, of one token in one layer."""
+        """The widths of the query and the key projection of one layer, all heads together."""
         return self.n_head * self.head_dim, self.n_kv_head * self.head_dim
 
     def _matrices(self: Any) -> int:
-        """Numbers in the weight matrices of one layer."""
+        """The number of weights in the matrices of one layer."""
         projections = 3 if self.mlp == "gated" else 2
         return self.n_embd * (2 * sum(self._widths()) + projections * self.intermediate_size)
 
@@ -69,7 +69,7 @@ class Accounting:
         return 2 * (self.n_layer * layer + self.n_embd * self.vocab_size)
 
     def _windowed_layers(self: Any) -> int:
-        """The number of layers in which attention has a window."""
+        """The number of layers with sliding-window attention."""
         every = self.full_attention_every or self.n_layer + 1
         return 0 if self.window is None else self.n_layer - self.n_layer // every
 
@@ -77,11 +77,11 @@ class Accounting:
         """Bytes of the keys and values of B sequences of T tokens.
 
         Args:
-            B: Sequences.
-            T: Tokens in each.
+            B: The number of sequences.
+            T: Tokens per sequence.
             dtype: The dtype of keys and values.
-            ring: Whether layers with a window keep their last `window` tokens only, as a ring buffer does. A
-                growing cache, which `myllm.inference.generate` uses, keeps all tokens in every layer.
+            ring: Whether layers with a window keep only their last `window` tokens, as a ring buffer does;
+                the cache that `myllm.inference.generate` uses keeps all tokens in every layer.
         """
         tokens, (_, keys) = self.n_layer * T, self._widths()
         if ring and self.window:
@@ -91,9 +91,9 @@ class Accounting:
     def memory(self: Any, B: int, T: int, *, dtype: "torch.dtype", training: bool = True) -> Memory:
         """Bytes for B sequences of T tokens, everything in one dtype.
 
-        Training keeps a gradient and the two moments of AdamW for each parameter, and what the backward pass
-        of the cross-entropy needs; generation keeps a growing key-value cache and the logits. Every number is
-        exact but that of the activations of training: see `activations`.
+        Training keeps a gradient and AdamW's two moments for each parameter, and the activations that the
+        backward pass from the cross-entropy needs; generation keeps a key-value cache of all tokens and the
+        logits. Every number is exact except that of the activations in training: see `activations`.
         """
         parameters = self.n_params * dtype.itemsize
         if training:
@@ -104,16 +104,16 @@ class Accounting:
     def activations(self: Any, B: int, T: int, dtype: "torch.dtype") -> int:
         """Bytes that a forward pass with cross-entropy keeps for the backward pass, within 15 %.
 
-        A matrix product keeps its input, a norm its input and (RMSNorm) the normalized numbers in float32, an
-        activation function its input, a gate both factors, fused attention queries, keys, values, output and
-        one float32 for each row of weights; after RoPE the output is copied where heads are joined.
-        So for each token a layer of GPT-2 with inner width I = 4C keeps 2C for the norms, 2C for the inputs
-        of attention and feed-forward network, 4C for attention and 2I = 8C inside the feed-forward network:
-        16C numbers. The loss keeps V log-probabilities. What grows with T x T is a window's mask, and with
-        a soft cap the three steps from scores to weights.
+        A matrix product keeps its input; LayerNorm its input; RMSNorm its input and the normalized values,
+        both in float32; an activation function its input; a gate both factors; fused attention the queries,
+        keys, values, output and one float32 for each row of weights. With RoPE, joining the heads copies the
+        output. So for each token, a layer of GPT-2 with inner width I = 4C keeps 2C for the norms, 2C for the
+        inputs of attention and feed-forward network, 4C for attention and 2I = 8C inside the feed-forward
+        network: 16C numbers. The loss keeps V log-probabilities. Only a window's mask and, with a soft cap,
+        the three steps from scores to weights grow with T x T.
         """
-        item, wide = dtype.itemsize, max(dtype.itemsize, 4)  # norms and softmax: in float32 at least
-        norm = item if self.norm == "layernorm" else 2 * wide  # bytes for each number that is normalized
+        item, wide = dtype.itemsize, max(dtype.itemsize, 4)  # norms and softmax: at least float32
+        norm = item if self.norm == "layernorm" else 2 * wide  # bytes per normalized feature
         queries, keys = self._widths()
 
         inputs = 1 if self.parallel_residual else 2  # of attention and feed-forward network
@@ -126,7 +126,7 @@ class Accounting:
             layer += 2 * item * (queries + keys) + 4 * self.n_head
             layer += item * queries * (self.position == "rope")
         kept = 2 if self.mlp == "plain" else 4
-        kept -= self.activation == "relu"  # its output serves the backward pass as well
+        kept -= self.activation == "relu"  # its backward pass needs the output alone, which is kept anyway
         layer += item * self.intermediate_size * kept
 
         logits = 2 if self.logit_softcap else 1

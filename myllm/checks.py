@@ -1,4 +1,4 @@
-"""Checks of values that come from a file or a caller: types, ranges, fields without an effect."""
+"""Checks of values from a file or a caller: types, ranges, and fields that would have no effect."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, fields
@@ -7,9 +7,9 @@ from typing import Any, get_args
 
 from myllm.files import UserError
 
-LARGEST = 2**31 - 1  # of whole numbers
+LARGEST = 2**31 - 1  # of integers, by default
 USUAL = {int: (1, LARGEST), float: (1e-30, 1e30)}
-# The ranges of fields of `ModelConfig` and `RopeScaling` where they differ from the usual ones.
+# The ranges of fields of `ModelConfig` and `RopeScaling` that differ from `USUAL`.
 RANGES = {
     "n_layer": (1, 10_000),
     "head_dim": (1, 65_536),
@@ -21,7 +21,7 @@ _WORDS = {bool: "true or false", str: "a string", list: "a list", dict: "an obje
 
 
 def shown(value: Any) -> str:
-    """A value for a message, in at most 40 characters."""
+    """A value as text for a message, in at most 40 characters."""
     if isinstance(value, int) and value.bit_length() > 64:
         return "a number of more than 64 bits"
     text = repr(value)
@@ -29,21 +29,21 @@ def shown(value: Any) -> str:
 
 
 def near(name: str, names: Iterable[str]) -> str:
-    """The end of a sentence about an unknown name: the name that is most like it, if there is one."""
+    """The end of a sentence about an unknown name: the most similar known name, if one is similar enough."""
     found = get_close_matches(name, [*names], 1)
     return f"did you mean {found[0]}?" if found else "check the name."
 
 
 def check(name: str, value: Any, *kinds: Any, bounds: tuple[float, float] | None = None) -> None:
-    """Refuse a value that is of none of the given types and equals none of the given words.
+    """Raise an error unless a value has one of the given types or equals one of the given words.
 
-    A whole number may stand for a float; True and False stand for no number.
+    An int may stand for a float; True and False may stand for neither.
 
     Args:
         name: The name of the value, for the message.
         value: The value.
-        kinds: Types, or words that it may equal.
-        bounds: The smallest and the largest number; by default those of `USUAL`.
+        kinds: Types that it may have, or words that it may equal.
+        bounds: The smallest and the largest number allowed; by default those of `USUAL`.
 
     Raises:
         UserError: The value is of another type or out of range.
@@ -71,9 +71,9 @@ def setting(
     Args:
         hf: The parsed file, or an object in it.
         key: The name of the setting.
-        default: The value where it is missing; the setting must be of the same type. Without a default it is
-            required, and must be a whole number.
-        bounds: The smallest and the largest number.
+        default: The value if the setting is missing; if it is not, it must be of the same type. Without a
+            default the setting is required, and must be an integer.
+        bounds: The smallest and the largest number allowed.
 
     Raises:
         UserError: The setting is missing, of another type or out of range.
@@ -90,8 +90,8 @@ def setting(
 def check_fields(made: Any, prefix: str = "") -> None:
     """Check the fields of a dataclass instance against their annotations, `RANGES` and each other.
 
-    A field with ``metadata={"needs": (other, value)}`` must keep its default where the field `other` has
-    another value.
+    A field with ``metadata={"needs": (other, value)}`` must keep its default unless the field `other` has
+    that value.
 
     Raises:
         UserError: A value that is not allowed, or a field that would have no effect.
@@ -107,10 +107,10 @@ def check_fields(made: Any, prefix: str = "") -> None:
 
 
 def make(cls: type[Any], values: Mapping[str, Any]) -> Any:
-    """An instance of a dataclass from named values.
+    """Create an instance of a dataclass from values by field name.
 
     Raises:
-        UserError: A name that the class does not have, or a missing field that has no default.
+        UserError: An unknown field, or a missing one that has no default.
     """
     required = {one.name: one.default is MISSING for one in fields(cls)}
     if unknown := [name for name in values if name not in required]:

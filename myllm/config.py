@@ -1,4 +1,4 @@
-"""The configuration of a model: a frozen set of numbers, checked when it is created."""
+"""The configuration of a model: a frozen dataclass, checked when it is created."""
 
 import json
 from dataclasses import asdict, dataclass, field, fields
@@ -19,13 +19,13 @@ _IF_YARN = {"needs": ("kind", "yarn")}
 
 @dataclass(frozen=True)
 class RopeScaling:
-    """How rotary frequencies are scaled for texts longer than those of the training.
+    """How rotary frequencies are scaled for texts longer than those seen in training.
 
     Attributes:
         kind: ``linear``, ``dynamic``, ``llama3`` or ``yarn``.
         factor: How many times longer the texts may be, at least 1.
-        original_context: The longest text of the training, in tokens. With ``linear`` it matters to
-            `ModelConfig.to_hf` only.
+        original_context: The context length in training, in tokens. With ``linear``, only
+            `ModelConfig.to_hf` uses it.
         low_freq_factor: ``llama3``: frequencies that complete fewer rotations than this in the original
             context are divided by `factor`.
         high_freq_factor: ``llama3``: frequencies that complete more rotations stay as they are.
@@ -34,7 +34,7 @@ class RopeScaling:
         attention_factor: ``yarn``: factor on queries and keys, by default 0.1 ln(factor) + 1.
 
     Raises:
-        UserError: A number out of range, or a field that `kind` does not read.
+        UserError: A number out of range, or a field that `kind` does not use.
     """
 
     kind: Literal["linear", "dynamic", "llama3", "yarn"]
@@ -62,16 +62,16 @@ class ModelConfig(Accounting):
     cannot tell such a field from one that was given, and raises if the old value no longer fits.
 
     Attributes:
-        vocab_size: V, tokens in the vocabulary.
-        block_size: The longest text, in tokens.
-        n_layer: Blocks, at most 10,000.
-        n_head: H, query heads of a block.
-        n_embd: C, the width.
-        n_kv_head: K, key and value heads; by default `n_head`.
+        vocab_size: V, the number of tokens in the vocabulary.
+        block_size: The context length: the longest text, in tokens.
+        n_layer: The number of layers, at most 10,000.
+        n_head: H, the query heads of a layer.
+        n_embd: C, the width of the residual stream.
+        n_kv_head: K, the key and value heads of a layer; by default `n_head`.
         head_dim: D, the width of a head, at most 65,536; by default ``n_embd / n_head``.
         intermediate_size: Width inside the feed-forward network; by default ``4 * n_embd``.
         norm: ``layernorm`` or ``rmsnorm``.
-        norm_eps: Added to the variance before its root is taken.
+        norm_eps: Added to the variance (RMSNorm: to the mean square) before the square root.
         norm_offset: Whether RMSNorm multiplies by ``1 + weight`` (Gemma).
         mlp: ``plain`` (two projections) or ``gated`` (three).
         activation: ``gelu``, ``gelu_tanh``, ``relu`` or ``silu``.
@@ -86,19 +86,19 @@ class ModelConfig(Accounting):
         attention_scale: Factor on the scores; by default ``1 / sqrt(head_dim)``.
         attention_softcap: Soft cap of the scores, ``cap * tanh(score / cap)`` (Gemma 2).
         logit_softcap: Soft cap of the logits (Gemma 2).
-        window: How many positions, its own included, each position attends to; by default all before it.
+        window: How many positions, its own included, each position attends to; by default all up to its own.
         full_attention_every: With a window, every n-th layer still attends to all positions (Gemma 2: 2).
         parallel_residual: Whether attention and feed-forward network read the same input (Phi).
-        post_norms: Whether the outputs of both are normalized as well (Gemma 2).
+        post_norms: Whether the outputs of attention and feed-forward network are normalized, too (Gemma 2).
         scale_embeddings: Whether embeddings are multiplied by ``sqrt(n_embd)`` (Gemma).
-        tie_embeddings: Whether the head is the embedding table.
+        tie_embeddings: Whether the head shares the embedding table.
         init_std: Standard deviation of the initial weights.
         family: The ``model_type`` that `to_hf` writes, set by `from_hf` and presets. It becomes None if that
             family cannot express the model, and is ignored in comparisons.
-        derived: Names of the fields that were left out, separated by spaces; not to be given by the caller.
+        derived: Names of the fields that were left out, separated by spaces; set internally, never pass it.
 
     Raises:
-        UserError: Numbers that are out of range or do not fit together, or a field without an effect.
+        UserError: Values that are out of range or do not fit together, or a field without an effect.
     """
 
     vocab_size: int
@@ -197,7 +197,7 @@ class ModelConfig(Accounting):
 
     @classmethod
     def preset(cls, name: str, **overrides: Any) -> Self:
-        """A published model by name, with some fields changed.
+        """The configuration of a published model by name, with some fields overridden.
 
         Raises:
             UserError: An unknown name or field.
@@ -223,7 +223,7 @@ class ModelConfig(Accounting):
         It has the form of `family` or, without one, of the first family that can express the model.
 
         Raises:
-            UserError: No family can; the message names what the closest one lacks.
+            UserError: No family can express it; the message names what the closest one lacks.
         """
         names = [self.family] if self.family else [*families.FAMILIES]
         lacks = {name: self._lacking(name) for name in names}
@@ -249,13 +249,13 @@ class ModelConfig(Accounting):
 
     @classmethod
     def _from_dict(cls, values: dict[str, Any]) -> Self:
-        values = {name: value for name, value in values.items() if value is not None}  # None is the default
+        values = {name: value for name, value in values.items() if value is not None}  # None is left out
         if isinstance(values.get("rope_scaling"), dict):
             values["rope_scaling"] = make(RopeScaling, values["rope_scaling"])
         return make(cls, values)
 
     def replace(self, **changes: Any) -> Self:
-        """A copy with some fields changed; None resets a field to what it is when left out.
+        """A copy with some fields changed; None resets a field to its value when left out.
 
         Raises:
             UserError: An unknown field, or values that do not fit together.

@@ -1,4 +1,4 @@
-"""What the chapters use to show things: real source, the book's figure style, the grader's card."""
+"""What the chapters use to show things: source code, figures in the book's style, the grader's card."""
 
 import inspect
 import json
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from myllm.config import ModelConfig
     from myllm.grading.notebook import Card
 
-COLOURS = {  # one role, one colour; mid-tones of book/_static/colours.css that read on light and dark pages
+COLOURS = {  # one per role; mid-tones of book/_static/colours.css, legible on light and on dark pages
     "query": "#3b7dd8",
     "key": "#d95f0e",
     "value": "#2a9560",
@@ -26,7 +26,7 @@ COLOURS = {  # one role, one colour; mid-tones of book/_static/colours.css that 
 
 
 class Source:
-    """The source of some definitions; a notebook and the book show it as highlighted code."""
+    """The source of some objects, which a notebook and the book show as highlighted code."""
 
     def __init__(self, *objects: Any):
         self.objects = objects
@@ -39,12 +39,12 @@ class Source:
 
 
 def show(*objects: Any) -> Source:
-    """Show the source of functions, classes, methods or modules, in this order, as it is installed."""
+    """Show the installed source of functions, classes, methods or modules, in the order given."""
     return Source(*objects)
 
 
 class Grids:
-    """Grids of characters by name: pictures side by side in a notebook and the book, text elsewhere."""
+    """Named grids of characters: pictures side by side in a notebook and in the book, text elsewhere."""
 
     def __init__(self, grids: dict[str, str]):
         self.grids = grids
@@ -58,7 +58,7 @@ class Grids:
 
 
 class Page:
-    """A whole HTML page, alive in a frame of a notebook or of the book, and a link that saves it."""
+    """A whole HTML page, live in a frame of a notebook or of the book, with a link that saves it."""
 
     def __init__(self, text: str, file: str, title: str = "A page of its own"):
         self.text, self.file, self.title = text, file, title
@@ -84,7 +84,7 @@ def draw_masks(masks: dict[str, Any], queries: int) -> Grids:
 
     Args:
         masks: Mask functions by name, as `myllm.model.masks.draw` takes them.
-        queries: T.
+        queries: T, the number of queries.
     """
     from myllm.model.masks import draw
 
@@ -94,14 +94,14 @@ def draw_masks(masks: dict[str, Any], queries: int) -> Grids:
 def style() -> dict[str, str]:
     """Draw matplotlib figures in the book's style from here on, and return the colour of each role.
 
-    In a notebook figures become SVG, so that a page can give them its own face and its light or dark colours.
+    In a notebook figures become SVG, so that a page can give them its own font and its light or dark colours.
     """
     import matplotlib.pyplot as plt
     from IPython.core.getipython import get_ipython
 
     plt.style.use(Path(__file__).with_suffix(".mplstyle"))
     if (shell := get_ipython()) and "inline" in plt.get_backend():
-        # Without date and program, equal figures give equal files.
+        # Without date and creator in the metadata, equal figures give identical files.
         plain = "dict(metadata=dict(Date=None, Creator=None), bbox_inches='tight')"
         shell.run_line_magic("config", f"InlineBackend.print_figure_kwargs = {plain}")
         shell.run_line_magic("config", "InlineBackend.figure_formats = set(['svg'])")
@@ -109,10 +109,10 @@ def style() -> dict[str, str]:
 
 
 def result(name: str) -> Any:
-    """A measurement that takes too long for a page, read from its file with command, commit and machine.
+    """A measurement that takes too long for a page, read from its file, with command, commit and machine.
 
     Args:
-        name: The file's name in ``book/_results``, without the ending.
+        name: The file's name in ``book/_results``, without the extension.
     """
     return json.loads((_results() / f"{name}.json").read_text(encoding="utf-8"))
 
@@ -121,7 +121,7 @@ def weights(name: str) -> Path:
     """The file with the weights of a model of the book that takes too long to train on a page.
 
     Args:
-        name: The file's name in ``book/_results``, without the ending.
+        name: The file's name in ``book/_results``, without the extension.
     """
     return _results() / f"{name}.safetensors"
 
@@ -136,8 +136,8 @@ def step_memory(config: "ModelConfig", B: int, T: int) -> list[dict[str, Any]]:
 
     Args:
         config: The model.
-        B: Rows of the batch.
-        T: Tokens in a row.
+        B: Rows in the batch.
+        T: Tokens per row.
     """
     import torch
 
@@ -167,7 +167,7 @@ def check(exercise: str, function: Callable[..., Any], *, seed: int | None = Non
     Args:
         exercise: The exercise's number, for example "03.1".
         function: Your answer.
-        seed: Brings back the random cases of a failed card, which names it.
+        seed: Reproduces the random cases of a failed card, which states it.
     """
     from myllm.grading.notebook import check as grade
 

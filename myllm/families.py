@@ -1,8 +1,8 @@
 """Conversion between Hugging Face's ``config.json`` and the fields of `myllm.config.ModelConfig`.
 
 A family is a table of ``families.toml``: which setting of ``config.json`` holds which field, and what all its
-models have in common. A setting that changes the model is honoured or refused. An unknown setting causes a
-warning if it is a plain value, and is refused if it is an object or a list.
+models have in common. A setting that changes the model is either honoured or refused. An unknown setting
+causes a warning if it is a plain value, and is refused if it is an object or a list.
 """
 
 import tomllib
@@ -21,7 +21,7 @@ _INERT, _INERT_BEGINNINGS = {*_SETTINGS["inert"]}, tuple(_SETTINGS["inert_beginn
 _ORIGINAL, _LONGEST = "original_max_position_embeddings", "max_sequence_length"
 _FULL, _SLIDING = "full_attention", "sliding_attention"
 
-#: Settings that change a model, with the one value that a family that does not read them can honour.
+#: Settings that change a model, each with the only value accepted where a family does not read it.
 NEUTRAL: Values = _TABLES["neutral"] | dict.fromkeys(_SETTINGS["absent"])
 
 
@@ -33,15 +33,15 @@ class Family(NamedTuple):
     """How one family writes its configuration and names its tensors.
 
     Attributes:
-        architecture: The class of the library transformers that reads it.
-        fixed: Fields that have the same value in all its models.
-        keys: Field to the setting that holds it and, unless the file must have it, its default.
-        only: Settings of its own that have one value only.
-        names: Parts of tensor names: ours, and the one in its files where that differs.
-        same: Settings that must equal another one: a setting to the other.
-        activations: Names of activation functions that have an unusual meaning in its files.
+        architecture: The class of the transformers library that loads such a model.
+        fixed: Fields that have the same value in all models of the family.
+        keys: For each field, the setting that holds it and, unless the setting is required, its default.
+        only: Settings specific to the family, each with the only supported value.
+        names: Parts of our tensor names, each with the part in the family's files where the two differ.
+        same: Settings that must equal another one, each with that one.
+        activations: Names of activation functions that have an unusual meaning in the family's files.
         windows: Which layers have a window: none, all, every other one, or all after the first few.
-        whole_heads: Whether transformers refuses a width that is no multiple of the number of heads.
+        whole_heads: Whether transformers refuses a width that is not a multiple of the number of heads.
     """
 
     architecture: str
@@ -63,7 +63,7 @@ def find(name: Any) -> Family:
     """The family of a ``model_type``.
 
     Raises:
-        UserError: It is not known.
+        UserError: The ``model_type`` is unknown.
     """
     if str(name) not in FAMILIES:
         raise UserError(f"The family {shown(name)} is not known; known are {', '.join(FAMILIES)}.")
@@ -109,7 +109,7 @@ def from_hf(hf: Values) -> Values:
 
 
 def to_hf(values: Values, name: str) -> Values:
-    """The ``config.json`` of a model in a family's form; what the family cannot express is missing.
+    """The ``config.json`` of a model in a family's form; what the family cannot express is left out.
 
     Args:
         values: All fields of a `ModelConfig`.
@@ -121,7 +121,7 @@ def to_hf(values: Values, name: str) -> Values:
     values = {**values, "activation": words.get(values["activation"]), "attention_scale": scalar}
 
     hf: Values = {"architectures": [family.architecture], "model_type": name, **family.only}
-    hf["pad_token_id"] = None  # the default of phi3 lies beyond a small vocabulary
+    hf["pad_token_id"] = None  # the default of phi3 would lie outside a small vocabulary
     hf |= {key: values[field] for field, (key, *_) in family.keys.items()}
     hf |= {other: hf[key] for other, key in family.same.items()}
     if values["rope_scaling"] and "rope_scaling" in family.keys:
@@ -162,7 +162,7 @@ def _refuse_unread(hf: Values, family: Family) -> None:
 
 
 def _layer_types(n_layer: int, every: int) -> list[str]:
-    """The types of all layers: every n-th has no window; with 0 all have one."""
+    """The attention types of all layers: every n-th has no window; if `every` is 0, all have one."""
     return [_FULL if every and (i + 1) % every == 0 else _SLIDING for i in range(n_layer)]
 
 
@@ -188,7 +188,7 @@ def _flatten_rope(hf: Values) -> Values:
     inside takes precedence over the same one at the top level.
 
     Raises:
-        UserError: A setting that must be an object is none, or the kind of scaling is unknown.
+        UserError: A setting that must be an object is not one, or the kind of scaling is unknown.
     """
     for key in ("rope_parameters", "rope_scaling"):
         if not isinstance(hf.get(key), dict | None):
@@ -206,7 +206,7 @@ def _flatten_rope(hf: Values) -> Values:
 
 
 def _read_rope(rope: Values, hf: Values, context: int) -> Values:
-    """The fields `rope_scaling` and `block_size`. `RopeScaling` checks the settings that are not used here.
+    """The fields `rope_scaling` and `block_size`; `RopeScaling` checks the settings that are not used here.
 
     Args:
         rope: What `_flatten_rope` left as ``rope_scaling``.
@@ -226,7 +226,7 @@ def _read_rope(rope: Values, hf: Values, context: int) -> Values:
 
 
 def _longest(context: int, original: int, factor: float) -> int:
-    """The longest text of a scaled model whose file does not state it."""
+    """The context length of a scaled model whose file does not state it."""
     return context if context > original else int(original * factor)
 
 
@@ -234,7 +234,8 @@ def _write_rope(scaling: Any, longest: int) -> Values:
     """The settings of scaled rotary frequencies.
 
     For ``linear`` and ``dynamic``, ``max_position_embeddings`` is the original context, on which dynamic
-    frequencies depend. Where the longest text does not follow from it, ``max_sequence_length`` holds it.
+    frequencies depend. Where the model's context length does not follow from that, ``max_sequence_length``
+    states it.
 
     Args:
         scaling: A `RopeScaling`.

@@ -1,4 +1,4 @@
-"""Files: atomic writes, checksums, downloads, bounded reading. All other modules may use this one."""
+"""Files: atomic writes, checksums, downloads and bounded reading; all other modules may use this one."""
 
 import codecs
 import errno
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 StrPath = str | os.PathLike[str]
-Source = StrPath | BinaryIO  # a file by its name, or an open stream such as standard input
+Source = StrPath | BinaryIO  # a file by name, or an open stream such as standard input
 
 BLOCK = 1 << 16  # bytes read or written at a time
 LIMIT = 1 << 30  # the largest file, in bytes, that is read whole
@@ -31,7 +31,7 @@ DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 
 
 class UserError(Exception):
-    """An error of the user's, in one sentence that says how to fix it; the command line exits with 1."""
+    """A user's mistake, in one sentence that says how to fix it; the command line exits with status 1."""
 
 
 def reason(error: BaseException) -> str:
@@ -56,10 +56,10 @@ def expand(path: StrPath) -> Path:
 
 
 def new_folder(path: StrPath) -> Path:
-    """The place of a folder that is to be written; nothing is written yet.
+    """The expanded path of a folder that is to be written, after a check that it can be; writes nothing.
 
     Raises:
-        UserError: Something is there that is no empty folder, or nothing can be written there.
+        UserError: Something other than an empty folder is there, or nothing can be written there.
     """
     folder = expand(path)
     if os.path.lexists(folder) and not (folder.is_dir() and not any(folder.iterdir())):
@@ -69,10 +69,10 @@ def new_folder(path: StrPath) -> Path:
 
 
 def check_place(path: StrPath) -> None:
-    """Refuse a place that lies in a file, or where nothing may be written.
+    """Raise an error if a path leads through something that is not a folder, or may not be written.
 
     Raises:
-        UserError: It does.
+        UserError: It leads through a file, or may not be written.
     """
     place = Path(path).absolute()
     there = next(one for one in (place, *place.parents) if os.path.lexists(one))
@@ -98,10 +98,10 @@ def cache_dir() -> Path:
 def atomic_writer(path: StrPath) -> Generator[BinaryIO]:
     """Open a binary file that appears at ``path`` complete or not at all.
 
-    The bytes go to a temporary file in the same folder. When the block ends, they are forced to the disk and
-    the file takes its name in one step. Whatever ends the block early, Ctrl-C included, removes the temporary
-    file and leaves ``path`` as it was. A library that writes to a name instead of an open file may be given
-    ``file.name``, even one that replaces the file of that name.
+    The bytes go to a temporary file in the same folder. When the block ends, they are flushed to disk and the
+    file is renamed to ``path`` in one step. Whatever ends the block early, Ctrl-C included, removes the
+    temporary file and leaves ``path`` as it was. A library that writes to a name instead of an open file may
+    be given ``file.name``, even if it replaces the file of that name.
 
     Raises:
         UserError: ``path`` cannot be written, or the disk is full.
@@ -146,7 +146,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def atomic_write(path: StrPath, data: bytes | str) -> None:
-    """Write ``data`` to ``path`` completely or not at all, text as UTF-8; raises as `atomic_writer`."""
+    """Write ``data`` to ``path`` completely or not at all, text as UTF-8; raises as `atomic_writer` does."""
     with atomic_writer(path) as file:
         file.write(data.encode() if isinstance(data, str) else data)
 
@@ -179,7 +179,7 @@ def read_bytes(source: Source, *, limit: int = LIMIT) -> bytes:
 
 
 def read_text_blocks(source: Source, *, limit: float = math.inf) -> Iterator[str]:
-    """The text of a UTF-8 file or stream, 64 kB at a time, without a byte-order mark; line ends are kept.
+    """The text of a UTF-8 file or stream, 64 KiB at a time, without a byte-order mark; line endings are kept.
 
     Raises:
         UserError: It is missing, a folder, unreadable, longer than ``limit`` bytes, binary or not UTF-8.
@@ -201,12 +201,12 @@ def read_text_blocks(source: Source, *, limit: float = math.inf) -> Iterator[str
 
 
 def read_text(source: Source, *, limit: int = LIMIT) -> str:
-    """The text of a UTF-8 file or stream; raises as `read_text_blocks`."""
+    """The text of a UTF-8 file or stream; raises as `read_text_blocks` does."""
     return "".join(read_text_blocks(source, limit=limit))
 
 
 def read_filled(path: StrPath) -> str:
-    """The text of a file that must hold more than white space; raises as `read_text`, and if it does not."""
+    """The text of a file; raises as `read_text` does, and a `UserError` if it is only white space."""
     text = read_text(expand(path))
     if not text.strip():
         raise UserError(f"{path} is empty; give a file with text.")
@@ -250,7 +250,7 @@ def download(url: str, path: StrPath, *, sha256: str, progress: bool | None = No
         url: The address of the file.
         path: Where to write it; missing folders are made.
         sha256: The SHA-256 of the whole file, as 64 hexadecimal digits.
-        progress: Show a progress bar; None shows one only on a terminal.
+        progress: Whether to show a progress bar; None shows one only on a terminal.
 
     Raises:
         UserError: No network, no such address, a wrong checksum (the part is then removed), a full disk.
@@ -313,5 +313,5 @@ def _fetch(url: str, part: BinaryIO, progress: bool | None) -> None:
     except (OSError, HTTPException) as error:
         if isinstance(error, OSError) and error.errno in DISK_ERRORS:
             raise
-        if getattr(error, "code", None) != 416:  # "range not satisfiable": nothing is lacking
+        if getattr(error, "code", None) != 416:  # "range not satisfiable": nothing is missing
             raise UserError(f"Cannot fetch {url}: {reason(error)}; check the network, run again.") from error

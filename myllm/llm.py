@@ -62,7 +62,7 @@ class LLM:
 
     @property
     def config(self) -> ModelConfig:
-        """The model's configuration, which untying its head changes."""
+        """The model's configuration; untying the head changes it."""
         return self.model.config
 
     @classmethod
@@ -79,8 +79,8 @@ class LLM:
             name_or_path: "course-base" or "course-sft", the models of chapters 10 and 18; "smollm2", which
                 `myllm download smollm2` fetches; a GGUF file; a folder with ``config.json`` and safetensors;
                 or the name of such a repository on the Hugging Face hub.
-            dtype: The dtype of the weights; by default as stored, float32 for a GGUF file. What is quantized
-                stays as it is.
+            dtype: The dtype of the weights; by default as stored, float32 for a GGUF file. Quantized
+                weights stay as they are.
             device: The device of the weights; by default the CPU.
 
         Raises:
@@ -103,8 +103,8 @@ class LLM:
     def save_pretrained(self, folder: StrPath) -> None:
         """Write a folder that `from_pretrained` loads, stop ids included.
 
-        The library `transformers` loads it, too, unless the model is quantized: then it is in the format of
-        `myllm.quantization.store`.
+        The library `transformers` loads it, too, unless the model is quantized: then the folder is in the
+        format of `myllm.quantization.store`.
 
         Raises:
             UserError: The folder cannot be written.
@@ -124,7 +124,7 @@ class LLM:
             kind: "f32", "f16", "q8_0" (8.5 bits a weight) or "q4_0" (4.5 bits).
 
         Raises:
-            UserError: Such a file cannot express the model or its tokenizer, or it cannot be written.
+            UserError: GGUF cannot express the model or its tokenizer, or the file cannot be written.
         """
         gguf_writer.write(self.model, path, kind, self.tokenizer)
 
@@ -134,7 +134,7 @@ class LLM:
         Args:
             prompt: The text to continue.
             sampling: ``max_new_tokens`` (by default 256, or as many as fit into the context), ``stop``
-                (strings that end the text), ``regex`` (a regular expression that the new text must match,
+                (strings that end the text), ``regex`` (a regular expression that the new text must match;
                 see `regex_grammar`), ``seed``, and the fields of `SamplingConfig`, such as ``temperature``
                 (0, the default, always takes the most likely token) and ``top_p``. With ``write``, another
                 function generates the ids; see `myllm.inference.generate.stream`.
@@ -165,14 +165,14 @@ class LLM:
         regex: str | None = None,
         **sampling: Any,
     ) -> list[tuple[str, list[int]]]:
-        """Continue several texts together, as one batch; each as it would be continued alone.
+        """Continue several texts together, as one batch; each gets the continuation that it would get alone.
 
         Args:
             prompts: The texts to continue, or their ids.
             stop: Strings that end a text.
             regex: A regular expression that the new texts must match.
-            sampling: See `stream`. Prompt i is sampled with the seed ``seed + i``, and where
-                ``max_new_tokens`` is not given, the longest prompt decides how many tokens fit.
+            sampling: See `stream`. Prompt i is sampled with the seed ``seed + i``; without
+                ``max_new_tokens``, the longest prompt determines how many tokens fit.
 
         Returns:
             For each prompt the new text, which ends before a stop string, and all new ids.
@@ -197,7 +197,7 @@ class LLM:
         return found
 
     def beam(self, prompt: str, *, width: int, **options: Any) -> list[tuple[str, float]]:
-        """The continuations of the best score that a beam search finds.
+        """The highest-scoring continuations that a beam search finds.
 
         Args:
             prompt: The text to continue.
@@ -223,7 +223,7 @@ class LLM:
         return self._stream(self.chat_ids(messages), sampling)
 
     def chat_ids(self, messages: Iterable[Message]) -> list[int]:
-        """The ids that a conversation is for the model, up to where its answer begins; see `chat`."""
+        """The ids that the model reads for a conversation, up to where its answer begins; see `chat`."""
         return prompt_ids(messages, self._need_tokenizer())
 
     def chat(self, messages: Iterable[Message], **sampling: Any) -> str:
@@ -239,7 +239,7 @@ class LLM:
         return "".join(self.stream_chat(messages, **sampling))
 
     def score(self, text: str | Sequence[int] | Tensor, **options: Any) -> Tensor:
-        """The negative log-likelihood of each token of a text but the first.
+        """The negative log-likelihood of each token of a text except the first.
 
         Args:
             text: A text, or its ids.
@@ -254,14 +254,14 @@ class LLM:
         return nll(self, text, **options)
 
     def logprobs(self, prompt: str | Sequence[int], continuation: str | Sequence[int]) -> Tensor:
-        """The log-probability of each token of a continuation, given the prompt and those before it.
+        """The log-probability of each token of a continuation, given the prompt and the tokens before it.
 
         Args:
             prompt: A text, or its ids.
             continuation: A text, or its ids, such as those that `complete` returns.
 
         Returns:
-            (N,) float32, in nats, one number a token of the continuation.
+            (N,) float32, in nats, one number per token of the continuation.
 
         Raises:
             UserError: No prompt, more tokens than the context holds, or no tokenizer for a text.
@@ -295,7 +295,7 @@ class LLM:
         return tokenizer.encode(text, bos=tokenizer.add_bos)
 
     def _room(self, *rows: Sequence[int]) -> int:
-        """How many new tokens are generated after these ids if nothing else is said."""
+        """The default number of new tokens after these ids; with several rows, after the longest."""
         return max(1, min(256, self.config.block_size - max(map(len, rows), default=0)))
 
     def _stream(self, ids: list[int], sampling: dict[str, Any]) -> Iterator[str]:
@@ -303,7 +303,7 @@ class LLM:
         return stream(self.model, self._need_tokenizer(), ids, stop_ids=self.stop_ids, **options)
 
     def _prepare(self, ids: list[int], options: dict[str, Any]) -> dict[str, Any]:
-        """The options for continuing one text, with a length and a cache."""
+        """The options for continuing one text, with a default length and cache."""
         options = {"max_new_tokens": self._room(ids), **options}
         check_room(self.model, len(ids), options["max_new_tokens"])
         return {"cache": new_cache(self.model, 1, len(ids) + options["max_new_tokens"]), **options}

@@ -4,7 +4,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-# Name to fields of `myllm.config.ModelConfig`; what is left out has its default there.
+# By name, the fields of `myllm.config.ModelConfig`; those left out have their defaults.
 PRESETS: dict[str, dict[str, Any]] = tomllib.loads(
     Path(__file__).with_suffix(".toml").read_text(encoding="utf-8")
 )

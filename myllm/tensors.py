@@ -21,7 +21,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     Raises:
         UserError: The file is missing, damaged or of another format.
     """
-    opened: Any = safe_open  # the library's types are unknown
+    opened: Any = safe_open  # the library is not typed
     try:
         with path.open("rb"), opened(path, "pt") as file:
             return {name: file.get_tensor(name) for name in [*file.keys()]}, file.metadata() or {}
@@ -42,7 +42,7 @@ def write_model(
     Args:
         folder: The folder.
         state: Contiguous tensors that share no memory with each other.
-        metadata: Further entries of the header of the weights.
+        metadata: Metadata for the header of the weights file.
         config: The content of ``config.json``.
 
     Raises:

@@ -1,1 +1,1 @@
-"""Data: corpora, cleaning, splits."""
+"""Data: corpora and examples, cleaning, deduplication, splits, packing, shards and loaders."""

@@ -12,8 +12,8 @@ def contamination(train: Iterable[Document], test: Iterable[Document], *, n: int
     """The share of each test document's runs of `n` words that occur somewhere in the training documents.
 
     Two authors rarely share a run of 13 words by chance (Brown et al. 2020, appendix C). Words are those of
-    `myllm.data.dedup.words`. A test document of fewer than `n` words is one run. The training documents are
-    read once, one at a time.
+    `myllm.data.dedup.words`. A test document of fewer than `n` words counts as one run. The training
+    documents are read once, one at a time.
 
     Returns:
         For each test document's id, a number from 0 (none of its runs occurs) to 1 (all occur).

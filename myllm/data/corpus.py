@@ -28,7 +28,7 @@ Documents = list[Document]
 
 
 class Corpus(NamedTuple):
-    """A corpus of the package: its file in ``assets``, a short description and its licence."""
+    """A corpus in the package: its file in ``assets``, a short description and its licence."""
 
     file: str
     about: str
@@ -48,7 +48,7 @@ HELD_OUT = ("hamlet", "sonnets", "tempest")
 
 
 def path(name: str) -> Path:
-    """The file of a corpus; raises as `load`."""
+    """The path of a corpus's file; raises the same error as `load`."""
     if name not in CORPORA:
         raise UserError(f"There is no corpus {name!r}; take one of {', '.join(CORPORA)}.")
     return Path(__file__).with_name("assets") / CORPORA[name].file
@@ -72,17 +72,17 @@ def load(name: str) -> Documents:
 
 
 def text(name: str) -> str:
-    """The whole text of a corpus: its documents, joined by line ends; raises as `load`."""
+    """The whole text of a corpus: its documents, joined by newlines; raises the same error as `load`."""
     return "\n".join(document.text for document in load(name))
 
 
 def clean(text: str) -> str:
     r"""Clean a text without changing its words; the operation is idempotent.
 
-    Characters are normalized to their composed form (Unicode NFC), and every kind of line end becomes ``\n``.
-    Control characters other than tab and line end, lone surrogates, byte-order marks, trailing white space
+    Characters are normalized to their composed form (Unicode NFC), and every line break becomes ``\n``.
+    Control characters other than tab and newline, lone surrogates, byte-order marks, trailing white space
     and repeated blank lines are removed. If Project Gutenberg delimits a book by the lines ``*** START OF``
-    and ``*** END OF``, its notices before and after them are removed.
+    and ``*** END OF``, its notices before and after the book are removed.
     """
     text = re.sub(r"\r\n|[\r\v\f\x1c-\x1e\x85\u2028\u2029]", "\n", text)
     text = re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufeff]", "", text)
@@ -93,7 +93,7 @@ def clean(text: str) -> str:
 
 
 def _without_notices(text: str) -> str:
-    """The text between the marks of Project Gutenberg, or the whole text if there are none."""
+    """The text between the markers of Project Gutenberg, or the whole text if there are none."""
     mark = r"^\*\*\* ?(START|END) OF (?:THE|THIS) PROJECT GUTENBERG EBOOK.*\n?"
     front, *parts = re.split(mark, text, flags=re.MULTILINE)  # alternately START or END and the text after it
     books = [body for mark, body in zip(parts[::2], parts[1::2], strict=True) if mark == "START"]
@@ -103,33 +103,33 @@ def _without_notices(text: str) -> str:
 def split(
     documents: Iterable[Document], *, validation: float | Collection[str] = 0.1, seed: int = 0
 ) -> tuple[Documents, Documents]:
-    """Split documents into a training and a validation part, without cutting any.
+    """Split documents into a training and a validation set, without cutting any.
 
     Documents are held out in an order that depends only on the seed and the ids. So the order of
-    ``documents`` does not matter, and adding a document changes the part of few others.
+    ``documents`` does not matter, and adding a document moves few others to the other set.
 
     Args:
         documents: At least two, with different ids.
         validation: The fraction of all characters to hold out, approximated as closely as the order allows;
             or the ids of the documents to hold out, such as `HELD_OUT`.
-        seed: Any integer; it determines the order.
+        seed: Any integer; determines the order.
 
     Returns:
-        train and validation, each with at least one document, in the order given.
+        train and validation, each in the order given; neither is empty, unless ids are given.
 
     Raises:
-        UserError: Fewer than two documents, a duplicate id, a fraction that is not between 0 and 1, or an id
+        UserError: A duplicate id, a fraction of fewer than two documents or not between 0 and 1, or an id
             that no document has.
     """
     documents = [*documents]
+    if len({document.id for document in documents}) < len(documents):
+        raise UserError("Two documents have the same id; give each its own.")
     if not isinstance(validation, float | int):
         return _split_by_id(documents, set(validation))
     if not 0 < validation < 1:
         raise UserError(f"The validation share must lie between 0 and 1, not {validation}.")
     if len(documents) < 2:
         raise UserError("A split needs at least two documents.")
-    if len({document.id for document in documents}) < len(documents):
-        raise UserError("Two documents have the same id; give each its own.")
     target = validation * sum(len(document.text) for document in documents)
     held_out, size = set[str](), 0
     for document in sorted(documents, key=lambda document: _rank(seed, document.id))[:-1]:

@@ -3,7 +3,7 @@
 A document becomes the set of its *shingles*, the runs of n words in it. The similarity of two documents is
 the overlap of their sets (Jaccard similarity). MinHash (Broder 1997) reduces a set to a short signature; two
 signatures agree in each entry with a probability equal to the similarity. Banding the signatures (Indyk and
-Motwani 1998) puts likely pairs into common buckets, so that only those are compared exactly.
+Motwani 1998) puts likely pairs into a common bucket, so that only those are compared exactly.
 """
 
 import unicodedata
@@ -32,16 +32,16 @@ LETTER = r"[\p{L}\p{M}\p{N}]"
 SPACED = rf"[[a-z0-9]||[{LETTER}--[{CJK}{SA}]]]"  # ASCII first, because it is tested fastest
 WORD = regex.compile(rf"(?V1){SPACED}+|[[{CJK}{SA}]&&{LETTER}]\p{{M}}*")
 INVISIBLE = regex.compile(r"[\p{Default_Ignorable_Code_Point}\u0640]")  # the last is Arabic's tatweel
-UNITS = 6  # in a word, so that a half and a third of a word are whole numbers of units
+UNITS = 6  # per word, so that a half and a third of a word are whole numbers of units
 
 
 def words(text: str) -> list[str]:
-    """The words of a text as they are compared: runs of letters, combining marks and digits.
+    """The words of a text, normalized for comparison: runs of letters, combining marks and digits.
 
     Case, punctuation and invisible differences are removed: the text is normalized to Unicode's NFKC with
     case folding, without soft hyphens, zero-width characters and variation selectors (``NFKC_Casefold``,
-    Unicode 3.13). NFC, which `myllm.data.corpus.clean` applies, would distinguish ligatures and full-width
-    letters from plain ones. In scripts without spaces each letter is an item.
+    section 3.13 of the Unicode Standard). NFC, which `myllm.data.corpus.clean` applies, would distinguish
+    ligatures and full-width letters from plain ones. In scripts without spaces, each letter is its own item.
     """
     text = unicodedata.normalize("NFKC", text).casefold()
     return WORD.findall(unicodedata.normalize("NFKC", INVISIBLE.sub("", text)))
@@ -49,7 +49,7 @@ def words(text: str) -> list[str]:
 
 @cache
 def _units(character: str) -> int:
-    """The size of an item of `words` that begins with this character; a whole word has `UNITS`."""
+    """The size, in units, of an item of `words` that begins with this character; a word has `UNITS`."""
     if regex.match(CJK, character):
         return UNITS // 2
     return UNITS // 3 if regex.match(SA, character) else UNITS
@@ -61,9 +61,9 @@ def _sizes(items: list[str]) -> NDArray[np.int64]:
 
 
 def n_words(text: str) -> Fraction:
-    """The number of words in a text; two Chinese or Japanese characters, or three Thai letters, are one.
+    """The number of words in a text; two Chinese or Japanese characters, or three Thai letters, count as one.
 
-    These are roughly the mean lengths of words, so that a run of n words is equally rare in every script.
+    These are roughly the mean lengths of words, so a run of n words is about equally rare in every script.
     """
     return Fraction(int(_sizes(words(text))[-1]), UNITS)
 
@@ -80,7 +80,7 @@ def shingles(text: str, n: int | Fraction = 5) -> set[int]:
         raise UserError(f"A shingle needs at least one word, not {n}.")
     items = words(text)
     sizes = _sizes(items)
-    # Where a run would reach past the last word, its end is beyond the sizes.
+    # A run that would reach past the last word has an end beyond `sizes`.
     ends = np.searchsorted(sizes, sizes + int(UNITS * n)).tolist()
     runs = (items[i:end] for i, end in enumerate(ends) if end < len(sizes))
     return {_hash(run) for run in runs} or {_hash(items)}
@@ -99,12 +99,12 @@ class MinHash:
     """Signatures of sets: two sets agree in each entry with a probability equal to their Jaccard similarity.
 
     Each entry permutes all 64-bit numbers by a map of its own, ``x → a·x + b`` modulo 2⁶⁴ with odd ``a``, and
-    holds the smallest image of the set. Each member of the union is equally likely to have the smallest one;
-    where that member is in both sets, the entries are equal.
+    holds the smallest image of the set. Each member of the union is about equally likely to have the smallest
+    one; if that member is in both sets, the entries are equal.
 
     Args:
         n_hashes: The number of entries, at least 1.
-        seed: At least 0; another seed gives other maps.
+        seed: At least 0; different seeds give different maps.
     """
 
     def __init__(self, n_hashes: int = 128, seed: int = 0):
@@ -126,7 +126,7 @@ class MinHash:
 def band_length(n_hashes: int, threshold: float) -> int:
     """The longest band with which pairs at the threshold are still likely to share a bucket.
 
-    A pair of similarity s agrees in a whole band of r entries with probability sʳ, and in none of the n/r
+    A pair with similarity s agrees in a whole band of r entries with probability sʳ, and in none of the n/r
     bands with probability (1 - sʳ)ⁿᐟʳ. Longer bands separate more dissimilar pairs; shorter ones miss fewer
     similar pairs.
     """
@@ -135,11 +135,11 @@ def band_length(n_hashes: int, threshold: float) -> int:
 
 
 class Index:
-    """An index of sets that finds those similar to another.
+    """An index of sets that finds those similar to a given set.
 
     Args:
         threshold: The least Jaccard similarity that counts as similar, above 0 and at most 1.
-        n_hashes: Entries of a signature; more of them allow longer bands, hence fewer pairs to compare.
+        n_hashes: Entries in a signature; more of them allow longer bands, hence fewer pairs to compare.
 
     Raises:
         UserError: The threshold is out of range.
@@ -158,11 +158,11 @@ class Index:
         """Find the sets that are similar to this one, then add it.
 
         Args:
-            members: The set; it gets the next number, from 0.
-            only_new: Do not add it when there are similar sets.
+            members: The set; it gets the next number, counted from 0.
+            only_new: Whether to add it only if there are no similar sets.
 
         Returns:
-            The number and the exact similarity of each similar set, in order of the numbers.
+            The number and the exact similarity of each similar set, in order of number.
         """
         signature, r = self.minhash.signature(members), self.band
         keys = [(i, signature[i : i + r].tobytes()) for i in range(0, len(signature) - r + 1, r)]
@@ -179,13 +179,13 @@ class Index:
 def near_duplicates(
     documents: Iterable[Document], threshold: float = 0.8, *, n: int = 5
 ) -> list[tuple[str, str, float]]:
-    """All pairs of documents whose shingles of `n` words overlap by at least `threshold`.
+    """All pairs of documents whose shingles of `n` words have a Jaccard similarity of at least `threshold`.
 
-    A pair exactly at the threshold is missed once in a thousand times, one well above it almost never. There
-    are no false positives, since each candidate pair is compared exactly.
+    A pair exactly at the threshold is missed at most once in a thousand times, one well above it almost
+    never. There are no false positives, since each candidate pair is compared exactly.
 
     Returns:
-        The ids, the earlier document's first, and the Jaccard similarity.
+        For each pair, the ids, the earlier document's first, and the Jaccard similarity.
 
     Raises:
         UserError: The threshold is not above 0 and at most 1, or `n` is less than 1.
@@ -202,11 +202,11 @@ def near_duplicates(
 def deduplicate(
     documents: Iterable[Document], threshold: float = 0.8, *, n: int = 5
 ) -> tuple[list[Document], list[Document]]:
-    """Keep a document unless it is similar to an earlier one that was kept.
+    """Keep each document unless it is similar to an earlier one that was kept.
 
     Args:
-        documents: The earlier of two is kept, so put the better source first.
-        threshold: The least similarity of two copies; see `near_duplicates`, which raises the same errors.
+        documents: The documents, better sources first, since the earlier of two similar ones is kept.
+        threshold: The least similarity of duplicates; see `near_duplicates`, which raises the same errors.
         n: Words in a shingle.
 
     Returns:

@@ -48,7 +48,7 @@ REMOTE = {
 def find(name: str) -> Path | None:
     """The path of a file that is already in the cache or in an installed package, or None.
 
-    Only the size is compared; `download` compares the checksum.
+    Only the size is checked; `download` also verifies the checksum.
 
     Raises:
         UserError: There is no such name.
@@ -63,10 +63,10 @@ def find(name: str) -> Path | None:
 
 
 def download(name: str) -> Path:
-    """Download a named file into the cache, unless it is there already, and return its path.
+    """Download a named file into the cache unless `find` finds it, and return its path.
 
     Raises:
-        UserError: An unknown name, no network, no writable cache, or a file with another checksum.
+        UserError: An unknown name, no network, no writable cache, or a checksum that does not match.
     """
     remote, path = _remote(name), find(name)
     if path and sha256(path) == remote.sha256:

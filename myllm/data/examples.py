@@ -1,4 +1,4 @@
-"""Examples to fine-tune on: two sets that come with the package, and readers' own JSONL and CSV files."""
+"""Examples for fine-tuning: two datasets that come with the package, and your own JSONL and CSV files."""
 
 import csv
 import io
@@ -25,13 +25,13 @@ _ASSETS = Path(__file__).with_name("assets")
 
 
 class Mail(NamedTuple):
-    """A mail of the SpamAssassin corpus.
+    """An email from the SpamAssassin corpus.
 
     Attributes:
-        text: The subject, a line end, and the first 600 characters of the body.
+        text: The subject, a line break, and the first 600 characters of the body.
         spam: Whether it is spam.
         source: The part of the corpus: easy-ham-1, easy-ham-2, hard-ham-1, spam-1 or spam-2. Those that end
-            with 2 were collected later.
+            in 2 were collected later.
     """
 
     text: str
@@ -40,13 +40,13 @@ class Mail(NamedTuple):
 
 
 def mails() -> list[Mail]:
-    """The 6,023 mails of the SpamAssassin corpus, in the order of the source."""
+    """The 6,023 emails of the SpamAssassin corpus, in the order of the source."""
     rows = _asset("spam.jsonl.xz")
     return [Mail(f"{one['subject']}\n{one['text']}", one["label"] == "spam", one["set"]) for one in rows]
 
 
 def chats() -> list[dict[str, Any]]:
-    """The 2,026 short English conversations of the ChatterBot corpus, as ``messages`` and their ``topic``."""
+    """The 2,026 short English conversations of the ChatterBot corpus, as ``messages`` with a ``topic``."""
     found: list[dict[str, Any]] = []
     for row in _asset("chats.jsonl.xz"):
         roles = [("user", "assistant")[i % 2] for i in range(len(row["turns"]))]
@@ -61,14 +61,14 @@ def _asset(name: str) -> list[dict[str, Any]]:
 
 
 def read(path: StrPath) -> list[dict[str, Any]]:
-    """The examples in a file, one JSON object a line (``.jsonl``) or CSV with a line of names (``.csv``).
+    """The examples in a file: one JSON object per line (``.jsonl``), or CSV with a header line (``.csv``).
 
-    Each has the fields of one of `FORMS`, none of them empty or blank; others are kept and ignored. Rows that
-    repeat an earlier one are left out.
+    Each has the fields of one of `FORMS`, none of them empty or blank; other fields are kept but ignored.
+    Rows that repeat an earlier one are left out.
 
     Raises:
-        UserError: A missing or empty file, text that is not UTF-8, a line that is no example (its number is
-            given), or examples of different forms.
+        UserError: A missing or empty file, text that is not UTF-8, a line that is not an example (the message
+            gives its number), or examples of different forms.
     """
     text = read_text(path)
     rows = _csv(text, path) if str(path).lower().endswith(".csv") else _jsonl(text, path)
@@ -117,9 +117,9 @@ def _fields(form: set[str]) -> str:
 
 
 def groups(texts: Iterable[str], *, threshold: float = 0.8) -> list[int]:
-    """For each text the number of its group: near-duplicates, and theirs, are in one group.
+    """The number of each text's group: near-duplicates, and their own near-duplicates, share a group.
 
-    A split that divides a group would test on what was trained on.
+    A split that divides a group would test on what the model was trained on.
 
     Args:
         texts: The texts.

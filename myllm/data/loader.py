@@ -2,7 +2,7 @@
 
 The items of a corpus, windows or packed rows, form one endless sequence: all of them in a random order, then
 all in another order, and so on, epoch after epoch. A batch is the next few items of that sequence. So every
-item occurs once an epoch, every batch is full (the last of an epoch is completed with the first items of the
+item occurs once per epoch, every batch is full (the last of an epoch is completed with the first items of the
 next), and the state is one number: how many items have been returned.
 """
 
@@ -20,7 +20,7 @@ from myllm.files import UserError
 
 
 class Tokens(Protocol):
-    """A long sequence of token ids: an array, a memory map, `Shards`."""
+    """A long sequence of token ids: an array, a memory map or `Shards`."""
 
     def __len__(self) -> int: ...
     def __getitem__(self, key: slice, /) -> NDArray[Any]: ...
@@ -41,22 +41,22 @@ def windows(n: int, block_size: int, stride: int | None = None) -> int:
 def shuffled(n: int, seed: int, epoch: int) -> NDArray[np.int64]:
     """The numbers 0 … n - 1 in the order of an epoch, (n,) int64, the same on every machine.
 
-    NumPy guarantees the raw stream of a generator for all versions, but not the result of `permutation`; so
-    the items are sorted by n random numbers.
+    NumPy guarantees the raw stream of a bit generator across versions, but not the result of `permutation`;
+    so the items are sorted by n random numbers.
     """
     return np.random.PCG64([seed, epoch]).random_raw(n).argsort(kind="stable")
 
 
 class Loader(Iterator[tuple[Tensor, ...]]):
-    """Endless batches of items; a subclass says what an item is.
+    """Endless batches of items; a subclass defines what an item is.
 
     Args:
         n: The number of items.
         batch_size: B, the number of items in a batch of this rank.
-        seed: At least 0; it determines the order.
-        shuffle: Whether to shuffle the items of each epoch; otherwise they come from first to last.
+        seed: At least 0; determines the order.
+        shuffle: Whether to shuffle the items of each epoch; otherwise they come in order.
         rank, world: The rank of this process and the number of processes. Each returns its own part of the
-            batches that one process with ``world * batch_size`` would return.
+            batches that a single process with a batch size of ``world * batch_size`` would return.
 
     Raises:
         UserError: There are no items, or a number is out of range.
@@ -95,13 +95,13 @@ class Loader(Iterator[tuple[Tensor, ...]]):
         return int(self._order[i])
 
     def state_dict(self) -> dict[str, int]:
-        """The position in the sequence, as plain numbers, the same on all ranks."""
+        """The position in the sequence and the numbers that determine its order, the same on all ranks."""
         return {"position": self.position, **self._identity()}
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
         """Resume where another loader stopped: the next batch is the one that it would have returned.
 
-        Batch size, rank and world may differ: the same items follow, divided into other batches.
+        Batch size, rank and world may differ: the same items follow, in different batches.
 
         Raises:
             UserError: The state belongs to other items or another order.
@@ -116,12 +116,12 @@ class Loader(Iterator[tuple[Tensor, ...]]):
         self.position = position
 
     def _identity(self) -> dict[str, int]:
-        """The numbers that the order of the items depends on."""
+        """The numbers that determine the order of the items."""
         return {"n": self.n, "seed": self.seed, "shuffle": int(self.shuffle)}
 
 
 class WindowLoader(Loader):
-    """Batches ``(x, y)`` of windows of a long sequence of tokens, both (B, T) int64; y is x one token later.
+    """Batches ``(x, y)`` of windows of a long token sequence, both (B, T) int64; y is x shifted by one token.
 
     Args:
         tokens: The ids; only those of the current batch are copied.
@@ -130,7 +130,7 @@ class WindowLoader(Loader):
         options: Those of `Loader`: `batch_size`, `seed`, `shuffle`, `rank` and `world`.
 
     Raises:
-        UserError: Fewer tokens than one window, no sequence of integers, or a number out of range.
+        UserError: The tokens are too few for one window or not integers, or a number is out of range.
     """
 
     def __init__(self, tokens: Tokens, *, block_size: int, stride: int | None = None, **options: Any):

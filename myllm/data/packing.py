@@ -1,7 +1,7 @@
 """Packing: several documents share a row of a batch, so that little of it is padding.
 
 Best-fit decreasing (Johnson 1973; for language models Ding et al. 2024): from the longest document to the
-shortest, each is put into the fullest row with enough space left for it.
+shortest, each is put into the fullest row that still has room for it.
 """
 
 from bisect import bisect_left, insort
@@ -17,12 +17,12 @@ IGNORE = -100  # the target that PyTorch's cross-entropy ignores
 
 
 class Packed(NamedTuple):
-    """Documents in rows of equal length, three arrays (R, T) int64.
+    """Documents in rows of equal length: three arrays, each (R, T) int64.
 
     Attributes:
-        ids: The tokens; the padding id where a row ends early.
-        document: The number of each token's document, -1 on padding: attention stays within a document.
-        position: Each token's position in its piece, which begins at 0 anywhere in the row; 0 on padding.
+        ids: The token ids, followed by the padding id where a row is not full.
+        document: The number of each token's document, -1 on padding; attention stays within a document.
+        position: Each token's position in its piece, from 0 wherever in the row it begins; 0 on padding.
     """
 
     ids: NDArray[np.int64]
@@ -33,8 +33,8 @@ class Packed(NamedTuple):
 def pack(documents: Sequence[Sequence[int]], block_size: int, *, pad_id: int = 0) -> Packed:
     """Put documents into rows of `block_size` tokens; every token occurs exactly once.
 
-    A document longer than a row is cut into pieces of `block_size`. The pieces keep its number, but positions
-    restart at 0 in each, since a model reads one row at a time.
+    A document longer than a row is cut into pieces of `block_size`. The pieces keep its number, but their
+    positions restart at 0, since a model reads one row at a time.
 
     Args:
         documents: The ids or the bytes of each document; an empty document takes no space.
@@ -74,7 +74,7 @@ def best_fit(lengths: Sequence[int], block_size: int) -> list[list[int]]:
         block_size: The length of a row.
 
     Returns:
-        The numbers of the items in each row.
+        The indices of the items in each row.
     """
     rows: list[list[int]] = []
     open_rows: list[tuple[int, int]] = []  # (space left, row), the fullest first
@@ -92,7 +92,7 @@ def best_fit(lengths: Sequence[int], block_size: int) -> list[list[int]]:
 
 
 def targets(packed: Packed) -> NDArray[np.int64]:
-    """The next token at each position, (R, T) int64; `IGNORE` if it is padding or in another document."""
+    """The next token of the document at each position, (R, T) int64; `IGNORE` if the row has none."""
     now, following = packed.document[:, :-1], packed.document[:, 1:]
     known = (now == following) & (following >= 0)  # (R, T - 1)
     y = np.full_like(packed.ids, IGNORE)

@@ -1,6 +1,6 @@
 """Shards: token ids on disk, read through memory maps, so that a corpus may be larger than memory.
 
-A folder of shards holds NumPy's own files and one index. ``shard-00000.npy``, ``shard-00001.npy`` … are the
+A folder of shards holds NumPy's own files and one index. ``shard-00000.npy``, ``shard-00001.npy`` … hold the
 ids of whole documents, concatenated: two bytes each for a vocabulary of at most 65,536, otherwise four.
 ``documents.npy`` contains the offset at which each document begins. ``index.json`` contains the SHA-256 of
 the vocabulary and of each file, so that a file that is truncated, missing, renamed or from another corpus is
@@ -43,7 +43,7 @@ class Vocabulary(Protocol):
 
 
 def hash_vocabulary(tokenizer: Vocabulary) -> str:
-    """SHA-256 of the bytes that each id stands for, in order of the ids: 64 hexadecimal digits."""
+    """The SHA-256 of the bytes that each id stands for, in order of id: 64 hexadecimal digits."""
     digest = hashlib.sha256()
     for i in range(tokenizer.vocab_size):
         token = tokenizer.decode_bytes([i])
@@ -61,11 +61,11 @@ def write_shards(
 ) -> list[Path]:
     """Write documents into a new folder, atomically: it appears complete or not at all.
 
-    Only one block of ids is in memory at a time, so neither the corpus nor a document needs to fit in it.
+    Only one block of ids is held at a time, so neither the corpus nor a document needs to fit in memory.
 
     Args:
-        documents: The ids of each document, in any iterable: a list, an array, the bytes of a text.
-        folder: A name that does not exist yet, or an empty folder.
+        documents: The ids of each document, as any iterable: a list, an array, the bytes of a text.
+        folder: A folder that does not exist yet, or is empty.
         vocab_size: The size of the vocabulary; every id must be smaller.
         vocab_hash: The hash of the tokenizer's vocabulary, from `hash_vocabulary`.
         shard_tokens: A shard ends with the document that brings it to this many ids or more.
@@ -83,7 +83,7 @@ def write_shards(
         raise UserError("vocab_hash must be what hash_vocabulary(tokenizer) gives: 64 hexadecimal digits.")
     names, starts, documents = list[str](), array("q", [0]), iter(documents)
     with _new_folder(folder) as temporary:
-        for first in documents:  # of a shard; the others are taken from the same iterator
+        for first in documents:  # the first of a shard; the others come from the same iterator
             names.append(f"shard-{len(names):05}.npy")
             _write_shard(temporary / names[-1], chain([first], documents), starts, vocab_size, shard_tokens)
         if not starts[-1]:
@@ -101,7 +101,7 @@ def _write_shard(
 ) -> None:
     """Write documents until there are `shard_tokens` ids; append to `starts` where each ends.
 
-    NumPy pads the header, so that it keeps its size when the length is filled in at the end.
+    NumPy pads the header, so it keeps its size when the length is filled in at the end.
     """
     dtype = "<u2" if vocab_size <= 1 << 16 else "<u4"
     header: dict[str, Any] = {"descr": dtype, "fortran_order": False}
@@ -133,13 +133,13 @@ def _blocks(document: Iterable[int], vocab_size: int) -> Iterator[NDArray[Any]]:
 
 
 def _checksum(facts: dict[str, Any]) -> str:
-    """SHA-256 of what the index says, so that a changed index is noticed too."""
+    """The SHA-256 of what the index says, so that a changed index is detected too."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 @contextmanager
 def _new_folder(folder: StrPath) -> Generator[Path]:
-    """A temporary folder that gets its name when the block ends, and is removed if the block fails."""
+    """A temporary folder that gets its final name when the block ends, and is removed if the block fails."""
     target = Path(os.path.realpath(expand(folder)))
     temporary = target.parent / f".{target.name[:40]}.{secrets.token_hex(4)}.tmp"
     try:
@@ -162,23 +162,23 @@ def _new_folder(folder: StrPath) -> Generator[Path]:
 
 
 class Shards:
-    """The ids of all shards of a folder as one long sequence that stays on the disk.
+    """The ids of all shards in a folder, as one long sequence that stays on disk.
 
     ``len(shards)`` counts ids, ``shards[i]`` is one of them, ``shards[i:j]`` an array of uint16 or uint32: a
-    view of the file where it lies in one shard, else a copy.
+    view of the file if the slice lies in one shard, otherwise a copy.
 
     Attributes:
         documents: Where each document begins, and the end of the last, (D + 1,) int64: document d is
             ``shards[documents[d] : documents[d + 1]]``.
         parts: The ids of each shard, memory-mapped.
         vocab_size: The size of the vocabulary; every id is smaller.
-        vocab_hash: The hash of the vocabulary of the tokenizer that made the ids.
+        vocab_hash: The hash of the vocabulary of the tokenizer that produced the ids.
 
     Args:
         folder: A folder that `write_shards` wrote.
         tokenizer: The tokenizer that the ids will be used with; it must be the one that produced them.
-        verify: Verify the checksums, which reads every byte once. Otherwise only files that are truncated,
-            missing or unknown are refused.
+        verify: Whether to verify the checksums, which reads every byte once. Otherwise only files that are
+            truncated, missing or unknown are refused.
 
     Raises:
         UserError: The folder holds no shards; they are truncated, changed, incomplete or mixed; or another
@@ -222,7 +222,7 @@ class Shards:
 
 
 def _read_index(folder: Path) -> dict[str, Any]:
-    """The index of a folder, compared with its own checksum."""
+    """The index of a folder, checked against its own checksum."""
     if not (folder / INDEX).exists():
         raise UserError(f"There are no shards in {folder}; make some with `myllm data build`.")
     index: dict[str, Any] | None = read_json(folder / INDEX, "an index of shards")
@@ -234,7 +234,7 @@ def _read_index(folder: Path) -> dict[str, Any]:
 
 
 def _open(path: Path, checksum: str | None) -> NDArray[Any]:
-    """The array of a file, memory-mapped; its checksum is compared first, if given."""
+    """The array of a file, memory-mapped; its checksum is checked first, if given."""
     if checksum and sha256(path) != checksum:
         raise UserError(f"{path} is torn, damaged or from another build; build the shards again.")
     try:

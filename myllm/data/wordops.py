@@ -1,4 +1,4 @@
-"""Word-ops: small tasks on words with one right answer, so that a model can be scored by exact match.
+"""Word-ops: small tasks on words, each with one right answer, so that they can be scored by exact match.
 
 A task is a line such as ``rev: stone >`` and its answer ``enots``. The words are Shakespeare's; which of them
 are held out depends on the word alone, so no operation is tested on a word that another was trained on.
@@ -22,7 +22,7 @@ class Task(NamedTuple):
         op: A key of `OPS`, or "add".
         prompt: What the model is given.
         answer: The only right answer.
-        work: For "add", the steps to the answer, which a model may write first; else empty.
+        work: For "add", the steps to the answer, which a model may write first; otherwise empty.
     """
 
     op: str
@@ -46,10 +46,10 @@ OPS: dict[str, Callable[[str], str]] = {
 
 @cache
 def words(*, held_out: bool = False) -> tuple[str, ...]:
-    """The words of 3 to 7 letters in Shakespeare's works, sorted: one tenth is held out.
+    """The lower-case words of 3 to 7 letters in Shakespeare's works, sorted; about a tenth are held out.
 
     Args:
-        held_out: Whether to return the words that are held out, or all others.
+        held_out: Whether to return the held-out words instead of all others.
     """
     found = {*re.findall(r"\b[a-z]{3,7}\b", corpus.text("shakespeare"))}
     return tuple(sorted(word for word in found if _is_held_out(word) == held_out))
@@ -68,14 +68,14 @@ def tasks(
     digits: int = 2,
     spelled: bool = False,
 ) -> list[Task]:
-    """Tasks in a random order, the operations in turn.
+    """Random tasks, spread evenly over the operations, in random order.
 
     Args:
-        n: How many.
-        ops: Keys of `OPS`, and "add", the sum of two numbers.
-        held_out: Whether they are of the words and sums that are held out for testing.
-        seed: It determines the tasks.
-        digits: The digits of each number of a sum.
+        n: The number of tasks.
+        ops: Keys of `OPS`, or "add", the sum of two numbers.
+        held_out: Whether to use the words and sums that are held out for testing.
+        seed: Determines the tasks.
+        digits: The number of digits of each summand.
         spelled: Whether words and answers are written with spaces between their letters, for tokenizers
             whose tokens would hide the letters.
 
@@ -108,7 +108,7 @@ def _addition(generator: random.Random, digits: int, held_out: bool) -> Task:
 
 
 def _carries(a: int, b: int, digits: int) -> str:
-    """The written addition from the right, ``7+8=15 4+3+1=8`` for 47 + 38: digits, and the carry if any."""
+    """Column addition from the right, ``7+8=15 4+3+1=8`` for 47 + 38: digits, and the carry if any."""
     steps, carry = list[str](), 0
     for place in range(digits):
         x, y = (number // 10**place % 10 for number in (a, b))
@@ -119,9 +119,9 @@ def _carries(a: int, b: int, digits: int) -> str:
 
 
 def extract(text: str) -> str:
-    """The answer in what a model wrote: the rest of its first line behind the last ``>`` in it, trimmed.
+    """The answer in what a model wrote: what follows the last ``>`` of its first line, trimmed.
 
-    With a scratchpad the model writes ``… > answer``; without one there is no ``>``.
+    With a scratchpad the model writes ``… > answer``; without one it writes the answer alone.
     """
     line = text.strip().partition("\n")[0]
     return line.rpartition(">")[2].strip()

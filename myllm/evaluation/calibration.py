@@ -12,14 +12,15 @@ from myllm.files import UserError
 def temperature_scale(logits: Tensor, labels: Tensor) -> float:
     """The temperature T that gives ``softmax(logits / T)`` the highest likelihood (Guo et al., 2017).
 
-    It changes no decision, only how sure the classifier says it is. Fit it on data that was not trained on.
+    It changes no decision, only the stated confidence. Fit it on data unseen in training.
 
     Args:
         logits: (N, classes).
         labels: (N,) int64.
 
     Returns:
-        T, found to 1e-6 by bisection in 1 / T, in which the likelihood is concave; between 1/100 and 100.
+        T, between 1/100 and 100, found to a relative precision of 1e-6 by bisection on 1 / T, in which the
+        log-likelihood is concave.
     """
     logits = logits.double()
     chosen = logits.gather(1, labels[:, None])[:, 0].mean()
@@ -34,13 +35,13 @@ def temperature_scale(logits: Tensor, labels: Tensor) -> float:
 def calibration_error(probabilities: Tensor, labels: Tensor, bins: int = 15) -> float:
     """The expected calibration error of the most likely class (Naeini et al., 2015; Guo et al., 2017).
 
-    Texts are sorted into `bins` equal intervals of confidence; the error is the mean of
-    ``|accuracy - mean confidence|`` over them, weighted by their sizes.
+    Examples are grouped into `bins` intervals of confidence of equal width; the error is the mean of
+    ``|accuracy - mean confidence|`` over them, weighted by how many examples each holds.
 
     Args:
         probabilities: (N, classes).
         labels: (N,) int64.
-        bins: Intervals (k / bins, (k + 1) / bins].
+        bins: The number of intervals (k / bins, (k + 1) / bins].
     """
     confidence, chosen = probabilities.double().max(-1)
     gap = confidence - (chosen == labels).double()  # (N,)
@@ -51,8 +52,9 @@ def calibration_error(probabilities: Tensor, labels: Tensor, bins: int = 15) -> 
 def conformal_threshold(probabilities: Tensor, labels: Tensor, miss: float = 0.1) -> float:
     """The threshold of split conformal prediction (Vovk et al., 2005; Angelopoulos and Bates, 2021).
 
-    A new text's set, all classes with ``1 - probability <= threshold``, contains its true class with a
-    probability of at least ``1 - miss``, whatever the model, if the new text and these are exchangeable.
+    The prediction set of a new example, all classes with ``1 - probability <= threshold``, contains its true
+    class with probability at least ``1 - miss``, whatever the model, if that example and these are
+    exchangeable.
 
     Args:
         probabilities: (N, classes), of data that was not trained on.
@@ -61,7 +63,7 @@ def conformal_threshold(probabilities: Tensor, labels: Tensor, miss: float = 0.1
 
     Returns:
         The ⌈(N + 1)(1 - miss)⌉-th smallest of ``1 - probability of the true class``; 1, which admits every
-        class, where N is too small for the promise.
+        class, if N is too small for the guarantee.
     """
     if not 0 < miss < 1:
         raise UserError(f"miss is between 0 and 1, not {miss}.")
@@ -71,5 +73,5 @@ def conformal_threshold(probabilities: Tensor, labels: Tensor, miss: float = 0.1
 
 
 def prediction_sets(probabilities: Tensor, threshold: float) -> Tensor:
-    """Which classes each set contains, (N, classes) bool; none or several of them mean "I don't know"."""
+    """Which classes each set contains, (N, classes) bool; none, or more than one, means "I don't know"."""
     return 1 - probabilities <= threshold

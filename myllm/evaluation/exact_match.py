@@ -13,8 +13,8 @@ class Verdict(NamedTuple):
         prompt: What was asked.
         expected: The right answer.
         raw: What the model wrote.
-        extracted: What counts of it as the answer.
-        correct: Whether that equals the right answer.
+        extracted: The part of `raw` that counts as the answer.
+        correct: Whether `extracted` equals `expected`.
     """
 
     prompt: str
@@ -31,19 +31,19 @@ def exact_match(
     extract: Callable[[str], str] = str.strip,
     batch_size: int = 64,
 ) -> tuple[float, list[Verdict]]:
-    """Ask questions, and compare the answers with the right ones, character by character.
+    """Ask questions and compare the answers with the right ones, character by character.
 
     Args:
         complete: Maps prompts to what the model writes after each, such as `LLM.generate` with its options.
-        questions: Prompts with their right answers.
+        questions: Pairs of a prompt and its right answer.
         extract: Maps what was written to the answer in it.
-        batch_size: Prompts in a call of `complete`.
+        batch_size: Prompts per call of `complete`.
 
     Returns:
         The share of right answers, and every answer with its verdict.
 
     Raises:
-        UserError: There are no questions, or `complete` returns another number of texts.
+        UserError: There are no questions, or `complete` returns the wrong number of texts.
     """
     if not questions:
         raise UserError("There are no questions; give at least one.")

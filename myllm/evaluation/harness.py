@@ -1,7 +1,7 @@
-"""The harness: tasks, what a model scores on them, and how sure that is.
+"""The evaluation harness: tasks, a model's scores on them, and intervals for the scores.
 
 A `Task` is a name, a unit, a function that asks an `LLM`, and the texts that must not have been trained on.
-Three functions make the usual kinds; a kind of your own is another such function. `myllm.cli.evaluation`
+Three functions make the usual kinds of task; a kind of your own is one more. `myllm.cli.evaluation`
 lists the tasks that come with the package; `myllm.cli.lm_eval` lets EleutherAI's harness ask the same `LLM`.
 """
 
@@ -20,18 +20,18 @@ from myllm.evaluation.multiple_choice import Question, multiple_choice
 from myllm.evaluation.perplexity import nll
 from myllm.files import UserError
 
-#: Prompts that a model continues together, and tokens of a text that are one row of a result.
+#: The prompts in a batch, and the tokens of a text that make up one row of a result.
 BATCH, STRETCH = 64, 256
 
 
 class Row(NamedTuple):
-    """One question, or one stretch of a text, and what it scores.
+    """One question, or one stretch of a text, and its score.
 
     Attributes:
-        answers: For each sampled answer what was written, what was extracted from it, and the verdict; of a
-            multiple choice, the choices with their scores, and the chosen one; of a text, none.
-        score: What the answers are worth; of a text, bits.
-        weight: What the question counts; of a text, bytes.
+        answers: For each sampled answer, what was written, what was extracted from it, and the verdict; for
+            multiple choice, the choices with their scores, and the chosen one; for a text, none.
+        score: The score of the answers; for a text, in bits.
+        weight: The weight of the question; for a text, its bytes.
     """
 
     answers: list[Verdict]
@@ -45,9 +45,9 @@ class Task(NamedTuple):
     Attributes:
         name: Its name.
         unit: What is scored, such as "accuracy".
-        ask: Asks an `LLM` every question.
-        documents: The questions with their right answers; give them to `myllm.data.contamination` together
-            with a training set, to see how much of the task it contains.
+        ask: A function that asks an `LLM` every question.
+        documents: The questions with their right answers; pass them to `myllm.data.contamination` together
+            with a training set, to see how much of the task the training set contains.
     """
 
     name: str
@@ -57,14 +57,14 @@ class Task(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What a model scores on a task.
+    """The score of a model on a task.
 
     Attributes:
         task: The name of the task.
         unit: What was scored.
         score: The sum of the rows' scores over the sum of their weights.
-        interval: Where it would lie with other questions of the same kind; see `bootstrap`.
-        rows: Every question.
+        interval: Where the score would lie with other questions of the same kind; see `bootstrap`.
+        rows: One row for each question, or for each stretch of a text.
     """
 
     task: str
@@ -75,15 +75,15 @@ class Result(NamedTuple):
 
 
 def evaluate(llm: Any, tasks: Iterable[Task], **options: Any) -> list[Result]:
-    """What an `LLM` scores on tasks, one after the other.
+    """Score an `LLM` on tasks, one after the other.
 
     Args:
         llm: The model with its tokenizer.
         tasks: The tasks.
-        options: Of `bootstrap`: ``level``, ``resamples``, ``seed``.
+        options: Options of `bootstrap`: ``level``, ``resamples``, ``seed``.
 
     Raises:
-        UserError: A model without a tokenizer, or as the tasks.
+        UserError: The model has no tokenizer, a score is not finite, or a task raises one.
     """
     if llm.tokenizer is None:
         raise UserError("This model came without a tokenizer, but tasks are texts; give it one.")
@@ -99,7 +99,7 @@ def evaluate(llm: Any, tasks: Iterable[Task], **options: Any) -> list[Result]:
 
 
 def choices(name: str, questions: Sequence[Question], **options: Any) -> Task:
-    """A task: which continuation is the most probable; `options` are those of `multiple_choice`."""
+    """A task that asks for the most probable continuation; `options` are those of `multiple_choice`."""
 
     def ask(llm: Any) -> list[Row]:
         found, rows = multiple_choice(llm.model, llm.tokenizer, questions, **options), list[Row]()
@@ -123,17 +123,17 @@ def generation(
     seed: int = 0,
     **options: Any,
 ) -> Task:
-    """A task: written answers, compared with the right ones character by character; see `exact_match`.
+    """A task whose written answers are compared with the right ones; see `exact_match`.
 
     Args:
         name: The name of the task.
-        questions: Prompts with their right answers.
+        questions: Pairs of a prompt and its right answer.
         extract: Maps what was written to the answer in it.
-        samples: Answers to each question.
-        score: What the answers to a question are worth, by default the share of the right ones. With
+        samples: The number of answers to each question.
+        score: Maps the answers to a question to its score, by default the share of right ones. With
             ``lambda answers: pass_at_k(len(answers), sum(one.correct for one in answers), 4)`` it is pass@4.
-        seed: Of the samples; no two share one.
-        options: Of `LLM.generate`, such as ``max_new_tokens`` and ``temperature``.
+        seed: The seed of the first sample; each sample has a seed of its own.
+        options: Options of `LLM.generate`, such as ``max_new_tokens`` and ``temperature``.
     """
 
     def ask(llm: Any) -> list[Row]:
@@ -151,9 +151,9 @@ def generation(
 
 
 def reading(name: str, texts: Sequence[str]) -> Task:
-    """A task: how well a model predicts texts, in bits per byte; see `score_text`.
+    """A task that measures how well a model predicts texts, in bits per byte; see `score_text`.
 
-    A row is a stretch of a text, since a text has no questions, and a few texts give no interval.
+    A row is a stretch of a text, since texts have no questions, and a few texts are too few for an interval.
     """
 
     def ask(llm: Any) -> list[Row]:
@@ -171,8 +171,8 @@ def reading(name: str, texts: Sequence[str]) -> Task:
 def score_text(llm: Any, text: str) -> tuple[list[int], Tensor]:
     """The ids of a text, (N,), and the `nll` of each but the first, (N - 1,).
 
-    The begin token stands before the text, or else the end token, so that all of it is scored; with neither,
-    its first token is not.
+    The BOS token, or else the EOS token, precedes the text, so that all of it is scored; with neither, its
+    first token is not scored.
     """
     first = llm.tokenizer.eos_id if llm.tokenizer.bos_id is None else llm.tokenizer.bos_id
     ids = [i for i in (first, *llm.tokenizer.encode(text)) if i is not None]

@@ -1,4 +1,4 @@
-"""Multiple choice without generating: the answer to which the model assigns the highest probability."""
+"""Multiple choice without generation: the answer to which the model assigns the highest probability."""
 
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
@@ -17,8 +17,8 @@ class Question(NamedTuple):
 
     Attributes:
         context: The text before the choices, such as "The capital of France is".
-        choices: The possible continuations, each with the space in front that belongs there, such as
-            " Paris" and " Rome". A space at the end of the context counts as part of each choice.
+        choices: The possible continuations, each with its leading space, such as " Paris" and " Rome".
+            A space at the end of the context counts as part of each choice.
         answer: The index of the right choice.
     """
 
@@ -32,8 +32,8 @@ class Result(NamedTuple):
 
     Attributes:
         accuracy: The share of the questions answered correctly.
-        chosen: For each question the index of the choice with the highest score; the first of equals.
-        scores: For each question the score of each choice, in nats (per token or byte, if `per` says so).
+        chosen: For each question, the index of the choice with the highest score; the first one on a tie.
+        scores: For each question, the score of each choice, in nats (per token or byte, if `per` says so).
     """
 
     accuracy: float
@@ -55,13 +55,13 @@ def multiple_choice(
         model: Maps ids (B, T) int64 to logits (B, T, V); it must be causal.
         tokenizer: Its tokenizer.
         questions: The questions.
-        per: "choice" compares the probabilities of the whole choices, which favours short ones; "token" and
-            "byte" divide their logarithms by the length.
-        batch_size: Choices in a forward pass; it changes no score.
+        per: "choice" compares the log-probabilities of whole choices, which favours short ones; "token"
+            and "byte" divide them by the length.
+        batch_size: Choices in a forward pass; it does not affect the scores.
 
     Raises:
-        UserError: A question without choices, an empty choice, an answer that is no choice, nothing before
-            the first token, or a text that is longer than the model's context.
+        UserError: A question without choices, an empty choice, an answer that is not among the choices,
+            nothing before the first token, or a text that is longer than the model's context.
     """
     if per not in ("choice", "token", "byte"):
         raise UserError(f"per must be choice, token or byte, not {per!r}.")
@@ -95,17 +95,17 @@ def log_probabilities(
 def likelihoods(
     model: Callable[[Tensor], Tensor], rows: Sequence[tuple[list[int], int]], *, batch_size: int = 16
 ) -> list[tuple[float, bool]]:
-    """The log-probability of the end of each row, given its beginning, and whether no end is more likely.
+    """The log-probability of the end of each row, given its beginning, and whether greedy decoding writes it.
 
     Rows are padded on the right; no token of a causal model attends to that padding.
 
     Args:
         model: Maps ids (B, T) int64 to logits (B, T, V).
-        rows: Ids, and the index of the first that is scored, 1 or more.
+        rows: The ids of each row, and the index of the first that is scored, 1 or more.
         batch_size: Rows in a forward pass.
 
     Returns:
-        For each row the sum, in nats, and whether each token is the most likely one after those before it.
+        For each row, the sum, in nats, and whether every scored token is the most likely one at its position.
     """
     if batch_size < 1:
         raise UserError(f"batch_size must be at least 1, not {batch_size}.")
@@ -118,7 +118,7 @@ def likelihoods(
     found = [(0.0, True)] * len(rows)
     for first in range(0, len(order), batch_size):
         batch = order[first : first + batch_size]
-        inputs = [torch.tensor(rows[i][0][:-1], device=device) for i in batch]  # nothing follows the last
+        inputs = [torch.tensor(rows[i][0][:-1], device=device) for i in batch]  # the last predicts nothing
         logits = model(pad_sequence(inputs, batch_first=True))  # (B, T, V)
         for i, scores in zip(batch, logits, strict=True):
             ids, start = rows[i]
@@ -138,10 +138,10 @@ def _choices(question: Question) -> Sequence[str]:
 
 
 def row(tokenizer: Tokenizer, context: str, choice: str) -> tuple[list[int], int]:
-    """The ids of context and choice, and where the choice begins: where its ids differ from the context's.
+    """The ids of context and choice, and where the choice begins: where they first differ from the context's.
 
     White space at the end of the context belongs to the choice, because tokenizers join it to the next word.
-    All choices are then scored over the same text.
+    All choices are then scored after the same context.
     """
     stripped = context.rstrip()
     bos = tokenizer.add_bos or (not stripped and tokenizer.bos_id is not None)

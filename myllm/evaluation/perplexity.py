@@ -14,7 +14,7 @@ from torch import Tensor
 from myllm.files import UserError
 from myllm.model.basics import block_size_of, device_of, upcast
 
-#: Tokens in a forward pass, unless `nll` gets a `batch_size`: their logits take most of the memory.
+#: Tokens in a forward pass, unless `nll` is given a `batch_size`: their logits take most of the memory.
 WINDOW_TOKENS = 4096
 
 
@@ -31,16 +31,16 @@ def nll(
     """The negative log-likelihood of each token of a text, given those before it.
 
     The text is read in windows of `block_size` tokens. Each token but the first is scored exactly once, in
-    the first window that contains it. The last window is moved back, so that it is full, too.
+    the first window that contains it. The last window is moved back so that it is full too.
 
     Args:
         model: Maps ids (B, T) int64 to logits (B, T, V); or an `LLM`, which has its own tokenizer.
         text: A text, or its ids (N,).
-        tokenizer: Encodes a text, with the begin token if its model expects one.
-        block_size: T, tokens in a window; by default the model's `block_size`.
+        tokenizer: Encodes a text, with the BOS token if its model expects one.
+        block_size: T, the number of tokens in a window; by default the model's `block_size`.
         stride: Tokens from the start of a window to that of the next, by default `block_size`. Tokens that
-            were scored before are context only: a smaller stride gives each token more context and takes
-            more windows.
+            were scored before serve only as context: a smaller stride gives each token more context, but
+            takes more windows.
         batch_size: Windows in a forward pass, by default as many as fit in 4,096 tokens.
 
     Returns:
@@ -87,7 +87,7 @@ def _encode(text: str, tokenizer: Any) -> list[int]:
 
 
 def perplexity(model: Any, text: str | Sequence[int] | Tensor | None = None, **options: Any) -> float:
-    """The exponential of the mean negative log-likelihood: how many equally likely choices are as hard.
+    """The exponential of the mean negative log-likelihood: the equivalent number of equally likely choices.
 
     Args:
         model: As in `nll`; or, without a text, negative log-likelihoods in nats, of any shape.
@@ -95,7 +95,7 @@ def perplexity(model: Any, text: str | Sequence[int] | Tensor | None = None, **o
         options: Those of `nll`.
 
     Raises:
-        UserError: As `nll`, or there is no score to average.
+        UserError: As in `nll`, or there is no score to average.
     """
     losses = model if text is None else nll(model, text, **options)
     if not isinstance(losses, Tensor) or losses.numel() == 0:
@@ -106,8 +106,8 @@ def perplexity(model: Any, text: str | Sequence[int] | Tensor | None = None, **o
 def bits_per_byte(nll: Tensor, n_bytes: int) -> float:
     """The bits per byte of text that an ideal compressor based on this model needs.
 
-    Unlike perplexity, it is normalized by the bytes of the text and not by the number of tokens, so any two
-    models can be compared.
+    Unlike perplexity, it is normalized by the number of bytes, not of tokens, so models with different
+    tokenizers can be compared.
 
     Args:
         nll: Negative log-likelihoods in nats of all tokens of the text, any shape.

@@ -1,1 +1,1 @@
-"""Inference: a model writes, token by token."""
+"""Inference: a model generates text, token by token."""

@@ -14,7 +14,7 @@ from myllm.model.transformer import Transformer
 def attention_maps(model: Transformer, ids: Tensor) -> Tensor:
     """How much each position attends to each other position, in all layers and heads.
 
-    The kernels never store the attention weights. So they are computed a second time, from the input of each
+    The kernels never store the attention weights, so these are computed a second time, from the input of each
     layer, as `naive_attention` defines them.
 
     Args:

@@ -40,21 +40,21 @@ def beam_search(
     stop_ids: Iterable[int] = (),
     cache: Any = None,
 ) -> list[Hypothesis]:
-    """The continuations of the best score among those that a beam of some width reaches.
+    """The highest-scoring continuations among those that a beam search of some width reaches.
 
-    In each step all beams are extended by all tokens. Of these candidates the `width` most probable count: a
-    stop id among them ends a hypothesis. The most probable ones without a stop id are the next beams. The
-    search ends when no beam can still be among the `n_best`: the probability of a beam never grows, so its
-    score cannot exceed ``logprob / n ** length_penalty``, where n is the largest possible length if the
-    penalty is positive, and the next length if it is negative.
+    In each step every beam is extended by every token. Among the `width` most probable of these candidates,
+    those that end with a stop id become hypotheses. The `width` most probable without a stop id are the next
+    beams. The search ends when no beam can still enter the `n_best`: the probability of a beam never grows,
+    so its score cannot exceed ``logprob / n ** length_penalty``, where n is the largest possible length if
+    the penalty is positive, and the next length if it is negative.
 
     Args:
         model: Any function from ids (B, T) to logits (B, T, V).
         ids: The prompt, at least one id.
         width: How many beams are extended in each step.
-        max_new_tokens: The length of the longest hypothesis; it need not end with a stop id.
-        length_penalty: From -10 to 10. 0 ranks by probability, which favors short texts, 1 by the mean over
-            the tokens; more favors long texts.
+        max_new_tokens: The most tokens in a hypothesis; one of this length need not end with a stop id.
+        length_penalty: From -10 to 10. 0 ranks by log-probability, which favours short texts, 1 by its mean
+            over the tokens; larger values favour long texts.
         n_best: How many hypotheses are returned, at most `width`.
         stop_ids: Ids that end a text.
         cache: An empty cache with a method ``select(rows)``, which keeps or repeats rows. Without one the
@@ -107,7 +107,7 @@ def beam_search(
 
 
 def _most_probable(sums: Tensor, width: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The rows, columns and values of the largest numbers in a table, without those that are -inf."""
+    """The rows, columns and values of the `width` largest numbers in a table, without those that are -inf."""
     values, places = sums.flatten().topk(min(width, sums.numel()))
     places = places[values > -math.inf]
     return places // sums.shape[1], places % sums.shape[1], values[: len(places)]

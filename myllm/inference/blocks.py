@@ -1,4 +1,4 @@
-"""Who uses which block of a pool of keys and values, and which texts can share one."""
+"""Bookkeeping for a pool of blocks of keys and values: who uses a block, and which texts can share it."""
 
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -8,9 +8,9 @@ from hashlib import sha256
 class Blocks:
     """Which blocks of a pool are free, how many requests use each, and what full blocks hold.
 
-    A full block is known by a hash of its tokens and of the hash of the block before it, so that equal hashes
-    mean equal texts from the beginning. A block that nobody uses any more keeps its contents until it is
-    needed for others, the one unused for longest first.
+    A full block is identified by a hash of its tokens and of the hash of the block before it, so that equal
+    hashes mean equal texts from the beginning. A block without users keeps its contents until it is needed
+    again, the least recently used first.
 
     Args:
         count: Blocks in the pool.
@@ -21,17 +21,17 @@ class Blocks:
         self.size = size
         self._users = [0] * count
         self._free = deque(range(count))
-        self._unused: OrderedDict[int, None] = OrderedDict()  # full blocks without a user, oldest first
-        self._hashes: dict[int, bytes] = {}  # of a full block
+        self._unused: OrderedDict[int, None] = OrderedDict()  # full, without users, least recently used first
+        self._hashes: dict[int, bytes] = {}  # the hash of each full block
         self._of_hash: dict[bytes, int] = {}
 
     @property
     def available(self) -> int:
-        """Blocks that `take` can give."""
+        """The number of blocks that `take` can give."""
         return len(self._free) + len(self._unused)
 
     def take(self) -> int:
-        """A block for one user, empty or not needed by anybody."""
+        """A block for one new user: a free one or, if there is none, the least recently used."""
         if self._free:
             block = self._free.popleft()
         else:
@@ -41,7 +41,7 @@ class Blocks:
         return block
 
     def release(self, blocks: Iterable[int]) -> None:
-        """One user fewer of each block."""
+        """Remove one user from each block."""
         for block in blocks:
             self._users[block] -= 1
             if self._users[block] == 0 and block in self._hashes:
@@ -52,7 +52,7 @@ class Blocks:
     def share(self, ids: Sequence[int]) -> list[int]:
         """The longest chain of full blocks that hold the beginning of a text; each gets one more user.
 
-        At least one token of the text is left over, since only its computation gives logits.
+        At least one token of the text is left to compute, since only that gives logits.
         """
         found: list[int] = []
         for one in self._chain(ids[: (len(ids) - 1) // self.size * self.size]):
@@ -64,7 +64,7 @@ class Blocks:
         return found
 
     def remember(self, ids: Sequence[int], blocks: Sequence[int]) -> None:
-        """Note what the full blocks of a text hold, so that others can share them."""
+        """Record what the full blocks of a text hold, so that others can share them."""
         for block, one in zip(blocks, self._chain(ids), strict=False):
             if block not in self._hashes and one not in self._of_hash:
                 self._hashes[block], self._of_hash[one] = one, block

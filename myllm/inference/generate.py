@@ -30,7 +30,7 @@ def new_cache(model: Model, rows: int, size: int, pads: Tensor | None = None) ->
     Args:
         model: The model.
         rows: B, how many texts are continued together.
-        size: How many tokens the longest of them may have in the end.
+        size: The most tokens that any of them will have in the end.
         pads: (B,) int64, by how many tokens each row is padded on the left.
 
     Returns:
@@ -50,7 +50,7 @@ def decode(
     pads: Tensor | None = None,
     cache: Cache | None = None,
 ) -> Iterator[Tensor]:
-    """Continue the rows of a batch, one token a step for all of them.
+    """Continue the rows of a batch, by one token each per step.
 
     No token ends a row: the caller decides when to stop iterating.
 
@@ -60,15 +60,15 @@ def decode(
         steps: How many tokens are generated for each row.
         sampler: Chooses the next tokens: a `Sampler` or another function of the same form. By default each
             is the most likely one.
-        pads: (B,) int64, by how many tokens each row is padded on the left, without a cache; a cache is told
-            itself, as `KVCache` is.
+        pads: (B,) int64, by how many tokens each row is padded on the left; only without a cache, which gets
+            them itself, as `KVCache` does.
         cache: An empty cache. Without one the whole text is computed again at each step.
 
     Returns:
         The new ids of each step, (B,) int64.
 
     Raises:
-        UserError: Logits that are NaN or infinite, a model that does not use its cache, or `pads` beside one.
+        UserError: Logits that are NaN or infinite, a model that ignores its cache, or `pads` with a cache.
     """
     if cache is not None and pads is not None:
         raise UserError("With a cache, give the padding to the cache: KVCache(config, rows, pads=…).")
@@ -101,7 +101,7 @@ def _marked(ids: Tensor, pads: Tensor | None) -> Tensor:
 
 
 def _length(cache: Cache | None) -> int | None:
-    """The tokens in the longest row of a cache, if it has a ``length`` (one number or one for each row)."""
+    """The tokens in a cache's longest row; None if it has no ``length`` (a number, or one for each row)."""
     length = getattr(cache, "length", None)
     return None if length is None else int(torch.as_tensor(length).max())
 
@@ -127,7 +127,7 @@ def generate(
     Args:
         model: Any function from ids (B, T) to logits (B, T, V).
         ids: The prompt, at least one id: a sequence, or a tensor (T,).
-        max_new_tokens: The most that is generated.
+        max_new_tokens: The most tokens to generate.
         stop_ids: Ids that end the text; they are not yielded.
         seed: Makes sampling repeatable; by default PyTorch's own generator is used.
         cache: An empty cache of keys and values, so that only the new token is computed each time. Without
@@ -166,13 +166,13 @@ def generate_batch(
 ) -> list[list[int]]:
     """Continue several texts together; each gets the tokens that it would get alone.
 
-    Short rows are padded on the left. A row that has ended leaves the batch. The last digits of a logit may
+    Shorter rows are padded on the left. A row that has ended leaves the batch. The last digits of a logit may
     depend on the size of the batch, so that another token wins where two are almost equally likely.
 
     Args:
-        model: A `Transformer`; or, if all rows have one length, any function from ids (B, T) to (B, T, V).
+        model: A `Transformer` or, for rows of equal length, any function from ids (B, T) to (B, T, V).
         rows: The prompts, each of at least one id.
-        max_new_tokens: The most that is generated for each.
+        max_new_tokens: The most tokens to generate for each.
         stop_ids: Ids that end a text; they are not returned.
         seed: Row i is sampled with the seed ``seed + i``; by default PyTorch's own generator is used.
         cache: Makes an empty cache as `new_cache` does, or returns None to compute all tokens in each step.
@@ -254,7 +254,7 @@ def stream(
     write: Callable[..., Iterator[int]] = generate,
     **options: Any,
 ) -> Iterator[str]:
-    """Continue a text and return it piece by piece.
+    """Continue a text, and return the continuation piece by piece.
 
     Args:
         model: Any function from ids (B, T) to logits (B, T, V).
@@ -262,12 +262,12 @@ def stream(
         prompt: A text, or ids. Nothing is put in front of it.
         stop: Strings that end the text, even if they begin or end inside a token; they are not yielded.
         regex: A regular expression that the new text matches once a stop id ends it; see `regex_grammar`.
-        write: What generates the ids: `generate`, or another function of its form, such as
+        write: What generates the ids: `generate`, or a function with the same interface, such as
             ``functools.partial(speculate, draft=…)``.
         options: Those of `generate`.
 
     Returns:
-        Pieces of the new text, of whole characters; joined they are the new text.
+        The new text, in pieces of whole characters.
 
     Raises:
         UserError: As `generate`, or an empty stop string.
@@ -286,7 +286,7 @@ def cut_at_stop(pieces: Iterable[str], stops: Sequence[str]) -> Iterator[str]:
     """A text up to the first complete stop string, without it.
 
     What may be the beginning of a stop string is held back until more text follows. Of several that end at
-    the same place the longest is removed.
+    the same place, the longest is removed.
 
     Args:
         pieces: The text in any pieces.

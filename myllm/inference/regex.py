@@ -1,7 +1,7 @@
 """Structured output: which tokens may follow, so that the whole text matches a regular expression.
 
-The expressions are over bytes. The derivative of one with respect to a byte matches what may follow that byte
-(Brzozowski, 1964); so the expressions are the states of an automaton, each built when it is first reached.
+Expressions are over bytes. The derivative of one with respect to a byte matches what may follow that byte
+(Brzozowski, 1964), so expressions serve as the states of an automaton, each built when it is first reached.
 """
 
 import math
@@ -19,12 +19,12 @@ from myllm.inference.sampling import Grammar
 from myllm.tokenizers.base import Tokenizer
 from myllm.tokenizers.patterns import well_formed
 
-# The last is of one mask, in derivatives of options: about a second, in which no other text continues.
+# MAX_WORK limits one mask, in derivatives of options: about a second, during which no other text continues.
 MAX_NESTING, MAX_OPTIONS, MAX_STATES, MAX_WORK = 50, 2_000, 50_000, 40_000
 
 
 class Then(NamedTuple):
-    """One part after the other; no parts are the empty text."""
+    """One part after another; without parts, the empty text."""
 
     parts: "tuple[Expr, ...]"
 
@@ -50,7 +50,7 @@ EMPTY, NOTHING = Then(()), frozenset[int]()
 
 
 def then(*parts: Expr) -> Expr:
-    """One part after the other, simplified."""
+    """One part after another, simplified."""
     flat = [p for part in parts for p in (part.parts if isinstance(part, Then) else (part,))]
     if NOTHING in flat:
         return NOTHING
@@ -58,7 +58,7 @@ def then(*parts: Expr) -> Expr:
 
 
 def either(*options: Expr) -> Expr:
-    """Any of the options, simplified: their order and number do not matter, and bytes form one set."""
+    """Any of the options, simplified: order and duplicates do not matter, and sets of bytes are merged."""
     flat = {o for option in options for o in (option.options if isinstance(option, Either) else (option,))}
     single = NOTHING.union(*(o for o in flat if isinstance(o, frozenset)))
     found = frozenset(o for o in (*flat, single) if not isinstance(o, frozenset) or o == single != NOTHING)
@@ -86,7 +86,7 @@ def accepts_empty(expr: Expr) -> bool:
 
 
 def derivative(expr: Expr, byte: int) -> Expr:
-    """The expression of every text that matches `expr` once this byte is put before it."""
+    """The expression of all texts that match `expr` once `byte` is put in front of them."""
     match expr:
         case Then(parts):
             found: list[Expr] = []
@@ -111,7 +111,7 @@ def byte_sets(expr: Expr) -> frozenset[frozenset[int]]:
     return frozenset[frozenset[int]]().union(*map(byte_sets, parts))
 
 
-UTF8 = (  # what is not ASCII, the first and last value of each byte: table 3-7 of the Unicode standard
+UTF8 = (  # what is not ASCII: the first and last value of each byte, by table 3-7 of the Unicode standard
     "C2DF 80BF, E0E0 A0BF 80BF, E1EC 80BF 80BF, EDED 809F 80BF, EEEF 80BF 80BF, "
     "F0F0 90BF 80BF 80BF, F1F3 80BF 80BF 80BF, F4F4 808F 80BF 80BF"
 )
@@ -123,7 +123,7 @@ BOUNDS = {"*": (0, math.inf), "+": (1, math.inf), "?": (0, 1)}
 ESCAPE = r"\\(?:[dDwWsSnrtfv]|[^a-zA-Z0-9])"
 PART = rf"\(\?:|\((?!\?)|{ESCAPE}|\[\^?\]?(?:{ESCAPE}|[^]\\])*\]|[^\\(\[^$*+?]|\A\^|\$\Z"
 QUANTIFIER = r"[*+?]|\{[0-9]+(?:,[0-9]*)?\}|\{,[0-9]*\}"
-TOKEN = re.compile(rf"({PART})(?:({QUANTIFIER})\??)?", re.DOTALL)  # the last ? changes no whole match
+TOKEN = re.compile(rf"({PART})(?:({QUANTIFIER})\??)?", re.DOTALL)  # a lazy ? changes no whole match
 MEMBER = re.compile(rf"({ESCAPE}|.)(?:-({ESCAPE}|.))?", re.DOTALL)
 
 
@@ -134,7 +134,7 @@ def parse(pattern: str) -> Expr:
     classes, groups, ``|``, quantifiers, ``^`` at the beginning and ``$`` at the end.
 
     Raises:
-        UserError: What is not supported, and where it stands.
+        UserError: The pattern is invalid, or has an unsupported part, whose position is named.
     """
     pattern, at = well_formed(pattern), 0
     try:
@@ -175,7 +175,7 @@ def quantified(part: Expr, quantifier: str) -> Expr:
 
 
 def part_of(text: str) -> Expr:
-    """What a token stands for: an anchor, a dot, characters in brackets, or one character."""
+    """What a token of a pattern stands for: an anchor, a dot, characters in brackets, or one character."""
     if text in ("^", "$", "."):
         return other_than(b"\n") if text == "." else EMPTY
     if not text.startswith("["):
@@ -203,12 +203,12 @@ def member(first: str, last: str | None = None) -> Expr:
 
 
 def other_than(excluded: Iterable[int]) -> Expr:
-    """Any character but some of ASCII."""
+    """Any character except the excluded ones, which are ASCII."""
     return either(frozenset(range(128)).difference(excluded), NON_ASCII)
 
 
 class Automaton:
-    """The states of an expression, numbered as they are reached; state 0 matches nothing."""
+    """The automaton of an expression, its states numbered as they are reached; state 0 matches nothing."""
 
     def __init__(self, expr: Expr) -> None:
         self.numbers: dict[Expr, int] = {NOTHING: 0, expr: 1}
@@ -218,7 +218,7 @@ class Automaton:
         self.states, self.rows, self.work = [NOTHING, expr], dict[int, Tensor](), 0
 
     def row(self, state: int) -> Tensor:
-        """The state after each byte, (256,) int64."""
+        """The next state for each byte, (256,) int64."""
         if state not in self.rows:
             expr = self.states[state]
             after = {kind: derivative(expr, kind) for kind in {*self.kind}}
@@ -232,9 +232,9 @@ class Automaton:
         return self.rows[state]
 
     def allowed(self, state: int, vocabulary: "Vocabulary") -> Tensor:
-        """The tokens that lead from a state to one that is not 0, (V,) bool; those without bytes do not."""
+        """Which tokens lead from a state to one other than 0, (V,) bool; a token without bytes does not."""
         self.work, start, end = 0, vocabulary.start.clone(), vocabulary.end
-        at = torch.where(start < end, state, 0)  # all tokens are read together, one byte a step
+        at = torch.where(start < end, state, 0)  # all tokens are read together, one byte per step
         alive = at.nonzero().squeeze(-1)
         while len(alive):
             states = cast("Tensor", at[alive].unique())
@@ -265,9 +265,9 @@ def regex_grammar(
 ) -> Grammar:
     """Which tokens may follow so that the new text matches a regular expression when a stop id ends it.
 
-    A character outside ASCII is its UTF-8 bytes; ``.`` and negated classes stand for any whole character. A
-    token may follow if the end of a match can still be reached behind it. Special tokens never may, but stop
-    ids where the text so far matches.
+    A character outside ASCII is matched as its UTF-8 bytes; ``.`` and negated classes match whole characters.
+    A token may follow if a match can still be completed after it. Special tokens may not, except stop ids
+    where the text so far matches.
 
     Args:
         pattern: The expression; see `parse`.

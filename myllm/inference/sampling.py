@@ -15,7 +15,7 @@ from myllm.model.basics import upcast
 Grammar = Callable[[Sequence[int]], Tensor]
 """Maps the new ids of a row to the tokens that may follow them, (V,) bool; ids beyond its end may not."""
 
-TINY = 1e-6  # a temperature from which logits might overflow
+TINY = 1e-6  # divided by a lower temperature, logits might overflow
 BOUNDS: dict[str, tuple[type[int | float], float, float]] = {
     "temperature": (float, 0, 1e30),
     "top_k": (int, 1, LARGEST),
@@ -43,13 +43,14 @@ class SamplingConfig:
         temperature: 0 takes the most likely token. Otherwise the logits are divided by it and a token is
             sampled; 1 is the model's own distribution. By default 0, or 1 if one of the next four is given.
         top_k: Keep the k most likely tokens, and those as likely as the last of them.
-        top_p: Keep the most likely tokens, as few as have this probability together, the one that crosses it
-            included (nucleus sampling, Holtzman et al., 2020).
+        top_p: Keep the smallest set of most likely tokens whose probabilities sum to at least this number
+            (nucleus sampling, Holtzman et al., 2020).
         min_p: Keep the tokens that are at least this fraction as likely as the most likely one
             (Nguyen et al., 2025).
-        typical_p: Keep the tokens whose surprise is nearest to the entropy, as few as have this probability
-            together (Meister et al., 2023).
-        order: The names of the options in the order in which they act, all that are set; by default as above.
+        typical_p: Keep the smallest set of tokens whose surprise is nearest to the entropy and whose
+            probabilities sum to at least this number (Meister et al., 2023).
+        order: The names of the options in the order in which they act, including all that are set; by default
+            as above.
 
     Raises:
         UserError: A value out of range, an option that has no effect, or an order without one that is set.
@@ -93,7 +94,7 @@ class SamplingConfig:
 
     @property
     def greedy(self) -> bool:
-        """Whether the most likely token is taken, without chance."""
+        """Whether the most likely token is always taken."""
         return self.temperature == 0
 
     @property
@@ -124,7 +125,7 @@ def logit_bias(logits: Tensor, bias: Mapping[int, float]) -> Tensor:
 
 
 def temperature(logits: Tensor, value: float) -> Tensor:
-    """Divide the logits (B, V) by the temperature; before a tiny one the largest is moved to 0."""
+    """Divide the logits (B, V) by the temperature; if it is tiny, first shift the largest logit to 0."""
     if value < TINY:
         return (logits - logits.amax(-1, keepdim=True)) / max(value, torch.finfo(logits.dtype).tiny)
     return logits / value
@@ -137,7 +138,7 @@ def top_k(logits: Tensor, k: int) -> Tensor:
 
 
 def top_p(logits: Tensor, p: float) -> Tensor:
-    """Keep the most likely tokens of (B, V), as few as have probability p together."""
+    """Keep the smallest set of most likely tokens of (B, V) whose probabilities sum to at least p."""
     return _smallest_set(logits, logits, p)
 
 
@@ -147,14 +148,14 @@ def min_p(logits: Tensor, share: float) -> Tensor:
 
 
 def typical_p(logits: Tensor, p: float) -> Tensor:
-    """Keep the tokens of (B, V) whose surprise is nearest to the entropy, as few as have probability p."""
+    """Keep the fewest tokens of (B, V) with surprise nearest to the entropy that sum to at least p."""
     logs = torch.log_softmax(logits, -1)
     entropy = -(logs.exp() * logs).nansum(-1, keepdim=True)  # 0 log 0 is nan here, and 0 in the entropy
     return _smallest_set(logits, -(-logs - entropy).abs(), p)
 
 
 def _smallest_set(logits: Tensor, preference: Tensor, mass: float) -> Tensor:
-    """The logits of the most preferred tokens, as few as have this probability together; the others -inf."""
+    """Keep the most preferred tokens, as few as have at least probability `mass`; set the others to -inf."""
     order = preference.sort(descending=True, stable=True).indices
     probabilities = torch.softmax(logits, -1).gather(-1, order)
     before = probabilities.cumsum(-1) - probabilities  # of the tokens preferred to each one
@@ -163,7 +164,7 @@ def _smallest_set(logits: Tensor, preference: Tensor, mass: float) -> Tensor:
 
 
 def _columns(logits: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
-    """A copy of the logits with a spare column, (B, V + 1), and ids with that column for padding, -1."""
+    """A copy of the logits with a spare column, (B, V + 1), and the ids, with padding (-1) moved to it."""
     return torch.nn.functional.pad(logits, (0, 1)), ids.where(ids >= 0, logits.shape[-1])
 
 
@@ -175,13 +176,13 @@ def repetition_penalty(logits: Tensor, value: float, text: Tensor) -> Tensor:
 
 
 def presence_penalty(logits: Tensor, value: float, new: Tensor) -> Tensor:
-    """Subtract a number from the logits of the tokens of (B, N); -1 is padding."""
+    """Subtract a number from the logits of the new tokens, (B, N); -1 is padding."""
     table, places = _columns(logits, new)
     return table.scatter_(-1, places, table.gather(-1, places) - value)[:, :-1]
 
 
 def frequency_penalty(logits: Tensor, value: float, new: Tensor) -> Tensor:
-    """Subtract a number from the logits of the tokens of (B, N), once for each time that they occur."""
+    """Subtract a number from the logits of the new tokens, (B, N), once for each time that they occur."""
     table, places = _columns(logits, new)
     return table.scatter_add_(-1, places, table.new_full(places.shape, -value))[:, :-1]
 
@@ -202,7 +203,7 @@ OF_NEW = {f.__name__: f for f in (presence_penalty, frequency_penalty)}
 
 
 def finite(logits: Tensor) -> Tensor:
-    """Logits (B, V) in at least float32; single tokens may be forbidden by -inf.
+    """Check logits (B, V), and return them in at least float32; -inf may forbid single tokens.
 
     Raises:
         UserError: Logits that are NaN or infinite, or nothing but -inf.
@@ -216,7 +217,7 @@ def finite(logits: Tensor) -> Tensor:
 
 
 class Sampler:
-    """Chooses the next token of each row as a `SamplingConfig` says.
+    """Chooses the next token of each row as a `SamplingConfig` specifies.
 
     Args:
         config: The options.
@@ -234,7 +235,7 @@ class Sampler:
         self.config, self.stop_ids, self.generators = config, [*stop_ids], generators
 
     def select(self, rows: Sequence[int]) -> None:
-        """Keep some rows of the batch only."""
+        """Keep only some rows of the batch."""
         self.generators = [self.generators[row] for row in rows if self.generators]
 
     def __call__(self, logits: Tensor, text: Tensor, start: int) -> Tensor:
@@ -263,7 +264,7 @@ class Sampler:
             start: The index of the first generated token in `text`.
 
         Returns:
-            (B, V), float32 or float64; at temperature 0 all is on one token.
+            (B, V), float32 or float64; at temperature 0, all of it on one token.
 
         Raises:
             UserError: Logits that are not finite, or options that leave no token.

@@ -27,12 +27,12 @@ class Request:
 
     Attributes:
         ids: The prompt.
-        max_new_tokens: The most that is generated.
+        max_new_tokens: The most tokens to generate.
         sampler: Chooses its tokens.
         stop_ids: Ids that end it; they do not become part of `new`.
-        number: Counts the requests of an engine from 0.
+        number: The request's number in its engine, from 0.
         new: The generated ids.
-        state: A request that waits may have been running before. One that failed has an `error`.
+        state: A waiting request may have been running before. A failed one has an `error`.
         error: Why it failed.
         reused: Tokens that the prefix cache saved it from computing.
         computed: Tokens whose keys and values are in its blocks.
@@ -70,20 +70,20 @@ class Event(NamedTuple):
 class Engine:
     """Continues many texts at once; each gets the tokens that it would get alone.
 
-    Requests are served in the order of their arrival. Where blocks run out, the newest running request gives
-    up its own and waits until it is computed again; so the oldest always goes on.
+    Requests are served in the order of their arrival. When blocks run out, the newest running request gives
+    up its blocks and waits to be computed again, so the oldest always makes progress.
 
     Args:
         model: The model.
-        blocks: Blocks of keys and values.
+        blocks: The number of blocks of keys and values.
         block_size: Tokens in a block.
         rows: The most requests that run at the same time.
-        chunk: The most tokens of prompts that are computed in one step.
+        chunk: The most prompt tokens that are computed in one step.
 
     Attributes:
-        computed: The tokens that have passed through the model.
-        passes: Forward passes.
-        events: The latest events, for those who watch.
+        computed: The number of tokens that have passed through the model.
+        passes: The number of forward passes.
+        events: The latest events, for monitoring.
 
     Raises:
         UserError: A number below 1.
@@ -115,7 +115,7 @@ class Engine:
         """Queue a text; the options are those of `generate`.
 
         Raises:
-            UserError: As `generate`, or a text that would not fit into all blocks.
+            UserError: As `generate`, or a text that would not fit even into all blocks.
         """
         check_room(self.model, len(ids), max_new_tokens)
         blocks = self.pages.blocks
@@ -147,7 +147,7 @@ class Engine:
 
     @torch.inference_mode()
     def step(self) -> list[Request]:
-        """One more token for each running request, and some tokens of new prompts.
+        """Generate one more token for each running request, and compute some tokens of new prompts.
 
         Returns:
             The requests that have a new token.
@@ -164,7 +164,7 @@ class Engine:
         return advanced
 
     def _unread(self) -> Request | None:
-        """The running request whose prompt is not computed yet."""
+        """The running request whose prompt is not fully computed yet."""
         return next((one for one in self.running if len(one.text) - one.computed > 1), None)
 
     def _admit(self) -> Request | None:
@@ -187,7 +187,7 @@ class Engine:
         return request
 
     def _reserve(self, request: Request) -> bool:
-        """Get a block for the next token of a running request, from the newest other if necessary."""
+        """Get a block for a running request's next token; if there is none, preempt the newest request."""
         while request.state == "running":
             if self._blocks_for(request.computed + 1) <= len(request.blocks):
                 return True
@@ -206,7 +206,7 @@ class Engine:
         request.computed = 0
 
     def _compute(self, requests: list[Request], n: int) -> list[Request]:
-        """Compute n tokens of each request; those whose text is complete get another token."""
+        """Compute n tokens of each request; those whose whole text is then computed get another token."""
         if not requests:
             return []
         texts = [request.text[request.computed :][:n] for request in requests]
@@ -228,7 +228,7 @@ class Engine:
         text = torch.tensor([request.text], device=self.device)
         try:
             token = int(request.sampler(logits[None], text, len(request.ids)))
-        except UserError as error:  # it must not end the others
+        except UserError as error:  # one request's error must not end the others
             request.error = str(error)
             self._end(request, "failed")
             return False

@@ -1,4 +1,4 @@
-"""Speculative decoding: a cheap draft proposes several tokens, the model checks them in one forward pass.
+"""Speculative decoding: a cheap draft proposes several tokens, and the model checks them in one forward pass.
 
 What is generated follows the distribution of the model alone, whatever the draft proposes (Leviathan et al.,
 2023; Chen et al., 2023).
@@ -20,7 +20,7 @@ from myllm.model.transformer import Transformer
 
 
 class Draft(Protocol):
-    """Proposes how a text may go on."""
+    """Proposes how a text may continue."""
 
     def propose(self, text: Sequence[int], k: int) -> tuple[list[int], Tensor]:
         """Propose up to k tokens.
@@ -30,25 +30,25 @@ class Draft(Protocol):
             k: The most that may be proposed.
 
         Returns:
-            The ids, and for each the distribution from which it was sampled, (n, V): all of it, after any
-            filter. With a wrong one the text no longer follows the model's distribution.
+            The ids, and for each the full distribution from which it was sampled, (n, V), after any filter.
+            If it is wrong, the text no longer follows the model's distribution.
         """
         ...
 
 
 class PromptLookup:
-    """Proposes what followed the last tokens where they occurred before in the text (Saxena, 2023).
+    """Proposes what followed an earlier occurrence of the text's last tokens (Saxena, 2023).
 
     Args:
         vocab_size: V of the model.
-        n: How many tokens must agree at most; fewer are tried where so many do not occur.
+        n: How many last tokens to look up; where they did not occur before, fewer are tried.
     """
 
     def __init__(self, vocab_size: int, n: int = 3) -> None:
         self.vocab_size, self.n = vocab_size, n
 
     def propose(self, text: Sequence[int], k: int) -> tuple[list[int], Tensor]:
-        """The continuation of the latest earlier occurrence, all probability on each of its tokens."""
+        """What followed the latest earlier occurrence, with probability 1 on each of its tokens."""
         row, found = [*text], list[int]()
         for n in range(min(self.n, len(row) - 1), 0, -1):
             starts = range(len(row) - n - 1, -1, -1)
@@ -62,8 +62,8 @@ class BigramDraft:
     """Proposes tokens from the bigrams of chapter 1.
 
     Args:
-        probabilities: (V, V), the distribution of the next token for each last one; rows sum to 1.
-        seed: Of its random choices; without one it proposes the most likely token.
+        probabilities: (V, V), for each token the distribution of the next one; rows sum to 1.
+        seed: Seeds its random choices; without one it proposes the most likely token.
     """
 
     def __init__(self, probabilities: Tensor, seed: int | None = None) -> None:
@@ -87,7 +87,7 @@ class ModelDraft:
 
     Args:
         model: The smaller model.
-        seed: Of its random choices.
+        seed: Seeds its random choices.
         sampling: The fields of `SamplingConfig`. The nearer the distribution is to the large model's, the
             more is accepted: the same options are a good choice.
     """
@@ -140,7 +140,7 @@ class Counts:
 
 
 def acceptance(p: Tensor, q: Tensor) -> Tensor:
-    """The probability with which each token, if proposed, is accepted, (V,), given the two distributions."""
+    """The probability (V,) of accepting each token if proposed, given the model's p and the draft's q."""
     return torch.where(q > 0, p / q, 1.0).clamp(max=1)
 
 
@@ -175,13 +175,13 @@ def speculate(
     Args:
         model: The model.
         ids: The prompt, at least one id.
-        draft: What proposes tokens.
-        max_new_tokens: The most that is generated.
-        k: The most tokens proposed for a pass.
+        draft: Proposes tokens.
+        max_new_tokens: The most tokens to generate.
+        k: The most tokens proposed for one forward pass.
         stop_ids: Ids that end the text; they are not yielded.
         seed: Makes sampling repeatable.
         cache: An empty cache; by default one that is just large enough.
-        counts: Is updated after each pass.
+        counts: Updated with each forward pass.
         sampling: The fields of `SamplingConfig`.
 
     Raises:

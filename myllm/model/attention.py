@@ -34,7 +34,7 @@ class Prepared(NamedTuple):
         keys: (S,) or (B, S) int64, the positions of the keys, -1 for an empty slot.
         pairs: Bool, (B or 1, H or 1, T, S): true where a query may attend to a key; None allows all pairs.
         blocks: FlexAttention's ``BlockMask``, used on a GPU instead of `pairs`.
-        is_causal: Whether it is the plain causal mask, which every kernel implements: nothing is built.
+        is_causal: Whether it is the plain causal mask, which every kernel implements: no tensor is built.
     """
 
     queries: Tensor
@@ -56,7 +56,7 @@ def prepare(
     batch: int = 1,
     heads: int = 1,
 ) -> Prepared:
-    """Convert a mask to the form that the kernels take: once a forward pass, for all layers that share it.
+    """Convert a mask to the form that the kernels take, once per forward pass for all layers that share it.
 
     On a GPU the mask of a long text becomes FlexAttention's blocks. Inside a compiled model it becomes a bool
     tensor; to have blocks there, prepare the mask outside and pass the result to the model.
@@ -78,11 +78,11 @@ def prepare(
             raise ValueError("A window cannot be added to a prepared mask; pass the mask function instead.")
         return mask
     T = queries.shape[-1]
-    tracing = torch.compiler.is_compiling()  # then no value is known, and comparing lengths would fix them
-    # A row padded by one token has the same positions on both sides, but -1 is a slot without a key.
+    tracing = torch.compiler.is_compiling()  # values are then unknown, and comparing lengths would fix them
+    # A row padded by one token has the same queries and keys, -1 included, but a key at -1 is an empty slot.
     same = keys is None or (not tracing and queries.shape == keys.shape and torch.equal(queries, keys.relu()))
     if window is not None and same and not tracing and window >= T:
-        window = None  # it reaches past the beginning
+        window = None  # the window reaches past the beginning
     if mask is causal and same and window is None:
         return Prepared(queries, queries if keys is None else keys, is_causal=True)
     rule = full
@@ -173,8 +173,8 @@ def naive_attention(
         softcap: Limits the scores smoothly to (-softcap, softcap) by a tanh (Gemma 2).
 
     Returns:
-        The means (B, H, T, D) and the weights (B, H, T, S). Both are 0 for a query that may attend to
-        nothing.
+        The weighted means (B, H, T, D) and the weights (B, H, T, S). Both are 0 for a query that may attend
+        to nothing.
     """
     if scale is None:
         scale = 1 / math.sqrt(q.shape[-1])
@@ -203,7 +203,7 @@ def attend(
 ) -> Tensor:
     """Attention as `naive_attention` defines it, computed by the fastest kernel; all models call it.
 
-    PyTorch's fused kernels have no soft cap, so with one the weights are computed as defined.
+    `torch.nn.functional.scaled_dot_product_attention` has no soft cap; with one, `naive_attention` is called.
 
     Args:
         q: Queries, (B, H, T, D).
@@ -219,7 +219,7 @@ def attend(
         (B, H, T, D).
 
     Raises:
-        ValueError: The number of key heads does not divide that of the query heads.
+        ValueError: The number of key heads does not divide the number of query heads.
     """
     H, K = q.shape[1], k.shape[1]
     if H % K:
@@ -237,22 +237,22 @@ def attend(
 class Attention(nn.Module):
     """Multi-head attention: project, split into heads, attend, concatenate, project.
 
-    With fewer key than query heads it is grouped-query attention (Ainslie et al., 2023), with one it is
-    multi-query attention (Shazeer, 2019).
+    With fewer key heads than query heads it is grouped-query attention (Ainslie et al., 2023), with a single
+    key head multi-query attention (Shazeer, 2019).
 
     Args:
         n_embd: C, the width of input and output.
         n_head: Query heads H.
-        n_kv_head: Key and value heads K, by default H; must divide it.
+        n_kv_head: Key and value heads K, by default H; K must divide H.
         head_dim: D, by default C / H.
         bias: Whether the three input projections have a bias.
         out_bias: Whether the output projection has one.
         scale: Factor on the scores, by default 1 / sqrt(D).
         softcap: See `attend`.
-        qk_norm: Called with D, makes the normalizations of queries and keys; by default there are none.
+        qk_norm: Called with D to make the norms of queries and keys; by default there are none.
 
     Raises:
-        ValueError: A number of heads does not divide what is split into them.
+        ValueError: K does not divide H, or H does not divide C and `head_dim` is not given.
     """
 
     def __init__(
@@ -292,14 +292,14 @@ class Attention(nn.Module):
         cache: Cache | None = None,
         layer: int = 0,
     ) -> Tensor:
-        """Self-attention of the positions of `x`.
+        """Self-attention among the positions of `x`.
 
         Args:
             x: (B, T, C).
             mask: Which pairs are allowed, by position; a `Transformer` prepares it once for all layers.
             position: Applies a position embedding, such as RoPE, to queries and keys.
             cache: Keys and values of earlier tokens.
-            layer: The number of this layer in the cache.
+            layer: The index of this layer in the cache.
 
         Returns:
             (B, T, C).

@@ -1,4 +1,4 @@
-"""What every function that calls a model needs: its device, its context, and scores precise enough to sum."""
+"""What functions that call a model need: its device, its context, and a dtype precise enough for sums."""
 
 from typing import Any
 
@@ -13,10 +13,10 @@ def device_of(model: Any) -> torch.device:
 
 
 def block_size_of(model: Any) -> int | None:
-    """The most tokens that a model takes at once, or None if its configuration does not say so."""
+    """The context length of a model in tokens, or None if its configuration does not state one."""
     return getattr(getattr(model, "config", None), "block_size", None)
 
 
 def upcast(x: Tensor) -> Tensor:
-    """`x` in float32 if its dtype is smaller: sums and exponentials in 16 bits would lose digits."""
+    """`x` in float32 if its dtype is smaller: sums and exponentials in 16 bits would lose precision."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

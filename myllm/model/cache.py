@@ -1,4 +1,4 @@
-"""Caches of keys and values: their interface, as a `Transformer` uses it, and three that implement it."""
+"""Key-value caches: the interface that a `Transformer` uses, and three implementations of it."""
 
 from typing import Protocol
 
@@ -18,20 +18,20 @@ class Cache(Protocol):
     def positions(self, T: int) -> Tensor:
         """The positions of all keys that `update` returns in a forward pass over T new tokens.
 
-        Called once a pass, before any `update`.
+        Called once per forward pass, before any `update`.
 
         Returns:
-            (S,) int64, or (B, S) where rows differ; it includes the new tokens; -1 marks an empty slot.
+            (S,) int64, or (B, S) where rows differ; new tokens are included, and -1 marks an empty slot.
         """
         ...
 
     def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Store a layer's new keys and values, (B, K, T, D); return all of its own, (B, K, S, D)."""
+        """Store a layer's new keys and values, (B, K, T, D); return all of that layer, (B, K, S, D)."""
         ...
 
 
 def newest(keys: Tensor, T: int) -> Tensor:
-    """The positions of the T newest tokens, given the positions of all keys: the last one and those before.
+    """The positions of the T newest tokens, given those of all keys: the largest and the T - 1 before it.
 
     Args:
         keys: (S,) or (B, S) int64, as `Cache.positions` returns them.
@@ -44,19 +44,19 @@ def newest(keys: Tensor, T: int) -> Tensor:
 
 
 class KVCache:
-    """Keys and values in one buffer of fixed size: a step writes its own and copies nothing else.
+    """Keys and values in one buffer of fixed size: a step writes the new ones and copies nothing else.
 
     Args:
         config: The model.
         rows: B.
-        size: The most tokens of a row, padding included; by default the context of the model.
+        size: The most tokens in a row, padding included; by default the model's context length.
         pads: (B,) int64, by how many tokens each row is padded on the left; these slots count as empty.
         bits: 8 stores int8 numbers, with one scale for each token and head: about a quarter of float32's
-            bytes, and an error of up to 1/254 of the largest number of the token.
-        device: The device of positions, that of the model.
+            bytes, and an error of up to 1/254 of the largest magnitude in that token and head.
+        device: The device of the positions: that of the model.
 
     Attributes:
-        length: The tokens that each row holds, padding included.
+        length: The number of tokens in each row, padding included.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class KVCache:
         self._shape = (config.n_layer, rows, config.n_kv_head, self.size)
         self._slots = torch.arange(self.size, device=device)
         self._new = slice(0)
-        self._stored: list[Tensor] = []  # keys and values, (L, B, K, size, D); int8 with their scales
+        self._stored: list[Tensor] = []  # keys and values, (L, B, K, size, D); if int8, each with its scales
 
     @property
     def nbytes(self) -> int:
@@ -97,7 +97,7 @@ class KVCache:
         return slots if self.pads is None else (slots - self.pads[:, None]).clamp(min=-1)
 
     def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Store a layer's new keys and values, (B, K, T, D); return all of its own, (B, K, S, D)."""
+        """Store a layer's new keys and values, (B, K, T, D); return all of that layer, (B, K, S, D)."""
         new = self._quantize(k, v) if self.bits else (k, v)
         if not self._stored:
             self._stored = [x.new_zeros(*self._shape, x.shape[-1]) for x in new]
@@ -109,11 +109,11 @@ class KVCache:
         return held[0], held[1]
 
     def truncate(self, length: int) -> None:
-        """Forget all but the first tokens of each row."""
+        """Drop all but the first `length` tokens of each row."""
         self.length = min(self.length, length)
 
     def select(self, rows: Tensor) -> None:
-        """Keep these rows, (N,) int64, in this order; one may occur several times."""
+        """Keep these rows, (N,) int64, in this order; a row may be repeated."""
         self._stored = [x[:, rows] for x in self._stored]
         self._shape = (self._shape[0], len(rows), *self._shape[2:])
         if self.pads is not None:
@@ -129,15 +129,15 @@ class KVCache:
 
 
 class StaticCache:
-    """A buffer that is always handed out whole, its length a tensor: shapes never change.
+    """A buffer that is always returned whole, with its length in a tensor, so that shapes never change.
 
-    So a decode step can be compiled once, and captured in a CUDA graph. Empty slots cost time: on a CPU
-    `KVCache` is faster.
+    A decoding step can therefore be compiled once and captured in a CUDA graph. Empty slots cost time: on a
+    CPU, `KVCache` is faster.
 
     Args:
         config: The model.
         rows: B.
-        size: The most tokens of a row; by default the context of the model.
+        size: The most tokens in a row; by default the model's context length.
         dtype: The dtype of the model.
         device: Its device.
     """
@@ -153,7 +153,7 @@ class StaticCache:
     ) -> None:
         self.size = config.block_size if size is None else size
         shape = (config.n_layer, rows, config.n_kv_head, self.size, config.head_dim)
-        # Zeros, not any memory: a masked slot has weight 0, but 0 times NaN is NaN.
+        # Zeros, not uninitialized memory: a masked slot has weight 0, but 0 times NaN is NaN.
         self.k, self.v = (torch.zeros(shape, dtype=dtype, device=device) for _ in "kv")
         self.length = torch.zeros((), dtype=torch.int64, device=device)
         self._slots = torch.arange(self.size, device=device)
@@ -173,23 +173,23 @@ class StaticCache:
 
 
 class RingCache:
-    """Keeps the newest tokens in a ring, and the first ones for ever if asked to.
+    """Keeps the newest tokens in a ring buffer and, if asked to, the first tokens permanently.
 
-    Position p stands in slot p as long as it is one of the first `sinks`, else in slot
-    ``sinks + (p - sinks) % window``. For a model with a window this is all that it attends to. A model
-    without one then attends to the first and the newest tokens alone, as StreamingLLM does (Xiao et al.,
-    2024); to compute several tokens at once in the same way, give it the mask
+    Position p is in slot p if it is one of the first `sinks`, else in slot
+    ``sinks + (p - sinks) % window``. A model with this window attends to nothing else. A model without a
+    window then attends to the first and the newest tokens only, as StreamingLLM does (Xiao et al., 2024); to
+    compute several tokens at once in the same way, give it the mask
     ``causal & (window(…) | prefix(sinks))``.
 
     Args:
         config: The model.
         rows: B.
-        window: The newest tokens that are kept.
-        sinks: The first tokens that are kept besides.
-        device: The device of positions, that of the model.
+        window: How many of the newest tokens are kept.
+        sinks: How many of the first tokens are kept as well.
+        device: The device of the positions: that of the model.
 
     Attributes:
-        length: The tokens that each row has had.
+        length: The number of tokens that each row has received.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What stands between two attentions: normalization and the feed-forward network.
+"""What comes between two attention layers: normalization and the feed-forward network.
 
 LayerNorm is PyTorch's own, `torch.nn.LayerNorm`.
 """
@@ -38,11 +38,11 @@ class RMSNorm(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Start with a factor of 1."""
+        """Set the weight so that the factor is 1."""
         nn.init.constant_(self.weight, 1 - self.offset)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(…, C) to (…, C), computed in float32 at least."""
+        """(…, C) to (…, C), computed in at least float32."""
         wide, weight = upcast(x), self.offset + self.weight if self.offset else self.weight
         return F.rms_norm(wide, weight.shape, weight.to(wide.dtype), self.eps).to(x.dtype)
 
@@ -71,7 +71,7 @@ class MLP(nn.Module):
 
 
 class GatedMLP(nn.Module):
-    """A gated feed-forward network: a second projection, after the activation, multiplies the first.
+    """A gated feed-forward network: the activation of one projection multiplies another, elementwise.
 
     With SiLU it is SwiGLU, with GELU GeGLU (Shazeer, 2020).
 

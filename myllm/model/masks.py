@@ -14,7 +14,7 @@ from torch import Tensor
 MaskFunction = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
-@dataclass(eq=False)  # compared by identity, which the compiler needs for masks that are made inside a graph
+@dataclass(eq=False)  # compared by identity, as the compiler needs for masks created inside a graph
 class Mask:
     """A mask function that can be combined with others by ``&``, ``|`` and ``~``.
 
@@ -42,14 +42,14 @@ class Mask:
 #: No position attends to a later one.
 causal = Mask(lambda b, h, q, k: k <= q)
 
-#: Every position attends to every other, but not to -1: that is an empty slot of a cache.
+#: Every position attends to all positions except -1, which marks an empty slot of a cache.
 full = Mask(lambda b, h, q, k: k >= 0)
 
 
 def window(size: int) -> Mask:
     """Each position attends to at most the last `size` positions, itself included.
 
-    Combine it with `causal`; alone it also allows later positions.
+    Combine it with `causal`; on its own it also allows later positions.
 
     Raises:
         ValueError: `size` is less than 1.
@@ -60,7 +60,7 @@ def window(size: int) -> Mask:
 
 
 def prefix(length: int | Tensor) -> Mask:
-    """Every position attends to the first `length` positions: one number, or one for each row, (B,) int64.
+    """Every position attends to the first `length` positions; a tensor, (B,) int64, sets a length per row.
 
     ``causal | prefix(length)`` is the mask of T5's prefix language model.
     """

@@ -1,7 +1,7 @@
 """Mixture of experts: several feed-forward networks, of which a router chooses a few for each token.
 
 `MoE` takes the place of the feed-forward network: ``Transformer(config, mlp=partial(MoE, n_experts=8,
-top_k=2))``. Its parameters have the names that the files of Qwen3-MoE have.
+top_k=2))``. Its parameters are named as in the files of Qwen3-MoE.
 """
 
 import math
@@ -17,7 +17,7 @@ from myllm.model.layers import GatedMLP
 
 
 class Routing(NamedTuple):
-    """Where N tokens go, of E experts k each."""
+    """Where N tokens go: each to k of E experts."""
 
     scores: Tensor
     """(N, E), the softmax over all experts, in at least fp32."""
@@ -30,14 +30,14 @@ class Routing(NamedTuple):
 def route(logits: Tensor, top_k: int, *, normalize: bool = True, bias: Tensor | None = None) -> Routing:
     """Choose the experts with the largest scores.
 
-    The softmax comes before the choice, so a weight depends on the experts that were not chosen, too, unless
-    `normalize` divides it out.
+    The softmax comes before the choice, so a weight also depends on the experts that were not chosen, unless
+    `normalize` cancels that out.
 
     Args:
         logits: (N, E).
         top_k: How many experts each token gets.
         normalize: Divide the weights of a token by their sum.
-        bias: (E,), added to the scores for the choice, not for the weights (Wang et al., 2024).
+        bias: (E,), added to the scores for the choice but not for the weights (Wang et al., 2024).
     """
     scores = upcast(logits).softmax(dim=-1)
     chosen = (scores if bias is None else scores + bias).topk(top_k, dim=-1).indices
@@ -48,17 +48,17 @@ def route(logits: Tensor, top_k: int, *, normalize: bool = True, bias: Tensor | 
 
 
 class Router(nn.Module):
-    """A linear layer from a token to a logit for each expert, and the choice that follows.
+    """A linear layer from a token to a logit for each expert, and the top-k choice that follows.
 
-    It is no `torch.nn.Linear`, so nothing that replaces linear layers, quantization or an adapter, changes
-    where tokens go.
+    It is not a `torch.nn.Linear`, so nothing that replaces linear layers, such as quantization or an adapter,
+    touches it.
 
     Args:
         n_embd: C.
         n_experts: E.
         top_k: How many experts each token gets.
         normalize: See `route`.
-        select_bias: Whether there is a bias for the choice alone, a buffer that `update_bias` changes.
+        select_bias: Whether there is a bias for the choice only, in a buffer that `update_bias` changes.
     """
 
     select_bias: Tensor | None
@@ -75,7 +75,7 @@ class Router(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Small random weights (Fedus et al., 2022, section 2.4), no bias."""
+        """Small random weights (Fedus et al., 2022, section 2.4), and a bias of 0."""
         nn.init.normal_(self.weight, std=math.sqrt(0.1 / self.weight.shape[1]))
         if self.select_bias is not None:
             nn.init.zeros_(self.select_bias)
@@ -87,13 +87,13 @@ class Router(nn.Module):
 
 
 class MoE(nn.Module):
-    """A feed-forward network made of experts: the weighted sum of the outputs of those a token is sent to.
+    """A feed-forward network of experts: a token gets the weighted sum of the outputs of its experts.
 
-    No token is dropped: an expert takes as many as come. One that none is sent to computes on zero rows, so
-    its gradient is 0 and not missing, which DistributedDataParallel would wait for.
+    No token is dropped: an expert takes as many as are sent to it. An expert without tokens computes on zero
+    rows, so that its gradient is 0 and not missing: DistributedDataParallel would wait for a missing one.
 
-    The sizes of the groups depend on the data. On a GPU each forward pass waits for them, and a compiled
-    model has a break in its graph here.
+    The group sizes depend on the data. On a GPU each forward pass waits for them, and a compiled model has a
+    graph break here.
 
     Args:
         n_embd: C.
@@ -102,7 +102,7 @@ class MoE(nn.Module):
         top_k: How many experts each token gets.
         normalize: Whether the weights of a token sum to 1 (``norm_topk_prob`` in Qwen3-MoE).
         select_bias: Balance the load by a bias; see `update_bias`.
-        expert: Makes an expert; called with (n_embd, intermediate_size).
+        expert: Called with (n_embd, intermediate_size) to make an expert.
 
     Raises:
         ValueError: `top_k` is out of range.
@@ -140,7 +140,7 @@ class MoE(nn.Module):
         return (outputs * routing.weights[..., None]).sum(dim=1).to(x.dtype).view_as(x)
 
     def __getstate__(self) -> dict[str, Any]:
-        """A copy has no routing: its tensors belong to a graph, which cannot be copied."""
+        """Omit the routing from copies: its tensors belong to an autograd graph, which cannot be copied."""
         return {**self.__dict__, "routing": None}
 
 
@@ -148,7 +148,7 @@ def routers(model: nn.Module) -> list[tuple[Router, Routing]]:
     """The routers of a model, layer by layer, and where they sent the tokens of the last forward pass.
 
     Raises:
-        ValueError: There are none, or no forward pass came before.
+        ValueError: There are none, or there has been no forward pass.
     """
     found = [(layer.gate, layer.routing) for layer in model.modules() if isinstance(layer, MoE)]
     routed = [(gate, routing) for gate, routing in found if routing is not None]
@@ -165,7 +165,7 @@ def loads(model: nn.Module, keep: Tensor | None = None) -> Tensor:
 
     Args:
         model: Any module with `MoE` layers.
-        keep: (B, T) bool, which tokens count; padding does not. By default all do.
+        keep: (B, T) bool, true for the tokens to count, which excludes padding; by default all.
     """
     rows = slice(None) if keep is None else keep.flatten()
     counts = [r.chosen[rows].flatten().bincount(minlength=r.scores.shape[1]) for _, r in routers(model)]
@@ -173,12 +173,13 @@ def loads(model: nn.Module, keep: Tensor | None = None) -> Tensor:
 
 
 def balance_loss(model: nn.Module, keep: Tensor | None = None) -> Tensor:
-    """The auxiliary loss that keeps the load of experts equal; add a small multiple of it to the loss.
+    """The auxiliary loss that balances the load of the experts; add a small multiple of it to the loss.
 
     For each layer ``E * sum(f * p)``, where f is the share of the load and p the mean score of each expert
     (Fedus et al., 2022, section 2.2), then the mean over layers. It is 1 if all are equal, and at most E / k.
-    The gradient flows through p. The shares are those of this micro-batch, so the loss of a batch is not the
-    sum over its parts. In `transformers` it is k times as large, and pooled over layers before the product.
+    The gradient flows through p. The shares are those of this micro-batch, so the losses of micro-batches do
+    not add up to that of their batch. In `transformers` it is k times as large, and pooled over layers before
+    the product.
 
     Args:
         model: Any module with `MoE` layers, after a forward pass.
@@ -194,16 +195,16 @@ def balance_loss(model: nn.Module, keep: Tensor | None = None) -> Tensor:
 
 @torch.no_grad()
 def update_bias(model: nn.Module, loads: Tensor, rate: float = 1e-3) -> None:
-    """Raise the bias of experts with less than the mean load by `rate`, lower that of the others.
+    """Raise the bias of experts below the mean load by `rate`, and lower it for those above.
 
-    It balances without a loss, so no gradient is in the way of the model's own (Wang et al., 2024, as in
-    DeepSeek-V3). Call it once a step, not between a forward pass and its backward pass, which may compute the
-    choice again.
+    This balances without a loss whose gradient would interfere with the model's own (Wang et al., 2024, as in
+    DeepSeek-V3). Call it once per step, but not between a forward pass and its backward pass, which may
+    recompute the choice.
 
     Args:
         model: Any module with `MoE` layers, made with ``select_bias=True``.
         loads: What `loads` returned; with several processes, summed over them.
-        rate: The step.
+        rate: The step size.
 
     Raises:
         ValueError: A layer has no such bias.

@@ -1,4 +1,4 @@
-"""Keys and values in blocks that many texts share (PagedAttention, Kwon et al., 2023)."""
+"""Keys and values in a pool of blocks that many texts share (PagedAttention, Kwon et al., 2023)."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from myllm.config import ModelConfig
 class Pages:
     """A pool of blocks of keys and values.
 
-    Which block belongs to which text is not known here; `view` is told.
+    It does not know which block belongs to which text; `view` is told.
 
     Args:
         config: The model.
@@ -38,8 +38,8 @@ class Pages:
         """The cache of some texts, for one forward pass.
 
         Args:
-            tables: For each row the blocks that hold its text, in order, those for the new tokens included.
-            lengths: How many tokens each row has already.
+            tables: For each row, the blocks that hold its text, in order, including those for the new tokens.
+            lengths: How many tokens each row already has.
         """
         return PagedCache(self, tables, lengths)
 

@@ -1,7 +1,7 @@
 """Rotary position embedding: rotate queries and keys by their position (Su et al., 2021).
 
-Each pair of numbers (i, i + half) of a head rotates at its own frequency, so a score depends only on the
-distance between two positions. Four scalings change the frequencies for texts longer than those of training.
+Each pair of dimensions (i, i + half) of a head rotates at its own frequency, so that positions enter a score
+only by their distance. Four scalings change the frequencies for texts longer than those seen in training.
 """
 
 import math
@@ -18,7 +18,7 @@ def frequencies(dim: int, theta: float = 10_000.0) -> Tensor:
     """The angle by which each pair rotates from one position to the next: ``theta ** (-2 i / dim)``.
 
     Args:
-        dim: How many numbers of a head are rotated, an even number.
+        dim: How many dimensions of a head are rotated; even.
         theta: The base; a larger one makes the slow pairs slower.
 
     Returns:
@@ -35,7 +35,7 @@ def linear(freq: Tensor, scaling: RopeScaling) -> Tensor:
 def llama3(freq: Tensor, scaling: RopeScaling) -> Tensor:
     """LLaMA 3.1: divide the low frequencies, keep the high ones, and interpolate in between.
 
-    A frequency is low or high by the number of full rotations that its pair makes in the original context.
+    Whether a frequency is low or high depends on how many rotations its pair makes in the original context.
     """
     rotations = scaling.original_context * freq / (2 * math.pi)
     low, high = scaling.low_freq_factor, scaling.high_freq_factor
@@ -48,7 +48,7 @@ def yarn(freq: Tensor, scaling: RopeScaling, theta: float) -> Tensor:
     half = len(freq)
 
     def pair(rotations: float) -> float:
-        """The (fractional) index of the pair that makes so many rotations in the original context."""
+        """The (fractional) index of the pair that makes this many rotations in the original context."""
         return half * math.log(scaling.original_context / (rotations * 2 * math.pi)) / math.log(theta)
 
     low = max(math.floor(pair(scaling.beta_fast)), 0)
@@ -59,14 +59,14 @@ def yarn(freq: Tensor, scaling: RopeScaling, theta: float) -> Tensor:
 
 
 def dynamic(freq: Tensor, scaling: RopeScaling, length: Tensor) -> Tensor:
-    """Dynamic NTK: a larger base, once the text is longer than the original context.
+    """Dynamic NTK: a larger base once the text is longer than the original context.
 
     The slowest pair is divided by ``factor * length / original_context - (factor - 1)``, the fastest stays as
     it is, and those in between follow a geometric sequence.
 
     Args:
         freq: The frequencies at the original base, (half,).
-        scaling: Its factor and original context.
+        scaling: Holds the factor and the original context.
         length: The number of tokens, a scalar tensor, so that it need not leave the device.
     """
     stretch = scaling.factor * length.to(freq.dtype) / scaling.original_context - (scaling.factor - 1)
@@ -75,7 +75,7 @@ def dynamic(freq: Tensor, scaling: RopeScaling, length: Tensor) -> Tensor:
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate the pairs (i, i + half) of the first numbers of each head; the others are unchanged.
+    """Rotate the pairs (i, i + half) of the first dimensions of each head; the others are unchanged.
 
     Args:
         x: Queries or keys, (B, H, T, D).
@@ -93,8 +93,8 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 class Rope(nn.Module):
     """Rotary position embedding with its scalings.
 
-    The frequencies are a buffer on the model's device, in float64 whatever the model's dtype: angles at far
-    positions need it (float32 where a device has no float64).
+    The frequencies are a buffer on the model's device, in float64 whatever the model's dtype, since angles at
+    large positions need it (float32 where a device has no float64).
 
     With dynamic NTK the frequencies depend on the length of the text so far. Keys in a cache keep the
     rotation that they had when they were stored, as in `transformers`: up to the original context a cache
@@ -104,7 +104,7 @@ class Rope(nn.Module):
         head_dim: D.
         theta: The base of the frequencies.
         scaling: How they are changed for long texts.
-        fraction: The part of each head that is rotated.
+        fraction: The fraction of each head that is rotated.
     """
 
     freq: Tensor
@@ -124,7 +124,7 @@ class Rope(nn.Module):
         if scaling is not None and scaling.kind == "yarn":  # larger queries and keys: sharper weights
             self.scale = scaling.attention_factor or 0.1 * math.log(scaling.factor) + 1
         self.register_buffer("freq", torch.empty(0), persistent=False)
-        self.to(self.freq.device)  # computes them, see `_apply`
+        self.to(self.freq.device)  # computes the frequencies; see `_apply`
 
     def frequencies(self, length: int = 0) -> Tensor:
         """The frequencies, (half,) float64; with dynamic NTK those for a text of `length` tokens."""
@@ -140,7 +140,7 @@ class Rope(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Follow the model to another device; a change of its dtype must not round the frequencies."""
         device = fn(self.freq).device
-        with torch.device("cpu"):  # on the meta device, arithmetic imports the compiler: seconds
+        with torch.device("cpu"):  # on the meta device, arithmetic imports the compiler, for seconds
             freq = self.frequencies()
         exact = torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64
         self.freq = freq.to(device, exact)

@@ -1,4 +1,4 @@
-"""Attention tile by tile, with a running softmax: how fast kernels compute it."""
+"""Attention tile by tile, with a running softmax, as fast kernels compute it."""
 
 import math
 from typing import NamedTuple
@@ -57,7 +57,7 @@ def tiled_attention(
         mask: Which pairs are allowed.
         q_offset: The position of the first query among the keys.
         scale: Factor on the scores, by default 1 / sqrt(D).
-        tile: Queries and keys in a tile.
+        tile: How many queries, and how many keys, a tile has.
 
     Returns:
         (B, H, T, D).

@@ -52,7 +52,7 @@ class Block(nn.Module):
 
     Args:
         config: The model.
-        make: What makes its parts.
+        make: Makes its parts.
     """
 
     def __init__(self, config: ModelConfig, make: Parts) -> None:
@@ -76,33 +76,33 @@ class Block(nn.Module):
 
 
 def embedding(n: int, width: int) -> nn.Embedding:
-    """An embedding without initial values; ``nn.Embedding(n, width)`` would spend time on random ones."""
+    """An uninitialized embedding; ``nn.Embedding(n, width)`` would spend time on random values."""
     return nn.Embedding.from_pretrained(torch.empty(n, width), freeze=False)
 
 
 class Transformer(nn.Module):
     """A language model: maps token ids to the logits of the next token at each position.
 
-    Every part can be replaced from outside by a class or a callable of the same form.
+    Every part can be replaced from outside by a class or a callable with the same interface.
 
     Weights are initialized as in GPT-2: matrices and embeddings are normal with standard deviation
     ``init_std``; those that write into the residual stream (``o_proj``, ``down_proj``) are divided by
     ``sqrt(2 * n_layer)``, so that the sum of all layers' contributions does not grow with depth; biases are
-    0, norms scale by 1. The logits are then near 0 and the first loss near ln V.
+    0, norms scale by 1. The logits are then near 0 and the initial loss near ln V.
 
-    On PyTorch's meta device a model takes no memory and no random numbers; `torch.nn.Module.to_empty`,
+    On PyTorch's meta device a model takes no memory and draws no random numbers; `torch.nn.Module.to_empty`,
     followed by `init_weights`, then defines every parameter and buffer.
 
     Args:
         config: The model.
         replaced: Parts by name, each a class or a callable, that replace those of the configuration:
 
-            - ``attention``: called with (n_embd, n_head, n_kv_head, head_dim); its module is called with x
+            - ``attention``: called with (n_embd, n_head, n_kv_head, head_dim); its result is called with x
               (B, T, C) and the keywords ``mask`` (a `Prepared`), ``position``, ``cache`` and ``layer`` of
               `Attention.forward`.
             - ``mlp``: called with (n_embd, intermediate_size); maps (…, C) to (…, C).
             - ``norm``: called with (n_embd); maps (…, C) to (…, C).
-            - ``position``: called with (head_dim); its module maps positions (1, T) or (B, T) to a function
+            - ``position``: called with (head_dim); its result maps positions (1, T) or (B, T) to a function
               ``(q, k) -> (q, k)`` that all layers share. It replaces learned positions.
     """
 
@@ -166,15 +166,15 @@ class Transformer(nn.Module):
         Args:
             ids: (B, T) int64.
             positions: (T,) or (B, T) int64, the input of the position embedding: by default 0, 1, …, or
-                with a cache those after the newest key. Packed rows restart them. With a cache whose rows
-                differ they are also the positions of the queries in the mask. A negative one, of padding,
-                counts as 0.
+                with a cache those after the newest cached key. Packed rows restart at each document.
+                With a cache whose rows differ they are also the positions of the queries in the mask.
+                Negative ones (padding) count as 0.
             mask: Which pairs are allowed, ``(b, h, q, k) -> bool`` or any form that
                 `myllm.model.attention.prepare` takes, by default `causal`; the window of the config is added.
                 Without a cache, q and k count the tokens of a row from 0.
             cache: Keys and values of earlier tokens, and their positions.
-            keep: Where logits are wanted, so that no others are computed: an index into T, such as -1, or a
-                tensor of them, (N,) or (B, N) int64.
+            keep: The positions whose logits are computed, by default all: an index into T, such as -1, or a
+                tensor of indices, (N,) or (B, N) int64.
             head: Applied to the last hidden states (B, T or N, C); by default it computes the logits. Pass a
                 loss in chunks, a classifier, or ``torch.nn.Identity()``. It runs inside `forward`, so that it
                 also works in a model wrapped for distributed training.
@@ -228,7 +228,7 @@ class Transformer(nn.Module):
 
 
 def _kept(x: Tensor, keep: int | Tensor | None) -> Tensor:
-    """The hidden states (B, T, C) at those indices; see `Transformer.forward`."""
+    """The hidden states (B, T, C) at the indices `keep`; see `Transformer.forward`."""
     if keep is None:
         return x
     if isinstance(keep, int):

@@ -43,21 +43,21 @@ def quantize_affine(
     group: Group = "row",
     scale_dtype: torch.dtype | None = None,
 ) -> Affine:
-    """Round a weight to the nearest points of the grid that its range spans; halves go to the even code.
+    """Round a weight to the nearest points of the grid that its range spans; ties to an even number of steps.
 
     A symmetric grid has the codes -m … m with m = 2^(bits - 1) - 1 and the step max|w| / m: the code
     -2^(bits - 1) is not used, so that a number and its negative have opposite codes. An asymmetric grid has
-    the codes 0 … 2^bits - 1 and spans the range of w, extended to hold 0, so that 0 is a grid point (Jacob
-    et al., 2018). A group of zeros has the step 1, one that contains NaN the step NaN. The step is rounded up
-    to the dtype in which it is stored before codes are chosen, so that the range still fits: each number
-    moves by at most half a step.
+    the codes 0 … 2^bits - 1 and spans the range of w, extended to include 0, so that 0 is a grid point (Jacob
+    et al., 2018). A group of zeros has the step 1, one that contains NaN the step NaN. Before codes are
+    chosen, the step is rounded up to the dtype in which it is stored, so that the range still fits: each
+    number moves by at most half a step.
 
     Args:
         w: (N, K), any floating-point dtype.
         bits: 2 to 8.
         symmetric: Whether the grid is symmetric about 0.
         group: What shares a scale.
-        scale_dtype: The dtype of the scales and zero points; by default float32, or float64 where w has it.
+        scale_dtype: The dtype of the scales and zero points; by default float32, or float64 for such a w.
 
     Raises:
         UserError: Another number of bits, or a group that does not divide K.
@@ -79,7 +79,7 @@ def quantize_affine(
 
 
 def _rounded_up(scale: Tensor, dtype: torch.dtype) -> Tensor:
-    """Positive numbers in another dtype, none smaller than before (but for those that it cannot hold)."""
+    """Positive numbers in another dtype, none smaller than before (except those that it cannot hold)."""
     nearest = scale.to(dtype)
     bits = nearest.view({2: torch.int16, 4: torch.int32, 8: torch.int64}[nearest.itemsize])
     return (bits + (nearest.to(scale.dtype) < scale)).view(dtype).clamp(max=torch.finfo(dtype).max)
@@ -107,7 +107,7 @@ def sqnr(w: Tensor, approximation: Tensor) -> float:
 
 
 def pack4(codes: Tensor) -> Tensor:
-    """Codes 0 … 15 (N, K), K even, as bytes (N, K / 2): the even column in the low four bits."""
+    """Codes 0 … 15 (N, K), K even, as bytes (N, K / 2): even columns in the low four bits."""
     codes = codes.to(torch.uint8)
     return codes[:, ::2] | codes[:, 1::2] << 4
 

@@ -1,4 +1,4 @@
-"""The layers of bitsandbytes behind the same swap; they need the extra ``quant``."""
+"""The layers of bitsandbytes, swapped in like the others; they need the extra ``quant``."""
 
 import logging
 from importlib import import_module
@@ -17,8 +17,8 @@ class _Bnb(QuantizedLinear):
     layer: Any
 
     def hold(self, linear: nn.Linear, layer: Any, weight: Any) -> None:
-        """Let a layer of the library quantize this weight, in the mode of the layer that it replaces."""
-        self.layer, layer.weight = layer, weight.to(linear.weight.device)  # quantizes
+        """Let a layer of the library quantize the weight, in the mode of the layer that it replaces."""
+        self.layer, layer.weight = layer, weight.to(linear.weight.device)  # moving it quantizes it
         self.train(linear.training)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -41,7 +41,7 @@ class _Bnb(QuantizedLinear):
 class LLMInt8(_Bnb):
     """LLM.int8: int8 times int8, except for the columns of `x` with outliers (Dettmers et al., 2022).
 
-    `x` is rounded to float16, then to int8 with a scale for each row. A column with a number of at least
+    `x` is rounded to float16, then to int8 with a scale for each row. A column with a magnitude of at least
     `threshold` is multiplied by the dequantized weights instead. In training mode the library does so for all
     columns on a CPU; the layer therefore starts in the mode of the one that it replaces.
 
@@ -69,8 +69,8 @@ class BnbNF4(_Bnb):
         double: Whether the scales are quantized as well.
 
     Raises:
-        UserError: bitsandbytes is not installed, or rows do not consist of whole blocks, which its kernel for
-            AVX-512 multiplies by wrong scales.
+        UserError: bitsandbytes is not installed, or rows do not consist of whole blocks: its AVX-512 kernel
+            multiplies such rows by wrong scales.
     """
 
     def __init__(self, linear: nn.Linear, double: bool = True) -> None:
@@ -88,7 +88,7 @@ class BnbNF4(_Bnb):
 
 
 def _library() -> Any:
-    # It would log that x is rounded to float16, in every product, and that kernels for some CPUs are apart.
+    # It would log in every product that x is rounded to float16, and that some CPU kernels come separately.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
         return import_module("bitsandbytes")

@@ -17,13 +17,13 @@ from myllm.quantization.swap import replace_linears
 
 
 def hessian(inputs: Tensor | Iterable[Tensor]) -> Tensor:
-    """The second derivatives (K, K) of a layer's mean squared output error: 2 XᵀX / n, in float64.
+    """The Hessian (K, K) of a layer's mean squared output error: 2 XᵀX / n, in float64.
 
     Args:
         inputs: The layer's inputs (…, K), or an iterable of them, of which only the sum is kept.
 
     Raises:
-        UserError: There are none.
+        UserError: There are no inputs.
     """
     total, n = torch.zeros(()), 0
     for x in [inputs] if isinstance(inputs, Tensor) else inputs:
@@ -51,12 +51,12 @@ def gptq(
     damping: float = 0.01,
     scale_dtype: torch.dtype = torch.float16,
 ) -> Affine:
-    """Round a weight column by column; those not yet rounded compensate for the error of those that are.
+    """Round a weight column by column; columns not yet rounded compensate for the error of those that are.
 
-    After each column the remaining ones move to where the outputs' squared error is smallest, given all that
-    is rounded: by the column's error times row j of U / U[j, j], where UᵀU = H⁻¹ and U is upper triangular.
-    A group's grid is chosen when its first column is reached, from the weights as they then are. Everything
-    is computed in float64.
+    After each column j, the later ones move to where the outputs' squared error is smallest, given all that
+    is rounded: by column j's error times row j of -U / U[j, j], where UᵀU = H⁻¹ and U is upper triangular. A
+    group's grid is chosen when its first column is reached, from the weights as they then are. Everything is
+    computed in float64.
 
     Args:
         w: (N, K).
@@ -67,11 +67,11 @@ def gptq(
         act_order: Round the columns with the largest inputs first. The groups stay runs of consecutive
             columns, with grids chosen beforehand from `w`, so that no index is needed later.
         damping: Added to the diagonal of the Hessian, as a fraction of its mean. It is raised tenfold, with a
-            warning, for as long as the Hessian is singular.
+            warning, as long as the damped Hessian is singular.
         scale_dtype: The dtype of the scales and zero points, as they will be stored.
 
     Raises:
-        UserError: As `quantize_affine`, or the Hessian has infinite numbers or NaN.
+        UserError: As `quantize_affine`, or the Hessian contains infinities or NaN.
     """
     grid = partial(quantize_affine, bits=bits, symmetric=symmetric, scale_dtype=scale_dtype)
     (N, K), wide = w.shape, w.detach().double()
@@ -104,7 +104,7 @@ def _inverse_factor(hessian: Tensor, damping: float) -> Tensor:
     if not hessian.isfinite().all():
         raise UserError("The Hessian is not finite: the calibration data makes the model overflow.")
     while True:
-        # A Cholesky factor of the matrix read backwards is, read backwards, upper triangular: H = R Rᵀ.
+        # The Cholesky factor of the flipped matrix, flipped back, is upper triangular: H = R Rᵀ.
         damped = hessian + damping * torch.where(mean == 0, 1, mean) * unit
         lower, failed = linalg.cholesky_ex(damped.flip(0, 1))
         if not failed:
@@ -126,22 +126,22 @@ def gptq_model(
     """Quantize the linear layers of a model by GPTQ, in place and in the order in which they are called.
 
     All calibration data passes through the model once. Each layer is quantized when its input arrives, which
-    layers that are quantized already have computed, and its output is then computed with its codes. So only
-    one layer's input and Hessian are kept, and a layer that reads the same tensor as the last one shares
-    them. The layers are replaced at the end: an error leaves the model as it was.
+    has been computed by quantized layers, and its output is then computed with its codes. So only one layer's
+    input and Hessian are kept, and a layer that reads the same tensor as the last one shares them. The layers
+    are replaced at the end: an error leaves the model as it was.
 
     Args:
         model: Its embedding and its head stay as they are.
-        batches: Token ids (B, T), of one length T.
+        batches: Token ids (B, T), all of the same length T.
         match: Called with the name of each linear layer in the blocks and the layer; by default all match.
-        store: Called with a layer and its codes, makes the layer that replaces it; by default `Int4Linear`.
-        options: Of `gptq`.
+        store: Called with a layer and its codes to make the layer that replaces it; by default `Int4Linear`.
+        options: Those of `gptq`.
 
     Returns:
         The `output_error` of each quantized layer, by name.
 
     Raises:
-        UserError: No layer matches, there are no batches, or five bits and more without `store`.
+        UserError: No layer matches, there are no batches, or there are five or more bits without `store`.
     """
     ids = [*batches]
     if len({x.shape[1] for x in ids}) != 1:

@@ -16,14 +16,14 @@ class Int4Linear(QuantizedLinear):
     Scales are stored in float16 and zero points in uint8, so that a weight takes 4 + 16/group bits on a
     symmetric grid and 4 + 24/group on an asymmetric one: 4.5 and 4.75 by default.
 
-    PyTorch's kernel for few rows wants an order of the codes that depends on the machine. The first call
-    makes that copy, in 4 + 32/group more bits per weight, which no checkpoint contains. The kernel rounds
-    `x`, the scales and the products to bfloat16: the perplexity of ``course-base``, a model in float32,
-    computed token by token, changed by 0.04 % (by its four bits: 1.5 %).
+    PyTorch's kernel for few rows wants the codes in an order that depends on the machine. The first call
+    makes such a copy, which takes 4 + 32/group more bits per weight and is in no checkpoint. The kernel
+    rounds `x`, the scales and the products to bfloat16: the perplexity of ``course-base``, a float32 model,
+    computed token by token, changed by 0.04 % (the four bits themselves change it by 1.5 %).
 
     Args:
         linear: The layer to quantize.
-        group: How many consecutive columns share a scale; it divides K, which is even.
+        group: How many consecutive columns share a scale; must divide K, which must be even.
         symmetric: Whether the grid is symmetric about 0; then there is no zero point.
     """
 
@@ -67,7 +67,7 @@ class Int4Linear(QuantizedLinear):
         multiply = kernel("_weight_int4pack_mm_for_cpu") if supported else None
         if multiply is None:
             return None
-        if self._copy is None or self._copy[0] is not self.packed:  # moved, loaded or stored anew since
+        if self._copy is None or self._copy[0] is not self.packed:  # moved, loaded or stored again since
             zero, scale = 8 if self.zero is None else self.zero.float(), self.scale.float()
             grid = torch.stack((scale, scale * (8 - zero)), -1)  # w = scale · (code - 8) + scale · (8 - zero)
             codes = torch.ops.aten._convert_weight_to_int4pack_for_cpu(unpack4(self.packed).int(), 1)

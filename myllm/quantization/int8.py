@@ -14,9 +14,9 @@ from myllm.quantization.layer import FEW_ROWS, QuantizedLinear, few, kernel
 class Int8Linear(QuantizedLinear):
     """Weights in int8 on a symmetric grid, activations as they are.
 
-    With one scale per row, or one in all, ``x Wᵀ = (x codesᵀ) · scale``: the product is computed on codes and
-    scaled afterwards. The kernel for few rows rounds `x` and the products to bfloat16: the perplexity of
-    ``course-base``, a model in float32, computed token by token, changed by less than 0.01 %.
+    With one scale per row, or one per tensor, ``x Wᵀ = (x codesᵀ) · scale``: the product is computed on codes
+    and scaled afterwards. The kernel for few rows rounds `x` and the products to bfloat16: the perplexity of
+    ``course-base``, a float32 model, computed token by token, changed by less than 0.01 %.
 
     Args:
         linear: The layer to quantize.
@@ -43,10 +43,10 @@ class Int8Linear(QuantizedLinear):
         return Affine(self.codes[flat], scale).dequantize(dtype).view(*i.shape, -1)
 
     def fast(self, x: Tensor) -> Tensor | None:
-        """``x Wᵀ`` for rows (R, K), scaled afterwards; None where groups of columns have scales."""
+        """``x Wᵀ`` for rows (R, K), scaled afterwards; None where each group of columns has a scale."""
         if self.scale.shape[1] > 1:
             return None
-        # From 9 rows on, float32 is faster. The kernel reads past the end of other widths, and may crash.
+        # From 9 rows on, float32 is faster. At other widths the kernel reads past the end, and may crash.
         rows = 8 if x.dtype == torch.float32 else FEW_ROWS
         multiply = kernel("_weight_int8pack_mm") if few(x, rows) and self.in_features % 32 == 0 else None
         if multiply is None:
@@ -61,9 +61,9 @@ class Int8Linear(QuantizedLinear):
 class DynamicInt8Linear(Int8Linear):
     """Weights and activations in int8, multiplied as integers; for inference only.
 
-    Each row of `x` has a scale of its own, computed when it arrives: a scale of the whole batch would let
-    the rows of a batch change each other's results. Products and sums are those of integers, on every machine
-    (`integer_product`). A processor with VNNI multiplies them faster than float32, whatever the number of
+    Each row of `x` has a scale of its own, computed when it arrives: with one scale for the whole batch, rows
+    would change each other's results. Products and sums are exact, as of integers, on every machine
+    (`integer_product`). A processor with VNNI multiplies integers faster than float32, whatever the number of
     rows; on others, and on a GPU, the codes are multiplied as float32.
 
     Args:
@@ -80,10 +80,10 @@ class DynamicInt8Linear(Int8Linear):
         scale = (wide.abs().amax(-1, keepdim=True) / 127).clamp_(min=torch.finfo(wide.dtype).tiny)
         codes = (wide / scale).round_().to(torch.int8)
         total = integer_product(codes, self.codes).to(scale.dtype)
-        return total.mul_(self.scale.T).mul_(scale).to(x.dtype)  # in this order large numbers fit
+        return total.mul_(self.scale.T).mul_(scale).to(x.dtype)  # in this order large numbers stay finite
 
     def gradient(self, grad: Tensor) -> Tensor:
-        """There is none.
+        """Raise an error, since there is none.
 
         Raises:
             UserError: Always.
@@ -92,5 +92,5 @@ class DynamicInt8Linear(Int8Linear):
 
 
 def _aligned(x: Tensor) -> Tensor:
-    """A copy where `x` begins between two vectors, on which the kernel crashes if it has AVX-512."""
+    """`x`, copied if it does not begin at a multiple of 64 bytes, where the AVX-512 kernel would crash."""
     return x.clone() if x.data_ptr() % 64 else x

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-#: Up to so many rows, reading the weight takes longer than the arithmetic, and kernels on codes are fast.
+#: Up to this many rows, reading the weight takes longer than the arithmetic, and kernels on codes are fast.
 FEW_ROWS = 64
 
 
@@ -39,7 +39,7 @@ class QuantizedLinear(nn.Module):
         return self.dequantize(dtype)[i]
 
     def fast(self, x: Tensor) -> Tensor | None:
-        """``x Wᵀ`` for rows (R, K) in a faster way than by the dequantized weight, or None."""
+        """``x Wᵀ`` for rows (R, K) in a faster way than with the dequantized weight, or None."""
 
     def product(self, x: Tensor) -> Tensor:
         """``x Wᵀ`` for rows (R, K)."""
@@ -54,14 +54,14 @@ class QuantizedLinear(nn.Module):
         """(…, K) to (…, N). Gradients reach `x` and the bias, never the weight."""
         rows, wanted = x.reshape(-1, self.in_features), x.requires_grad and torch.is_grad_enabled()
         y = cast(Tensor, _Product.apply(rows, self)) if wanted else self.product(rows)
-        y = y if x.ndim == 2 else y.view(*x.shape[:-1], self.out_features)  # no view that slows LoRA's sum
+        y = y if x.ndim == 2 else y.view(*x.shape[:-1], self.out_features)  # a view would slow LoRA's sum
         return y if self.bias is None else y + self.bias
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "QuantizedLinear":
         """What `torch.nn.Module.to` calls: buffers change their device, never their dtype.
 
-        A model that is cast to bfloat16 would otherwise round its scales, and each code would stand for
-        another number. To `fn` they look like bytes, which no cast touches.
+        Casting a model to bfloat16 would otherwise round its scales, and each code would stand for another
+        number. To `fn` the buffers look like bytes, which no cast touches.
         """
         moved = {
             name: old if old is None else fn(old[..., None].view(torch.uint8)).view(old.dtype)[..., 0]
@@ -74,7 +74,7 @@ class QuantizedLinear(nn.Module):
 
     @property
     def nbytes(self) -> int:
-        """Bytes stored for the weight: codes, scales and all else but the bias."""
+        """Bytes stored for the weight: codes, scales and everything else except the bias."""
         return sum(buffer.nbytes for buffer in self.buffers())
 
     @property
@@ -92,17 +92,17 @@ class QuantizedEmbedding(nn.Module):
 
     Args:
         head: The quantized head, whose outputs are the tokens.
-        like: A tensor of the dtype and on the device that embeddings shall have.
+        like: A tensor with the dtype and on the device of the embeddings.
 
     Attributes:
-        weight: No numbers; its dtype and device are those of the embeddings.
+        weight: Empty; its dtype and device are those of the embeddings.
     """
 
     weight: Tensor
 
     def __init__(self, head: QuantizedLinear, like: Tensor) -> None:
         super().__init__()
-        self._head = (head,)  # in a tuple, so that it is a submodule of the model alone
+        self._head = (head,)  # in a tuple, so that only the model registers it as a submodule
         self.register_buffer("weight", like.detach().new_empty(0), persistent=False)
 
     def forward(self, ids: Tensor) -> Tensor:
@@ -124,7 +124,7 @@ class _Product(torch.autograd.Function):
 
 
 def kernel(name: str) -> Callable[..., Tensor] | None:
-    """A kernel of PyTorch's that multiplies by codes, or None and a warning."""
+    """A PyTorch kernel that multiplies by codes, or None and a warning if there is none."""
     found = getattr(torch.ops.aten, name, None)
     if found is None:
         warnings.warn(f"PyTorch {torch.__version__} lacks {name}: quantized layers are slower.", stacklevel=2)
@@ -132,5 +132,5 @@ def kernel(name: str) -> Callable[..., Tensor] | None:
 
 
 def few(x: Tensor, rows: int = FEW_ROWS) -> bool:
-    """Whether `x` (R, K) is for a kernel that computes in bfloat16: few rows on the CPU, and no gradient."""
+    """Whether `x` (R, K) suits a kernel that computes in bfloat16: few rows, on the CPU, without gradient."""
     return x.is_cpu and len(x) <= rows and x.dtype in (torch.float32, torch.bfloat16) and not x.requires_grad

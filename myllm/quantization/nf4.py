@@ -9,7 +9,7 @@ from myllm.files import UserError
 from myllm.quantization.affine import pack4
 from myllm.quantization.layer import QuantizedLinear
 
-SCALES_BLOCK = 256  # so many scales share a scale of their own in double quantization
+SCALES_BLOCK = 256  # this many scales share a scale of their own in double quantization
 
 
 def nf4_levels() -> Tensor:
@@ -44,7 +44,7 @@ def quantize_blocks(x: Tensor, levels: Tensor, block: int) -> tuple[Tensor, Tens
     """Round the numbers of `x`, block after block, to the nearest of ``levels · max |block|``.
 
     Args:
-        x: Any shape, read as one sequence; zeros complete its last block.
+        x: Any shape, read as one sequence; its last block is padded with zeros.
         levels: Ascending, at most 256, in float32.
         block: How many consecutive numbers share a scale.
 
@@ -55,14 +55,14 @@ def quantize_blocks(x: Tensor, levels: Tensor, block: int) -> tuple[Tensor, Tens
     flat = x.detach().float().flatten()
     blocks = nn.functional.pad(flat, (0, -len(flat) % block)).view(-1, block)
     scale = blocks.abs().amax(-1)
-    # Multiplied by the reciprocal as bitsandbytes does: a division would round other numbers to a half.
+    # Multiplied by the reciprocal, as in bitsandbytes: a division would put other numbers exactly halfway.
     unit = blocks * (1 / scale.clamp(min=1e-38))[:, None]
     return torch.bucketize(unit, ((levels[:-1] + levels[1:]) / 2).to(x.device)).to(torch.uint8), scale
 
 
 LEVELS, SCALE_LEVELS = nf4_levels(), dynamic_levels()
-#: (256,): the two float32 that each byte stands for, that of the high four bits first, as one number of 8
-#: bytes: looked up together, they take a third of the time.
+#: (256,): the two float32 numbers that each byte stands for, that of the high four bits first, as one int64:
+#: looking up both at once takes a third of the time.
 PAIRS = torch.cartesian_prod(LEVELS, LEVELS).view(torch.int64).flatten()
 
 
@@ -70,8 +70,8 @@ class NF4Linear(QuantizedLinear):
     """Weights in NF4: blocks of consecutive numbers, each with its largest magnitude as the scale.
 
     With double quantization the mean of all scales is subtracted, and what remains is stored in 8 bits, in
-    blocks of 256 with a scale each: 4 + 8/64 + 32/(64 · 256) ≈ 4.127 bits for a number instead of 4.5. All
-    stored bytes are those of bitsandbytes, the first number of each pair in the high four bits.
+    blocks of 256 with a scale each: 4 + 8/64 + 32/(64 · 256) ≈ 4.127 bits per weight instead of 4.5. All
+    stored bytes equal those of bitsandbytes, with the first number of each pair in the high four bits.
 
     Args:
         linear: The layer to quantize.

@@ -1,6 +1,6 @@
-"""Rotating the residual stream: another basis, the same function, and weights without outlying columns.
+"""Rotating the residual stream: another basis, the same function, and weights without outlier columns.
 
-RMSNorm without a gain commutes with every orthogonal matrix, so that a rotation of the residual stream can be
+RMSNorm without a gain commutes with every orthogonal matrix, so a rotation of the residual stream can be
 folded into the weights that read and write it (QuaRot: Ashkboos et al., 2024).
 """
 
@@ -20,10 +20,10 @@ def fold_norms(model: Transformer) -> None:
     """Multiply the gain of each RMSNorm into the linear layers that read its output, in place.
 
     The logits stay the same, and all gains become 1. The last norm's gain belongs to the head alone: a head
-    that shares the embedding's table gets a copy of its own, and the configuration says so from then on.
+    that shares the embedding's table gets a copy of its own, and the configuration records that.
 
     Raises:
-        UserError: The model has a LayerNorm, a norm behind attention or feed-forward network, or parts other
+        UserError: The model has a LayerNorm, a norm after attention or feed-forward network, or parts other
             than those of `Transformer` itself.
     """
     reads, _ = _stream(model)
@@ -40,12 +40,12 @@ def fold_norms(model: Transformer) -> None:
 def rotate(model: Transformer, seed: int = 0) -> Tensor:
     """Rotate the residual stream by a random orthogonal matrix Q, folded into the weights in place.
 
-    Gains are folded first, by `fold_norms`. The vector x of a position is then x Q, everywhere between the
+    Gains are folded first, by `fold_norms`. The vector x of a position becomes x Q, everywhere between the
     embedding and the head. Products are computed in float64 and rounded to the dtype of the weights; to that
     precision the logits stay the same.
 
     Args:
-        model: Its norms are RMSNorm.
+        model: Its norms must be RMSNorm.
         seed: The seed of Q.
 
     Returns:

@@ -1,4 +1,4 @@
-"""All quantization schemes behind one function, and what a model weighs before and after."""
+"""All quantization schemes behind one function, and the size of a model in bytes."""
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
@@ -14,7 +14,7 @@ from myllm.model.transformer import Transformer
 from myllm.quantization.layer import QuantizedEmbedding
 from myllm.quantization.swap import replace_linears
 
-#: For each scheme the module and the class of its layers; for gptq, a function that replaces all of them.
+#: For each scheme the module and the class of its layers; for gptq, a function that replaces them all.
 SCHEMES = {
     "int8": ("int8", "Int8Linear"),
     "int8-dynamic": ("int8", "DynamicInt8Linear"),
@@ -42,10 +42,10 @@ def quantize(
     Args:
         model: The model.
         scheme: A key of `SCHEMES`.
-        calibration: For "gptq", which needs them, and for no other scheme: batches of ids (B, T).
+        calibration: Batches of ids (B, T), required by "gptq" and accepted by no other scheme.
         match: Called with a layer's name and the layer; by default all match but the head.
-        head: The scheme of the head, such as "int8"; by default it stays as it is. A tied head goes on
-            sharing its table with the embedding.
+        head: The scheme of the head, such as "int8"; by default it stays as it is. A tied head continues
+            to share its table with the embedding.
         options: The arguments of the scheme's layer, such as ``group``; those of `gptq` for "gptq".
 
     Returns:
@@ -100,13 +100,13 @@ def _quantize_head(model: Transformer, make: Callable[..., Any] | None) -> Trans
 
 
 def share_table(model: Transformer) -> None:
-    """Let the embedding look its rows up in the quantized head."""
+    """Let the embedding look up its rows in the quantized head."""
     head: Any = model.lm_head
     model.set_submodule("embed_tokens", QuantizedEmbedding(head, model.embed_tokens.weight))
 
 
 def _check_options(make: Callable[..., Any], options: Mapping[str, Any]) -> None:
-    """Raise a `UserError` for an option that there is not, or for a switch that is no bool."""
+    """Raise a `UserError` for an unknown option, or if only one of an option and its default is a bool."""
     parameters = inspect.signature(make).parameters.values()
     known = {one.name: one.default for one in parameters if one.default is not one.empty}
     for name, value in options.items():
@@ -117,7 +117,7 @@ def _check_options(make: Callable[..., Any], options: Mapping[str, Any]) -> None
 
 
 def on_meta(make: Callable[..., Any], linear: nn.Linear, options: Mapping[str, Any]) -> nn.Module:
-    """A quantized layer in the place of this one, without memory; layers alike get the same: copy it.
+    """A quantized version of a layer on the meta device; equal layers get the same object, so copy it.
 
     Raises:
         UserError: The layer has no such options, or they do not fit the weight.
@@ -136,10 +136,10 @@ def on_meta(make: Callable[..., Any], linear: nn.Linear, options: Mapping[str, A
 def _empty(
     make: Callable[..., Any], n_in: int, n_out: int, with_bias: bool, dtype: torch.dtype, **options: Any
 ) -> nn.Module:
-    """The layer of `on_meta`: a model has many layers and few sizes."""
+    """The layer of `on_meta`, cached since a model has many layers but few sizes."""
     return make(nn.Linear(n_in, n_out, with_bias, "meta", dtype), **options)
 
 
 def footprint(model: nn.Module) -> int:
-    """The bytes of all weights of a model, tied ones once: everything that is saved with it."""
+    """The size of a model in bytes: everything in its state dict, tied weights counted once."""
     return sum({id(one): one.nbytes for one in model.state_dict(keep_vars=True).values()}.values())

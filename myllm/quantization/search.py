@@ -27,13 +27,13 @@ def sensitivity(
     """Swap one layer at a time, measure the loss, and put the layer back.
 
     Args:
-        model: The model; afterwards it is what it was.
-        loss: The loss of the model on a text, which should not be the one to report on.
-        choices: Formats by name, each of which makes a quantized layer: ``{"int4": Int4Linear, …}``.
+        model: The model; afterwards it is as it was before.
+        loss: Returns the loss of the model on a text, which should not be the one used for evaluation.
+        choices: Formats by name, each a function that makes a quantized layer: ``{"int4": Int4Linear, …}``.
         match: Called with a layer's name and the layer; by default all match but the head.
 
     Returns:
-        For each layer and each format its cost. "full" is the layer as it is, which adds no loss.
+        The cost of each layer in each format. "full" is the layer as it is, which adds no loss.
     """
     plain, found = loss(model), dict[str, dict[str, Cost]]()
     layers: list[tuple[str, nn.Module]] = [*model.named_modules()]
@@ -50,13 +50,13 @@ def sensitivity(
 
 
 def allocate(table: Mapping[str, Mapping[str, Cost]], budget: int) -> dict[str, str]:
-    """A format for each layer, so that all fit into a number of bytes at little loss.
+    """Choose a format for each layer, so that all fit into a byte budget at little loss.
 
-    Greedy: begin with the format of least loss everywhere, and take the step to a smaller format that adds
-    the least loss per byte saved, again and again until the budget is kept. That is optimal if the losses of
-    layers add up, each layer's loss is a convex function of its bytes, and the last step ends exactly at the
-    budget; otherwise it may save more than is needed. The sum of measured losses is itself an approximation:
-    errors of several layers can add up to more or less.
+    Greedy: start with the format of least loss everywhere, then repeatedly take the step to a smaller format
+    that adds the least loss per byte saved, until the budget is met. This is optimal if the losses of layers
+    add up, each layer's loss is a convex function of its bytes, and the last step ends exactly at the budget;
+    otherwise it may save more than is needed. The sum of measured losses is itself an approximation: errors
+    of several layers can add up to more or less.
 
     Args:
         table: The result of `sensitivity`, or one like it.

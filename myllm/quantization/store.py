@@ -2,7 +2,7 @@
 
 The header maps the name of each quantized layer to its class and options, so that layers may differ. The
 configuration of the full model is an object inside ``config.json``, beside a ``model_type`` that no other
-library has: one that does not know it must refuse the folder, not read codes as weights.
+library has: a library that does not know it must refuse the folder, not read codes as weights.
 """
 
 import copy
@@ -65,7 +65,7 @@ def save(model: Transformer, folder: StrPath) -> None:
 def load(
     path: StrPath, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
 ) -> Transformer:
-    """The model that `save` wrote, bit for bit and in eval mode; its tensors stay in the file where they can.
+    """The model that `save` wrote, bit for bit, in eval mode; tensors stay mapped to the file where possible.
 
     Args:
         path: The folder, or the safetensors file in it.
@@ -127,7 +127,7 @@ def _skeleton(config: ModelConfig, layers: Layers, source: StrPath) -> Transform
 
 
 def _check(model: Transformer, state: dict[str, Tensor], source: StrPath) -> None:
-    """Raise a `UserError` where tensors are not those of a model by name, shape and kind of numbers."""
+    """Raise a `UserError` where tensors differ from those of a model in name, shape or kind of numbers."""
     wanted, found = (
         {name: (*x.shape, "float" if x.dtype in FLOATS else str(x.dtype)) for name, x in one.items()}
         for one in (model.state_dict(), state)

@@ -16,12 +16,12 @@ def replace_linears(
 ) -> list[str]:
     """Replace linear layers of a model, in place.
 
-    A head that shares the embedding's table is left alone unless `match` takes it. Then it is untied: the
+    A head that shares the embedding's table is left alone unless it matches. Then it is untied: the
     table stays as it is, the head gets a copy of its own, and a warning says so.
 
     Args:
         model: Any module that contains `torch.nn.Linear`.
-        make: Called with each matching layer; its module takes the layer's place.
+        make: Called with each matching layer; the module it returns takes the layer's place.
         match: Called with a layer's name and the layer; by default all match but ``lm_head``.
 
     Returns:

@@ -1,1 +1,1 @@
-"""Tokenizers: text to ids and back. Never imports torch."""
+"""Tokenizers, which convert text to ids and back, without importing torch."""

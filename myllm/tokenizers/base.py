@@ -1,4 +1,4 @@
-"""The tokenizer protocol, and what all tokenizers of the package share."""
+"""The tokenizer protocol, and the methods that all tokenizers of the package share."""
 
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from myllm.files import UserError
 
-Fields = Mapping[str, Any]  # of a JSON object
+Fields = Mapping[str, Any]  # the fields of a JSON object
 
-#: For each role, the special tokens that usually have it; the first one present takes it.
+#: For each role, its usual special tokens in order of preference: the first one present is used.
 USUAL_NAMES = {
     "bos": ("<|bos|>", "<s>", "<|begin_of_text|>", "<|endoftext|>"),
     "eos": ("<|eos|>", "</s>", "<|end_of_text|>", "<|endoftext|>"),
@@ -28,12 +28,12 @@ class Tokenizer(Protocol):
         name: A display name.
         vocab_size: One more than the highest id, special tokens included.
         tokens: The bytes of each id; those of a special token spell its name.
-        bos_id, eos_id, pad_id: The ids of the begin, end and padding tokens; None where there is none.
-        extra_end_ids: Ids that end a generated text besides `eos_id`.
+        bos_id, eos_id, pad_id: The ids of the BOS, EOS and padding tokens; None if there is none.
+        extra_end_ids: The ids, besides `eos_id`, that end generation.
         special_tokens: The id of each special token.
-        chat_template: The Jinja source of the chat format of the model, or None; see `render`.
-        add_bos: Whether the model expects a begin token; `encode` adds one only with ``bos=True``.
-        files: The files that the tokenizer was read from, by name; see `save_tokenizer`.
+        chat_template: The Jinja source of the model's chat template, or None; see `render`.
+        add_bos: Whether the model expects a BOS token; `encode` adds one only with ``bos=True``.
+        files: The contents of the files that the tokenizer was read from, by name; see `save_tokenizer`.
     """
 
     name: str
@@ -54,7 +54,7 @@ class Tokenizer(Protocol):
 
     @property
     def end_ids(self) -> frozenset[int]:
-        """Every id that ends a generated text: `eos_id` and `extra_end_ids`."""
+        """All ids that end generation: `eos_id` and `extra_end_ids`."""
         return frozenset(i for i in (self.eos_id, *self.extra_end_ids) if i is not None)
 
     def roles(self) -> dict[str, str]:
@@ -65,7 +65,7 @@ class Tokenizer(Protocol):
 
     @abstractmethod
     def encode_text(self, text: str, *, continued: bool = False) -> list[int]:
-        """Encode text in which special tokens are ordinary text; `continued` means that text precedes it."""
+        """Encode text, treating special tokens as ordinary text; `continued` means that text precedes it."""
         ...
 
     def encode(
@@ -79,11 +79,11 @@ class Tokenizer(Protocol):
         """Encode text.
 
         Args:
-            text: Any string; lone surrogates, which UTF-8 cannot express, become U+FFFD.
-            bos: Whether to prepend the begin token.
-            eos: Whether to append the end token.
+            text: Any string; lone surrogates, which UTF-8 cannot encode, become U+FFFD.
+            bos: Whether to prepend the BOS token.
+            eos: Whether to append the EOS token.
             allowed_special: The special tokens to recognize in the text: one, several, or "all". Any other
-                text that looks like a special token is ordinary text.
+                special token in it is encoded as ordinary text.
 
         Raises:
             UserError: A requested token does not exist.
@@ -99,7 +99,7 @@ class Tokenizer(Protocol):
         return [*ids, self._id_of("eos")] if eos else ids
 
     def encode_special(self, text: str, allowed: frozenset[str]) -> list[int]:
-        """Encode text in which the special tokens `allowed` are recognized, the longest first."""
+        """Encode text, recognizing the special tokens in `allowed`, the longest first."""
         ids: list[int] = []
         for part in split_at(text, {token: {} for token in allowed}):
             ids += [self.special_tokens[part]] if part in allowed else self.encode_text(part)
@@ -113,15 +113,15 @@ class Tokenizer(Protocol):
         return found
 
     def id_bytes(self, i: int, *, start: bool) -> bytes:
-        """The bytes that an id below `vocab_size` adds to a text; `start` means that it comes first."""
+        """The bytes that an id below `vocab_size` adds to a text; `start` means that the id comes first."""
         return self.tokens[i]
 
     def starts_anew(self, i: int) -> bool:
-        """Whether the token after `i` is decoded as the first one of a text."""
+        """Whether the token after `i` is decoded as if it began a text."""
         return False
 
     def starts_after(self, ids: Sequence[int]) -> bool:
-        """Whether the token after these ids is decoded as the first one of a text."""
+        """Whether the token after these ids is decoded as if it began a text."""
         last = next((i for i in reversed(ids) if i < self.vocab_size), None)
         return last is None or self.starts_anew(last)
 
@@ -133,7 +133,7 @@ class Tokenizer(Protocol):
         Args:
             ids: The ids.
             after: The ids that precede them, such as a prompt. They are not decoded, but some tokenizers drop
-                a space at the start of a text, and keep it after other ids.
+                a space at the start of a text and keep it after other ids.
 
         Raises:
             UserError: An id is negative.
@@ -153,24 +153,25 @@ class Tokenizer(Protocol):
         return b"".join(self.token_bytes(ids))
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Decode ids to text; invalid UTF-8, such as half a character, becomes U+FFFD."""
+        """Decode ids to text; invalid UTF-8, such as an incomplete character, becomes U+FFFD."""
         return self.decode_bytes(ids).decode("utf-8", errors="replace")
 
     def encode_batch(
         self, texts: Sequence[str], *, pad: Literal["left", "right"] = "right"
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Encode several texts and pad them to one length.
+        """Encode several texts and pad them to the same length.
 
         Args:
             texts: B texts.
-            pad: The side on which short rows are padded: "left" for generation, where all rows must end
-                together.
+            pad: The side on which to pad short rows; "left" is for generation, where all rows must end at the
+                same position.
 
         Returns:
-            ids and mask, both (B, T) int64, T the longest row; the mask is 1 on text and 0 on padding.
+            ids and mask, both (B, T) int64, where T is the length of the longest row; the mask is 1 on text
+            and 0 on padding.
 
         Raises:
-            UserError: Rows differ in length and there is neither a padding nor an end token.
+            UserError: Rows differ in length and there is neither a padding nor an EOS token.
         """
         if pad not in ("left", "right"):
             raise UserError(f"pad must be 'left' or 'right', not {pad!r}.")
@@ -188,13 +189,13 @@ class Tokenizer(Protocol):
 
 
 def usual_roles(tokens: Mapping[str, int]) -> dict[str, str]:
-    """The token of each role for which one of the usual names is among the tokens."""
+    """The token of each role that has one of its usual names among `tokens`."""
     last_first = {role: reversed(names) for role, names in USUAL_NAMES.items()}
     return {role: name for role, names in last_first.items() for name in names if name in tokens}
 
 
 def any_of(words: Iterable[str], single_words: Set[str] = frozenset()) -> regex.Pattern[str]:
-    """A pattern that finds any of the words, the longest first, `single_words` only as whole words."""
+    """A pattern that matches any of the words, the longest first, `single_words` only as whole words."""
     longest_first = sorted(words, key=len, reverse=True)
     escaped = {word: regex.escape(word) for word in longest_first}
     escaped |= {word: rf"(?<!\w){escaped[word]}(?!\w)" for word in single_words}
@@ -206,8 +207,8 @@ def split_at(text: str, tokens: Mapping[str, Fields]) -> list[str]:
 
     Args:
         text: The text.
-        tokens: The flags of each token: ``lstrip`` and ``rstrip`` remove the white space before and after it,
-            ``single_word`` finds it only as a whole word.
+        tokens: The flags of each token: ``lstrip`` and ``rstrip`` remove the white space before and after it;
+            ``single_word`` matches it only as a whole word.
     """
     parts = any_of(tokens, {t for t, flags in tokens.items() if flags.get("single_word")}).split(text)
     for i in range(1, len(parts), 2):

@@ -1,4 +1,4 @@
-"""The byte-level BPE tokenizer: text to ids by the learned merges, ids to text by joining bytes."""
+"""The byte-level BPE tokenizer: text becomes ids by learned merges, ids become text by joining bytes."""
 
 import hashlib
 import json
@@ -17,23 +17,23 @@ if TYPE_CHECKING:
 
 FORMAT = "myllm-bpe-1"
 CACHE_SIZE = 1 << 16  # chunks remembered by an encoder, about 10 MB
-CACHE_CHUNK = 64  # characters of the longest chunk remembered; longer ones seldom occur twice
-MAX_TOKENS = 1 << 28  # bytes of all tokens together; a merge can double the longest
+CACHE_CHUNK = 64  # the longest chunk remembered, in characters; longer ones seldom recur
+MAX_TOKENS = 1 << 28  # the most bytes of all tokens together; each merge can double the longest
 
 
 class BPE(Tokenizer):
-    """A byte-level BPE tokenizer: ids 0–255 are the bytes, then the merges in order, then the special tokens.
+    """A byte-level BPE tokenizer: its ids are the 256 bytes, the merges and the special tokens, in order.
 
-    Any text and any bytes can be encoded, and decoding gives them back. Special tokens are matched in the
-    text only where `encode` is told to; otherwise text that looks like one is ordinary text.
+    Any text and any bytes can be encoded, and decoding restores them. Special tokens are recognized only if
+    `encode` is told to allow them; otherwise text that looks like one is ordinary text.
 
     Attributes:
         name: A display name.
-        vocab_size: Bytes, merges and special tokens together.
+        vocab_size: The number of bytes, merges and special tokens together.
         special_tokens: The id of each special token.
-        bos_id, eos_id, pad_id: The ids of the begin, end and padding tokens, or None.
+        bos_id, eos_id, pad_id: The ids of the BOS, EOS and padding tokens, or None.
         merges: The id that each pair of ids merges into, in the order in which they were learned.
-        tokens: The bytes of each id; a special token has those of its name.
+        tokens: The bytes of each id; those of a special token spell its name.
     """
 
     def __init__(
@@ -90,9 +90,9 @@ class BPE(Tokenizer):
         """Learn a vocabulary from text.
 
         Args:
-            text: One text, or an iterable of texts; one text at a time is held, and no chunk spans two.
-            vocab_size: The number of all ids: 256 bytes, the merges, and the special tokens.
-            pattern: How text is cut into chunks; see `myllm.tokenizers.patterns`.
+            text: One text, or an iterable of texts; one at a time is held in memory, and no chunk spans two.
+            vocab_size: The total number of ids: 256 bytes, the merges, and the special tokens.
+            pattern: How text is split into chunks; see `myllm.tokenizers.patterns`.
             special_tokens: The special tokens; they get the last ids.
             progress: Whether to show a progress bar; None shows one only on a terminal.
 
@@ -118,7 +118,7 @@ class BPE(Tokenizer):
         return cls(merges, pattern=pattern, special_tokens=special_tokens)
 
     def encode_text(self, text: str, *, continued: bool = False) -> list[int]:
-        """Encode text in which special tokens are ordinary text; preceding text makes no difference."""
+        """Encode text, treating special tokens as ordinary text; `continued` makes no difference."""
         ids: list[int] = []
         for chunk in self._chunks(well_formed(text)):
             known = self._cache.get(chunk)
@@ -132,7 +132,7 @@ class BPE(Tokenizer):
         return ids
 
     def encode_bytes(self, data: bytes) -> list[int]:
-        """Encode any bytes, valid UTF-8 or not; `decode_bytes` returns them."""
+        """Encode any bytes, valid UTF-8 or not; `decode_bytes` restores them."""
         ids: list[int] = []
         for chunk in self._chunks(data.decode("utf-8", "surrogateescape")):
             ids += encode_chunk(chunk.encode("utf-8", "surrogateescape"), self.merges)
@@ -156,7 +156,7 @@ class BPE(Tokenizer):
         """Read a tokenizer that `save` wrote.
 
         Raises:
-            UserError: The file is missing, incomplete, changed since, or of another kind.
+            UserError: The file is missing, incomplete, modified, or of another kind.
         """
         fields: Any = read_json(path, "a tokenizer")
         if not hasattr(fields, "items") or fields.get("format") != FORMAT:
@@ -168,11 +168,11 @@ class BPE(Tokenizer):
         raise UserError(f"{path} is a damaged tokenizer file; train or copy it again.")
 
     def to_tiktoken(self) -> "tiktoken.Encoding":
-        """The same tokenizer for the library `tiktoken`, which encodes several times as fast.
+        """The same tokenizer as a `tiktoken.Encoding`, which encodes several times as fast.
 
-        For learned merges it gives the same ids as `encode`. It looks up the bytes of a token, not the pair,
-        so it cannot tell two ways to make the same bytes apart. Characters newer than the version of Unicode
-        that it was built with may be cut differently.
+        With learned merges it gives the same ids as `encode`. It looks up a token by its bytes, not by its
+        pair, so it cannot distinguish two merges that make the same bytes. Characters newer than the Unicode
+        version that it was built with may be split differently.
 
         Raises:
             UserError: Two merges make the same bytes.
@@ -202,10 +202,10 @@ def _digest(content: dict[str, Any]) -> str:
 
 
 def check_special(tokens: Sequence[str]) -> list[str]:
-    """The special tokens as a list.
+    """Check special tokens and return them as a list.
 
     Raises:
-        UserError: One of them is empty, a duplicate or not expressible in UTF-8, or they are a single string.
+        UserError: One of them is empty, a duplicate or not encodable in UTF-8, or they are a single string.
     """
     if isinstance(tokens, str):
         raise UserError(f"special_tokens must be a list of names; write [{tokens!r}].")
@@ -217,7 +217,7 @@ def check_special(tokens: Sequence[str]) -> list[str]:
 
 
 def _train_with_bar(chunks: Mapping[str, int], n_merges: int, progress: bool | None) -> list[Pair]:
-    """Train with a progress bar, which is shown if `progress` is true, or None on a terminal."""
+    """Train with a progress bar, shown if `progress` is true, or if it is None and stderr is a terminal."""
     from rich.console import Console
     from rich.progress import Progress
 

@@ -1,4 +1,4 @@
-"""Chat formats: from messages to the ids that a chat model is trained on, and the loss mask of answers."""
+"""Chat formats: converting messages to the ids that a chat model is trained on, and to a loss mask."""
 
 import re
 import tomllib
@@ -12,7 +12,7 @@ from myllm.tokenizers.base import Tokenizer
 from myllm.tokenizers.jinja import Conversation, Message, Span
 
 ROLES = ("system", "user", "assistant")
-#: What a template of `TEMPLATES` writes as a control token.
+#: Matches the control tokens in the source of a template in `TEMPLATES`.
 CONTROL = re.compile(r"bos_token|eos_token|<\|\w+\|>|<(?:start|end)_of_turn>")
 
 _TABLE = tomllib.loads(read_text(Path(__file__).with_name("templates.toml")))
@@ -50,9 +50,9 @@ def render(
         with its end token, and 0 elsewhere.
 
     Raises:
-        UserError: The format is unknown, the tokenizer lacks one of its tokens, it does not accept the
-            messages, or it renders earlier messages differently once others follow, so that there is no
-            correct mask; see `prompt_ids`.
+        UserError: The tokenizer lacks one of the format's tokens; or the format is unknown, does not accept
+            the messages, or renders earlier messages differently once others follow, so that there is no
+            correct mask (see `prompt_ids`).
     """
     conversation = _conversation(messages, tokenizer, template, add_generation_prompt)
     return _encode(conversation, conversation.answers(), tokenizer)
@@ -61,11 +61,11 @@ def render(
 def prompt_ids(messages: Iterable[Message], tokenizer: Tokenizer, template: str | None = None) -> list[int]:
     """The ids of a conversation with the generation prompt, as `render` returns them.
 
-    Because no mask is needed, templates that shorten earlier answers, such as those of models that write down
-    their reasoning first, are accepted too.
+    Because no mask is needed, templates that shorten earlier answers, such as those of reasoning models, are
+    accepted too.
 
     Raises:
-        UserError: As `render`.
+        UserError: As in `render`.
     """
     conversation = _conversation(messages, tokenizer, template, True)
     answers: list[Span] = []
@@ -126,8 +126,8 @@ def _encode(
 ) -> tuple[list[int], list[int]]:
     """Ids and loss mask of the text, with a token boundary at both ends of each answer.
 
-    The text is encoded up to one boundary after another, each time from the last control token on. Where the
-    ids up to the previous boundary change, a token would span it, so encoding starts anew there.
+    The text is encoded up to each boundary in turn, always from the last control token on. If that changes
+    the ids up to the previous boundary, a token would span it, so encoding restarts there.
     """
     text, control = conversation.text, dict(conversation.control_tokens())
     starts = {start for start, _ in answers}
@@ -140,7 +140,7 @@ def _encode(
         if conversation.special.search(text, body, stop):  # spelled out in a message
             front = [tokenizer.special_tokens[text[start:body]]] if body > start else []
             return front + tokenizer.encode_text(text[body:stop])
-        # The next control token may remove the white space before it, unless that ends a prompt.
+        # The next control token may remove the white space before it, unless the prompt ends there.
         end = stop if stop in starts else control.get(stop, stop)
         ids = tokenizer.encode(text[start:end], allowed_special="all")
         return ids[:-1] if end > stop else ids

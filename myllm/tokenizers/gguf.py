@@ -1,7 +1,7 @@
-"""Tokenizers from the metadata of a GGUF file, the format of llama.cpp, as content of a ``tokenizer.json``.
+"""Tokenizers in the metadata of GGUF files, llama.cpp's format, converted to and from ``tokenizer.json``.
 
 https://github.com/ggml-org/ggml/blob/master/docs/gguf.md lists the metadata; ``gguf.toml`` says how each kind
-of tokenizer processes a text.
+of tokenizer processes text.
 """
 
 import json
@@ -28,24 +28,24 @@ from myllm.tokenizers.settings import CONFIG, Settings
 from myllm.tokenizers.spm import USUAL_SPECIAL
 
 KEY = "tokenizer.ggml."
-NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)  # the types of tokens
-NO_ID = (-1, (1 << 32) - 1)  # the second is -1 as an unsigned number of 32 bits
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)  # token types
+NO_ID = (-1, (1 << 32) - 1)  # the second is -1 as an unsigned 32-bit integer
 PROBE = "It's 1234567 O'ER\r\n\n  12   345\n 6\n\n7  caf\u00e9 cafe\u0301 (x_1) \u4f60\u3000!?\t\n I'LL \n"
 TABLES = tomllib.loads(read_text(Path(__file__).with_name("gguf.toml")))
 
 
 def from_gguf(values: Fields, name: str) -> Tokenizer | None:
-    """The tokenizer of a model, with its chat template.
+    """The tokenizer in the metadata of a GGUF file, with its chat template.
 
     Args:
         values: The metadata of the file, as `myllm.weights.gguf.load` returns it.
-        name: The name of the file, for display and messages.
+        name: The name of the file, for display and error messages.
 
     Returns:
-        None where the file has no tokenizer.
+        The tokenizer, or None if the file has none.
 
     Raises:
-        UserError: The kind of tokenizer is unknown, or its metadata are damaged.
+        UserError: The kind of tokenizer or its split pattern is unknown, or the metadata is damaged.
     """
     found = {key.removeprefix(KEY): value for key, value in values.items() if key.startswith(KEY)}
     if "model" not in found:
@@ -79,16 +79,16 @@ def from_gguf(values: Fields, name: str) -> Tokenizer | None:
 
 
 def to_gguf(tokenizer: Tokenizer, n: int) -> dict[str, Any]:
-    """The metadata from which `from_gguf` makes a tokenizer that encodes as this one does.
+    """The metadata from which `from_gguf` makes a tokenizer that encodes like this one.
 
-    The names of the split patterns are tried on a text in which all of them differ.
+    Each named split pattern is tried on a text that all of them split differently.
 
     Args:
-        tokenizer: A byte-level BPE: a `BPE`, or one in the format ``tokenizer.json``.
+        tokenizer: A byte-level BPE: a `BPE` or a `HuggingFaceTokenizer`.
         n: How many tokens to list; a model may have more embeddings than its tokenizer has tokens.
 
     Raises:
-        UserError: It is no byte-level BPE, or splits or normalizes a text in a way that has no name here.
+        UserError: It is not a byte-level BPE, or its split or normalization is not in ``gguf.toml``.
     """
     content: Fields = getattr(tokenizer, "content", {"model": {}, "added_tokens": []})
     if isinstance(tokenizer, BPE):
@@ -138,7 +138,7 @@ def _types(values: Fields) -> dict[str, int]:
 
 
 def _sentencepiece(values: Fields, ids: Mapping[str, int], types: Mapping[str, int]) -> dict[str, Any]:
-    """BPE by scores: any two pieces whose concatenation is a piece can merge; the best piece merges first."""
+    """BPE by scores: any two pieces whose concatenation is a piece can merge, the highest score first."""
     normal = {token: i for token, i in ids.items() if types[token] == NORMAL}
     merges: list[tuple[float, int, int, list[str]]] = []
     for token, i in normal.items():
@@ -170,7 +170,7 @@ def _prepend(token: str, ids: Mapping[str, int]) -> Fields:
 
 
 def _added(types: Mapping[str, int], roles: Set[str], kind: str) -> list[Fields]:
-    """The added tokens; among the user-defined pieces of SentencePiece, the usual names mark special ones."""
+    """The added tokens; SentencePiece's user-defined pieces are special if they have a usual name."""
     added: list[Fields] = []
     for token, one in types.items():
         is_marked = kind == "llama" and one == USER_DEFINED and USUAL_SPECIAL.fullmatch(token)

@@ -1,8 +1,8 @@
-"""Published tokenizers in the format ``tokenizer.json``, run by the library `tokenizers`.
+"""Published tokenizers in the ``tokenizer.json`` format, run by the `tokenizers` library.
 
-https://huggingface.co/docs/tokenizers describes the components of such a file: added tokens, which are split
-off first, a normalizer, a pre-tokenizer, a model (BPE, WordPiece, Unigram, WordLevel), a post-processor and a
-decoder.
+https://huggingface.co/docs/tokenizers describes the components of such a file: added tokens (which are split
+off first), a normalizer, a pre-tokenizer, a model (BPE, WordPiece, Unigram, WordLevel), a post-processor and
+a decoder.
 """
 
 import json
@@ -22,7 +22,7 @@ from myllm.tokenizers.settings import CONFIG, Settings
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Library
 
-BRACKETED = re.compile(r"<.+>|\[.+\]", re.DOTALL)  # special tokens that are not words of a text
+BRACKETED = re.compile(r"<.+>|\[.+\]", re.DOTALL)  # special tokens that cannot be ordinary words
 BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
 WHOLE = "tokenizer.json"
 SPLITS = (*patterns.PATTERNS.values(), patterns.LLAMA3, patterns.QWEN2)
@@ -37,19 +37,19 @@ WITHOUT_PREFIX: dict[str, Fields] = {
 
 
 class HuggingFaceTokenizer(Tokenizer):
-    """A tokenizer that the library `tokenizers` runs.
+    """A tokenizer run by the `tokenizers` library.
 
     Special tokens are ordinary text unless allowed; other added tokens are recognized in any text. A special
-    token that is also a word of the model, such as a padding token ``!``, keeps its id where it is a word.
+    token that is also an ordinary word of the model, such as a padding token ``!``, keeps its id as a word.
 
     Args:
         content: The content of its ``tokenizer.json``.
         settings: The settings next to the file.
         name: A display name.
-        source: The name of the file, for messages.
+        source: The name of the file, for error messages.
 
     Attributes:
-        content: The content, with the added tokens of the settings.
+        content: That content, with the added tokens from the settings.
 
     Raises:
         UserError: The content is damaged, or the library cannot read it.
@@ -82,10 +82,10 @@ class HuggingFaceTokenizer(Tokenizer):
     def encode_special(
         self, text: str, allowed: frozenset[str] = frozenset(), *, continued: bool = False
     ) -> list[int]:
-        """Encode text in which the special tokens `allowed` are recognized, as the library does.
+        """Encode text, recognizing the special tokens in `allowed` as the library does.
 
         Raises:
-            UserError: The vocabulary lacks a character and has no token for unknown ones.
+            UserError: The vocabulary lacks a character and has no unknown token.
         """
         key = allowed, continued
         if key not in self._libraries:
@@ -99,11 +99,11 @@ class HuggingFaceTokenizer(Tokenizer):
             raise UserError(f"{self.source} cannot encode this text: {_one_line(error)}.") from error
 
     def encode_text(self, text: str, *, continued: bool = False) -> list[int]:
-        """Encode text in which special tokens are ordinary text; no space is prepended if `continued`."""
+        """Encode text, treating special tokens as ordinary text; no space is prepended if `continued`."""
         return self.encode_special(text, continued=continued)
 
     def id_bytes(self, i: int, *, start: bool) -> bytes:
-        """The bytes of a token, as the decoder of the file writes them."""
+        """The bytes of a token, as the file's decoder writes them."""
         token = self._tokens.get(i, "")
         if self._byte_level:
             is_text = i in self._only_added or not BYTE_OF.keys() >= {*token}
@@ -125,7 +125,7 @@ def reading(source: str) -> Generator[None]:
         yield
     except (UserError, KeyboardInterrupt, SystemExit):
         raise
-    except BaseException as error:  # a panic of the library is not an Exception
+    except BaseException as error:  # a panic in the library is not an Exception
         raise UserError(
             f"{source} is damaged, or no tokenizer that the library `tokenizers` reads ({_one_line(error)}); "
             "fetch it again."
@@ -174,7 +174,7 @@ def byte_level(
     Args:
         vocabulary: The id of each token.
         merges: The pairs of tokens, earliest first.
-        pattern: The split pattern, such as one of `myllm.tokenizers.patterns`.
+        pattern: The split pattern, such as one of those in `myllm.tokenizers.patterns`.
         normalizer: The normalizer.
         ignore_merges: Whether a chunk that is a token is encoded as that token, whatever the merges say.
     """
@@ -186,11 +186,11 @@ def byte_level(
 
 
 def bpe_files(tokenizer: BPE) -> dict[str, dict[str, Any]]:
-    """A `BPE` as other libraries know it: the content of ``tokenizer.json`` and ``tokenizer_config.json``.
+    """A `BPE` for other libraries: the contents of its ``tokenizer.json`` and ``tokenizer_config.json``.
 
     Raises:
-        UserError: Its split pattern is none of the package (the library reads some others differently), two
-            merges make the same bytes, or a special token has the name of a word or one that spells bytes.
+        UserError: Its split pattern is not one of the package's (the library reads some others differently),
+            two merges make the same bytes, or the name of a special token is also a word or spells bytes.
     """
     symbols = byte_symbols()
     names = ["".join(symbols[byte] for byte in token) for token in tokenizer.tokens]
@@ -211,13 +211,13 @@ def bpe_files(tokenizer: BPE) -> dict[str, dict[str, Any]]:
 
 
 def as_bpe(content: Fields, settings: Settings, name: str) -> BPE | None:
-    """The `BPE` of which these are the `bpe_files`; None if there is none."""
+    """The `BPE` whose `bpe_files` these are, or None if there is none."""
     with suppress(AttributeError, IndexError, KeyError, TypeError, ValueError, UserError):
         ids, merges = content["model"]["vocab"], content["model"]["merges"]
         names = [*byte_symbols(), *(left + right for left, right in merges)]
         pattern = content["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"]
         if [ids[name] for name in names] != [*range(len(names))] or pattern not in SPLITS or settings.added:
-            return None  # soon, before anything large is built, or a pattern compiled
+            return None  # early, before anything large is built or a pattern is compiled
         merges = [(ids[left], ids[right]) for left, right in merges]
         special = [one["content"] for one in content["added_tokens"]]
         roles = {role: settings.config.get(f"{role}_token") for role in USUAL_NAMES}
@@ -239,14 +239,14 @@ def without_prefix(content: Fields, parts: Iterable[str]) -> dict[str, Any]:
 
 
 def _hide(content: Fields, hidden: Set[str]) -> dict[str, Any]:
-    """The content of a ``tokenizer.json`` in which no text contains the special tokens `hidden`.
+    """The content of a ``tokenizer.json`` that recognizes none of the special tokens in `hidden`.
 
-    Among the added tokens and in the model they are renamed to something that nobody can guess, so that all
-    ids are unchanged. A token that is also a word of the model is no longer an added token, but stays a word.
+    Among the added tokens and in the model, they get names that nobody can guess, so that all ids stay the
+    same. A token that is also a word of the model is no longer an added token, but stays a word.
 
     Args:
         content: The content as the library writes it.
-        hidden: Special tokens.
+        hidden: The special tokens to hide.
     """
     model: dict[str, Any] = dict(content["model"])
     is_unigram = model["type"] == "Unigram"  # it lists pairs of a piece and its score

@@ -47,7 +47,7 @@ class Conversation:
         special: A pattern that matches any special token.
 
     Raises:
-        UserError: The source is not valid Jinja, or the template refuses the messages or fails.
+        UserError: The source is not valid Jinja, or the template rejects the messages or fails.
     """
 
     source: str
@@ -109,10 +109,10 @@ class Conversation:
         return len(given), len(done)
 
     def end_token(self, n: int) -> str:
-        """The first special token after an answer to the first `n` messages, or "" where there is none.
+        """The first special token after an answer to the first `n` messages, or "" if there is none.
 
         Raises:
-            UserError: The template does not write the content of an answer, or fails.
+            UserError: The template omits the content of an answer, or fails.
         """
         probe = _unused(self.text)
         answer = {"role": "assistant", "content": probe}
@@ -123,10 +123,10 @@ class Conversation:
         return found[0] if found else ""
 
     def control_tokens(self) -> list[Span]:
-        """The spans of the special tokens that the template itself wrote, without characters of messages.
+        """The spans of the special tokens that the template itself wrote, not of those spelled in messages.
 
         The messages are rendered once more with every visible character replaced by a placeholder that does
-        not occur in them; the special tokens that still appear come from the template. The tags of a thought
+        not occur in them; the special tokens that still appear come from the template. Reasoning tags
         (``<think>``) are not replaced, because templates test for them.
 
         Raises:
@@ -156,7 +156,7 @@ class Conversation:
 
 
 class _Sandbox(ImmutableSandboxedEnvironment):
-    """Jinja's sandbox, which here also refuses products and powers that would fill the memory."""
+    """Jinja's sandbox, which here also refuses products and powers that would exhaust memory."""
 
     intercepted_binops = frozenset({"*", "**"})
 
@@ -180,7 +180,7 @@ def _compile(source: str) -> Template:
 
 
 def _marked(tag: regex.Match[str]) -> str:
-    """Tags that Jinja itself has, in place of ``generation`` and ``endgeneration``."""
+    """Replace a ``generation`` or ``endgeneration`` tag with tags that Jinja knows."""
     mark = "print generation_mark"
     return tag[1] + (mark + " %}{% endwith" if tag[2] else "with %}{% " + mark) + tag[3]
 

@@ -1,9 +1,8 @@
 """The merges of byte-pair encoding, learned from text and applied to it.
 
 Byte-pair encoding (Gage 1994; on bytes: Radford et al. 2019) starts from the 256 bytes and repeats: find
-the most frequent pair of neighbours, give it the next free id, replace it everywhere. Merges never cross a
-chunk, so the text enters as ``{chunk: how often}``. Of equally frequent pairs
-the smaller one is merged first.
+the most frequent pair of adjacent ids, give it the next free id, replace it everywhere. Merges never cross a
+chunk boundary, so the input is ``{chunk: count}``. Of equally frequent pairs, the smaller is merged first.
 """
 
 import heapq
@@ -21,7 +20,7 @@ def count_chunks(texts: Iterable[str], pattern: str) -> Counter[str]:
     """Split every text into chunks and count how often each occurs; one text is in memory at a time.
 
     Raises:
-        UserError: An item of `texts` is not a string, or the pattern leaves characters out.
+        UserError: An item of `texts` is not a string, or the pattern does not match every character.
     """
     split = compile_pattern(pattern).findall
     counts: Counter[str] = Counter()
@@ -40,11 +39,11 @@ def count_chunks(texts: Iterable[str], pattern: str) -> Counter[str]:
 def train(
     chunks: Mapping[str, int], n_merges: int, *, on_merge: Callable[[], object] | None = None
 ) -> list[Pair]:
-    """Learn merges by visiting only what a merge changes.
+    """Learn merges, updating only the counts that each merge changes.
 
-    A merge changes the counts of the neighbouring pairs and of no others. So we keep the counts and, for each
-    pair, the words that contain it, and find the next pair in a heap, whose outdated entries are discarded
-    when they are popped. The merges are those of counting all pairs anew before each merge.
+    Besides the count of the merged pair, a merge changes only those of its neighbouring pairs. So the counts
+    are kept, along with the chunks that contain each pair, and the next pair comes from a heap, whose stale
+    entries are discarded when popped. The merges are the same as if all pairs were recounted each time.
 
     Args:
         chunks: How often each chunk of the text occurs.
@@ -66,7 +65,7 @@ def train(
     while heap and len(merges) < n_merges:
         n, best = heapq.heappop(heap)
         if counts.get(best) != -n:
-            continue  # the count has changed since; a newer entry is in the heap
+            continue  # stale: the count has changed, and its newer entry, if any, is in the heap
         left, right = best
         new_id = 256 + len(merges)
         change: dict[Pair, int] = defaultdict(int)
@@ -88,7 +87,7 @@ def train(
                     ids[i : i + 2] = [new_id]
                 i += 1
         del counts[best]
-        change.pop(best, None)  # only where left == right: "a a a" contains the pair twice
+        change.pop(best, None)  # only if left == right: "a a a" contains the pair twice
         for pair, difference in change.items():
             if difference:
                 counts[pair] += difference
@@ -101,14 +100,14 @@ def train(
 
 
 def encode_chunk(chunk: bytes, merges: Mapping[Pair, int]) -> list[int]:
-    """Encode one chunk: merge the neighbours with the lowest new id, the leftmost first, until none is left.
+    """Encode one chunk: merge the pair with the lowest new id, the leftmost first, until none can be merged.
 
     The ids form a linked list, and a heap holds the possible merges, so that a chunk of n bytes takes
-    O(n log n) steps. An entry of the heap is skipped if one of its two ids has been merged in the meantime.
+    O(n log n) steps. A heap entry is skipped if either of its ids has been merged in the meantime.
 
     Args:
         chunk: The bytes of one chunk.
-        merges: The id that each pair of ids merges into, higher than both.
+        merges: The id that each pair of ids merges into, always higher than both.
     """
     ids = list(chunk)  # -1 where an id has been merged into the one before it
     after = [*range(1, len(ids)), -1]

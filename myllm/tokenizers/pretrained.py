@@ -1,4 +1,4 @@
-"""Published tokenizers by name, file or folder, saved again as files, and decoding piece by piece."""
+"""Loading published tokenizers by name, file or folder; saving tokenizers; and decoding streams of ids."""
 
 import binascii
 import codecs
@@ -26,18 +26,18 @@ MODEL, VOCABULARY, MERGES = "tokenizer.model", "vocab.json", "merges.txt"
 
 
 def load_tokenizer(name_or_path: StrPath | bytes) -> Tokenizer:
-    """Load a published tokenizer.
+    """Load a tokenizer by its name, or from a file or folder.
 
     Args:
-        name_or_path: "gpt2", "llama3", "mistral" or "smollm2", or "shakespeare", which chapter 3 trains; or a
-            file: a `tokenizer.json`, a SentencePiece `.model`, LLaMA-3's `tokenizer.model`, a file that
-            `BPE.save` wrote; or a folder that holds a `tokenizer.json`, a `tokenizer.model`, or GPT-2's
-            `vocab.json` and `merges.txt`. The settings beside a file (`tokenizer_config.json` and others) are
-            read, too.
+        name_or_path: A name: "gpt2", "llama3", "mistral", "smollm2", or "shakespeare", which chapter 3
+            trains. Or a file: a `tokenizer.json`, a SentencePiece `.model`, LLaMA-3's `tokenizer.model`, or
+            one that `BPE.save` wrote. Or a folder that holds a `tokenizer.json`, a `tokenizer.model`, or
+            GPT-2's `vocab.json` and `merges.txt`. The settings beside the file (`tokenizer_config.json` and
+            others) are read too.
 
     Raises:
-        UserError: There is no such name or file, the file is no tokenizer that can be read, or what it needs
-            is not installed.
+        UserError: There is no such name or file, the file is not a readable tokenizer, or a package that it
+            needs is not installed.
     """
     name = os.fsdecode(name_or_path)
     if name in KNOWN:
@@ -62,17 +62,18 @@ def load_tokenizer(name_or_path: StrPath | bytes) -> Tokenizer:
 
 
 def save_tokenizer(tokenizer: Tokenizer, folder: StrPath) -> None:
-    """Write a tokenizer into a folder, so that `load_tokenizer` and `transformers` read it back.
+    """Write a tokenizer into a folder, so that `load_tokenizer` and `transformers` can read it.
 
     A published tokenizer is saved as the files that it was read from. A `BPE` that `bpe_files` refuses is
-    saved by `BPE.save`, and `transformers` cannot read it. Other tokenizer files in the folder are removed.
+    saved by `BPE.save`, as a file that `transformers` cannot read. Other tokenizer files in the folder are
+    removed.
 
     Args:
         tokenizer: The tokenizer.
         folder: An existing folder.
 
     Raises:
-        UserError: The folder cannot be written.
+        UserError: The tokenizer has no files to write, or the folder cannot be written.
     """
     folder, files = Path(folder), dict(tokenizer.files)
     files.pop(TEMPLATE, None)
@@ -118,7 +119,7 @@ def _from_json(path: Path) -> Tokenizer:
 
 
 def _name(path: Path) -> str:
-    """The name of a file or, where all tokenizers have the same one, that of its folder."""
+    """The name of a file or, if many tokenizers have a file of that name, of its folder."""
     return path.parent.resolve().name if path.name in (WHOLE, MODEL, VOCABULARY) else path.stem
 
 
@@ -151,7 +152,7 @@ def _llama3() -> Tokenizer:
 
 
 def _llama3_from(path: Path) -> Tokenizer:
-    """LLaMA-3 from its file: on each line a token in base 64 and its rank."""
+    """LLaMA-3's tokenizer from its file, in which each line holds a token in Base64 and its rank."""
     facts = PUBLISHED["llama3"]
     if sha256(path) != facts["sha256"]:
         raise UserError(f"{path} is not LLaMA-3's tokenizer.model, or damaged; copy it again.")
@@ -175,9 +176,9 @@ KNOWN: dict[str, Callable[[], Tokenizer]] = {
 
 
 def decode_stream(tokenizer: Tokenizer, ids: Iterable[int], *, after: Sequence[int] = ()) -> Iterator[str]:
-    """Decode ids as they come, holding back the bytes of a character until it is complete.
+    """Decode ids as they arrive, holding back the bytes of a character until it is complete.
 
-    The pieces joined are what `decode` gives for all ids at once.
+    Joined, the pieces are what `decode` returns for all ids at once.
 
     Args:
         tokenizer: Any tokenizer.

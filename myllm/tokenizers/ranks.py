@@ -1,4 +1,4 @@
-"""Tokenizers given by ranks (GPT-2, LLaMA-3): each token's bytes and its place in the order of merging."""
+"""Tokenizers defined by ranks (GPT-2, LLaMA-3): each token's bytes and its place in the order of merges."""
 
 from collections.abc import Mapping
 
@@ -12,8 +12,8 @@ from myllm.tokenizers.settings import Settings
 def byte_symbols() -> list[str]:
     """The printable character that stands for each of the 256 bytes in GPT-2's files.
 
-    A printable byte of Latin-1 stands for itself; the other 68 become U+0100, U+0101, … in order, so that the
-    space is ``Ġ`` and the line end ``Ċ`` (``bytes_to_unicode`` in Radford et al. 2019, ``encoder.py``).
+    A printable Latin-1 byte stands for itself; the other 68 become U+0100, U+0101, … in order, so that the
+    space is ``Ġ`` and the newline ``Ċ`` (``bytes_to_unicode`` in Radford et al. 2019, ``encoder.py``).
     """
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = (byte for byte in range(256) if byte not in printable)
@@ -27,10 +27,10 @@ BYTE_OF = {symbol: byte for byte, symbol in enumerate(byte_symbols())}
 
 
 class RankedBPE(Tokenizer):
-    """A byte-level BPE given by ranks, encoded by the library `tiktoken`.
+    """A byte-level BPE defined by ranks and run by the `tiktoken` library.
 
-    It has no list of merges: of two neighbours whose joined bytes are a token, those of the lowest rank merge
-    first, and the rank is the id.
+    It has no list of merges: of the adjacent pairs whose joined bytes are a token, the one of lowest rank
+    merges first, and the rank is the id.
 
     Args:
         name: A display name.
@@ -67,11 +67,11 @@ class RankedBPE(Tokenizer):
         self.add_bos = settings.config.get("add_bos_token", False)
 
     def encode_text(self, text: str, *, continued: bool = False) -> list[int]:
-        """Encode text in which special tokens are ordinary text; preceding text makes no difference."""
+        """Encode text, treating special tokens as ordinary text; `continued` makes no difference."""
         text = well_formed(text)
         try:
             return self.encoding.encode(text, disallowed_special=())
-        except ValueError:  # its regular expressions give up on some 500,000 spaces in a row
+        except ValueError:  # its regex engine gives up on some 500,000 spaces in a row
             chunks = compile_pattern(self.pattern).findall(text)
             encode = self.encoding._encode_single_piece  # pyright: ignore[reportPrivateUsage]
             return [i for chunk in chunks for i in encode(chunk)]

@@ -1,4 +1,4 @@
-"""The settings next to the file of a tokenizer: roles, added tokens and the chat template.
+"""The settings beside a tokenizer's file: roles, added tokens and the chat template.
 
 They are read as `transformers` reads them (``tokenization_utils_base.py``, ``_from_pretrained``): added
 tokens come from ``tokenizer_config.json`` or, if it lists none, from the older files
@@ -22,10 +22,9 @@ class Settings(NamedTuple):
 
     Attributes:
         config: The fields of ``tokenizer_config.json`` and of ``special_tokens_map.json``.
-        added: The added tokens, each with "content" and flags, in the order of their ids, which they may give
-            as "id".
+        added: The added tokens in order of id, each with its "content", its flags and, optionally, its "id".
         chat_template: The Jinja source of the chat template, or None.
-        files: The content of the files of the tokenizer, by name.
+        files: The contents of the tokenizer's files, by name.
     """
 
     config: Fields = MappingProxyType({})
@@ -34,7 +33,7 @@ class Settings(NamedTuple):
     files: Mapping[str, bytes] = MappingProxyType({})
 
     def named(self) -> dict[str, Fields]:
-        """The tokens that have a role, by a key such as "eos_token"."""
+        """The tokens that have a role, by keys such as "eos_token"."""
         return {
             key: _fields(value)
             for key, value in self.config.items()
@@ -44,7 +43,7 @@ class Settings(NamedTuple):
     def apply(self, tokenizer: Tokenizer, ids: Mapping[str, int]) -> None:
         """Set the roles, end ids, chat template and files of a tokenizer.
 
-        Without a configuration, tokens with the usual names have the roles.
+        Without a configuration, the roles go to the tokens with the usual names.
 
         Args:
             tokenizer: The tokenizer.
@@ -62,7 +61,7 @@ class Settings(NamedTuple):
         """All added tokens by content, each with its flags; tokens that have a role are special.
 
         Args:
-            listed: The added tokens in the file of the tokenizer itself.
+            listed: The added tokens in the tokenizer's own file.
         """
         special = [*self.named().values()]
         for key in ("additional_special_tokens", "extra_special_tokens"):
@@ -81,7 +80,7 @@ def read_settings(folder: Path, vocabulary: Mapping[str, Path]) -> Settings:
 
     Args:
         folder: The folder.
-        vocabulary: The files of the tokenizer itself, by the names under which they are to be saved.
+        vocabulary: The tokenizer's own files, by the names under which they are to be saved.
 
     Raises:
         UserError: A file is damaged.

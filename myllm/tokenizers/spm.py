@@ -1,8 +1,8 @@
 """SentencePiece tokenizers (LLaMA, Mistral, Gemma): ``▁`` for spaces, bytes where a piece is missing.
 
-Kudo and Richardson 2018. Text is not split into words first: every space becomes ``▁`` (U+2581), another one
-is prepended, and pieces are merged across the whole text. A character without a piece is encoded as its UTF-8
-bytes, which have pieces such as ``<0xE6>``.
+Text is not split into words first (Kudo and Richardson 2018): every space becomes ``▁`` (U+2581), another
+``▁`` is prepended, and pieces are merged across the whole text. A character without a piece is encoded as its
+UTF-8 bytes, which have pieces such as ``<0xE6>``.
 """
 
 from functools import cached_property
@@ -21,26 +21,27 @@ if TYPE_CHECKING:
 #: The usual names of special tokens, which a model may list as user-defined pieces.
 USUAL_SPECIAL = regex.compile(r"<\|.*\|>|<(start|end)_of_turn>|</?s>|<(bos|eos|pad|mask)>|\[/?[A-Z_]+\]")
 
-#: As a protocol buffer, a `normalizer_spec` (field 3 of the model) in which `add_dummy_prefix` and
-#: `remove_extra_whitespaces` (its fields 3 and 4) are false; the last value of a field counts.
+#: A serialized `normalizer_spec` (field 3 of the model) in which `add_dummy_prefix` and
+#: `remove_extra_whitespaces` (its fields 3 and 4) are false; of a field's values, protobuf uses the last.
 NO_PREFIX = b"\x1a\x04\x18\x00\x20\x00"
 
 
 class SentencePiece(Tokenizer):
-    """A tokenizer that the library `sentencepiece` runs.
+    """A tokenizer run by the `sentencepiece` library.
 
-    Added tokens of the settings are split off first, special ones only if they are allowed. The library
-    itself recognizes user-defined pieces in any text; those with a usual name of a special token are special
-    tokens here, and text that spells one is split until the library recognizes none.
+    The added tokens in the settings are split off first, special ones only if allowed. The library itself
+    recognizes user-defined pieces in any text; those that are named like special tokens are special tokens
+    here, and text that spells one is split until the library no longer recognizes it.
 
     Decoding removes the space that encoding prepends to each part of a text, if the model prepends one. ``▁``
-    itself decodes to a space; it is the only character that decoding does not restore.
+    itself decodes to a space; all other characters are restored, if the model has byte pieces and does not
+    normalize text.
 
     Args:
-        model: The content of its file.
+        model: The content of the model file.
         settings: The settings next to the file.
         name: A display name.
-        source: The name of the file, for messages.
+        source: The name of the file, for error messages.
 
     Attributes:
         pieces: The piece of each id, with ``▁`` for a space and ``<0x0A>`` for a byte.
@@ -89,7 +90,7 @@ class SentencePiece(Tokenizer):
     def encode_special(
         self, text: str, allowed: frozenset[str] = frozenset(), *, continued: bool = False
     ) -> list[int]:
-        """Encode text in which the special tokens `allowed` are recognized."""
+        """Encode text, recognizing the special tokens in `allowed`."""
         tokens = {token: fields for token, fields in self._added.items() if not fields.get("special")}
         tokens |= {token: self._added.get(token, {}) for token in allowed}
         ids: list[int] = []
@@ -99,11 +100,11 @@ class SentencePiece(Tokenizer):
         return ids
 
     def encode_text(self, text: str, *, continued: bool = False) -> list[int]:
-        """Encode text in which special tokens are ordinary text; no space is prepended if `continued`."""
+        """Encode text, treating special tokens as ordinary text; no space is prepended if `continued`."""
         return self.encode_special(text, continued=continued)
 
     def _encode_part(self, text: str, continued: bool) -> list[int]:
-        """Encode text without added tokens; text that spells a user-defined special token is halved."""
+        """Encode text without added tokens; text that spells a user-defined special token is split in two."""
         processor = self._continuing if continued else self._processor
         ids: list[int] = processor.encode(text)
         if self._user_defined.isdisjoint(ids) or len(text) < 2:
@@ -112,13 +113,13 @@ class SentencePiece(Tokenizer):
         return self._encode_part(text[:middle], continued) + self._encode_part(text[middle:], True)
 
     def id_bytes(self, i: int, *, start: bool) -> bytes:
-        """The bytes of a token; at the start of a text, the space that encoding prepended is removed."""
+        """The bytes of a token; at the start of a text, without the space that encoding prepended."""
         token = self.tokens[i]
         drop = start and self._has_prefix and i < len(self.pieces) and self.pieces[i].startswith("▁")
         return token[1:] if drop else token
 
     def starts_anew(self, i: int) -> bool:
-        """Whether `i` is an added or special token: encoding prepends a space to the text after it."""
+        """Whether `i` is an added or special token, since encoding prepends a space to the text after one."""
         return i >= len(self.pieces) or i in self._starting
 
 

@@ -1,9 +1,9 @@
-"""Checkpoints: a folder a step, which is whole or absent; safetensors and JSON, no pickles.
+"""Checkpoints: one folder per step, complete or absent; safetensors and JSON, no pickles.
 
 ``step-000100`` holds ``rank-00000.safetensors``, one such file for each process, and ``state.json`` with
-everything that is no tensor and the SHA-256 of each file and of itself. A tensor's name is its path in the
-state, joined by "/". Rank 0's file holds what is the same on all ranks, the others' files what is their own:
-the states of their generators, and the rows of tensors that are sharded.
+everything that is not a tensor and the SHA-256 of each file and of its own content. A tensor's name is its
+path in the state, joined by "/". Rank 0's file also holds what is the same on all ranks; the other files hold
+only what is their rank's own: the state of its generators, and its rows of sharded tensors.
 """
 
 import hashlib
@@ -57,7 +57,7 @@ def unflatten(plain: Tree, tensors: Mapping[str, Tensor]) -> Tree:
 def write(folder: Path, step: int, tree: Mapping[str, Any], strategy: Strategy) -> Path:
     """Write a checkpoint; every process calls it with its own state, and rank 0 writes what is common to all.
 
-    The folder takes its name when all files are on the disk.
+    The folder is renamed to its final name when all files are on disk.
 
     Raises:
         UserError: The disk is full, or the folder cannot be written.
@@ -70,7 +70,7 @@ def write(folder: Path, step: int, tree: Mapping[str, Any], strategy: Strategy) 
             temporary.mkdir(parents=True)
         except OSError as error:
             raise UserError(f"Cannot write checkpoints into {folder}: {error.strerror}.") from error
-    strategy.sum(0)  # nobody writes before the folder is there
+    strategy.sum(0)  # nobody writes before the folder exists
     plain, tensors = flatten(tree)
     mine: dict[str, Tensor] = {}
     for name, x in tensors.items():
@@ -78,14 +78,14 @@ def write(folder: Path, step: int, tree: Mapping[str, Any], strategy: Strategy) 
         if strategy.rank == 0 or sharded or name.startswith("rng/"):
             mine[name] = getattr(x, "to_local", x.detach)().cpu().contiguous()
     atomic_write(temporary / f"rank-{strategy.rank:05d}.safetensors", save(mine))
-    strategy.sum(0)  # nobody closes the folder before all have written
+    strategy.sum(0)  # rank 0 does not go on before all have written
     if strategy.rank == 0:
         files = {path.name: sha256(path) for path in sorted(temporary.glob("rank-*.safetensors"))}
         content = {"format": FORMAT, "files": files, "state": plain}
         atomic_write(temporary / STATE, json.dumps({"sha256": _digest(content), **content}))
         shutil.rmtree(target, ignore_errors=True)
         temporary.replace(target)
-    strategy.sum(0)  # nobody goes on before the checkpoint is there
+    strategy.sum(0)  # nobody goes on before the checkpoint is complete
     return target
 
 
@@ -93,7 +93,7 @@ def read(path: Path) -> Tree:
     """The state in a checkpoint.
 
     Raises:
-        UserError: No checkpoint, or one that is damaged.
+        UserError: There is no checkpoint, or it is damaged.
     """
     content = read_json(path / STATE, "a checkpoint")
     if not isinstance(content, dict) or content.get("format") != FORMAT:  # pyright: ignore[reportUnknownMemberType]
@@ -122,10 +122,10 @@ def steps(folder: Path) -> dict[int, Path]:
 
 
 def latest(folder: Path) -> tuple[Tree | None, list[str]]:
-    """The state of the newest checkpoint that is whole, and what was wrong with those after it.
+    """The state of the newest intact checkpoint, and what was wrong with those after it.
 
     Raises:
-        UserError: There are checkpoints, and none of them is whole.
+        UserError: There are checkpoints, but none is intact.
     """
     problems: list[str] = []
     for path in reversed(steps(folder).values()):
@@ -139,7 +139,7 @@ def latest(folder: Path) -> tuple[Tree | None, list[str]]:
 
 
 def prune(folder: Path, keep_last: int, best: int | None) -> None:
-    """Delete all checkpoints but the last few and the best one."""
+    """Delete all checkpoints except the last few and the best one."""
     found = steps(folder)
     for step in [*found][:-keep_last]:
         if step != best:
@@ -147,9 +147,9 @@ def prune(folder: Path, keep_last: int, best: int | None) -> None:
 
 
 def rng_state() -> dict[str, Tensor]:
-    """The state of all generators of this process: PyTorch's, NumPy's and Python's."""
+    """The state of all random-number generators of this process: PyTorch's, NumPy's and Python's."""
     others = {"numpy": np.random.get_state(legacy=False), "python": random.getstate()}
-    text = json.dumps(others, default=np.ndarray.tolist)  # which keeps every bit of a float
+    text = json.dumps(others, default=np.ndarray.tolist)  # JSON keeps every bit of a float
     state = {"torch": torch.get_rng_state(), "others": torch.tensor([*text.encode()], dtype=torch.uint8)}
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state()

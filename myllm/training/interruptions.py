@@ -15,7 +15,7 @@ LOST = "gloo|nccl|peer|connection|timed? ?out|socket"
 
 @contextmanager
 def stop_signals() -> Generator[list[int]]:
-    """A list of the signals received that ask this process to stop; a second Ctrl-C stops at once."""
+    """Collect the signals that ask this process to stop in a list; a second Ctrl-C stops it at once."""
     received: list[int] = []
 
     def note(number: int, _: Any) -> None:
@@ -36,7 +36,7 @@ def stop_signals() -> Generator[list[int]]:
 
 @contextmanager
 def lost_process(world: int) -> Generator[None]:
-    """Turn the error of a collective operation that another process left into one sentence.
+    """Turn the error that a collective operation raises when another process is gone into one sentence.
 
     Raises:
         UserError: Another process ended, or did not answer in time.

@@ -15,15 +15,15 @@ JOURNAL = "journal.jsonl"
 
 
 class Sink(Protocol):
-    """Where values also go: the interface of a logger, which a run of Weights & Biases has, too."""
+    """The interface of a logger that also gets the values; a run of Weights & Biases has it, too."""
 
     def log(self, values: Record, step: int) -> None:
-        """Take the values of an update."""
+        """Log the values of an update."""
         ...
 
 
 class TensorBoard:
-    """Values for TensorBoard; needs the extra ``logging``.
+    """Writes values for TensorBoard; needs the extra ``logging``.
 
     Args:
         folder: Where its event files go.
@@ -48,16 +48,16 @@ class Journal:
     """Write what each update measured; a callback of `Trainer`.
 
     When a run is resumed, lines of updates that are done again are dropped, so that the file reads like that
-    of a run without a stop. A sink that fails is dropped with one line; training goes on.
+    of an uninterrupted run. A sink that fails is dropped with a message, and training goes on.
 
     Args:
         folder: Where ``journal.jsonl`` is written; None writes none.
         sinks: Loggers with ``log(values, step)``, such as `TensorBoard` or what ``wandb.init()`` returns.
         quiet: Show nothing.
-        flops_per_unit: Operations of forward and backward pass for each unit that the objective counts, for
-            a token ``3 * ModelConfig.flops_per_token(T)``; recomputed ones do not count.
-        peak_flops: Operations a second that the machine could do at best; with both, the record has ``mfu``,
-            the share of the peak that was used (Chowdhery et al., 2022, PaLM, appendix B).
+        flops_per_unit: Operations of the forward and backward pass for each unit that the objective counts,
+            for a token ``3 * ModelConfig.flops_per_token(T)``; recomputation does not count.
+        peak_flops: The most operations per second that one process could do. With both, the record has
+            ``mfu``, the share of the peak that was used (Chowdhery et al., 2022, PaLM, appendix B).
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Journal:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Give the terminal back, however the run has ended."""
+        """Release the terminal, however the run has ended."""
         self.bar.stop()
 
     def __call__(self, trainer: Trainer, record: Record) -> None:
@@ -123,7 +123,7 @@ class Journal:
         atomic_write(self.path, "".join(json.dumps(line) + "\n" for line in kept))
 
     def _show(self, task: TaskID, record: Record, done: int) -> None:
-        """A bar on a terminal, above it the validations; elsewhere about twenty lines a run."""
+        """Show a bar on a terminal, with validations above it; elsewhere print about twenty lines per run."""
         parts = [f"loss {record['loss']:.3f}"]
         if "validation" in record:
             parts.append(f"validation {record['validation']:.3f}")

@@ -30,15 +30,15 @@ Record = dict[str, float]
 class Trainer:
     """Train a model on an objective.
 
-    One update: take the micro-batches, sum their counts over micro-batches and processes, add the gradient of
-    each micro-batch's loss divided by that sum, clip, update. So the gradient does not depend on how a batch
-    is split.
+    One update: take the micro-batches, sum their counts over micro-batches and processes, accumulate the
+    gradients of each micro-batch's loss divided by that sum, clip, update. So the gradient does not depend on
+    how a batch is split.
 
     Args:
         model: Any module that the objective can call.
         objective: What is learned.
         config: The settings.
-        strategy: How it is spread over processes, by name or as an object.
+        strategy: How training is spread over processes, by name or as an object.
         validation: Batches that measure progress, the same on all processes, which share the work.
         folder: Where checkpoints are written, and looked for when `fit` begins; None writes none.
         callbacks: Called with the trainer and the record of each update; one that is a context manager is
@@ -82,9 +82,9 @@ class Trainer:
         self.best, self.best_step, self.waited = math.inf, None, 0
 
     def fit(self) -> Record:
-        """Train to the end, or go on where the newest checkpoint in the folder stands.
+        """Train to the end, resuming from the newest checkpoint in the folder if there is one.
 
-        Ctrl-C and SIGTERM end the update at hand, write a checkpoint and raise KeyboardInterrupt.
+        On Ctrl-C or SIGTERM, finish the current update, write a checkpoint and raise KeyboardInterrupt.
 
         Returns:
             The last record.
@@ -92,7 +92,7 @@ class Trainer:
         Raises:
             UserError: A loss that is not finite, a checkpoint of another run, or a process that was lost.
         """
-        torch.manual_seed(self.config.seed + self.strategy.rank)  # each process has its own dropout
+        torch.manual_seed(self.config.seed + self.strategy.rank)  # each process draws its own dropout
         record: Record = {}
         with lost_process(self.strategy.world), stop_signals() as received, ExitStack() as stack:
             for callback in self.callbacks:
@@ -117,7 +117,7 @@ class Trainer:
         return record
 
     def update(self, batches: Iterator[Any], signals: Sequence[int] = ()) -> Record:
-        """One update of the weights; all ranks learn whether one has received a signal to stop."""
+        """Make one update of the weights; all ranks learn whether any has received a signal to stop."""
         c, strategy = self.config, self.strategy
         start = time.perf_counter()
         where = checkpoint.flatten(self.objective.state_dict())[0]  # without tensors
@@ -140,7 +140,7 @@ class Trainer:
                 sums[name] = sums.get(name, 0.0) + value.detach()
         sums = self._sums(sums | {"stopping": len(signals)})
         record = {name: value / count for name, value in sums.items()}
-        # All ranks know the same loss, so all update or none does.
+        # All ranks know the same loss, so either all update or none does.
         norm = float(strategy.step(c.clip)) if math.isfinite(record["loss"]) else math.nan
         if not math.isfinite(norm):
             found = f"The loss was {record['loss']} and the gradient's norm {norm}"
@@ -198,7 +198,7 @@ class Trainer:
             checkpoint.prune(self.folder, self.config.keep_last, self.best_step)
 
     def resume(self) -> None:
-        """Go on from the newest whole checkpoint in the folder, if there is one."""
+        """Resume from the newest intact checkpoint in the folder, if there is one."""
         state, problems = checkpoint.latest(self.folder) if self.folder else (None, [])
         self.notes += [f"{problem} An earlier one is used." for problem in problems]
         if state is None:
@@ -219,7 +219,7 @@ class Trainer:
             checkpoint.set_rng_state(rng)
 
     def _next(self, batches: Iterator[Any]) -> Any:
-        """The next micro-batch; a function in its place gets the model first."""
+        """The next micro-batch; functions in its place are called with the model first."""
         while callable(batch := next(batches)):
             with self.strategy.gathered():
                 self.call(batch)
@@ -243,10 +243,10 @@ class Trainer:
 
 
 def check_strategy(strategy: Strategy, config: TrainConfig) -> None:
-    """Refuse settings that a strategy does not have.
+    """Raise an error for settings that a strategy does not support.
 
     Raises:
-        UserError: Another precision, or sharded checkpoints of a strategy that writes none.
+        UserError: The strategy has another precision, or cannot write the sharded checkpoints asked for.
     """
     precision = getattr(strategy, "precision", config.precision)
     if precision != config.precision:

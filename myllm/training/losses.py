@@ -19,8 +19,8 @@ def cross_entropy(logits: Tensor, targets: Tensor, *, z_loss: float = 0.0) -> Te
     Args:
         logits: (…, V), of any floating dtype; computed in at least fp32.
         targets: (…) int64; a negative one, by convention -100, has no loss.
-        z_loss: Adds ``z_loss * log(Z) ** 2`` for each target, where Z normalizes the softmax. It keeps logits
-            from drifting (Chowdhery et al., 2022, PaLM, section 5).
+        z_loss: Adds ``z_loss * log(Z) ** 2`` for each target, where Z is the softmax's normalizer. It keeps
+            logits from drifting (Chowdhery et al., 2022, PaLM, section 5).
 
     Returns:
         A scalar in at least fp32.
@@ -45,10 +45,10 @@ def chunked_loss(
 ) -> Tensor:
     """`cross_entropy` of the logits ``head(hidden)``, which are computed a few rows at a time.
 
-    All logits of a batch, (N, V), often take more memory than the rest of the model. Here each chunk of rows
-    computes its gradient in the forward pass and drops its logits; the backward pass only scales what is
-    there. So it costs as many operations as the plain loss, and fewer where targets have no loss: their
-    logits are never computed.
+    The logits of a whole batch, (N, V), often take more memory than the rest of the model. Here the gradient
+    of each chunk of rows is computed in the forward pass and its logits are dropped; the backward pass only
+    scales the stored gradients. This costs as many operations as the plain loss, and fewer where targets have
+    no loss: their logits are never computed.
 
     Args:
         hidden: (…, C).
@@ -73,7 +73,7 @@ class _Chunked(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: int, cap: Any, z_loss: float, targets: Tensor, *inputs: Any) -> Tensor:
         hidden, weight, bias = inputs
-        needed = ctx.needs_input_grad[4:]  # what is frozen costs nothing
+        needed = ctx.needs_input_grad[4:]  # frozen inputs cost nothing
         total = torch.zeros((), dtype=torch.promote_types(hidden.dtype, torch.float32), device=hidden.device)
         made = zip(inputs, (hidden.dtype, total.dtype, total.dtype), needed, strict=True)
         sums: list[Any] = [torch.zeros_like(x, dtype=dtype) if need else None for x, dtype, need in made]
@@ -96,12 +96,12 @@ class _Chunked(torch.autograd.Function):
 
 
 def _derived(logits: Tensor, targets: Tensor, cap: float | None, z_loss: float) -> tuple[Tensor, Tensor]:
-    """The loss of logits (R, V) and its gradient: the probabilities, less 1 at the targets (R, 1)."""
+    """The loss of logits (R, V) and its gradient: the probabilities, minus 1 at the targets (R, 1)."""
     capped = logits if cap is None else cap * torch.tanh(logits / cap)
     logs = capped.log_softmax(dim=-1)
     chosen = logs.gather(-1, targets)
     log_z = capped.gather(-1, targets) - chosen
-    gradient = logs.exp_()  # in place: nothing takes more memory than logits
+    gradient = logs.exp_()  # in place: nothing takes more memory than the logits
     if z_loss:
         gradient *= 1 + 2 * z_loss * log_z
     gradient.scatter_add_(-1, targets, -torch.ones_like(chosen))

@@ -17,15 +17,15 @@ Params = Iterable[Tensor] | Iterable[dict[str, Any]]
 class AdamW(Optimizer):
     """Adam with decoupled weight decay (Kingma and Ba, 2015; Loshchilov and Hutter, 2019).
 
-    The moving averages m of the gradient and v of its square begin at 0 and are corrected for that; then
+    The moving averages m of the gradient and v of its square start at 0 and are corrected for that bias; then
     ``p -= lr * (m / (sqrt(v) + eps) + weight_decay * p)``.
 
     Args:
         params: Parameters, or groups of them.
         lr: Learning rate.
         betas: Decay rates of m and v.
-        eps: Keeps the division finite; outside the square root.
-        weight_decay: The share of each parameter, times `lr`, that an update takes away.
+        eps: Keeps the division finite; added outside the square root.
+        weight_decay: Each update subtracts ``lr * weight_decay`` times the parameter.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class Muon(AdamW):
 
     Args:
         params: Groups; a group's ``muon`` says how it is updated.
-        momentum: Of the averaged gradient, Nesterov's variant.
+        momentum: Of the averaged gradient, in Nesterov's variant.
         options: Those of `AdamW`.
     """
 
@@ -127,12 +127,12 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     """The parameters of a model in up to three groups, each parameter in one of them.
 
     Matrices inside the layers decay and may be updated by Muon. The head, if it has its own matrix, decays,
-    too. Embeddings, norms and biases do not decay: a norm's gain is not large because it fits noise, and the
-    rows of an embedding that do not occur in a batch would shrink without a gradient.
+    too. Embeddings, norms and biases do not decay: a large gain in a norm is no sign of fitting noise, and
+    embedding rows whose tokens do not occur in a batch would shrink without a gradient.
 
     Args:
         model: Any module; a linear layer named ``lm_head`` is its head.
-        weight_decay: That of the groups that decay.
+        weight_decay: The weight decay of the groups that decay.
     """
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
@@ -162,8 +162,8 @@ def make_optimizer(
         model: Any module.
         kind: ``adamw`` or ``muon``.
         lr: The peak learning rate.
-        weight_decay: See `AdamW`, as the rest.
-        betas: Decay rates of the averages.
+        weight_decay: See `AdamW`.
+        betas: Decay rates of the moving averages.
         eps: Keeps the division finite.
     """
     groups = parameter_groups(model, weight_decay)

@@ -14,7 +14,7 @@ from myllm.training.step import Loss
 
 
 class FromLoader:
-    """What objectives share whose batches come from a loader: they are divided and resumed as it is.
+    """The base of objectives whose batches come from a loader, which divides and resumes them.
 
     Args:
         loader: The loader.
@@ -24,7 +24,7 @@ class FromLoader:
         self.loader = loader
 
     def share(self, rank: int, world: int) -> None:
-        """Return the part of one process from now on."""
+        """From now on, return only the part of one process."""
         self.loader.rank, self.loader.world = rank, world
 
     def batches(self, model: nn.Module) -> Iterator[tuple[Tensor, ...]]:
@@ -34,11 +34,11 @@ class FromLoader:
             yield tuple(part.to(device, non_blocking=True) for part in batch)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the loader stands."""
+        """The loader's position in its data."""
         return self.loader.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where another loader stood."""
+        """Continue from another loader's position."""
         self.loader.load_state_dict(state)
 
 
@@ -55,13 +55,13 @@ class Pretrain(FromLoader):
         self.z_loss = z_loss
 
     def count(self, batch: tuple[Tensor, ...]) -> int:
-        """The targets that have a loss."""
+        """The number of targets that have a loss."""
         return int((batch[1] >= 0).sum())
 
     def loss(self, model: nn.Module, batch: tuple[Tensor, ...]) -> Loss:
         """The summed negative log-likelihood; logits are never held for the whole batch.
 
-        A model that is no `Transformer` is called with the ids alone, and returns logits.
+        A model that is not a `Transformer` is called with the ids alone, and returns logits.
         """
         ids, targets, *packed = batch
         if not isinstance(model, Transformer):
@@ -71,7 +71,7 @@ class Pretrain(FromLoader):
         options: dict[str, Any] = {}
         if packed:
             others = (packed[0] != packed[0][:, :1]) & (packed[0] >= 0)
-            mask = causal & document(packed[0]) if others.any() else causal  # the fastest; padding comes last
+            mask = causal & document(packed[0]) if others.any() else causal  # faster; padding is last anyway
             options = {"mask": mask, "positions": packed[1]}
         lm_head: Any = model.lm_head
         if not isinstance(lm_head, nn.Linear):  # quantized or adapted: its logits come all at once

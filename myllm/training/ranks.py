@@ -22,19 +22,19 @@ _warm: dict[int, list[subprocess.Popen[bytes]]] = {}
 
 
 def launch(function: Callable[..., Any], *arguments: Any, world: int = 2, timeout: float = 60.0) -> list[Any]:
-    """Run ``function(rank, world, *arguments)`` in `world` processes joined by gloo; their results by rank.
+    """Run ``function(rank, world, *arguments)`` in `world` gloo processes; return the results by rank.
 
-    The processes stay for the next call, so that PyTorch is imported once. Functions of a notebook travel to
-    them by value.
+    The processes stay alive for the next call, so that PyTorch is imported once. Functions defined in a
+    notebook are pickled by value.
 
     Args:
         function: Called in each process; it may use `torch.distributed`.
-        arguments: Passed on.
+        arguments: Passed on to it.
         world: How many processes.
-        timeout: Seconds after which all of them are ended.
+        timeout: Seconds after which all of them are killed.
 
     Raises:
-        UserError: A process raised, ended or did not finish in time; the first error of them.
+        UserError: A process raised an error, ended or did not finish in time; the first such error.
     """
     if world not in _warm:
         _warm[world] = _start(world)
@@ -78,10 +78,10 @@ def same_as_one_process(
         timeout: See `launch`.
 
     Returns:
-        For each name the largest absolute difference between any process and the one alone.
+        For each name, the largest absolute difference between any of the processes and the single one.
 
     Raises:
-        UserError: As `launch`, or the results have other names or shapes.
+        UserError: As `launch`, or the results differ in names or shapes.
     """
     alone = launch(loop, world=1, timeout=timeout)[0]
     ranks = launch(loop, world=world, timeout=timeout)
@@ -123,7 +123,7 @@ def _stop(world: int) -> None:
 
 
 def _serve(rank: int, world: int, store: str) -> None:
-    """One of the processes: answer calls until the input ends."""
+    """Run one of the processes: answer calls until the input ends."""
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a function prints must not mix with answers
     torch.set_num_threads(1)

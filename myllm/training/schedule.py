@@ -21,19 +21,19 @@ def rate(
     last of them the peak. After that:
 
     - ``cosine`` falls along half a cosine to `floor` (Loshchilov and Hutter, 2017);
-    - ``linear`` falls in a line to `floor`;
-    - ``wsd``, warm-up-stable-decay, stays at the peak and falls in a line to `floor` over the last `decay`
-      of all updates (Hu et al., 2024, MiniCPM);
+    - ``linear`` falls linearly to `floor`;
+    - ``wsd``, warm-up-stable-decay, stays at the peak, then falls linearly to `floor` over the last share
+      `decay` of all updates (Hu et al., 2024, MiniCPM);
     - ``constant`` stays at the peak.
 
-    The last update, ``steps - 1``, uses exactly `floor` (with ``wsd``, if its share makes an update or more).
+    All but ``constant`` end at exactly `floor`, in update ``steps - 1`` (``wsd`` if it decays in any update).
 
     Args:
         step: The number of the update, from 0.
         steps: How many updates there are.
         kind: One of the four.
-        warmup: Updates of the warm-up.
-        floor: The last share.
+        warmup: How many updates the warm-up takes.
+        floor: The share at the end.
         decay: The share of all updates over which ``wsd`` falls.
     """
     if step < warmup:

@@ -32,28 +32,28 @@ class TrainConfig:
     """The settings of a training run; "update" means one change of all weights.
 
     Attributes:
-        steps: Updates of the weights.
+        steps: The number of updates.
         lr: The peak learning rate.
         optimizer: AdamW for all parameters, or Muon for the matrices inside the layers.
-        weight_decay: Of matrices; embeddings, norms and biases do not decay.
+        weight_decay: That of matrices; embeddings, norms and biases do not decay.
         betas: Decay rates of AdamW's averages.
         eps: Added to AdamW's denominator.
         schedule: How the learning rate falls after the warm-up; see myllm.training.schedule.rate.
         warmup: Updates over which the learning rate rises.
-        floor: The last learning rate as a share of the peak.
+        floor: The final learning rate as a share of the peak.
         decay: The share of all updates over which the schedule wsd falls.
-        clip: The largest norm of the gradient of all parameters together; inf does not clip.
+        clip: The largest global norm of the gradient; inf does not clip.
         accumulation: Micro-batches whose gradients are summed for one update.
-        precision: fp32, or bf16: weights are held in bfloat16, the optimizer updates fp32 masters.
+        precision: fp32; or bf16: weights are held in bfloat16, and the optimizer updates fp32 master weights.
         compile: Compile each layer.
         recompute: Keep only the inputs of the layers, and compute the rest again in the backward pass.
-        ema: Decay of a moving average of the weights; 0 keeps none.
+        ema: Decay of an exponential moving average of the weights; 0 keeps none.
         evaluate_every: Updates between validations; 0 validates at the end only.
-        patience: Stop after so many validations in a row without a new best one; 0 never stops early.
+        patience: Stop after this many validations in a row without a new best; 0 never stops early.
         checkpoint_every: Updates between checkpoints; 0 writes one at the end only.
-        keep_last: Checkpoints to keep, besides the one with the best validation.
+        keep_last: Checkpoints to keep, besides the one with the best validation loss.
         sharded: Under FSDP, each process writes its own part of a checkpoint, and nothing is gathered.
-        seed: Of PyTorch's generator when training begins.
+        seed: Seeds PyTorch's generator when training begins.
 
     Raises:
         UserError: A value of another type or out of range, or settings that exclude each other.

@@ -6,10 +6,10 @@ import torch
 
 
 def peak_flops(n: int = 1024, rounds: int = 5, dtype: torch.dtype = torch.float32) -> float:
-    """Operations a second of the product of two (n, n) matrices, the best of some rounds.
+    """Operations per second in a product of two (n, n) matrices, the best of several rounds.
 
-    A product of (m, k) and (k, n) takes 2 m k n operations. Training uses a share of this peak, its model
-    FLOPs utilization (MFU).
+    A product of (m, k) and (k, n) takes 2 m k n operations. The share of this peak that training achieves is
+    its model FLOPs utilization (MFU).
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     a, b = (torch.randn(n, n, dtype=dtype, device=device) for _ in "ab")
@@ -22,10 +22,10 @@ def peak_flops(n: int = 1024, rounds: int = 5, dtype: torch.dtype = torch.float3
 
 
 def allow_fast_products() -> str:
-    """Send a CPU's fp32 products to oneDNN, if these are as exact as the default; says what was done.
+    """Let oneDNN compute a CPU's fp32 products if it is about as exact as the default; say what was done.
 
-    PyTorch's precision "medium" does so. On a processor with AMX it may compute in bfloat16, so the error
-    against fp64 is compared first.
+    PyTorch's matmul precision "medium" does so. On a processor with AMX, oneDNN may compute in bfloat16, so
+    the errors against fp64 are compared first.
     """
     generator = torch.Generator().manual_seed(0)
     a, b = (torch.randn(256, 256, generator=generator) for _ in "ab")
@@ -43,8 +43,8 @@ def allow_fast_products() -> str:
 def compile_problem(device: torch.device) -> str:
     """Why `torch.compile` fails on this machine, in one sentence; empty where it works.
 
-    It needs a compiler for C++ on a CPU, and its linker call fails where the path of the Python environment
-    holds a space. A small function is compiled to find out.
+    On a CPU it needs a C++ compiler, and linking fails where the path of the Python environment contains a
+    space. A small function is compiled to find out.
     """
     try:
         torch.compile(torch.nn.functional.silu)(torch.zeros(8, device=device))

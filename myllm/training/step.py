@@ -1,8 +1,8 @@
 """What a training loop works with: an objective, the step that computes its loss, and a strategy to run it.
 
-The loss enters through one module. A strategy wraps `Step`, not the model, so that the hooks of
-DistributedDataParallel and FSDP see every forward pass; a method of the model called past the wrapper would
-lose gradients in silence (DDP) or fail (FSDP).
+The loss is computed inside one module. A strategy wraps `Step`, not the model, so that the hooks of
+DistributedDataParallel and FSDP see every forward pass; calling a method of the model around the wrapper
+would silently lose gradients (DDP) or fail (FSDP).
 
 The loop sums the objective's own unit (tokens, pairs, rows) over micro-batches and ranks first, and divides
 once: accumulation, padding and ranks then give the same gradient by construction.
@@ -29,14 +29,14 @@ class Objective(Protocol):
     """What is learned: batches, how much each counts, and their loss."""
 
     def share(self, rank: int, world: int) -> None:
-        """From now on, give the part of this process; all parts together are what one process would get."""
+        """From now on, give only this process's part; all parts together are what one process would get."""
         ...
 
     def batches(self, model: nn.Module) -> Iterator[Any]:
-        """Micro-batches without end; reinforcement learning generates them with `model`.
+        """An endless stream of micro-batches; reinforcement learning generates them with `model`.
 
         A function in place of a micro-batch is called with the model while this process holds all of its
-        weights; then the next micro-batch is asked for.
+        weights; then the next micro-batch is requested.
         """
         ...
 
@@ -45,15 +45,15 @@ class Objective(Protocol):
         ...
 
     def loss(self, model: nn.Module, batch: Any) -> Loss:
-        """The loss of a micro-batch; it calls `model` itself, no method of it."""
+        """The loss of a micro-batch; it calls `model` itself, never one of its methods."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """Where `batches` stands, in plain values."""
+        """The position of `batches`, in plain values."""
         ...
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue where another objective stood."""
+        """Continue from another objective's position."""
         ...
 
 
@@ -82,7 +82,7 @@ class Step(nn.Module):
 class Strategy(Protocol):
     """How a step is spread over processes.
 
-    A loop uses it so, with counts summed before the first backward pass::
+    A loop uses it like this, with counts summed before the first backward pass::
 
         step = strategy.setup(Step(model, objective), optimizer)
         count = strategy.sum(sum(map(objective.count, micro_batches)))
@@ -92,7 +92,7 @@ class Strategy(Protocol):
                 strategy.backward(loss.total * strategy.world / count)
         norm = strategy.step(max_norm)
 
-    The factor ``world`` undoes the mean over ranks that DDP and FSDP take of gradients.
+    The factor ``world`` undoes the averaging of gradients over ranks by DDP and FSDP.
     """
 
     rank: int
@@ -109,7 +109,7 @@ class Strategy(Protocol):
         ...
 
     def accumulate(self, last: bool) -> AbstractContextManager[Any]:
-        """A context around forward *and* backward pass, in which gradients meet only if this is the last.
+        """A context around forward *and* backward pass; gradients are synchronized only if it is the last.
 
         DDP decides in the forward pass whether the backward pass communicates.
         """
@@ -120,7 +120,7 @@ class Strategy(Protocol):
         ...
 
     def step(self, max_norm: float) -> Tensor:
-        """Clip by the global norm over all ranks, update, clear the gradients; returns the norm before."""
+        """Clip by the global norm over all ranks, update, clear the gradients; return the unclipped norm."""
         ...
 
     def sum(self, x: Any) -> Any:
@@ -132,7 +132,7 @@ class Strategy(Protocol):
         ...
 
     def state_dict(self, *, whole: bool = True) -> dict[str, Any]:
-        """Weights and optimizer, whole or as this rank holds them, whatever the number of ranks."""
+        """Weights and optimizer state, whole or as this rank holds them, for any number of ranks to load."""
         ...
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

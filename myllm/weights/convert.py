@@ -1,7 +1,7 @@
 """Conversion between published tensors and those of a `Transformer`: names, transposes, joined matrices.
 
 Our names are LLaMA's without the prefix ``model.``; ``families.toml`` has the parts of names that differ for
-each family. Where several of our modules share one name, the file stores their tensors as one, concatenated
+each family. Where several of our modules map to one name, the file stores their tensors as one, concatenated
 along the rows.
 """
 
@@ -17,7 +17,7 @@ from myllm.files import UserError
 from myllm.model import transformer
 from myllm.model.transformer import Transformer
 
-#: For each family, parts of names: ours, and the one in its files where that differs.
+#: For each family, the parts of our names that differ in its files, and their names there.
 HF_NAMES = {name: family.names for name, family in FAMILIES.items()}
 #: GPT-2 stores these matrices as (in, out); all other families, and `torch.nn.Linear`, as (out, in).
 TRANSPOSED = re.compile(r"transformer\.h\.\d+\.(attn|mlp)\.c_\w+\.weight")
@@ -41,9 +41,9 @@ def hf_name(name: str, family: str) -> str:
 
 
 def layout(config: ModelConfig, family: str) -> dict[str, dict[str, torch.Size]]:
-    """For each tensor in a file of this model: the names and shapes of our tensors that it consists of.
+    """For each tensor in this model's files, the names and shapes of our tensors that it consists of.
 
-    A tied head is not a tensor of its own. Only shapes are computed; no memory is used.
+    A tied head is not a tensor of its own. Only shapes are computed; no memory is allocated.
 
     Raises:
         UserError: The model is too large to be stored.
@@ -76,10 +76,10 @@ def from_hf(state: Mapping[str, Tensor], config: ModelConfig, family: str) -> di
         memory with those of `state` unless they are transposed.
 
     Raises:
-        UserError: Tensors are missing, unexpected or of another shape or dtype; the message names them.
+        UserError: Tensors are missing, unexpected, or of the wrong shape or dtype; the message names them.
     """
     held = sum(tensor.numel() for tensor in state.values())
-    if config.n_params > 2 * held:  # before anything is built; where less is missing, it is named below
+    if config.n_params > 2 * held:  # before anything is built; if less is missing, it is named below
         sizes = f"{config.n_params:,} parameters and the weights beside it are only {held:,} numbers"
         raise UserError(f"config.json describes {sizes}; take both from the same place.")
     wanted = layout(config, family)
@@ -115,7 +115,7 @@ def to_hf(state: Mapping[str, Tensor], config: ModelConfig, family: str) -> dict
         Contiguous tensors that share no memory with each other, without a tied head.
 
     Raises:
-        UserError: The model has other modules than its configuration describes, because some were replaced.
+        UserError: The model's modules are not those of its configuration, because some were replaced.
     """
     wanted, result, addresses = layout(config, family), dict[str, Tensor](), set[int]()
     named = {name for parts in wanted.values() for name in parts} | {_HEAD}
@@ -137,7 +137,7 @@ def build(
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
 ) -> Transformer:
-    """A model around given weights, in eval mode; tensors that keep dtype and device are not copied.
+    """Build a model around given weights, in eval mode; those that keep dtype and device are not copied.
 
     Args:
         config: The configuration of the model.
@@ -174,7 +174,7 @@ def _with_prefix(state: dict[str, Tensor], family: str) -> dict[str, Tensor]:
 
 
 def _shape(name: str, parts: Mapping[str, torch.Size]) -> tuple[int, ...]:
-    """The shape in the file of a tensor that consists of these parts."""
+    """The shape, in the file, of a tensor that consists of these parts."""
     first, *_ = parts.values()
     shape = (sum(rows for rows, *_ in parts.values()), *first[1:])
     return shape[::-1] if TRANSPOSED.fullmatch(name) else shape

@@ -1,4 +1,4 @@
-"""Models from GGUF files, the format of llama.cpp: names, the order of rows, the configuration."""
+"""Models loaded from GGUF files, llama.cpp's format: names, row order and configuration."""
 
 import math
 import tomllib
@@ -19,7 +19,7 @@ from myllm.weights.gguf_file import GGUFFile
 _TABLES: dict[str, dict[str, Any]] = tomllib.loads(
     Path(__file__).with_suffix(".toml").read_text(encoding="utf-8")
 )
-#: Parts of the names in the file, and what they are in ours.
+#: Parts of the tensor names in the file, and their counterparts in ours.
 GGUF_NAMES: dict[str, str] = _TABLES["names"]
 #: The fields of `ModelConfig` that the file holds, each with the name of the value and its default.
 FIELDS: dict[str, list[Any]] = _TABLES["keys"]
@@ -33,7 +33,7 @@ def parameter_name(name: str) -> str:
 
 
 def unpermute(weight: Tensor, n_head: int) -> Tensor:
-    """Undo the order of rows in which llama.cpp stores the projections to queries and keys.
+    """Undo the row order in which llama.cpp stores query and key projections.
 
     llama.cpp rotates the pairs (2 i, 2 i + 1) of each head, `myllm.model.rope` the pairs (i, i + half): the
     same numbers in another order.
@@ -54,7 +54,7 @@ def config(file: GGUFFile) -> ModelConfig:
             express, or more layers than the file has tensors.
     """
     architecture = file.metadata.get("general.architecture")
-    if str(architecture) != "llama":  # text, not an array
+    if str(architecture) != "llama":  # as text, since it may be an array
         raise UserError(
             f"{file.path} holds a model of the architecture {architecture!r:.40}; only llama is known."
         )
@@ -91,7 +91,7 @@ class _Values:
     def number(self, name: str, default: float | None = None) -> Any:
         """A positive integer or, if the default is a float, any finite number.
 
-        A float32 becomes the shortest decimal that rounds to it: 1e-5 for 9.999999747378752e-06.
+        A float32 is rounded to 7 significant digits: 1e-5 for 9.999999747378752e-06.
         """
         if default is not None and name not in self.unread:
             return default
@@ -118,7 +118,7 @@ class _Values:
 def _scaling(values: _Values, model: ModelConfig) -> dict[str, Any] | None:
     """The fields of `RopeScaling`, from the values as llama.cpp reads them; None for no scaling."""
     file, number = values.file, values.number
-    kind = str(values.unread.pop("rope.scaling.type", "linear"))  # old files have a factor only
+    kind = str(values.unread.pop("rope.scaling.type", "linear"))  # old files have only a factor
     factor = number("rope.scaling.factor", number("rope.scale_linear", 1.0)) or 1.0
     original = number("rope.scaling.original_context_length", model.block_size)
     attention = number("rope.scaling.attn_factor", 1.0)
@@ -140,7 +140,7 @@ def _scaling(values: _Values, model: ModelConfig) -> dict[str, Any] | None:
 
 
 def _llama3_factor(file: GGUFFile, model: ModelConfig) -> float | None:
-    """The factor of LLaMA 3's scaling, if it explains the divisors in the file, which does not name it."""
+    """The factor of LLaMA 3's scaling, if it explains the file's divisors; the file does not store it."""
     if file.tensors[FACTORS].shape != (model.head_dim // 2,):
         return None
     factors, plain = file.tensor(FACTORS).double(), frequencies(model.head_dim, model.rope_theta)
@@ -162,7 +162,7 @@ def load(
         device: The device of the weights; by default the CPU.
 
     Returns:
-        The model in eval mode, and the file's values by name, the tokenizer's among them.
+        The model in eval mode, and the file's metadata by name, including the tokenizer's.
 
     Raises:
         UserError: A damaged file, an unknown architecture, missing or unexpected tensors.

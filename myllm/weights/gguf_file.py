@@ -1,7 +1,7 @@
 """The GGUF file format: a header of named values, then tensors, often quantized to few bits.
 
-The header is read here; every length in it is compared with the size of the file before it is used. The
-library `gguf` dequantizes. Layout: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+The header is read here; every length in it is checked against the size of the file before it is used. The
+`gguf` library dequantizes tensors. Layout: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
 import math
@@ -51,7 +51,7 @@ class GGUFFile:
 
     Raises:
         UserError: The file is missing, incomplete, not GGUF of version 2 or 3, or claims more than it holds;
-            or the library `gguf` is not installed.
+            or the `gguf` library is not installed.
     """
 
     def __init__(self, path: StrPath) -> None:
@@ -79,7 +79,7 @@ class GGUFFile:
         version, n_tensors, n_values = self._number("I"), self._number("Q"), self._number("Q")
         if version not in (2, 3):
             raise UserError(f"{self.path} is GGUF of version {version}; only little-endian 2 and 3 are read.")
-        for _ in range(n_values):  # each takes bytes of the file, so a false count ends with it
+        for _ in range(n_values):  # each consumes bytes, so a false count runs into the end of the file
             name = self._string()
             if name in self.metadata:
                 self.refuse(f"it has {name!r} twice")

@@ -1,4 +1,4 @@
-"""Models as GGUF files, the format of llama.cpp, in 32, 16, 8.5 or 4.5 bits a weight."""
+"""Models written as GGUF files, llama.cpp's format, with 32, 16, 8.5 or 4.5 bits per weight."""
 
 from dataclasses import fields
 from typing import Any, TypeAlias
@@ -23,7 +23,7 @@ _ADD = {str: "string", bool: "bool", int: "uint32", float: "float32", list: "arr
 
 
 def q8_0(blocks: Floats) -> Bytes:
-    """Blocks (B, 32) as bytes (B, 34): a scale in float16, then codes -127 … 127 in int8.
+    """Quantize blocks (B, 32) to bytes (B, 34): a float16 scale, then int8 codes from -127 to 127.
 
     The scale is max|w| / 127; halves are rounded away from zero, as in llama.cpp.
     """
@@ -36,11 +36,11 @@ def q8_0(blocks: Floats) -> Bytes:
 
 
 def q4_0(blocks: Floats) -> Bytes:
-    """Blocks (B, 32) as bytes (B, 18): a scale in float16, then codes 0 … 15, of which 8 stands for zero.
+    """Quantize blocks (B, 32) to bytes (B, 18): a float16 scale, then codes 0 … 15, of which 8 is zero.
 
-    The scale is w / -8 for the weight w of the largest magnitude, which so has the code 0 exactly; others of
-    its sign may reach 8 steps, those of the other sign 7. Byte i holds code i in its low and code i + 16 in
-    its high four bits.
+    The scale is w / -8, where w is the weight of largest magnitude, which therefore has code 0 exactly;
+    weights of its sign may reach 8 steps, those of the other sign 7. Byte i holds code i in its low four bits
+    and code i + 16 in its high four bits.
     """
     largest = np.take_along_axis(blocks, np.abs(blocks).argmax(1, keepdims=True), 1)
     scale = largest / np.float32(-8)
@@ -49,18 +49,18 @@ def q4_0(blocks: Floats) -> Bytes:
     return np.hstack([stored, codes[:, :16] | codes[:, 16:] << np.uint8(4)])
 
 
-#: What packs the blocks of a matrix, for each kind of file; None where there are no blocks.
+#: The function that packs the blocks of a matrix, for each kind of file; None for kinds without blocks.
 KINDS: dict[str, Any] = {"f32": None, "f16": None, "q8_0": q8_0, "q4_0": q4_0}
 
 
 def _inverse(scale: Floats) -> Floats:
-    """1 / scale, and 0 for the scale of zeros and of numbers so small that their inverse would overflow."""
+    """1 / scale, or 0 for scales that are 0 or so small that their inverse would overflow."""
     usable = np.abs(scale) >= np.finfo(np.float32).tiny
     return np.where(usable, 1 / np.where(usable, scale, 1), 0).astype(np.float32)
 
 
 def _half(scale: Floats) -> Bytes:
-    """The bytes of float16 numbers."""
+    """The bytes of the numbers in float16."""
     with np.errstate(over="ignore"):
         half = scale.astype("<f2")
     if not np.isfinite(half).all():
@@ -69,20 +69,21 @@ def _half(scale: Floats) -> Bytes:
 
 
 def write(model: Transformer, path: StrPath, kind: str = "q8_0", tokenizer: Tokenizer | None = None) -> None:
-    """Write a model of LLaMA's form and its tokenizer; the file appears complete or not at all.
+    """Write a model of LLaMA's architecture and its tokenizer; the file appears complete or not at all.
 
-    Matrices are written in the kind of the file, the embedding included; norms in float32. A matrix whose
-    rows are no multiple of 32 long cannot be split into blocks: it is written in float16.
+    Matrices, the embedding included, are written in the file's kind, norms in float32. A matrix whose row
+    length is not a multiple of 32 cannot be split into blocks: it is written in float16.
 
     Args:
-        model: The model, not quantized; with one of the library's own schemes its codes would be lost.
+        model: The model, not quantized: the codes of this package's own schemes would be lost.
         path: The file.
         kind: A key of `KINDS`.
         tokenizer: Its tokenizer, a byte-level BPE.
 
     Raises:
-        UserError: An unknown kind; a model or a tokenizer that a GGUF file of the architecture llama cannot
-            express; numbers beyond float16; the library `gguf` is missing; or the file cannot be written.
+        UserError: The kind is unknown; a GGUF file of the architecture llama cannot express the model or the
+            tokenizer; a number is out of float16's range; the `gguf` library is missing; or the file cannot
+            be written.
     """
     if kind not in KINDS:
         raise UserError(f"There is no kind {kind!r} of GGUF files; take one of {', '.join(KINDS)}.")
@@ -116,12 +117,12 @@ def write(model: Transformer, path: StrPath, kind: str = "q8_0", tokenizer: Toke
 
 
 def permute(weight: Tensor, n_head: int) -> Tensor:
-    """The order of rows in which llama.cpp stores projections to queries and keys; see `unpermute`."""
+    """Reorder the rows of a query or key projection as llama.cpp stores them; see `unpermute`."""
     return weight.view(n_head, 2, -1, weight.shape[1]).transpose(1, 2).reshape(weight.shape)
 
 
 def _pack(weight: Floats, kind: str) -> tuple[NDArray[Any], str]:
-    """The numbers of a tensor as they are stored, (rows, bytes of a row) where in blocks, and their type."""
+    """The numbers of a tensor as stored, (rows, bytes per row) if in blocks, and the name of their type."""
     pack = KINDS[kind]
     if weight.ndim == 1 or kind == "f32":
         return weight, "F32"
@@ -131,7 +132,7 @@ def _pack(weight: Floats, kind: str) -> tuple[NDArray[Any], str]:
 
 
 def _values(config: ModelConfig) -> dict[str, Any]:
-    """The values that `myllm.weights.gguf.config` and llama.cpp read."""
+    """The metadata values that `myllm.weights.gguf.config` and llama.cpp read."""
     scaling, own = config.rope_scaling, {field: getattr(config, field) for field in FIELDS}
     if scaling:  # the only kind that is stored, as the divisors of the frequencies
         scaling = RopeScaling("llama3", scaling.factor, LLAMA3_CONTEXT)

@@ -1,4 +1,4 @@
-"""Models in folders as Hugging Face writes them: ``config.json`` and safetensors, never pickles."""
+"""Models in Hugging Face's folder format: ``config.json`` and safetensors, never pickles."""
 
 import os
 import re
@@ -28,8 +28,8 @@ def load_folder(
 ) -> Transformer:
     """The model in a folder, in eval mode.
 
-    The weights stay in the file, mapped into memory, if neither dtype nor device changes; otherwise they are
-    converted one by one. There is never more than one copy.
+    The weights stay in the file, memory-mapped, if neither dtype nor device changes; otherwise they are
+    converted one by one. Matrices that the file stores transposed are copied in any case.
 
     Args:
         path: A folder with ``config.json`` and ``model.safetensors`` or its shards and their index, or one
@@ -38,7 +38,7 @@ def load_folder(
         device: The device of the weights; by default the CPU.
 
     Raises:
-        UserError: A missing, damaged or hostile file, or weights that do not match the configuration.
+        UserError: A missing, damaged or malicious file, or weights that do not match the configuration.
     """
     path = expand(path)
     hf = read_config(path)
@@ -51,7 +51,7 @@ def read_config(path: Path) -> dict[str, Any]:
     """The ``config.json`` of a folder, or beside a safetensors file.
 
     Raises:
-        UserError: There is none, or no object in it.
+        UserError: There is none, or it is not JSON.
     """
     folder = path.parent if path.is_file() else path
     if path.is_file() and path.suffix != ".safetensors" and not (folder / CONFIG).exists():
@@ -66,7 +66,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file or of a folder by their names in the files, mapped into memory.
+    """The tensors of a safetensors file or of a folder, by their names in the files, memory-mapped.
 
     Numbers are read from the disk on first use, and changing them does not change the file. Tensors that the
     index does not list are left out.
@@ -105,16 +105,16 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def _read_file(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file, each under its name and the aliases that the metadata give it."""
+    """The tensors of a file, each under its name and the aliases that the metadata gives it."""
     state, shared = read_tensors(path)
     return {alias: state[name] for alias, name in shared.items() if name in state} | state
 
 
 def save(model: Transformer, folder: StrPath) -> None:
-    """Write a folder that `load_folder` and the library transformers read; see `write_model`.
+    """Write a folder that `load_folder` and the `transformers` library can read; see `write_model`.
 
     Raises:
-        UserError: No family of Hugging Face describes the model, or a file cannot be written.
+        UserError: No Hugging Face model family describes the model, or a file cannot be written.
     """
     hf = model.config.to_hf()
     state = convert.to_hf(model.state_dict(), model.config, hf["model_type"])
@@ -124,9 +124,9 @@ def save(model: Transformer, folder: StrPath) -> None:
 
 
 def resolve(name_or_path: StrPath, revision: str | None = None) -> Path:
-    """The path of a model on this machine: one of `SHIPPED`, a folder or file, or what the hub has.
+    """The local path of a model: one of `SHIPPED`, a folder or file, or a download from the hub.
 
-    Only configuration, tokenizer and safetensors are downloaded from the hub. What was downloaded once is
+    Only configuration, tokenizer and safetensors files are downloaded from the hub. Once downloaded, they are
     found again without a network.
 
     Args:
@@ -138,7 +138,7 @@ def resolve(name_or_path: StrPath, revision: str | None = None) -> Path:
         The folder, or the file that was named.
 
     Raises:
-        UserError: No such folder or name, or no network.
+        UserError: No such folder or name, a pickle, or a download that fails.
     """
     path, name = expand(name_or_path), str(name_or_path)
     if name in SHIPPED:

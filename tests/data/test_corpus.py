@@ -165,8 +165,9 @@ def test_a_share_that_is_none(share):
 def test_a_split_that_cannot_be():
     with pytest.raises(UserError, match="at least two"):
         corpus.split([Document("a", "x")])
-    with pytest.raises(UserError, match="same id"):
-        corpus.split([Document("a", "x"), Document("a", "y"), Document("b", "y")])
+    for validation in (0.5, {"a"}):
+        with pytest.raises(UserError, match="same id"):
+            corpus.split([Document("a", "x"), Document("a", "y"), Document("b", "y")], validation=validation)
 
 
 def test_two_documents_share_alike_by_hash():

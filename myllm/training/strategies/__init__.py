@@ -22,9 +22,9 @@ def make_strategy(name: str, precision: Precision = "fp32", **options: Any) -> S
 
     Args:
         name: ``single``; ``ddp`` (each process holds the model, gradients are averaged); ``fsdp`` (weights,
-            gradients and optimizer are sharded); ``zero1``, ``zero2``, ``zero3`` (the stages of DeepSpeed's
-            ZeRO, extra ``distributed``). All but the first need processes that torchrun started.
-        precision: ``fp32``, or ``bf16``: weights are held in bfloat16, the optimizer updates fp32 masters.
+            gradients and optimizer state are sharded); ``zero1``, ``zero2``, ``zero3`` (the stages of
+            DeepSpeed's ZeRO, extra ``distributed``). All but the first need processes that torchrun started.
+        precision: ``fp32``; or ``bf16``: bfloat16 weights, and fp32 master weights in the optimizer.
         options: ``timeout``, in seconds, for those with several processes.
 
     Raises:

@@ -17,11 +17,11 @@ from myllm.training.strategies.single import Single
 
 
 class Distributed(Single):
-    """What strategies with several processes share: joining them, and sums over them.
+    """The base of strategies with several processes: joins them, and sums over them.
 
     Args:
         precision: ``fp32`` or ``bf16``.
-        timeout: Seconds after which a process that does not answer is given up.
+        timeout: Seconds after which a process that does not answer is given up on.
     """
 
     def __init__(self, precision: str = "fp32", timeout: float = 600.0) -> None:
@@ -62,5 +62,5 @@ class DDP(Distributed):
         return self.wrapped
 
     def accumulate(self, last: bool) -> AbstractContextManager[Any]:
-        """Average only in the last backward pass; decided in the forward pass, which must stand inside."""
+        """Average only in the last backward pass; the forward pass decides this, so it must be inside."""
         return nullcontext() if last else self.wrapped.no_sync()

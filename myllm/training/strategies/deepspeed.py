@@ -1,4 +1,4 @@
-"""DeepSpeed's ZeRO: optimizer (1), gradients (2) and weights (3) are sharded over the processes."""
+"""DeepSpeed's ZeRO: optimizer state (1), gradients (2) and weights (3) are sharded over the processes."""
 
 import os
 import warnings
@@ -19,10 +19,10 @@ MOMENTS = "exp_avg", "exp_avg_sq"
 
 
 class ZeRO(Distributed):
-    """A stage of ZeRO (Rajbhandari et al., 2020) by the library DeepSpeed; needs the extra ``distributed``.
+    """A stage of ZeRO (Rajbhandari et al., 2020), run by DeepSpeed; needs the extra ``distributed``.
 
     Args:
-        precision: ``fp32``, or ``bf16`` with fp32 masters.
+        precision: ``fp32``, or ``bf16`` with fp32 master weights.
         timeout: See `Distributed`.
         stage: 1, 2 or 3.
     """
@@ -34,7 +34,7 @@ class ZeRO(Distributed):
         self.stage = stage
 
     def setup(self, step: Step, optimizer: Optimizer) -> nn.Module:
-        """Hand the step and its optimizer to an engine of DeepSpeed's."""
+        """Hand the step and its optimizer to a DeepSpeed engine."""
         if isinstance(optimizer, Muon):
             raise UserError("Muon needs whole matrices, which ZeRO does not have; use AdamW or DDP.")
         try:
@@ -42,16 +42,16 @@ class ZeRO(Distributed):
         except ImportError as error:
             problem = "DeepSpeed is not installed; run pip install 'myllm-course[distributed]'."
             raise UserError(problem) from error
-        # On a CPU it would compile an operator for sums, for a minute and behind a lock that a killed process
-        # leaves closed for ever; gloo sums without it.
+        # On a CPU it would spend a minute compiling an operator for sums, behind a lock that a killed process
+        # never releases; gloo sums without it.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-        # Names that DeepSpeed still uses.
+        # About deprecated names that DeepSpeed still uses.
         warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning)
         os.environ.setdefault("LOCAL_RANK", str(self.rank))  # torchrun sets it
         self.align(step)
         super().setup(step, optimizer)
         settings: dict[str, Any] = {
-            "train_micro_batch_size_per_gpu": 1,  # the loop forms batches; this number only has to be there
+            "train_micro_batch_size_per_gpu": 1,  # required; the loop forms the batches
             "zero_optimization": {"stage": self.stage},
             "zero_allow_untested_optimizer": True,
             "zero_force_ds_cpu_optimizer": False,
@@ -66,7 +66,7 @@ class ZeRO(Distributed):
         shards = (
             zero.fp32_partitioned_groups_flat if self.stage == 3 else zero.single_partition_of_fp32_groups
         )
-        for p in shards:  # the optimizer's state is there from the start, so that it can be loaded
+        for p in shards:  # create the optimizer's state now, so that it can be loaded
             zero.optimizer.state[p] = {key: torch.zeros_like(p) for key in MOMENTS}
             zero.optimizer.state[p]["step"] = torch.zeros((), device=p.device)
         if self.stage < 3:
@@ -83,17 +83,17 @@ class ZeRO(Distributed):
         self.engine.backward(loss)
 
     def step(self, max_norm: float) -> Tensor:
-        """Clip, update, clear; returns the norm before."""
+        """Clip, update, clear the gradients; return the unclipped norm."""
         self.engine.optimizer.clip_grad = max_norm
         self.engine.step()
         return torch.as_tensor(self.engine.get_global_grad_norm())
 
     def average(self, decay: float) -> None:
-        """Refused: the masters belong to the engine."""
+        """Raise an error: the master weights belong to the engine."""
         raise UserError("A moving average of the weights (ema) is not possible with ZeRO; use DDP or FSDP.")
 
     def state_dict(self, *, whole: bool = True) -> dict[str, Any]:
-        """Weights and optimizer, always whole: gathered by the engine."""
+        """Weights and optimizer state, always whole: gathered by the engine."""
         tools = _tools()
         weights = {name: b.detach().clone() for name, b in self.buffers().items()}
         optimizer: dict[str, dict[str, Tensor]] = {}
@@ -106,7 +106,7 @@ class ZeRO(Distributed):
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Load what any strategy saved; raises as `Single.load_state_dict`."""
+        """Load what any strategy saved; raises as `Single.load_state_dict` does."""
         tools, engine = _tools(), self.engine.optimizer
         self.load_buffers(state["model"])
         for name, p in self.model.named_parameters():
@@ -124,5 +124,5 @@ class ZeRO(Distributed):
 
 
 def _tools() -> Any:
-    """Functions of DeepSpeed's that read and write whole parameters."""
+    """DeepSpeed's functions that read and write whole parameters."""
     return import_module("deepspeed.utils")

@@ -1,4 +1,4 @@
-"""Fully sharded data parallel (FSDP2): weights, gradients and optimizer are spread over the processes."""
+"""Fully sharded data parallel (FSDP2): weights, gradients and optimizer state are sharded."""
 
 from collections.abc import Generator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -19,14 +19,14 @@ from myllm.training.strategies.ddp import Distributed
 class FSDP(Distributed):
     """Shard all parameters over the processes; each layer is gathered when it is computed.
 
-    With ``bf16`` a layer is gathered and computed in bfloat16; the shards, which the optimizer updates, are
-    fp32 and so the masters.
+    With ``bf16`` a layer is gathered and computed in bfloat16; the shards, which the optimizer updates, stay
+    in fp32 and are the master weights.
     """
 
     casts, shards = False, True
 
     def setup(self, step: Step, optimizer: Optimizer) -> nn.Module:
-        """Shard each layer, and all else as one group, so that tied weights stay tied."""
+        """Shard each layer, and everything else as one group, so that tied weights stay tied."""
         if isinstance(optimizer, Muon):
             raise UserError("Muon needs whole matrices, which FSDP does not have; use AdamW or DDP.")
         self.align(step)
@@ -45,7 +45,7 @@ class FSDP(Distributed):
 
     @contextmanager
     def gathered(self) -> Generator[None]:
-        """Hold the weights of all layers, so that no call waits for another process."""
+        """Gather the weights of all layers, so that no call waits for another process."""
         layers = [module for module in self.model.modules() if isinstance(module, FSDPModule)]
         for layer in layers:
             layer.set_reshard_after_forward(False, recurse=False)

@@ -1,4 +1,4 @@
-"""One process; the other strategies change what of it differs for them."""
+"""Training in one process; the other strategies override what differs for them."""
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -16,8 +16,8 @@ class Single:
     """Train in this process alone.
 
     With ``bf16`` the model's weights are held in bfloat16, so that no product casts them again. The optimizer
-    updates masters in fp32, since an update of a bfloat16 weight by less than 1/256 of it would be lost in
-    rounding; each step ends by copying them into the model.
+    updates master weights in fp32, since an update by less than 1/256 of a bfloat16 weight may be lost in
+    rounding; each step ends by copying the master weights into the model.
 
     Args:
         precision: ``fp32`` or ``bf16``.
@@ -33,7 +33,7 @@ class Single:
         self.precision = precision
 
     def setup(self, step: Step, optimizer: Optimizer) -> nn.Module:
-        """Remember what is trained; returns the step, which the loop calls."""
+        """Remember what is trained, and return the step, which the loop calls."""
         self.model, self.optimizer = step.model, optimizer
         self.masters: dict[nn.Parameter, nn.Parameter] = {
             p: p for group in optimizer.param_groups for p in group["params"]
@@ -47,7 +47,7 @@ class Single:
         return step
 
     def gathered(self) -> AbstractContextManager[Any]:
-        """A context in which a process may call the model on its own; it always may."""
+        """A context in which a process may call the model on its own; here it always may."""
         return nullcontext()
 
     def accumulate(self, last: bool) -> AbstractContextManager[Any]:
@@ -60,7 +60,7 @@ class Single:
 
     @torch.no_grad()
     def step(self, max_norm: float) -> Tensor:
-        """Clip by the global norm, update, clear the gradients; returns the norm before.
+        """Clip by the global norm, update, clear the gradients; return the unclipped norm.
 
         A gradient that is not finite updates nothing.
         """
@@ -75,11 +75,11 @@ class Single:
         return norm
 
     def clip(self, max_norm: float) -> Tensor:
-        """Scale the gradients so that their global norm is at most `max_norm`; returns the norm before."""
+        """Scale the gradients to a global norm of at most `max_norm`; return the unclipped norm."""
         return nn.utils.clip_grad_norm_(self.masters.values(), max_norm)
 
     def copy_masters(self) -> None:
-        """Round the masters into the model's weights, where these are separate."""
+        """Round the master weights into the model's weights, where the two are separate."""
         for p, master in self.masters.items():
             if master is not p:
                 p.copy_(master)
@@ -105,10 +105,10 @@ class Single:
         return x.to(like.device, copy=True)
 
     def state_dict(self, *, whole: bool = True) -> dict[str, Any]:
-        """Weights and optimizer by the names of the parameters, in the precision of the masters.
+        """Weights and optimizer state by parameter name, in the precision of the master weights.
 
         Args:
-            whole: Gather what is sharded; otherwise it stays sharded, as DTensors.
+            whole: Whether to gather what is sharded; otherwise it stays sharded, as DTensors.
         """
         gather = self.whole if whole else torch.nn.Identity()
         weights: dict[str, Tensor] = {name: b.detach().clone() for name, b in self.buffers().items()}
@@ -141,7 +141,7 @@ class Single:
         self.copy_masters()
 
     def load_buffers(self, weights: Mapping[str, Tensor]) -> None:
-        """Load the buffers from weights, which must be those of this model."""
+        """Load the buffers from a state's weights, which must be those of this model."""
         parameters, buffers = dict(self.model.named_parameters()), self.buffers()
         shapes = {name: tuple(getattr(p, "ds_shape", p.shape)) for name, p in parameters.items()}
         found = {name: tuple(x.shape) for name, x in weights.items() if name not in buffers}
