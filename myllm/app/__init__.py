@@ -1,1 +1,1 @@
-"""What a finished model is put into: a page that needs nothing else."""
+"""Applications of a finished model: an HTTP endpoint, a chat page, and a page that needs nothing else."""

@@ -1,4 +1,4 @@
-"""Reading a request's body and writing its answer, while the client may leave at any moment."""
+"""Reading the body of a request and sending the response, while the client may disconnect at any moment."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -17,19 +17,20 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 STREAM = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache"}
-PATIENCE = 16  # times the limit of a body is read on, so that its client hears the answer
+PATIENCE = 16  # times the limit: how far a long body is read, so that its client sees the response
 
 
 async def read_body(request: "Request", limit: int, seconds: float) -> bytes:
     """The body of a request.
 
     Raises:
-        Refusal: It has more bytes than the limit, does not come in time, or the client has left.
+        Refusal: The body has more bytes than the limit, does not arrive in time, or the client has
+            disconnected.
     """
     from starlette.requests import ClientDisconnect
 
     found, size = bytearray(), 0
-    # What is not read must not be taken for the next request.
+    # The unread rest must not be taken for the next request.
     close = {"Connection": "close"}
     message = f"The body has more than {limit:,} bytes."
     too_long = Refusal(message, status=413, code="body_too_long", headers=close)
@@ -52,13 +53,13 @@ async def read_body(request: "Request", limit: int, seconds: float) -> bytes:
 
 
 class Whole:
-    """An answer of one piece, as an ASGI application."""
+    """A response in one piece, as an ASGI application."""
 
     def __init__(self, value: Any, *, status: int = 200, headers: dict[str, str] | None = None) -> None:
         self.body, self.status, self.headers = dump(value), status, headers or {}
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
-        """Send it."""
+        """Send the response."""
         length = {"content-type": "application/json", "content-length": str(len(self.body))}
         await send(_start(self.status, length | self.headers))
         await send({"type": "http.response.body", "body": self.body})
@@ -70,13 +71,13 @@ def _start(status: int, headers: dict[str, str]) -> Message:
 
 
 class Answer:
-    """The texts that were asked for, as an ASGI application; they are cancelled when the client leaves.
+    """The requested texts, as an ASGI application; they are cancelled if the client disconnects.
 
     Args:
-        service: What continues them.
-        wanted: What was asked for.
+        service: Generates the texts.
+        wanted: What is requested.
         model: The name of the model.
-        deadline: When the last text must be complete, in the time of the event loop.
+        deadline: When the last text must be complete, on the clock of the event loop.
     """
 
     def __init__(self, service: Service, wanted: Wanted, model: str, deadline: float) -> None:
@@ -87,7 +88,7 @@ class Answer:
         self.loop = asyncio.get_running_loop()
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
-        """Have the texts made, and send them."""
+        """Have the texts generated, and send them."""
         jobs = self._jobs()
         self.service.submit(jobs)
         try:
@@ -97,7 +98,7 @@ class Answer:
             self.service.close(jobs)
 
     def _jobs(self) -> list[Job]:
-        """The texts: n of each prompt, sampled with one seed after the other."""
+        """The jobs: n for each prompt, with consecutive seeds."""
         wanted = self.wanted
         found: list[Job] = []
         for index, ids in enumerate(prompt for prompt in wanted.prompts for _ in range(wanted.n)):
@@ -126,7 +127,7 @@ class Answer:
         await Whole(self.reply.whole())(scope, receive, send)
 
     async def _stream(self, send: Send) -> None:
-        piece = await self._next()  # what fails until here has a status of its own
+        piece = await self._next()  # a failure up to here has a status of its own
         await send(_start(200, STREAM))
         try:
             while True:
@@ -144,7 +145,7 @@ class Answer:
 
 
 async def _unless_gone(write: Awaitable[None], receive: Receive) -> None:
-    """Write an answer, or stop when its client has left."""
+    """Send a response, or stop when the client disconnects."""
 
     async def leave() -> None:
         while (await receive())["type"] != "http.disconnect":

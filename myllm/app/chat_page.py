@@ -1,4 +1,4 @@
-"""A conversation in a browser, by Gradio."""
+"""A chat in a browser, with Gradio."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,11 +12,11 @@ from myllm.llm import LLM
 
 
 def chat_page(llm: LLM, title: str, *, system: str | None = None, **sampling: Any) -> Any:
-    """A page on which one can talk to a model; nothing on it asks another machine for anything.
+    """A page to chat with a model; it loads nothing from other machines.
 
     Args:
         llm: The model.
-        title: What stands at the top.
+        title: The title at the top of the page.
         system: The system message.
         sampling: See `LLM.stream`.
 
@@ -49,7 +49,7 @@ def chat_page(llm: LLM, title: str, *, system: str | None = None, **sampling: An
 
 
 def _text(content: Any) -> str:
-    """The text of a message, which Gradio keeps as such or in parts."""
+    """The text of a message, which Gradio stores as a string or in parts."""
     if isinstance(content, str):
         return content
     return "".join(part.get("text", "") for part in content)
@@ -59,15 +59,15 @@ def show(page: Any, host: str, port: int, ready: Callable[[str], None]) -> None:
     """Show a page until the process is interrupted.
 
     Args:
-        page: What `chat_page` makes.
-        host: The address to listen at.
+        page: The result of `chat_page`.
+        host: The address to listen on.
         port: The port.
         ready: Called with the page's address once it can be opened.
 
     Raises:
         UserError: The port is taken.
     """
-    # Gradio's usual fonts come from another machine.
+    # Gradio's default fonts are loaded from another machine.
     themes: Any = import_module("gradio.themes")
     theme = themes.Default(font=("system-ui", "sans-serif"), font_mono=("monospace",))
     options: dict[str, Any] = {"quiet": True, "share": False, "ssr_mode": False, "footer_links": []}

@@ -1,4 +1,4 @@
-"""The routes of the endpoint: an ASGI application over a `Service`."""
+"""The routes of the endpoint: an ASGI application on top of a `Service`."""
 
 import asyncio
 import hmac
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What a client may ask for.
+    """The limits of a request.
 
     Attributes:
-        body: The bytes of a request.
-        seconds: How long a request may take, its waiting included.
+        body: The most bytes in its body.
+        seconds: How long it may take, including waiting.
         patience: How many seconds the server waits for a client that sends or reads nothing.
     """
 
@@ -40,11 +40,11 @@ class Endpoint:
     """Serves one model.
 
     Args:
-        service: What continues the texts; the application starts and stops it.
+        service: Generates the texts; the application starts and stops it.
         name: The name of the model.
-        limits: What a client may ask for.
-        key: What clients must show as ``Authorization: Bearer KEY``; None asks for nothing.
-        hosts: The names under which the server is called, without ports; None allows any.
+        limits: The limits of a request.
+        key: The key that clients must send as ``Authorization: Bearer KEY``; with None, they need none.
+        hosts: The host names that requests may be addressed to, without ports; None allows any.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Endpoint:
         return Starlette(routes=routes, exception_handlers=handlers, lifespan=life)
 
     async def health(self, request: "Request") -> Any:
-        """Whether the server is up, and, to those who have the key, what the engine does."""
+        """The status of the server and, for clients with the key, the load of the engine."""
         counts = self.service.counts() if self._has_key(request) else {}
         return Whole({"status": "ok", **counts})
 
@@ -100,7 +100,7 @@ class Endpoint:
         return Whole(self._card())
 
     async def write(self, request: "Request", *, chat: bool) -> Any:
-        """Continue texts, or answer a conversation."""
+        """Complete texts, or answer a conversation."""
         deadline = asyncio.get_running_loop().time() + self.limits.seconds
         self.admit(request)
         body = parse(await read_body(request, self.limits.body, self.limits.patience))
@@ -108,11 +108,11 @@ class Endpoint:
         return Answer(self.service, wanted, self.name, deadline)
 
     async def refuse(self, request: "Request", error: Refusal) -> Any:
-        """The answer to what is not served."""
+        """The response to a request that is refused."""
         return Whole(error.body(), status=error.status, headers=error.headers)
 
     async def no_route(self, request: "Request", error: Any) -> Any:
-        """The answer to another path or method."""
+        """The response to an unknown path or method."""
         headers: dict[str, str] = error.headers or {}
         message = f"There is nothing at {request.url.path[:80]!r}."
         if "Allow" in headers:
@@ -120,14 +120,14 @@ class Endpoint:
         return await self.refuse(request, Refusal(message, status=error.status_code, headers=headers))
 
     async def fail(self, request: "Request", error: Exception) -> Any:
-        """The answer to a fault of the server; its log has the rest."""
+        """The response to an internal error; the log has the details."""
         return await self.refuse(request, fault())
 
     def admit(self, request: "Request") -> None:
-        """Refuse strangers, and what a page of another site may have sent.
+        """Refuse clients without the key, and requests that a page of another site may have sent.
 
-        A browser sends such a page's requests to this machine, but not with a ``Content-Type`` of JSON unless
-        the server agrees first, and with the name of the page's own host.
+        A browser sends such a page's requests to this machine, but those with a ``Content-Type`` of JSON only
+        if the server agrees first. After DNS rebinding they carry the host name of the page.
         """
         host = re.sub(r":\d*$", "", request.headers.get("host", ""))
         if self.hosts is not None and host not in self.hosts:
@@ -159,7 +159,7 @@ class Endpoint:
         return card | {"context_length": context}
 
     def _wanted(self, body: dict[str, Any], chat: bool) -> Wanted:
-        """What a body asks for, its grammar included."""
+        """What a body requests, including the grammar."""
         wanted = read(body, self.service.llm, self.name, chat=chat)
         tokenizer = self.service.llm.tokenizer
         if tokenizer is None:

@@ -1,4 +1,4 @@
-"""A model as one HTML file: weights, tokenizer and forward pass, opened from a disk without a network."""
+"""A model as one HTML file of weights, tokenizer and forward pass, which opens without a network."""
 
 import base64
 import hashlib
@@ -19,12 +19,12 @@ from myllm.tokenizers.bpe import BPE
 from myllm.tokenizers.patterns import GPT2, GPT4, SMOLLM2, well_formed
 from myllm.widgets.vocabularies import merge_table
 
-#: The modules of the page's script, in order; all but the last are those of the book's widgets.
+#: The modules of the page's script, in order; all but the last are shared with the book's widgets.
 SCRIPTS = ("text", "random", "byte_pairs", "packed", "forward", "page")
-MAX_BYTES = 100_000_000  # of a file that a browser still opens well
-MAX_IDS = 1 << 16  # an id of a merge takes two bytes
+MAX_BYTES = 100_000_000  # the largest file that browsers open well
+MAX_IDS = 1 << 16  # the id of a merge is stored in two bytes
 
-#: Split patterns, and what they are in a browser, which has neither ``(?i:…)`` nor ``++``.
+#: Split patterns, and their equivalents for a browser, which has neither ``(?i:…)`` nor ``++``.
 SPLITS = {
     GPT2: GPT2,
     SMOLLM2: SMOLLM2,
@@ -38,7 +38,7 @@ FREE = {
     *("vocab_size", "block_size", "n_layer", "n_head", "n_embd", "n_kv_head", "head_dim", "norm_eps"),
     *("intermediate_size", "rope_theta", "tie_embeddings", "qkv_bias", "init_std", "family", "derived"),
 }
-#: The two forms of a model, by the fields in which they differ from the defaults of `ModelConfig`.
+#: The two architectures that the page runs, by the fields that differ from the defaults of `ModelConfig`.
 FORMS: dict[str, dict[str, Any]] = {
     "LLaMA": {},
     "GPT-2": {
@@ -61,26 +61,26 @@ def export_html(
     prompt: str = "",
     card: Mapping[str, Any] | None = None,
 ) -> int:
-    """Write a page in which the model continues what one types; it is complete or not written at all.
+    """Write a page in which the model continues typed text; it is written completely or not at all.
 
-    The page opens from a disk, in a browser of 2023 or later, and asks for nothing else: its content security
-    policy forbids it to. Each row of a matrix is rounded by `quantize_affine` to a symmetric grid, and the
+    The page opens from disk in any browser of 2023 or later and loads nothing else, which its content
+    security policy forbids. Each row of a matrix is rounded by `quantize_affine` to a symmetric grid, and the
     codes are compressed, so that fewer bits make a smaller file.
 
     Args:
-        llm: A model of the form of LLaMA or GPT-2 with a `BPE` tokenizer.
-        path: The file.
-        bits: Of a weight, 2 to 8; norms and biases stay as they are.
+        llm: A model with the architecture of LLaMA or GPT-2 and a `BPE` tokenizer.
+        path: The file to write.
+        bits: Bits per weight, 2 to 8; norms and biases are not quantized.
         name: The title of the page.
-        prompt: The text that stands in the page at first.
-        card: What the page reports of the model: see `report`.
+        prompt: The text that the page shows at first.
+        card: What the page reports about the model; see `report`.
 
     Returns:
         The size of the file in bytes.
 
     Raises:
-        UserError: The page cannot run this model or its tokenizer, a value of the card is none, or the file
-            cannot be written.
+        UserError: The page cannot run this model or its tokenizer, the card is invalid, or the file cannot be
+            written.
     """
     page = render(llm, bits=bits, name=name, prompt=prompt, card=card).encode()
     atomic_write(path, page)
@@ -138,7 +138,7 @@ def render(
 
 
 def fill(template: str, parts: Mapping[str, str]) -> str:
-    """A template with each ``{{name}}`` replaced once; what is put in is not searched again."""
+    """A template with each ``{{name}}`` replaced once; the replacements are not searched again."""
     return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], template)
 
 
@@ -146,7 +146,7 @@ def check_form(config: ModelConfig) -> dict[str, Any]:
     """What the page needs to know of the model besides its tensors.
 
     Raises:
-        UserError: The page's forward pass lacks something that the model has.
+        UserError: The page's forward pass lacks something that the model needs.
     """
     fixed = {name: value for name, value in vars(config).items() if name not in FREE}
     if config.window is not None and config.window >= config.block_size:  # it never ends within the context
@@ -192,7 +192,7 @@ def report(card: Mapping[str, Any]) -> list[Row]:
         card: For each name a number, a text, or a number with its interval, ``[value, low, high]``.
 
     Raises:
-        UserError: Another kind of value.
+        UserError: The card is not a mapping, or a value is of another kind.
     """
     if not isinstance(card, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise UserError('A card is a JSON object such as {"Bits per byte": [2.05, 2.03, 2.07]}.')
@@ -232,6 +232,6 @@ def _escape(text: str) -> str:
 
 
 def _source(name: str) -> str:
-    """A file of the page: those of this folder, and the modules that it shares with the widgets."""
+    """A source file of the page, from this folder or from the widgets."""
     own = Path(__file__).with_name(name)
     return (own if own.is_file() else Path(myllm.widgets.__path__[0], name)).read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""From the options of a request to those of the engine."""
+"""Converting the options of a request into those of the engine."""
 
 from collections.abc import Mapping
 from typing import Any, cast
@@ -20,13 +20,13 @@ NUMBERS: dict[str, tuple[type[int | float], float, float]] = {
     "n": (int, 1, MAX_CHOICES),
     "seed": (int, -(2**63), 2**63 - 1),
 }
-#: What is understood, besides numbers, by both endpoints, by chat alone, and by completions alone.
+#: The options of both endpoints, of chat alone, and of completions alone.
 COMMON = {
     *("model", "stream", "stream_options", "stop", "logprobs", "logit_bias", "order", "regex"),
     *("response_format", "user", *NUMBERS),
 }
 CHAT, COMPLETION = {"messages", "top_logprobs"}, {"prompt"}
-#: Options that are taken at a value that asks for what happens anyway.
+#: Options that are accepted only with values that ask for what happens anyway.
 USUAL: dict[str, tuple[Any, ...]] = {
     "tools": ([],),
     "tool_choice": ("none",),
@@ -43,7 +43,7 @@ USUAL: dict[str, tuple[Any, ...]] = {
 
 
 def refuse_unknown(body: Mapping[str, Any], *, chat: bool) -> None:
-    """Refuse options that do not exist or would have no effect, and values of a wrong type."""
+    """Refuse options that do not exist or are not supported, and values of a wrong type or out of range."""
     known = COMMON | (CHAT if chat else COMPLETION)
     for name, value in body.items():
         if name in USUAL:
@@ -60,10 +60,10 @@ def refuse_unknown(body: Mapping[str, Any], *, chat: bool) -> None:
 
 
 def sampling(body: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of `SamplingConfig`; where none is given, texts are sampled at temperature 1."""
+    """The fields of `SamplingConfig`; the default temperature is 1."""
     found: dict[str, Any] = {name: body[name] for name in (*BOUNDS, "order") if name in body}
     for name in ("top_p", "typical_p"):
-        if found.get(name) == 1:  # changes nothing, at temperature 0 either
+        if found.get(name) == 1:  # changes nothing, at temperature 0 too
             del found[name]
     found.setdefault("temperature", 1.0)
     if "logit_bias" in body:
@@ -88,7 +88,7 @@ def _biases(given: Mapping[str, Any]) -> dict[int, float]:
 
 
 def length(body: Mapping[str, Any], llm: LLM, prompts: list[list[int]]) -> int:
-    """How many tokens a text may get: as asked, else 256, or as many as the context holds."""
+    """The most tokens to generate: as requested, else 256, or as many as the context holds."""
     if "max_tokens" in body and "max_completion_tokens" in body:
         raise Refusal("Give max_tokens or max_completion_tokens, not both.", param="max_tokens")
     longest = max(map(len, prompts))
@@ -116,7 +116,7 @@ def stops(body: Mapping[str, Any]) -> list[str]:
 
 
 def top(body: Mapping[str, Any], *, chat: bool) -> int | None:
-    """How many likely tokens are named beside each; None where log-probabilities are not asked for."""
+    """How many of the most likely tokens to list for each token; None without log-probabilities."""
     asked = body.get("logprobs", False if chat else None)
     if not chat:
         return None if asked is None else checked("logprobs", asked, int, bounds=(0, MAX_TOP))
@@ -128,7 +128,7 @@ def top(body: Mapping[str, Any], *, chat: bool) -> int | None:
 
 
 def usage(body: Mapping[str, Any]) -> bool:
-    """Whether the counts follow a stream."""
+    """Whether the token counts are sent at the end of a stream."""
     given = checked("stream_options", body.get("stream_options", {}), dict)
     if unknown := [name for name in given if name != "include_usage"]:
         raise Refusal(f"stream_options has no option {shown(unknown[0])}.", param="stream_options")
@@ -138,7 +138,7 @@ def usage(body: Mapping[str, Any]) -> bool:
 
 
 def regex(body: Mapping[str, Any]) -> str | None:
-    """The regular expression that the texts must match, given as such or as a form of JSON."""
+    """The regular expression that the texts must match, given as such or as a format of JSON."""
     found, form = body.get("regex"), checked("response_format", body.get("response_format", {}), dict)
     kind = form.get("type", "text" if not form else None)
     if kind in ("json_schema", "json_object") and found is not None:

@@ -1,4 +1,4 @@
-"""The weights of a model in few bytes of text, as the page unpacks them."""
+"""The weights of a model as compact text, which the page unpacks."""
 
 import base64
 import zlib
@@ -15,10 +15,11 @@ BITS = range(2, 9)
 
 
 def quantize_rows(model: Transformer, bits: int) -> dict[str, Affine | Tensor]:
-    """Each matrix of a model on a grid with one scale a row, and its vectors in float32.
+    """The matrices of a model quantized with one scale per row, and its vectors in float32.
 
     Raises:
-        UserError: The layers are not those of the configuration, or a weight is not finite.
+        UserError: The number of bits is not supported, the layers are not those of the configuration, or a
+            weight is not finite.
     """
     if bits not in BITS:
         raise UserError(f"{bits} bits are not supported; take {BITS[0]} to {BITS[-1]}.")
@@ -35,7 +36,7 @@ def quantize_rows(model: Transformer, bits: int) -> dict[str, Affine | Tensor]:
     if not all(one.isfinite().all() for one in state.values()):
         raise UserError("A weight of the model is not a finite number; train it again.")
     floats = {key: one.detach().cpu().float() for key, one in state.items()}
-    dtype = None if bits == 8 else torch.float16  # of the scales, as in `Int8Linear` and in `Int4Linear`
+    dtype = None if bits == 8 else torch.float16  # of the scales, as in `Int8Linear` and `Int4Linear`
     return {
         key: one if one.ndim == 1 else quantize_affine(one, bits, scale_dtype=dtype)
         for key, one in floats.items()
@@ -54,13 +55,13 @@ def dequantize(model: Transformer, bits: int) -> Transformer:
 
 
 def layout(tensors: Mapping[str, Affine | Tensor]) -> list[list[str | int]]:
-    """For each tensor its name, its rows, and its columns or 0 for a vector, in the order of `pack`."""
+    """The name, the rows, and the columns (0 for a vector) of each tensor, in the order of `pack`."""
     shapes = {key: (one.codes if isinstance(one, Affine) else one).shape for key, one in tensors.items()}
     return [[key, *shape, 0][:3] for key, shape in shapes.items()]
 
 
 def pack(tensors: Mapping[str, Affine | Tensor]) -> str:
-    """All vectors and the scales of all rows as float32, then the codes, a byte each; deflated, in base 85.
+    """All vectors and row scales as float32, then the codes, one byte each; deflated, in base 85.
 
     The alphabet is that of RFC 1924 with a full stop in place of ``<``, which could begin a tag.
     """
@@ -72,10 +73,10 @@ def pack(tensors: Mapping[str, Affine | Tensor]) -> str:
 
 
 def deflate(parts: Sequence[bytes]) -> bytes:
-    """The joined parts in the zlib format (RFC 1950), each compressed in the way that suits it best.
+    """The joined parts in the zlib format (RFC 1950), each with the strategy that compresses it best.
 
-    Weights do not repeat themselves as texts do: Huffman's code alone brings codes of few bits close to their
-    entropy, and a search for repetitions is only in its way.
+    Weights do not repeat themselves as texts do: Huffman coding alone brings codes of few bits close to their
+    entropy, and a search for repetitions only gets in its way.
     """
     joined, blocks = b"".join(parts), list[bytes]()
     for part in parts:

@@ -1,4 +1,4 @@
-"""From messages and texts to ids."""
+"""Encoding messages and texts as token ids."""
 
 from collections.abc import Mapping
 from typing import Any, cast
@@ -11,12 +11,12 @@ from myllm.tokenizers.base import Tokenizer
 from myllm.tokenizers.chat import end_tokens, prompt_ids
 
 MAX_PROMPTS = 64
-#: What each role is for the chat formats.
+#: The role in the chat formats for each role in a message.
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 
 
 def conversation(body: Mapping[str, Any], llm: LLM) -> list[int]:
-    """The ids of the messages, up to where the answer begins."""
+    """The ids of the messages, up to the point where the answer begins."""
     messages = need(body, "messages")
     checked("messages", messages, list)
     plain = [_message(f"messages[{n}]", one) for n, one in enumerate(messages)]
@@ -51,7 +51,7 @@ def _part(where: str, part: Any) -> str:
 
 
 def texts(body: Mapping[str, Any], llm: LLM) -> list[list[int]]:
-    """The ids of the prompts: a text, ids, or several of either."""
+    """The ids of each prompt, given as a text, as ids, or as a list of either."""
     given = checked("prompt", need(body, "prompt"), str, list)
     found: list[Any] = [given] if isinstance(given, str) or [*map(type, given[:1])] == [int] else given
     if not 1 <= len(found) <= MAX_PROMPTS:
@@ -71,16 +71,16 @@ def _ids(where: str, prompt: Any, llm: LLM) -> list[int]:
 
 
 def refuse_too_long(llm: LLM, *texts: str) -> None:
-    """Refuse texts that cannot fit into the context, whatever their tokens are, before encoding them.
+    """Refuse texts that cannot fit into the context, however they are tokenized, before encoding them.
 
     Raises:
-        Refusal: They have more bytes than a context of the longest tokens.
+        Refusal: The texts have more bytes than a context full of the longest token.
     """
     size, context = sum(len(text.encode(errors="replace")) for text in texts), llm.config.block_size
     if llm.tokenizer is None or size <= context:  # a token stands for at least one byte
         return
     longest = max(len(llm.tokenizer.decode_bytes([i])) for i in range(llm.tokenizer.vocab_size))
-    if size > context * (longest + 1):  # a space may be lost where a token is decoded alone
+    if size > context * (longest + 1):  # a token that is decoded alone may lose a space
         raise Refusal(
             f"{size:,} bytes do not fit into a context of {context:,} tokens; shorten the text.",
             code="context_length_exceeded",
@@ -88,7 +88,7 @@ def refuse_too_long(llm: LLM, *texts: str) -> None:
 
 
 def use_template(llm: LLM, template: str) -> None:
-    """Give a model a chat format.
+    """Set the chat format of a model.
 
     Raises:
         UserError: There is no such format, or the tokenizer lacks its tokens.

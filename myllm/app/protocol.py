@@ -1,4 +1,4 @@
-"""From the body of a request to what the engine is asked for; every mistake is a `Refusal`."""
+"""Parsing the body of a request into options of the engine; every mistake raises a `Refusal`."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -13,19 +13,19 @@ from myllm.llm import LLM
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """What a client asks for.
+    """What a client requests.
 
     Attributes:
-        chat: Whether it is a conversation.
-        prompts: The ids to continue.
-        n: How many texts are made of each.
-        options: Those of `Engine.add`, but for the seed.
-        seed: Of the first text; the next has the next one.
+        chat: Whether it is a chat completion.
+        prompts: The token ids of each prompt.
+        n: The number of texts to generate for each prompt.
+        options: Those of `Engine.add`, except the seed.
+        seed: The seed of the first text; each further text has the next one.
         stops: Strings that end a text.
-        top: How many likely tokens are named beside each; None for no log-probabilities.
-        regex: What the texts must match.
-        stream: Whether pieces are sent as they come.
-        usage: Whether the counts follow a stream.
+        top: How many of the most likely tokens to list for each token; None for no log-probabilities.
+        regex: The regular expression that the texts must match.
+        stream: Whether pieces are sent as they are generated.
+        usage: Whether the token counts are sent at the end of a stream.
     """
 
     chat: bool
@@ -41,10 +41,10 @@ class Wanted:
 
 
 def parse(body: bytes) -> dict[str, Any]:
-    """The object in a body; null counts as missing.
+    """The JSON object in a body; a value of null counts as missing.
 
     Raises:
-        Refusal: It is not UTF-8, not JSON, or no object.
+        Refusal: The body is not UTF-8, not JSON, or not an object.
     """
     try:
         found = json.loads(body.decode(), parse_constant=_no_constant, object_pairs_hook=_object)
@@ -78,16 +78,16 @@ def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def read(body: Mapping[str, Any], llm: LLM, model: str, *, chat: bool) -> Wanted:
-    """What a body asks for.
+    """What a body requests.
 
     Args:
         body: The parsed body.
         llm: The model.
-        model: The name that it is served under.
-        chat: Whether it came to ``/v1/chat/completions`` or to ``/v1/completions``.
+        model: The name under which it is served.
+        chat: Whether it was sent to ``/v1/chat/completions`` rather than to ``/v1/completions``.
 
     Raises:
-        Refusal: An option is missing, unknown or wrong, or there are too many texts.
+        Refusal: An option is missing, unknown or invalid, or there are too many texts.
     """
     options.refuse_unknown(body, chat=chat)
     if (asked := need(body, "model")) != model:

@@ -1,4 +1,4 @@
-"""What the endpoint refuses: one sentence, a status, and where the mistake is."""
+"""Refused requests: one sentence, an HTTP status, and where the mistake is."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,14 +10,14 @@ TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_e
 
 
 class Refusal(UserError):
-    """A request that is not served.
+    """Raised for a request that is not served.
 
     Args:
         message: One sentence for the client.
-        status: The status of HTTP.
-        param: The option that is wrong, if it is one.
-        code: A word for programs.
-        headers: What the answer carries besides, such as ``Retry-After``.
+        status: The HTTP status.
+        param: The invalid option, if any.
+        code: A machine-readable code.
+        headers: Further headers of the response, such as ``Retry-After``.
     """
 
     def __init__(
@@ -33,14 +33,14 @@ class Refusal(UserError):
         self.status, self.param, self.code, self.headers = status, param, code, headers or {}
 
     def body(self) -> dict[str, Any]:
-        """The answer in the form of OpenAI's errors."""
+        """The response in the format of OpenAI's errors."""
         kind = "server_error" if self.status >= 500 else TYPES.get(self.status, "invalid_request_error")
         found = {"message": str(self), "type": kind, "param": self.param, "code": self.code}
         return {"error": found}
 
 
 def busy(seconds: int = 1) -> Refusal:
-    """Too many requests wait already."""
+    """The refusal when too many requests are waiting."""
     return Refusal(
         "Too many requests are waiting; try again later.",
         status=503,
@@ -50,12 +50,12 @@ def busy(seconds: int = 1) -> Refusal:
 
 
 def fault() -> Refusal:
-    """The server's own mistake, of which nothing leaves it."""
+    """The refusal after an internal error, whose details stay in the log."""
     return Refusal("Something went wrong on the server; its log says more.", status=500)
 
 
 def checked(name: str, value: Any, *kinds: Any, bounds: tuple[float, float] | None = None) -> Any:
-    """A value of one of these kinds, as `myllm.checks.check` sees it; else the option is refused."""
+    """A value that passes `myllm.checks.check`; any other is refused."""
     try:
         check(name, value, *kinds, bounds=bounds)
     except UserError as error:
@@ -64,7 +64,7 @@ def checked(name: str, value: Any, *kinds: Any, bounds: tuple[float, float] | No
 
 
 def need(body: Mapping[str, Any], name: str) -> Any:
-    """The value of an option that must be given."""
+    """The value of a required option."""
     if name not in body:
         raise Refusal(f"{name} is missing.", param=name)
     return body[name]

@@ -1,4 +1,4 @@
-"""The answers in the form of OpenAI's: whole, or as the chunks of a stream."""
+"""Responses in the format of OpenAI's API: whole, or as the chunks of a stream."""
 
 import json
 import secrets
@@ -14,12 +14,12 @@ LEAST = -9999.0  # stands for the logarithm of 0, which JSON cannot write
 
 
 def dump(value: Any) -> bytes:
-    """JSON in UTF-8; half a surrogate pair, which UTF-8 cannot express, becomes a question mark."""
+    """JSON in UTF-8; a lone surrogate, which UTF-8 cannot encode, becomes a question mark."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
 
 
 def event(value: Any) -> bytes:
-    """A server-sent event; the empty line ends it."""
+    """A server-sent event, which an empty line ends."""
     return b"data: " + dump(value) + b"\n\n"
 
 
@@ -27,10 +27,10 @@ DONE = b"data: [DONE]\n\n"
 
 
 class Reply:
-    """What one request is told.
+    """The response to one request.
 
     Args:
-        wanted: What was asked for.
+        wanted: What is requested.
         model: The name of the model.
         tokenizer: Its tokenizer.
     """
@@ -44,15 +44,15 @@ class Reply:
 
     @property
     def complete(self) -> bool:
-        """Whether every text has its end."""
+        """Whether every text is complete."""
         return all(pieces and pieces[-1].finish for pieces in self.pieces)
 
     def add(self, piece: Piece) -> None:
-        """Note what is new of a text."""
+        """Add a piece of a text."""
         self.pieces[piece.number].append(piece)
 
     def chunks(self, piece: Piece) -> Iterator[dict[str, Any]]:
-        """Note what is new of a text; the chunks of a stream that it makes."""
+        """Add a piece of a text, and yield its chunks of the stream."""
         chat, first = self.wanted.chat, not self.pieces[piece.number]
         self.add(piece)
         if chat and first:
@@ -67,7 +67,7 @@ class Reply:
             yield self._head(chunk=True) | {"choices": [], "usage": self._usage()}
 
     def whole(self) -> dict[str, Any]:
-        """The answer in one piece."""
+        """The response in one piece."""
         choices: list[dict[str, Any]] = []
         for index, pieces in enumerate(self.pieces):
             text = "".join(piece.text for piece in pieces)
@@ -92,7 +92,7 @@ class Reply:
         prompt = sum(map(len, self.wanted.prompts))
         last = [pieces[-1] for pieces in self.pieces]
         written = sum(piece.written for piece in last)
-        # Of several texts from one prompt, the first computes it for the others.
+        # Of several texts from one prompt, the first computes the prompt for the others.
         reused = sum(piece.reused for piece in last[:: self.wanted.n])
         counts = {"prompt_tokens": prompt, "completion_tokens": written, "total_tokens": prompt + written}
         return counts | {"prompt_tokens_details": {"cached_tokens": reused}}

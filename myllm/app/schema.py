@@ -1,10 +1,10 @@
-"""JSON schemas as regular expressions: the part of the language that is regular and written in one order.
+"""JSON schemas as regular expressions: the regular part of the language, with properties in a fixed order.
 
 Supported are ``type`` (one or several of object, array, string, integer, number, boolean, null),
 ``properties`` with all of them ``required``, ``items`` with ``minItems`` and ``maxItems``, ``minLength`` and
-``maxLength``, ``enum``, ``const``, ``anyOf``, and ``$ref`` to ``$defs`` without recursion. Objects have no
-other properties than those named, in their order; between values stands one space, as `json.dumps` writes it.
-Numbers have at most 15 digits on each side of the point.
+``maxLength``, ``enum``, ``const``, ``anyOf``, and ``$ref`` to ``$defs`` without recursion. Objects have
+exactly the named properties, in the given order; separators are followed by one space, as `json.dumps` writes
+them. Numbers have at most 15 digits on each side of the point.
 """
 
 import json
@@ -20,7 +20,7 @@ CHARACTER = r'(?:[^"\\' + "".join(map(chr, range(32))) + r']|\\["\\/bfnrt])'
 INTEGER = r"-?(?:0|[1-9][0-9]{0,14})"
 NUMBER = INTEGER + r"(?:\.[0-9]{1,15})?(?:[eE][+-]?[0-9]{1,2})?"
 SIMPLE = {"integer": INTEGER, "number": NUMBER, "boolean": "(?:true|false)", "null": "null"}
-#: What says nothing about the value, and what each type may be described by.
+#: The keywords that do not constrain a value, and those that each type may have.
 SILENT = {"title", "description", "default", "examples", "$defs", "$schema", "$id"}
 DETAILS: dict[str, set[str]] = {
     "object": {"properties", "required", "additionalProperties"},
@@ -30,17 +30,17 @@ DETAILS: dict[str, set[str]] = {
 
 
 def pattern(schema: Any) -> str:
-    """The regular expression of the JSON texts that a schema allows; see above for what it may contain.
+    """The regular expression of the JSON texts that a schema allows; the module lists what it may contain.
 
     Raises:
-        Refusal: The schema has what is not supported.
+        Refusal: The schema contains something that is not supported.
     """
     root = _object(schema)
     return _value(root, root, 0)
 
 
 def any_object(depth: int = 3) -> str:
-    """The regular expression of JSON objects, with arrays and objects up to a depth; {"a": 1} has depth 1."""
+    """The regular expression of JSON objects, nested up to a depth; {"a": 1} has depth 1."""
     name, value = f'"{CHARACTER}*"', _either([f'"{CHARACTER}*"', *SIMPLE.values()])
     for _ in range(depth - 1):
         value = _either([value, _object_of(name, value), _array(value, 0, None)])
@@ -72,7 +72,7 @@ def _value(schema: Any, root: Mapping[str, Any], depth: int) -> str:
 
 
 def _values(schemas: Iterable[Any], root: Mapping[str, Any], depth: int) -> list[str]:
-    """The expressions of several schemas; a few that refer to each other can stand for a very long one."""
+    """The expressions of several schemas, limited because a few references can expand to a very long one."""
     found, size = list[str](), 0
     for one in schemas:
         found.append(_value(one, root, depth + 1))
@@ -89,7 +89,7 @@ def _typed(kind: Any, given: Mapping[str, Any], root: Mapping[str, Any], depth: 
         if "items" not in given:
             raise _refusal("has an array without items")
         least, most = _bounds(given, "minItems", "maxItems")
-        if most == 0:  # an item that is not written may be of any size
+        if most == 0:  # the size of an item that never occurs does not matter
             return r"\[\]"
         [item] = _values([given["items"]], root, depth)
         return _array(item, least, most)

@@ -1,4 +1,4 @@
-"""The process: its socket, its signals, and connections that must not be kept waiting for ever."""
+"""The server process: its socket, its signals, and timeouts for stalled connections."""
 
 import asyncio
 import logging
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from uvicorn.protocols.http.h11_impl import H11Protocol
 
 EXTRA = "This needs the extra serve: pip install 'myllm-course[serve]'."
-HEAD = 1 << 16  # bytes of a request's head
+HEAD = 1 << 16  # the most bytes in the head of a request
 BACKLOG = 1_024
 
 
 def need_extra(*names: str) -> None:
-    """Refuse to go on without a library of the extra ``serve``.
+    """Refuse to go on without these libraries of the extra ``serve``.
 
     Raises:
         UserError: One is missing.
@@ -32,17 +32,17 @@ def need_extra(*names: str) -> None:
 
 
 def check_port(port: int) -> None:
-    """Refuse a number that is no port.
+    """Refuse a number that is not a port.
 
     Raises:
-        UserError: It is none.
+        UserError: The number is not a port.
     """
     if not 0 <= port < 1 << 16:
         raise UserError(f"--port must be between 0 and 65,535, not {port}.")
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that waits for connections; port 0 takes any that is free.
+    """A listening socket; port 0 takes any free port.
 
     Raises:
         UserError: The address is not one of this machine, or the port is taken.
@@ -56,12 +56,12 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def serve(endpoint: Endpoint, listener: socket.socket, ready: Callable[[], None]) -> None:
-    """Serve until a signal comes, then finish what has begun; a second signal ends the process at once.
+    """Serve until a signal arrives, then finish the requests in progress; a second signal ends the process.
 
     Args:
         endpoint: The application.
         listener: See `listen`.
-        ready: Called once the first request can come.
+        ready: Called once the server accepts requests.
 
     Raises:
         UserError: The libraries of the extra ``serve`` are missing.
@@ -70,7 +70,7 @@ def serve(endpoint: Endpoint, listener: socket.socket, ready: Callable[[], None]
     from uvicorn import Config
 
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(message)s")
-    logging.getLogger("asyncio").setLevel(logging.ERROR)  # which warns when a client has left in the middle
+    logging.getLogger("asyncio").setLevel(logging.ERROR)  # it warns when a client disconnects halfway
     limits = endpoint.limits
     config = Config(
         endpoint.app(),
@@ -106,7 +106,7 @@ def _server(config: Any, ready: Callable[[], None]) -> "Server":
 
 
 def _patient(seconds: float) -> "type[H11Protocol]":
-    """A protocol that drops connections whose peer sends half a head, or reads nothing, for some seconds."""
+    """A protocol that drops a connection whose peer sends half a head or reads nothing for some seconds."""
     from uvicorn.protocols.http.h11_impl import H11Protocol
 
     class Patient(H11Protocol):
@@ -115,7 +115,7 @@ def _patient(seconds: float) -> "type[H11Protocol]":
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
-            transport.set_write_buffer_limits(high=0)  # so that every byte that is not taken is noticed
+            transport.set_write_buffer_limits(high=0)  # so that every unread byte is noticed
             self._await_head()
 
         def connection_lost(self, exc: Exception | None) -> None:
@@ -131,7 +131,7 @@ def _patient(seconds: float) -> "type[H11Protocol]":
         def send_400_response(self, msg: str) -> None:
             super().send_400_response(msg)
             if self.cycle is not None:  # pyright: ignore[reportUnnecessaryComparison]
-                self.cycle.disconnected = True  # or its answer would come behind this one
+                self.cycle.disconnected = True  # or its response would follow this one
 
         def pause_writing(self) -> None:
             super().pause_writing()
@@ -143,7 +143,7 @@ def _patient(seconds: float) -> "type[H11Protocol]":
                 self.unread.cancel()
 
         def _await_head(self) -> None:
-            """Start the clock for a head that has begun, or stop it where one is complete."""
+            """Start the timer for the next head, or stop it when a head is complete."""
             busy = self.cycle is not None and not self.cycle.response_complete  # pyright: ignore[reportUnnecessaryComparison]
             if busy and self.head is not None:
                 self.head.cancel()

@@ -1,4 +1,4 @@
-"""One thread that owns the engine and takes its steps, and what it tells those who wait for texts."""
+"""A thread that owns the engine and runs its steps, and the pieces of text that it sends to clients."""
 
 import codecs
 import logging
@@ -23,7 +23,7 @@ from myllm.model.basics import upcast
 from myllm.tokenizers.base import Tokenizer
 
 logger = logging.getLogger("myllm.serve")
-BLOCK = 16  # tokens whose keys and values are kept together
+BLOCK = 16  # tokens in a block of keys and values
 
 
 class Token(NamedTuple):
@@ -35,7 +35,7 @@ class Token(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """What is new of a text; `finish` and the counts come with its last piece, as may an error."""
+    """New text; `finish` and the counts, or an error, come with the last piece of a text."""
 
     number: int
     text: str = ""
@@ -47,12 +47,12 @@ class Piece(NamedTuple):
 
 
 class Recorder(Sampler):
-    """A sampler that notes the model's own log-probabilities of what it chooses, before any option acts."""
+    """A sampler that records the model's own log-probability of each token, before any option applies."""
 
     top = 0
 
     def __call__(self, logits: Tensor, text: Tensor, start: int) -> Tensor:
-        """Choose as a `Sampler` does, and remember."""
+        """Choose as a `Sampler` does, and record the choice."""
         chosen = super().__call__(logits, text, start)
         logs = torch.log_softmax(upcast(logits[0]), -1)
         likely = logs.topk(min(self.top, len(logs)))
@@ -62,7 +62,7 @@ class Recorder(Sampler):
 
     @classmethod
     def of(cls, sampler: Sampler, top: int) -> "Recorder":
-        """A recorder in place of a sampler."""
+        """A recorder that takes the place of a sampler."""
         made = cls(sampler.config, stop_ids=sampler.stop_ids, generators=sampler.generators)
         made.top, made.tokens = top, list[Token]()
         return made
@@ -71,7 +71,7 @@ class Recorder(Sampler):
 
 
 class Tail:
-    """A text as its ids come: whole characters, and nothing from a stop string on.
+    """Decodes a text as its ids arrive: whole characters only, and nothing from a stop string on.
 
     Args:
         tokenizer: The tokenizer.
@@ -79,18 +79,18 @@ class Tail:
         stops: The stop strings.
 
     Attributes:
-        shown: The characters that have been returned.
-        stopped: Whether a stop string has come.
+        shown: The number of characters that have been returned.
+        stopped: Whether a stop string has been found.
     """
 
     def __init__(self, tokenizer: Tokenizer, after: Sequence[int], stops: Sequence[str]) -> None:
         self.tokenizer, self.after, self.stops = tokenizer, after, stops
         self.decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self.held, self.shown, self.decoded, self.stopped = "", 0, 0, False
-        self.starts: list[int] = []  # of each id, in characters
+        self.starts: list[int] = []  # where the text of each id starts, in characters
 
     def add(self, ids: Sequence[int], *, last: bool) -> str:
-        """What may be shown once these ids have come; with the last ones, all that is left."""
+        """The text that can be shown after these ids; after the last ones, all that is left."""
         ready = ""
         for i in ids:
             if not self.stopped:
@@ -114,17 +114,17 @@ class Tail:
 
 @dataclass(eq=False)
 class Job:
-    """One text that is asked for.
+    """One requested text.
 
     Attributes:
-        number: Its place in the answer.
+        number: Its index in the response.
         ids: The prompt.
         options: Those of `Engine.add`.
-        tail: Makes its text.
-        send: Takes its pieces, from any thread.
-        top: How many likely tokens are named beside each; None for no log-probabilities.
-        request: What the engine knows it by.
-        told: The tokens that have been told of.
+        tail: Decodes its text.
+        send: Called with each of its pieces, in the thread of the engine.
+        top: How many of the most likely tokens to list for each token; None for no log-probabilities.
+        request: The engine's request for it.
+        told: The number of tokens that have been reported.
     """
 
     number: int
@@ -138,23 +138,23 @@ class Job:
 
 
 class PrivateBlocks(Blocks):
-    """Blocks of which no request learns what others have computed."""
+    """Blocks that requests never share."""
 
     def share(self, ids: Sequence[int]) -> list[int]:
-        """Nothing: each computes its own."""
+        """No blocks: each request computes its own."""
         return []
 
 
 class Service:
-    """Continues texts for many at once, in one thread that alone touches the model.
+    """Generates texts for many clients at once, in one thread, the only one that touches the model.
 
     Args:
         llm: The model.
-        rows: The most texts that are continued at the same time.
-        tokens: The tokens whose keys and values are kept; by default as many as the rows can have, at most
-            32,768, and at least one context.
+        rows: The most texts that are generated at the same time.
+        tokens: The capacity of the cache of keys and values; by default as many tokens as the rows can have,
+            at most 32,768, and at least one context.
         queue: The most texts that wait.
-        share: Whether requests share the keys and values of equal beginnings.
+        share: Whether requests share the keys and values of common prefixes.
     """
 
     def __init__(
@@ -171,10 +171,10 @@ class Service:
         self.thread = threading.Thread(target=self._work, name="myllm-engine", daemon=True)
 
     def submit(self, jobs: Sequence[Job]) -> None:
-        """Begin some texts together, or refuse all of them; their owner must `close` them in the end.
+        """Start some texts together, or refuse all of them; the caller must `close` them in the end.
 
         Raises:
-            Refusal: Too many texts wait.
+            Refusal: Too many texts are waiting.
         """
         if self.open + len(jobs) > self.limit:
             raise busy()
@@ -183,13 +183,13 @@ class Service:
             self.inbox.put(partial(self._add, job))
 
     def close(self, jobs: Sequence[Job]) -> None:
-        """Nobody waits for these texts any more; what is not finished is cancelled."""
+        """Give up the places of these texts; those that are not finished are cancelled."""
         self.open -= len(jobs)
         for job in jobs:
             self.inbox.put(partial(self._cancel, job))
 
     def counts(self) -> dict[str, int]:
-        """What the engine has to do, and the blocks that are available."""
+        """The numbers of requests, of blocks, and of tokens and passes computed so far."""
         engine = self.engine
         found = {"running": len(engine.running), "waiting": len(engine.waiting), "open": self.open}
         found |= {"blocks": engine.pages.blocks, "available": engine.blocks.available}
@@ -218,12 +218,12 @@ class Service:
                 self.engine.step()
                 for job in [*self.jobs]:
                     self._tell(job)
-            except Exception:  # whatever it is, it must not end the server
+            except Exception:  # whatever it is, the server must go on
                 logger.exception("A step of the engine failed; its requests are given up.")
                 self._give_up()
 
     def _read(self) -> bool:
-        """Do what has been asked for, and wait for it while there are no texts; False at the end."""
+        """Run the queued calls, waiting for one while there are no texts; False at the end."""
         while not self.jobs or not self.inbox.empty():
             asked = self.inbox.get()
             if asked is None:
@@ -247,7 +247,7 @@ class Service:
             self.jobs.remove(job)
 
     def _tell(self, job: Job) -> None:
-        """Send what is new of a text."""
+        """Send the new part of a text."""
         request = job.request
         assert request is not None
         done = request.state in ("finished", "failed")
@@ -268,7 +268,7 @@ class Service:
             job.send(piece)
 
     def _tokens(self, job: Job, request: Request, complete: bool) -> Sequence[Token]:
-        """The tokens whose text has begun to be shown, and have not been told of."""
+        """The tokens whose text has begun to be shown and that have not been reported yet."""
         if not isinstance(request.sampler, Recorder):
             return ()
         starts, old = job.tail.starts, job.told

@@ -1,7 +1,7 @@
-"""The command line ``myllm``: one module a group, its commands in ``COMMANDS``.
+"""The command line ``myllm``: one module per group, with its commands in ``COMMANDS``.
 
 A command is a dataclass: its fields are the options, its docstrings the help, and ``run()`` does the work and
-returns the exit code. Slow imports stand there, so that help is shown at once.
+returns the exit code. Slow imports are made there, so that help appears at once.
 """
 
 import os
@@ -44,7 +44,7 @@ STREAMS = (  # name, mode, and what happens to a character that the encoding lac
     ("stdout", "w", "backslashreplace"),
     ("stderr", "w", "backslashreplace"),
 )
-SURROUNDINGS = {  # what an error of the libraries says, and what to do about it
+SURROUNDINGS = {  # what an error from a library says, and what to do about it
     "MemoryError|allocate memory|not enough memory|out of memory|map segment|start new thread": (
         "There is not enough memory; free some, or take a smaller model, batch or text."
     ),
@@ -53,7 +53,7 @@ SURROUNDINGS = {  # what an error of the libraries says, and what to do about it
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code; a mistake of the user's is one line on standard error."""
+    """Run one command and return its exit code; a user's mistake becomes one line on standard error."""
     args = [*(sys.argv[1:] if argv is None else argv)] or ["--help"]
     _prepare_streams()
     try:
@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _prepare_streams() -> None:
-    """Replace closed standard streams by the null device; let no character make reading or printing fail."""
+    """Point closed standard streams to the null device; let no character make reading or printing fail."""
     for name, mode, errors in STREAMS:
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115, PTH123 - for the whole process
@@ -109,7 +109,7 @@ def _run(args: Sequence[str]) -> int:
 
 
 def _register(app: Any, group: str, requested: Sequence[str]) -> None:
-    """Add commands: the requested one with its whole docstring, the others with its first line."""
+    """Add commands: the requested one with its whole docstring, the others with only their first lines."""
     for name, command in import_module(f"myllm.cli.{group}").COMMANDS.items():
         about = getdoc(command) or ""
         app.command(command, name=name, help=about if name in requested else about.split("\n")[0])

@@ -16,7 +16,7 @@ from myllm.files import UserError, atomic_write, check_place, expand, read_fille
 if TYPE_CHECKING:
     from myllm.llm import LLM
 
-VERSION = 1  # a report that another version wrote is not compared
+VERSION = 1  # reports of other versions are not compared
 SAME = (
     "model",
     "dtype",
@@ -24,7 +24,7 @@ SAME = (
     "new",
     "batch",
     "text",
-)  # settings without which numbers mean another thing
+)  # settings that must agree for numbers to be comparable
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8">
 <meta name="viewport" content="width=device-width"><title>Benchmark of {model}</title>
 <style>:root{{color-scheme:light dark}}meter{{width:10rem}}
@@ -38,10 +38,10 @@ share is the median of {rounds} rounds, with the least and the most.</p></html>
 
 @dataclass(frozen=True, kw_only=True)
 class Benchmark:
-    """Measure how fast a model reads and writes on this machine, its memory, and its loss on a text.
+    """Measure a model's speed and memory on this machine, and its loss on a text.
 
-    Speeds stand beside their limit, measured in the same process: the time of the model's matrix products
-    alone. A report written with --out can be compared with a later one.
+    Each speed is shown beside its limit, measured in the same process: the speed of the model's matrix
+    products alone. A report written with --out can be compared with a later one.
 
     Examples:
         myllm benchmark smollm2
@@ -157,7 +157,7 @@ def where(report: Mapping[str, Any]) -> str:
 
 
 def facts(report: Mapping[str, Any]) -> list[list[str]]:
-    """What is measured: name, value, and of a speed the share of its limit with the least and the most."""
+    """The measurements: name, value, a speed's share of its limit, and the least and the most, if known."""
     rows = [
         [one["name"], f"{one['rate']:,.1f} tokens/s", *(f"{x:.0%}" for x in one["share"])]
         for one in report["speeds"]
@@ -190,7 +190,7 @@ def read_report(path: str) -> dict[str, Any]:
     """A report that `myllm benchmark` wrote.
 
     Raises:
-        UserError: It is none, or of another version.
+        UserError: The file is not such a report, or is of another version.
     """
     report = read_json(expand(path), "a report of `myllm benchmark`")
     try:
@@ -206,7 +206,7 @@ def read_report(path: str) -> dict[str, Any]:
 
 
 def compared(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """Lines: what differs between two reports in their conditions, then how many times as fast each is."""
+    """Lines that say how the conditions of two reports differ, then how the measurements compare."""
     lines = [
         f"Not the same {name}: {before[name]} before, {after[name]} now."
         for name in SAME

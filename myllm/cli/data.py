@@ -21,11 +21,11 @@ Folder = Annotated[str, arg(metavar="FOLDER")]
 
 @dataclass(frozen=True)
 class Build:
-    """Encode texts into a folder of token shards, which training reads without loading them.
+    """Encode texts into a folder of token shards, which training reads without loading them whole.
 
     Each text file is one document, and so is each line of a .jsonl file, with its text under "text". A corpus
-    of the course is given by its name. Each document ends with the tokenizer's end token, where it has one.
-    The folder appears when everything has been written.
+    of the course is given by its name. Each document ends with the tokenizer's end token, if it has one. The
+    folder appears only when everything has been written.
 
     Examples:
         myllm data build shakespeare --tokenizer gpt2 --out shakespeare-gpt2
@@ -44,7 +44,7 @@ class Build:
     """Print one JSON object about the result."""
 
     def run(self) -> int:
-        """Build, then print what was made."""
+        """Build, then report the result."""
         from myllm.data.corpus import clean
         from myllm.data.shards import hash_vocabulary, write_shards
 
@@ -87,7 +87,7 @@ COMMANDS = {"build": Build, "info": Info}
 
 
 def load(name: str) -> "Tokenizer":
-    """A tokenizer by name or file; "bytes" has each byte as an id."""
+    """A tokenizer by name or file; with "bytes", each byte is an id."""
     if name == "bytes":
         from myllm.tokenizers.bpe import BPE
 
@@ -115,7 +115,7 @@ def documents(file: str) -> Iterator[Iterable[str]]:
 
 
 def misspelt(name: str) -> UserError:
-    """What to say of a name that is neither a file nor a corpus."""
+    """The error for a name that is neither a file nor a corpus."""
     from myllm.data.corpus import CORPORA
 
     return UserError(f"There is no file and no corpus {name!r}; {near(name, CORPORA)}")
@@ -136,14 +136,14 @@ def _lines(blocks: Iterable[str]) -> Iterator[str]:
 def _text(line: str, where: str) -> str:
     text: Any = None
     with suppress(ValueError, KeyError, TypeError, RecursionError):
-        text = json.loads(line.removeprefix("\ufeff"))["text"]  # a mark stands where files were joined
+        text = json.loads(line.removeprefix("\ufeff"))["text"]  # a BOM occurs where files were joined
     if not isinstance(text, str):
         raise UserError(f'There is no JSON object with a "text" in {where}; fix or remove that line.')
     return text
 
 
 def encode(tokenizer: "Tokenizer", document: Iterable[str]) -> Iterator[int]:
-    """The ids of a document and the end token, encoded piece by piece where a cut changes no id."""
+    """The ids of a document and the end token, encoded piece by piece if the cuts change no id."""
     from myllm.tokenizers.bpe import BPE
     from myllm.tokenizers.patterns import PATTERNS, pieces
     from myllm.tokenizers.ranks import RankedBPE

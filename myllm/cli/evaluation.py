@@ -31,8 +31,8 @@ SHIPPED = {
 def shipped(*names: str) -> "list[harness.Task]":
     """Some of the tasks in `SHIPPED`, or all.
 
-    The course's own models were trained on neither the held-out words and works nor Moby-Dick. What others
-    publish was surely trained on Shakespeare and Melville: there, compare bits per byte with care.
+    The course's own models were trained on neither the held-out words and works nor Moby-Dick. Other
+    published models were surely trained on Shakespeare and Melville: compare their bits per byte with care.
 
     Raises:
         UserError: There is no task of that name.
@@ -65,7 +65,7 @@ def next_lines(documents: "Iterable[Document]", n: int, *, seed: int = 0) -> "li
     Args:
         documents: Verse, or anything else in lines.
         n: Questions from each document.
-        seed: It determines the questions.
+        seed: Determines the questions.
     """
     from myllm.evaluation.multiple_choice import Question
 
@@ -87,9 +87,9 @@ class Evaluate:
     """Measure what a model can do: a score for each task, with an interval over its questions.
 
     Without --task, --text and --questions, all tasks that come with the package are run: word-ops (exact
-    match, on held-out words), next-line (multiple choice), shakespeare and moby-dick (bits per byte).
-    A line of a file of questions is an object with "prompt" and "answer", which is compared with what the
-    model writes, or with "context", "choices" and "answer", the number of the right one, from 0.
+    match, on held-out words), next-line (multiple choice), shakespeare and moby-dick (bits per byte). Each
+    line of a file of questions is an object with "prompt" and "answer", which is compared with what the model
+    writes, or with "context", "choices" and "answer", the index of the right choice, from 0.
 
     Examples:
         myllm evaluate course-sft
@@ -155,7 +155,7 @@ class Evaluate:
         return tasks
 
     def measure(self, tasks: "Sequence[Task]") -> "list[Result]":
-        """What the model scores on them."""
+        """The scores of the model on these tasks."""
         from myllm.evaluation.harness import evaluate
         from myllm.llm import LLM
 
@@ -198,7 +198,7 @@ COMMANDS = {"evaluate": Evaluate}
 
 
 class _Chat:
-    """An `LLM` that is asked as in a conversation."""
+    """An `LLM` that gets each prompt as a user's message."""
 
     def __init__(self, llm: "LLM") -> None:
         self.model, self.tokenizer, self.llm = llm.model, llm.tokenizer, llm
@@ -219,7 +219,7 @@ def _contained(tasks: "Iterable[Task]", path: str) -> list[float]:
 
 
 def _extractor(pattern: str | None) -> Callable[[str], str]:
-    """The function that finds the answer in what was written; where nothing matches, it is empty."""
+    """The function that extracts an answer from generated text; if nothing matches, the answer is empty."""
     if pattern is None:
         return str.strip
     try:
@@ -235,10 +235,10 @@ def _extractor(pattern: str | None) -> Callable[[str], str]:
 
 
 def _task(path: str, max_new_tokens: int, extract: Callable[[str], str]) -> "Task":
-    """The task that a file of questions is.
+    """The task that a file of questions defines.
 
     Raises:
-        UserError: A line that is no question, questions of both kinds, or none.
+        UserError: A line is not a question, the questions are of both kinds, or there are none.
     """
     from myllm.evaluation.harness import choices, generation
     from myllm.evaluation.multiple_choice import Question

@@ -1,4 +1,4 @@
-"""``myllm exercises``: list, start, check, hint, solution, report; grade stands in a file of its own."""
+"""``myllm exercises``: list, start, check, hint, solution, report; grade has its own module."""
 
 import secrets
 import sys
@@ -57,7 +57,7 @@ class List:
 
 @dataclass(frozen=True)
 class Start:
-    """Copy the exercises into a folder; files that are there already stay as they are.
+    """Copy the exercises into a folder; existing files are left unchanged.
 
     Examples:
         myllm exercises start my-answers
@@ -67,7 +67,7 @@ class Start:
     """Folder for your answers; it is made where it is missing."""
 
     def run(self) -> int:
-        """Copy what is missing, and say what was kept."""
+        """Copy what is missing, and report what was kept."""
         folder = _folder(self.dir)
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -92,7 +92,7 @@ class Start:
 
 @dataclass(frozen=True)
 class Check:
-    """Check your answers; the exit code is 1 while anything asked for is not passed.
+    """Check your answers; the exit code is 0 if all chosen exercises pass, else 1.
 
     Examples:
         myllm exercises check 03
@@ -115,7 +115,7 @@ class Check:
     """Form of the report."""
 
     def run(self, wait: Callable[[float], None] = time.sleep) -> int:
-        """Check, record the progress, print the report; ``wait`` passes time between looks at the files."""
+        """Check, record the progress, print the report; ``wait`` pauses between looks at the files."""
         if self.all == bool(self.exercises):
             raise UserError("Name chapters or exercises (03, 03.2), or give --all.")
         chosen = _all() if self.all else catalogue.choose(list(self.exercises))
@@ -217,7 +217,7 @@ class Report:
 
 def _folder(name: str) -> Path:
     try:
-        return expand(name).expanduser()  # which, unlike expand, refuses a home that is not there
+        return expand(name).expanduser()  # which, unlike expand, refuses a home folder that does not exist
     except RuntimeError:
         raise UserError(f"There is no home folder to put in for ~ in {name}; give the whole path.") from None
 
@@ -234,7 +234,7 @@ def _one(name: str) -> Exercise:
 
 
 def _foreign(folder: Path) -> str:
-    """What to say about a folder that holds neither answers nor progress; nothing about others."""
+    """A message if a folder holds neither answers nor progress, else an empty string."""
     if progress.progress_path(folder).exists() or any((folder / one.file).is_file() for one in _all()):
         return ""
     return f"{folder.absolute()} holds no answers; `myllm exercises start DIR` makes them, --dir names them."

@@ -12,7 +12,7 @@ from myllm.files import UserError, check_place, expand, read_json
 
 @dataclass(frozen=True)
 class Export:
-    """Write a model as one HTML page, in which it continues what one types.
+    """Write a model as one HTML page, in which it continues what you type.
 
     The page holds the weights, the tokenizer and the code that runs them. A double click opens it; it needs
     neither a network nor this package. With --bits 8, the default, a weight takes about one byte; with 4,
@@ -37,7 +37,7 @@ class Export:
     """A report card to show: a JSON object of names, each with a number, a text or [value, low, high]."""
 
     def run(self) -> int:
-        """Load, write, and say what came out."""
+        """Load, write, and report the result."""
         out = expand(self.html)
         if out.suffix.lower() not in (".html", ".htm"):
             raise UserError(f"--html {self.html} must end in .html, so that a double click opens a browser.")
@@ -48,7 +48,7 @@ class Export:
         from myllm.app.html import export_html, report
         from myllm.llm import LLM
 
-        report(card)  # refuses what is no card before the model is loaded
+        report(card)  # refuses an invalid card before the model is loaded
         llm = LLM.from_pretrained(self.model)
         *_, folder, last = "", "", *PurePath(self.model).parts  # `myllm pretrain` writes into FOLDER/model
         name = self.title or (folder if last == "model" else last) or "A language model"

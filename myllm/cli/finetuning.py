@@ -1,4 +1,4 @@
-"""``myllm sft``, and what is done with adapters; what all commands share that train on examples."""
+"""``myllm sft`` and ``myllm merge``, and what all commands that train on examples share."""
 
 import math
 import random
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def say(text: str) -> None:
-    """Tell the user something beside the results."""
+    """Print a message to standard error, apart from the results."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -36,10 +36,10 @@ MADE = _MODELS | {"checkpoints", "journal.jsonl", "stage.json", "classes.json"}
 
 
 def check_run(out: str, *, lr: float, seed: int, steps: int = 1) -> None:
-    """Refuse settings of `TrainConfig` out of range, and a folder that holds something else than a run.
+    """Refuse settings of `TrainConfig` that are out of range, and a folder that holds anything but a run.
 
     Raises:
-        UserError: They are, or it does.
+        UserError: A setting is out of range, or the folder is in use.
     """
     from myllm.training.settings import TrainConfig
 
@@ -75,7 +75,7 @@ class Tuning:
     """Of the split, the order and new weights."""
 
     def check(self) -> None:
-        """Refuse what is wrong with the options before anything is loaded."""
+        """Refuse invalid options before anything is loaded."""
         if not 0 < self.epochs < 1e9 or self.batch_size < 1 or self.seed < 0:
             raise UserError("--epochs must be more than 0, --batch-size at least 1, --seed at least 0.")
         if not 0 < self.held_out < 1:
@@ -83,7 +83,7 @@ class Tuning:
         check_run(self.out, lr=self.lr, seed=self.seed)
 
     def split(self, rows: Sequence[Any]) -> tuple[list[Any], list[Any]]:
-        """The examples to train on and those held out, in an order of the seed."""
+        """The examples to train on and those held out, in an order that the seed determines."""
         if len(rows) < 2:
             raise UserError(f"{self.data} has one example; one to train on and one to measure are needed.")
         mixed = random.Random(self.seed).sample(rows, len(rows))
@@ -93,14 +93,14 @@ class Tuning:
     def fit(
         self, model: "nn.Module", objective: "Objective", held_out: "Objective", *, note: str, shown: str = ""
     ) -> None:
-        """Train, with checkpoints and a journal in the folder, and say what became of the held-out loss.
+        """Train, with checkpoints and a journal in the folder, and print the held-out loss before and after.
 
         Args:
             model: The model.
-            objective: What is trained on.
-            held_out: What is measured, in batches of one row.
-            note: What is said before the first update, when no option can be wrong any more.
-            shown: What is printed then.
+            objective: The examples to train on.
+            held_out: The held-out examples, in batches of one row.
+            note: Printed to standard error before the first update, once all options are known to be valid.
+            shown: Printed to standard output at that point.
         """
         from myllm.training.journal import Journal
         from myllm.training.loop import TrainConfig, Trainer
@@ -145,7 +145,7 @@ class SFT(Tuning):
 
     Each line of a JSONL file is an object with "messages" (a list of objects with "role" and "content"; the
     answers are learned), or with "prompt" and "response"; a CSV file has the columns prompt and response.
-    FOLDER/model then holds the model; with --lora, FOLDER/adapter holds an adapter that peft reads, too.
+    FOLDER/model then holds the model; with --lora, FOLDER/adapter holds an adapter, which peft can read, too.
 
     Examples:
         myllm sft smollm2 --data mine.jsonl --lora 8 --lr 1e-3
@@ -176,7 +176,7 @@ class SFT(Tuning):
         return 0
 
     def check(self) -> None:
-        """Refuse what is wrong with the options before anything is loaded."""
+        """Refuse invalid options before anything is loaded."""
         super().check()
         if self.lora < 0:
             raise UserError(f"--lora is a rank, or 0 to train the weights, not {self.lora}.")
@@ -188,7 +188,7 @@ class SFT(Tuning):
             raise UserError("Quantized weights cannot be trained; add --lora 8.")
 
     def objectives(self, llm: "LLM") -> "tuple[sft.SFT, sft.SFT, str]":
-        """What is trained on, what is held out, and what is learned of the first example, to be shown.
+        """The objective, that of the held-out examples, and the first example with its learned parts marked.
 
         Raises:
             UserError: Examples that the model cannot learn from.
@@ -223,7 +223,7 @@ def load(name: str) -> "LLM":
 
 
 def adapt(llm: "LLM", rank: int, scheme: str | None) -> str:
-    """Quantize the weights and give them adapters, if wanted; a line that says what is trained then."""
+    """Quantize the weights and add adapters, if requested, and return a line that says what is trained."""
     from myllm.finetuning.lora import apply_lora, inspect_adapter
     from myllm.quantization.store import quantized_layers
 
@@ -255,7 +255,7 @@ def save(llm: "LLM", out: str, *, adapter: bool, base: str) -> None:
 
 @dataclass(frozen=True)
 class Merge:
-    """Put an adapter into the weights of its base, and write the model that results.
+    """Merge an adapter into the weights of its base, and write the resulting model.
 
     Examples:
         myllm merge smollm2 tuned/adapter --out mine

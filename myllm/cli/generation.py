@@ -45,7 +45,7 @@ class Generate(Sampling):
     """Rank what the beams find by log-probability / length ** X."""
 
     def run(self) -> int:
-        """Print the continuation piece by piece, or for several prompts one after the other."""
+        """Print the continuation piece by piece, or several continuations one after the other."""
         options = self.options()
         if self.prompt is not None and self.prompts is not None:
             raise UserError("Give a text or --prompts FILE, not both.")
@@ -115,7 +115,7 @@ class Chat(Sampling):
     """The port of that page."""
 
     def run(self) -> int:
-        """Answer one message, or a conversation."""
+        """Answer one message, or hold a conversation."""
         options = self.options()
         if self.web:
             self._refuse_with_web()

@@ -16,9 +16,9 @@ from myllm.grading.gradebook import ENDINGS, By, Form, Gradebook
 
 @dataclass(frozen=True)
 class Grade:
-    """Grade the folders of many learners into one table: a row a learner, a column a chapter.
+    """Grade the folders of many learners into one table: a row per learner, a column per chapter.
 
-    Nothing is written into the folders. A folder that cannot be graded has a sentence in its row. The exit
+    Nothing is written into the folders. A folder that cannot be graded gets a sentence in the table. The exit
     code is 0 if at least one folder was graded, whatever the points.
 
     Examples:
@@ -67,7 +67,7 @@ class Grade:
             try:
                 atomic_write(target, book.render(form) + "\n")
             except UserError:
-                print(book.render(form))  # the work of minutes is not lost
+                print(book.render(form))  # so that minutes of work are not lost
                 raise
             print(f"The table is in {target}.")
         return int(not any(one.results for one in book.learners))
@@ -81,7 +81,7 @@ class Grade:
         raise UserError(f"The ending of {self.output} names no form ({known}); add --format.")
 
     def _target(self) -> Path | None:
-        """Where the table goes, seen to be a possible place before the grading begins."""
+        """The file for the table, checked before the grading begins."""
         if self.output is None:
             return None
         target = expand(self.output)

@@ -1,4 +1,4 @@
-"""``myllm lora``: look into the folder of an adapter."""
+"""``myllm lora``: inspect the folder of an adapter."""
 
 from collections import defaultdict
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What a model costs on this machine: time, memory and loss, each beside a limit from the same process."""
+"""What a model costs on this machine: memory, and speed beside a limit from the same process."""
 
 import json
 import os
@@ -24,7 +24,7 @@ PEAK = "from myllm.cli.measuring import print_peak; print_peak()"  # runs in a f
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """Where something was measured: two reports that differ in it are not comparable."""
+    """The machine and the software of a measurement, by which two reports may differ."""
     try:
         lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
         cpu = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
@@ -36,20 +36,21 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 
 def speeds(llm: LLM, *, prompt: int, new: int, batch: int, rounds: int) -> list[dict[str, Any]]:
-    """Prefill and decoding, in tokens a second, beside the model's matrix products alone.
+    """Prefill and decoding, in tokens per second, beside the model's matrix products alone.
 
-    Each round times the model and its limit one after the other, so that what else the machine does affects
+    Each round times the model and its limit one after the other, so that other work of the machine affects
     both; `share` is the limit's time over the model's.
 
     Args:
         llm: The model.
         prompt: Tokens of each prompt.
-        new: Tokens that are written after it.
+        new: Tokens that are generated after it.
         batch: Prompts that are computed together.
         rounds: How often each is timed, after one round to warm up.
 
     Returns:
-        A row for each: ``name``, ``seconds`` of each round, ``tokens``, ``share`` (median, least, most).
+        A row for each: ``name``, ``tokens``, ``seconds`` and ``limit_seconds`` of each round, ``rate``, and
+        ``share`` (median, least, most).
     """
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(llm.config.vocab_size, (batch, prompt), generator=generator)
@@ -80,9 +81,10 @@ def speeds(llm: LLM, *, prompt: int, new: int, batch: int, rounds: int) -> list[
 
 
 def memory(name: str, options: dict[str, Any], device: torch.device, llm: LLM) -> dict[str, int | None]:
-    """Bytes: of the weights and of the cache, exactly, and at most of a fresh process that does the work.
+    """The bytes of the weights and of the cache, and the peak memory of the work.
 
-    The peak is what the process holds above what the library takes; None where the system does not say.
+    The peak is that of a fresh process, without what the libraries take, or on a GPU that of this process;
+    None if the system does not report it.
     """
     weights = {x.data_ptr(): x.nbytes for x in llm.model.state_dict().values()}
     size = options["prompt"] + options["new"] + 1
@@ -100,7 +102,7 @@ def memory(name: str, options: dict[str, Any], device: torch.device, llm: LLM) -
 
 
 def print_peak() -> None:
-    """Read a task from standard input, do it, and print how far the memory of this process rose."""
+    """Read a task from standard input, run it, and print by how much the peak memory of this process rose."""
     task, before = json.load(sys.stdin), _high_water()
     torch.set_num_threads(task["threads"])
     llm = load(task["name"], task["dtype"], None)
@@ -112,8 +114,8 @@ def print_peak() -> None:
 
 
 def _high_water() -> int | None:
-    """The most memory that this process has held, in bytes, where the system says so."""
-    with suppress(OSError):  # what `resource` says on Linux is, right after the start, that of the parent
+    """The peak memory of this process in bytes, if the system reports it."""
+    with suppress(OSError):  # on Linux, right after the start, `resource` reports that of the parent
         lines = Path("/proc/self/status").read_text("utf-8").splitlines()
         return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
     if sys.platform != "darwin":
@@ -124,14 +126,14 @@ def _high_water() -> int | None:
 
 
 def load(name: str, dtype: str | None, device: str | None) -> LLM:
-    """The model, in the dtype and on the device of these names."""
+    """The model, in the dtype and on the device with these names."""
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("PyTorch sees no GPU on this machine; leave out --device cuda.")
     return LLM.from_pretrained(name, dtype=None if dtype is None else getattr(torch, dtype), device=device)
 
 
 def _products(model: Any, rows: int, heads: int) -> Callable[[], object]:
-    """All of a model's matrix products and nothing else, for some rows; those of the head for fewer."""
+    """A function that runs only a model's matrix products, on `rows` rows (the head: on `heads` rows)."""
     layers: list[tuple[Any, Tensor]] = []
     inputs: dict[tuple[int, int], Tensor] = {}
     weight = next(model.parameters())
@@ -151,7 +153,7 @@ def _products(model: Any, rows: int, heads: int) -> Callable[[], object]:
 def _paired(
     sides: Iterable[tuple[Callable[[], object], Callable[[], None] | None]], rounds: int, device: torch.device
 ) -> list[list[float]]:
-    """The seconds of each side and round: A, B, A, B …, after a round that is not counted."""
+    """The seconds of each side in each round: A, B, A, B …, after a round that is not counted."""
     pairs = [*sides]
     found: list[list[float]] = [[] for _ in pairs]
     for i in range(rounds + 1):
@@ -179,5 +181,5 @@ def _row(name: str, tokens: int, ours: list[float], limit: list[float]) -> dict[
 
 
 def load_average() -> float | None:
-    """How many processes wanted to compute during the last minute, where the system says so."""
+    """The average number of runnable processes in the last minute, if the system reports it."""
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else None

@@ -175,7 +175,7 @@ def _sentences(name: str, c: "ModelConfig", T: int) -> str:
 
 
 def table(header: list[str], rows: list[list[str]]) -> None:
-    """Print a table whose columns but the first hold numbers."""
+    """Print a table in which all columns but the first hold numbers."""
     from rich.console import Console
     from rich.table import Column, Table
 

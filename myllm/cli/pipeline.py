@@ -1,4 +1,4 @@
-"""``myllm pipeline``: from a base to a model that is tuned, quantized and measured, stage by stage."""
+"""``myllm pipeline``: from a base to a model that is fine-tuned, quantized and measured, stage by stage."""
 
 import json
 from dataclasses import dataclass
@@ -27,16 +27,17 @@ FIELDS = {"sft": CONVERSATIONS, "dpo": [{"prompt", "chosen", "rejected"}], "rl":
 
 @dataclass(frozen=True, kw_only=True)
 class Pipeline:
-    r"""Make a model in one go: fine-tune a base, learn preferences or rewards, quantize, measure.
+    r"""Make a model in one go: fine-tune a base, learn from preferences or rewards, quantize, measure.
 
     Each stage is a command of its own, whose other options keep their defaults: `myllm sft`, then `myllm dpo`
-    or `myllm rl` where --preferences or --tasks gives examples, then `myllm quantize`. At the end a report
-    card compares the base, each stage and the quantized model, as `myllm evaluate` does.
+    or `myllm rl` if --preferences or --tasks gives examples, then `myllm quantize`. At the end a report card
+    compares the base, each stage and the quantized model, as `myllm evaluate` does.
 
-    FOLDER holds 1-sft, 2-dpo or 2-rl and 3-quantized, each with its model, and card.json; and model.html, a
-    page that runs the last trained model, if `myllm export` can write one. After a stop, however hard, the
-    same command goes on: what is finished is not done again, and the result is the same to the last bit.
-    Other questions are measured anew; other options or examples of a stage that has begun need another --out.
+    FOLDER holds 1-sft, 2-dpo or 2-rl, and 3-quantized, each with its model; card.json; and, if `myllm export`
+    can write it, model.html, a page that runs the last trained model. After any interruption, the same
+    command resumes: finished work is not repeated, and the result is the same to the last bit. With other
+    questions, the models are measured again; other options or examples for a stage that has begun need
+    another --out.
 
     Examples:
         myllm pipeline course-base --sft mine.jsonl --preferences pairs.jsonl --out mine
@@ -76,7 +77,7 @@ class Pipeline:
     """Of all stages."""
 
     def run(self) -> int:
-        """Do what is not done yet, and print the card."""
+        """Run what is not finished yet, and print the card."""
         self.check_options()
         folder, stages = expand(self.out), self.stages()
         self.check(folder, stages)
@@ -118,7 +119,7 @@ class Pipeline:
         return [*found, Stage(last, quantize, model)]
 
     def check_options(self) -> None:
-        """Refuse options that are out of range, or have no effect."""
+        """Refuse options that are out of range or have no effect."""
         from myllm.quantization.schemes import SCHEMES
         from myllm.weights.gguf_writer import KINDS
 
@@ -136,7 +137,7 @@ class Pipeline:
             raise UserError(f"--scheme must be one of {', '.join(schemes)}, not {self.scheme!r}.")
 
     def check(self, folder: Path, stages: list[Stage]) -> None:
-        """Refuse files that a later stage would refuse, and a folder of something else."""
+        """Refuse files that a later stage would refuse, and a folder that holds something else."""
         from myllm.data import examples
 
         if folder.exists() and not folder.is_dir():
@@ -170,11 +171,11 @@ class Pipeline:
                 stage.command.objectives(llm)
 
     def evaluation(self, model: str) -> Evaluate:
-        """How a model is measured."""
+        """The evaluation of a model."""
         return Evaluate(model=model, questions=self.questions, text=self.text)
 
     def measure(self, tasks: "list[Task]", file: Path, models: dict[str, tuple[Path, str]]) -> "list[Score]":
-        """What each model scores; what was measured before is in the file."""
+        """The scores of each model; those measured before are read from the file."""
         known: Any = read_json(file, "scores") if file.is_file() else {}
         asked = {path: sha256(expand(path)) for path in (*self.questions, *self.text)}
         scores: list[Score] = []
@@ -191,7 +192,7 @@ class Pipeline:
         return scores
 
     def write_page(self, folder: Path, model: Path, title: str) -> None:
-        """The page, unless it is there already or cannot run the model."""
+        """Write the page, unless it exists already or cannot run the model."""
         if not (folder / PAGE).exists():
             try:
                 Export(str(model), str(folder / PAGE), title=title, card=str(folder / CARD)).run()
@@ -211,7 +212,7 @@ class Score(NamedTuple):
 
 
 def write_card(folder: Path, scores: list[Score]) -> None:
-    """Write the card as `myllm export` shows it; if it is another than before, its page goes first."""
+    """Write the card in the form that `myllm export` reads; if it changes, first remove the old page."""
     card: dict[str, Any] = {}
     for one in scores:
         value = one.score if one.low is None else [one.score, one.low, one.high]

@@ -1,4 +1,4 @@
-"""``myllm dpo`` and ``myllm rl``: learn from preferences, and from rewards that a rule gives."""
+"""``myllm dpo`` and ``myllm rl``: learn from preferences, and from rewards given by a rule."""
 
 import re
 import sys
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 class DPO(Tuning):
     """Fine-tune a model on preferences: pairs of a chosen and a rejected answer.
 
-    Each line of a JSONL file is an object with "prompt", "chosen" and "rejected": all texts, which are put
-    together as they are, or all lists of messages; a CSV file has these columns. The model as it is now is
-    the reference of all methods but simpo.
+    Each line of a JSONL file is an object with "prompt", "chosen" and "rejected": all texts, which are
+    concatenated as they are, or all lists of messages; a CSV file has these columns. The model before
+    training is the reference of all methods but simpo.
 
     Examples:
         myllm dpo smollm2 --data pairs.jsonl --lora 8
@@ -54,7 +54,7 @@ class DPO(Tuning):
         return 0
 
     def objectives(self, llm: "LLM") -> "tuple[dpo.DPO, dpo.DPO]":
-        """What is trained on, and what is held out.
+        """The objective, and that of the held-out examples.
 
         Raises:
             UserError: Pairs that the model cannot learn from, or settings of the loss out of range.
@@ -87,8 +87,8 @@ class RL:
     r"""Fine-tune a model on rewards: it writes answers, and those that are right become more likely.
 
     Each line of a JSONL file is an object with "prompt" and "answer"; a CSV file has these columns. An answer
-    is right if it has ended and, without spaces around it, equals "answer"; or, with --match, if the regular
-    expression finds it there as its last group.
+    is right if it has ended and, without spaces around it, equals "answer". With --match, only what the last
+    group of the regular expression matches is compared.
 
     Examples:
         myllm rl course-sft --data tasks.jsonl --max-new-tokens 24
@@ -158,7 +158,7 @@ class RL:
         return 0
 
     def check(self) -> None:
-        """Refuse what is wrong with the options before anything is loaded."""
+        """Refuse invalid options before anything is loaded."""
         if self.lora < 0 or self.seed < 0:
             raise UserError("--lora and --seed must be at least 0.")
         if self.beta and not self.lora:
@@ -167,7 +167,7 @@ class RL:
         self.pattern()
 
     def objectives(self, llm: "LLM") -> "GRPO":
-        """What is trained on.
+        """The objective.
 
         Raises:
             UserError: Prompts that the model cannot learn from, or settings of the loss out of range.
@@ -213,7 +213,7 @@ class RL:
         return objective
 
     def pattern(self) -> re.Pattern[str] | None:
-        """The regular expression, if it is one and has a group."""
+        """The compiled regular expression of --match, if it is given."""
         if self.match is None:
             return None
         try:

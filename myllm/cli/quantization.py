@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from myllm.llm import LLM
 
 SCORED = 8_000  # characters of the default text
-CALIBRATION = 64, 256  # at most so many rows of so many tokens
+CALIBRATION = 64, 256  # at most this many rows of this many tokens
 TIMED = 32  # tokens
 
 
@@ -30,9 +30,9 @@ class Quantize:
     """Store a model in fewer bits, and measure what that costs.
 
     Prints the bytes of the weights, the bits per byte of a text, and the time per generated token, each
-    before and after. The result is a folder, or with the schemes q8_0, q4_0, f16 and f32 a GGUF file, which
-    llama.cpp reads; the other commands take both by their path. This package expands the weights of a GGUF
-    file to float32 when it loads it: the file is smaller, the time is not.
+    before and after. The result is a folder or, with the schemes q8_0, q4_0, f16 and f32, a GGUF file, which
+    llama.cpp reads; the other commands accept the path of either. This package expands the weights of a GGUF
+    file to float32 when it loads them: the file is smaller, but generation is no faster.
 
     Schemes: int8, int8-dynamic (which rounds activations, too, and multiplies integers), int4, nf4, gptq
     (which needs --calibration).
@@ -141,7 +141,7 @@ def _held_out() -> str:
 
 
 def _calibration(llm: "LLM", path: Path) -> "Tensor":
-    """The tokens of a text, (rows, tokens), as many as are wanted or there are.
+    """The tokens of a text, (rows, tokens), as many as are wanted and available.
 
     Raises:
         UserError: The text is empty.
@@ -156,7 +156,7 @@ def _calibration(llm: "LLM", path: Path) -> "Tensor":
 
 
 def _measure(llm: "LLM", text: str) -> dict[str, float]:
-    """What a text costs the model, and the time of a token, the best of three runs."""
+    """The bits per byte and the perplexity of a text, and the time per token, the best of three runs."""
     from myllm.evaluation.perplexity import bits_per_byte, perplexity
 
     scores, seconds = llm.score(text), list[float]()

@@ -63,7 +63,7 @@ def report(llm: "LLM", run: "Speedrun", settings: dict[str, Any]) -> str:
 
 
 def _plot(records: list[dict[str, float]]) -> str:
-    """The curves of a run as SVG; a sentence where matplotlib is not installed."""
+    """The curves of a run as SVG, or a sentence if matplotlib is not installed."""
     try:
         import matplotlib as mpl
     except ImportError:

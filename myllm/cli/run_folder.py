@@ -1,4 +1,4 @@
-"""The folder of a training run: whose it is, the tokens it begins with, the model it ends with."""
+"""The folder of a training run: which run it is, the tokens it begins with, the model it ends with."""
 
 import json
 import os
@@ -30,7 +30,7 @@ HOW = {
 
 
 def say(strategy: "Strategy", text: str) -> None:
-    """Tell the user something, once for all processes."""
+    """Print a message to standard error, once for all processes."""
     if strategy.rank == 0:
         print(text, file=sys.stderr, flush=True)
 
@@ -41,7 +41,7 @@ def command() -> str:
 
 
 def shards_folder(run: "Run") -> Path:
-    """The folder of tokens: the one that was named, or the one that `prepare` makes."""
+    """The folder of tokens: the given one, or the one that `prepare` makes."""
     given = expand(run.data[0]) if len(run.data) == 1 else None
     return given if given and (given / "index.json").is_file() else expand(run.out) / "tokens"
 
@@ -60,7 +60,7 @@ class Head:
 
 
 def training_tokens(run: "Run", shards: "Shards", held_out: int) -> "Shards | Head":
-    """The ids to train on: all that `prepare` wrote; of shards that were given, all but the last ones."""
+    """The ids to train on: all that `prepare` wrote, or all but the last ones of given shards."""
     mine = shards_folder(run) == expand(run.out) / "tokens"
     return shards if mine else Head(shards, len(shards) - held_out)
 
@@ -82,7 +82,7 @@ def texts(data: tuple[str, ...]) -> tuple[list[str], list[str]]:
 
 
 def identity(run: "Run") -> dict[str, Any]:
-    """What makes a run this run: its options and the content of its data."""
+    """What identifies a run: its options and the content of its data."""
     from myllm.cli.data import misspelt
     from myllm.data.corpus import CORPORA
 
@@ -106,13 +106,13 @@ def prepare(
     vocab_size: int = 0,
     block_size: int = 1,
 ) -> None:
-    """Make the folder of a run, or check that it is this one's; the other processes wait.
+    """Make the folder of a run, or check that it belongs to this run; the other processes wait.
 
-    The folder appears when its tokens are there. Without a tokenizer one of `vocab_size` is trained
+    The folder appears once its tokens are complete. Without a tokenizer, one with `vocab_size` ids is trained
     on the training text.
 
     Raises:
-        UserError: No text, too little of it for rows of `block_size`, or a folder that is in use.
+        UserError: There is no text, or too little for rows of `block_size`, or the folder is in use.
     """
     if not run.data:
         raise UserError("Name at least one text file or corpus to train on.")
@@ -141,7 +141,7 @@ def _make(
     vocab_size: int,
     block_size: int,
 ) -> None:
-    """Make the folder under another name first, so that it is whole or absent."""
+    """Make the folder under another name first, so that it is either complete or absent."""
     temporary = folder.parent / f".{folder.name}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     try:
@@ -155,7 +155,7 @@ def _make(
 
 
 def _fill(run: "Run", folder: Path, tokenizer: "Tokenizer | None", vocab_size: int, block_size: int) -> None:
-    """Write the tokenizer, if one is to be trained, the tokens, and what is held out of them."""
+    """Write the tokenizer, if one is to be trained, the tokens, and the held-out tokens."""
     import numpy as np
 
     from myllm.cli.data import encode
@@ -190,7 +190,7 @@ def _fill(run: "Run", folder: Path, tokenizer: "Tokenizer | None", vocab_size: i
 
 
 def save(trainer: "Trainer", tokenizer: "Tokenizer", folder: Path) -> "LLM | None":
-    """Write the trained model on rank 0; the moving average of its weights, if one was kept."""
+    """Write the trained model on rank 0, or the moving average of its weights if one was kept."""
     from myllm.llm import LLM
     from myllm.model.transformer import Transformer
 

@@ -1,4 +1,4 @@
-"""The options of sampling, which ``myllm generate`` and ``myllm chat`` share."""
+"""The sampling options, which ``myllm generate`` and ``myllm chat`` share."""
 
 from contextlib import suppress
 from dataclasses import dataclass, fields

@@ -16,11 +16,11 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 @dataclass(frozen=True)
 class Serve:
-    """Serve a model to programs, in the form of OpenAI's interface.
+    """Serve a model through an OpenAI-compatible HTTP API.
 
-    It answers at /v1/chat/completions, /v1/completions and /v1/models; many texts are written at the same
-    time. Ctrl-C or SIGTERM lets it finish what has begun. To ask for a key, put one into the environment
-    variable MYLLM_SERVE_KEY or into a file.
+    It answers at /v1/chat/completions, /v1/completions and /v1/models; many texts are generated at the same
+    time. On Ctrl-C or SIGTERM it finishes the requests in progress. To require a key, put one into the
+    environment variable MYLLM_SERVE_KEY or into a file.
 
     Examples:
         myllm serve smollm2
@@ -61,7 +61,7 @@ class Serve:
     """How long to wait for a client that sends or reads nothing."""
 
     def run(self) -> int:
-        """Load the model, then serve until a signal comes."""
+        """Load the model, then serve until a signal arrives."""
         from myllm.app import server
 
         server.need_extra("starlette", "uvicorn")
@@ -113,7 +113,7 @@ class Serve:
 
         dtype = None if self.dtype is None else getattr(torch, self.dtype)
         try:
-            torch.ones(1, device=self.device).item()  # which the device meta cannot tell
+            torch.ones(1, device=self.device).item()  # which fails on the meta device, too
         except (RuntimeError, AssertionError):  # no such device, or PyTorch was built without it
             raise UserError(f"--device {self.device} is not here; leave it out for the CPU.") from None
         llm = LLM.from_pretrained(self.model, dtype=dtype, device=self.device)

@@ -1,4 +1,4 @@
-"""The stages of ``myllm pipeline``: each is done once, or what is left of it."""
+"""The stages of ``myllm pipeline``: each is run once, and resumed if it was interrupted."""
 
 import hashlib
 import json
@@ -21,9 +21,9 @@ class Stage(NamedTuple):
     """One step of a pipeline.
 
     Attributes:
-        folder: Where everything of it stands.
-        command: What it runs.
-        model: The model that it makes.
+        folder: The folder for all its files.
+        command: The command that it runs.
+        model: The path of the model that it makes.
     """
 
     folder: Path
@@ -32,17 +32,18 @@ class Stage(NamedTuple):
 
 
 def run_stage(stage: Stage, before: str, seed: int) -> str:
-    """Do a stage, or what is left of it; return the digest of its model.
+    """Run a stage, or resume it, and return the digest of its model.
 
-    `STAGE` remembers the options and the inputs from the beginning, and the digest of the model at the end.
+    The file `STAGE` holds the options and inputs from the start, and the digest of the model at the end.
 
     Args:
         stage: The stage.
-        before: The digest of the model that it begins with.
-        seed: Of what is drawn before its training begins, such as new adapters.
+        before: The digest of the model that it starts from.
+        seed: The seed of what is random before training begins, such as new adapters.
 
     Raises:
-        UserError: The folder is in use, or begun with other options or inputs, or as the command.
+        UserError: The folder is in use, was begun with other options or inputs or by another command, or its
+            finished model was changed.
     """
     import torch
 
@@ -72,7 +73,7 @@ def run_stage(stage: Stage, before: str, seed: int) -> str:
     torch.manual_seed(seed)
     command.run()
     if not isinstance(command, Quantize) and command.lora:
-        shutil.rmtree(stage.model, ignore_errors=True)  # of a process that was killed
+        shutil.rmtree(stage.model, ignore_errors=True)  # left by a process that was killed
         Merge(command.model, str(folder / "adapter"), str(stage.model)).run()
     result = digest(stage.model)
     atomic_write(file, json.dumps(mine | {"result": result}, indent=1) + "\n")
@@ -80,7 +81,7 @@ def run_stage(stage: Stage, before: str, seed: int) -> str:
 
 
 def _read(file: Path) -> dict[str, Any] | None:
-    """What `STAGE` remembers, if the stage has begun."""
+    """What `STAGE` holds, if the stage has begun."""
     if not file.is_file():
         return None
     found: Any = read_json(file, "a stage")
@@ -94,7 +95,7 @@ def alone(folder: Path) -> Generator[None]:
     """Make a folder, and keep a second process out of it.
 
     Raises:
-        UserError: There is another process in it, or it cannot be made.
+        UserError: Another process is working in the folder.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -109,7 +110,7 @@ def alone(folder: Path) -> Generator[None]:
 
 
 def source(model: str) -> Path:
-    """The files of the base."""
+    """The folder or the GGUF file of the base."""
     from myllm.data import downloads
     from myllm.weights import hub
 
@@ -120,13 +121,13 @@ def source(model: str) -> Path:
 
 
 def files(path: Path) -> list[Path]:
-    """The files of a model, which is a file itself or a folder."""
+    """The files of a model, which is a single file or a folder."""
     if not path.is_dir():
         return [path]
     return sorted(one for one in path.iterdir() if one.is_file() and not one.name.startswith("."))
 
 
 def digest(path: Path) -> str:
-    """The SHA-256 of all files of a model together."""
+    """One SHA-256 digest of all files of a model."""
     found = [f"{one.name} {sha256(one)}\n" for one in files(path)]
     return hashlib.sha256("".join(found).encode()).hexdigest()

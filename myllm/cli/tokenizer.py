@@ -45,7 +45,7 @@ class Train:
     """Print one JSON object about the result."""
 
     def run(self) -> int:
-        """Train, save, say what was made."""
+        """Train, save, and report the result."""
         from myllm.tokenizers.bpe import BPE
         from myllm.tokenizers.patterns import PATTERNS
 
@@ -65,9 +65,9 @@ class Train:
 
 @dataclass(frozen=True)
 class Encode:
-    """Turn text into ids, on one line.
+    """Encode text as ids, on one line.
 
-    Text that looks like a special token is ordinary text.
+    Text that looks like a special token is encoded as ordinary text.
 
     Examples:
         myllm tokenizer encode --tokenizer book.json 'To be, or not to be'
@@ -116,7 +116,7 @@ class Encode:
 
 @dataclass(frozen=True)
 class Decode:
-    """Turn ids back into text, byte for byte.
+    """Decode ids into text, byte for byte.
 
     Examples:
         myllm tokenizer decode --tokenizer book.json 84 111 260
@@ -153,7 +153,7 @@ class Decode:
 
 @dataclass(frozen=True)
 class Compare:
-    """Show what several tokenizers make of one text.
+    """Show how several tokenizers encode one text.
 
     A tokenizer is gpt2, llama3, mistral, smollm2, or the path of a tokenizer file.
 
@@ -173,7 +173,7 @@ class Compare:
     """Print JSON, with all ids and the bytes of each as text; broken UTF-8 becomes U+FFFD."""
 
     def run(self) -> int:
-        """Encode with each and print the table."""
+        """Encode with each, and print the table."""
         from myllm.tokenizers.pretrained import load_tokenizer
 
         if self.text is not None and self.file is not None:
@@ -204,7 +204,7 @@ class Compare:
 
 
 COMMANDS = {"train": Train, "encode": Encode, "decode": Decode, "compare": Compare}
-SHOWN = 60  # tokens of each tokenizer that the table of `compare` has room for
+SHOWN = 60  # the most tokens of each tokenizer in the table of `compare`
 
 
 def _print(rows: list[dict[str, Any]]) -> None:
@@ -269,6 +269,6 @@ class _TriedError(Exception):
 
 
 def _try(path: str) -> None:
-    """See before the long work that its result can be written; ``path`` stays as it is."""
+    """Check before the long work that its result can be written; ``path`` is left unchanged."""
     with suppress(_TriedError), atomic_writer(path):
         raise _TriedError

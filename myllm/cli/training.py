@@ -22,7 +22,7 @@ StrategyName = Literal["auto", "single", "ddp", "fsdp", "zero1", "zero2", "zero3
 
 @dataclass(frozen=True)
 class Run:
-    """The options that both commands have."""
+    """The options that both commands share."""
 
     data: Data
     """Text files, a folder of shards, or names of corpora; see myllm data build."""
@@ -78,7 +78,7 @@ class Run:
         """The settings of the training, made and checked before anything is written.
 
         Raises:
-            UserError: They are out of range, or do not go together.
+            UserError: They are out of range, or do not fit together.
         """
         from myllm.training.loop import TrainConfig, check_strategy
 
@@ -98,7 +98,7 @@ class Run:
     def train(
         self, strategy: "Strategy", config: "ModelConfig", tokenizer: "Tokenizer", settings: "TrainConfig"
     ) -> "tuple[Trainer, Record]":
-        """Train on the shards in the folder, with everything written there."""
+        """Train on the shards in the folder, and write everything there."""
         import numpy as np
         import torch
 
@@ -144,8 +144,8 @@ class Run:
 class Pretrain(Run):
     """Train a language model on texts.
 
-    The folder then holds the tokens, checkpoints, the journal, and under model/ what `myllm generate` and
-    LLM.from_pretrained load. Ctrl-C writes a checkpoint; the same command again goes on.
+    The folder then holds the tokens, the checkpoints, the journal, and under model/ what `myllm generate` and
+    LLM.from_pretrained load. Ctrl-C writes a checkpoint, from which the same command resumes.
 
     Examples:
         myllm pretrain shakespeare --preset gpt2 --n-layer 4 --n-head 4 --n-embd 128 --steps 500
@@ -211,7 +211,7 @@ class Pretrain(Run):
 class Speedrun(Run):
     """From a text to a model that writes: tokenizer, tokens, training, evaluation, samples, a report.
 
-    One dial sets the size: --depth D makes D layers of width 32 D and trains on ten tokens a parameter.
+    One option sets the size: --depth D makes D layers of width 32 D and trains on ten tokens per parameter.
 
     Examples:
         myllm speedrun

@@ -1,1 +1,1 @@
-"""What a pretrained model is taught: to classify, to follow instructions, with few trained parameters."""
+"""Fine-tuning a pretrained model: classification, instructions, preferences, rewards, adapters."""

@@ -1,4 +1,4 @@
-"""Adapters in files, in the format of the library peft: ``adapter_config.json`` and safetensors."""
+"""Saving and loading adapters in the format of the peft library: ``adapter_config.json`` and safetensors."""
 
 import json
 import math
@@ -18,24 +18,24 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
 PARTS = {"A": "lora_A.weight", "B": "lora_B.weight", "magnitude": "lora_magnitude_vector"}
 READ = {"r", "lora_alpha", "lora_dropout", "use_rslora", "use_dora"}
-#: Settings that leave the computation as it is, whatever their value.
+#: Settings that do not affect the computation, whatever their value.
 INERT = {
     *("auto_mapping", "base_model_name_or_path", "corda_config", "eva_config", "exclude_modules"),
     *("inference_mode", "init_lora_weights", "layers_pattern", "layers_to_transform", "loftq_config"),
     *("megatron_core", "peft_type", "peft_version", "qalora_group_size", "revision", "target_modules"),
     "task_type",
 }
-#: The values of ``init_lora_weights`` that leave the base as it is; PiSSA and others change it.
+#: The values of ``init_lora_weights`` that leave the base weights unchanged; PiSSA and others change them.
 HARMLESS = (None, True, False, "gaussian", "eva", "orthogonal")
 
 
 def save_adapter(model: nn.Module, folder: StrPath, *, base: str | None = None) -> None:
-    """Write the active adapter so that `load_adapter` and peft read it.
+    """Write the active adapter in a form that `load_adapter` and peft read.
 
     Args:
-        model: A model with an active adapter, of one rank in all layers.
+        model: A model with an active adapter that has the same rank in all layers.
         folder: The folder to write; it is created if it does not exist.
-        base: The name of the model that is adapted, for the reader.
+        base: The name of the base model, recorded for whoever loads the adapter.
 
     Raises:
         UserError: No active adapter, a family whose layers peft adapts in another form, or a folder that
@@ -81,12 +81,12 @@ def save_adapter(model: nn.Module, folder: StrPath, *, base: str | None = None) 
 
 
 def load_adapter(model: nn.Module, folder: StrPath, *, name: str = "default") -> list[str]:
-    """Give a model the adapter in a folder, of this package or of peft, and make it the active one.
+    """Load an adapter that this package or peft wrote into a model, and activate it.
 
     Args:
         model: The base model, which may be quantized or have other adapters.
-        folder: The folder.
-        name: The name of the adapter from now on.
+        folder: The folder of the adapter.
+        name: The name to give the adapter.
 
     Returns:
         The names of the adapted layers.
@@ -124,7 +124,7 @@ def load_adapter(model: nn.Module, folder: StrPath, *, name: str = "default") ->
 
 
 def read_adapter(folder: StrPath) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The settings and the tensors in the folder of an adapter, without its base.
+    """The settings and the tensors in the folder of an adapter; its base is not needed.
 
     Raises:
         UserError: A damaged file, or a setting of peft that is not supported.
@@ -134,7 +134,7 @@ def read_adapter(folder: StrPath) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def _config(folder: Path) -> dict[str, Any]:
-    """The settings that are read; others must leave the computation as it is."""
+    """The settings that are read; any others must not affect the computation."""
     defaults: dict[str, Any] = {"lora_dropout": 0.0, "use_rslora": False, "use_dora": False}
     config = read_json(folder / CONFIG, "the settings of an adapter")
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
@@ -153,9 +153,9 @@ def _config(folder: Path) -> dict[str, Any]:
 
 
 def _hf_paths(model: nn.Module) -> dict[str, str]:
-    """The names under which peft finds the layers, in the library transformers; their own in a foreign model.
+    """The names by which peft finds the layers: those of the transformers library, or a foreign model's own.
 
-    Layers that are fused or transposed there, as GPT-2's, are missing: peft adapts them in another form.
+    Layers that transformers fuses or transposes, as in GPT-2, are missing: peft adapts them in another form.
     """
     paths = [path for path, _ in linears(model)]
     config: Any = getattr(model, "config", None)

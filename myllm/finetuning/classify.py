@@ -1,4 +1,4 @@
-"""Classification: a linear head on a pretrained model, and how far its answers can be trusted."""
+"""Classification: a linear head on a pretrained model, and the objective that trains it."""
 
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
@@ -22,13 +22,14 @@ Pooling = Literal["last", "mean"]
 
 
 class Classifier(nn.Module):
-    """A `Transformer` whose hidden states are pooled to one vector per text, and a linear layer on it.
+    """A `Transformer` whose hidden states are pooled to one vector per text, with a linear layer on top.
 
     Args:
-        model: The pretrained model; its own head is not used, and frozen.
+        model: The pretrained model; its own head is not used, and is frozen unless it is tied to the
+            embedding.
         n_classes: The number of classes.
-        pooling: "last", the hidden state of each text's last token, which has attended to all of it, or
-            "mean", that of all its tokens.
+        pooling: "last", the hidden state of each text's last token, which has attended to the whole text, or
+            "mean", the mean over all its tokens.
     """
 
     def __init__(self, model: Transformer, n_classes: int, *, pooling: Pooling = "last") -> None:
@@ -46,16 +47,16 @@ class Classifier(nn.Module):
         self.score.to(model.embed_tokens.weight)
 
     def forward(self, ids: Tensor, keep: Tensor | None = None) -> Tensor:
-        """The logits of the classes (B, n_classes).
+        """The class logits (B, n_classes).
 
         Args:
             ids: (B, T) int64, padded on either side.
-            keep: (B, T), true for real tokens, false for padding; None where there is none.
+            keep: (B, T), true for real tokens, false for padding; None if there is no padding.
         """
         if keep is None:
             keep = torch.ones_like(ids, dtype=torch.bool)
         keep = keep.bool()
-        positions = (keep.long().cumsum(1) - 1).clamp(min=0)  # (B, T): each text's own, wherever it lies
+        positions = (keep.long().cumsum(1) - 1).clamp(min=0)  # (B, T): from 0 in each text, past any padding
         options: dict[str, Any] = {"mask": causal & padding(keep), "positions": positions}
         if self.pooling == "last":
             last = (keep * torch.arange(ids.shape[1], device=ids.device)).argmax(1)  # (B,)
@@ -66,17 +67,17 @@ class Classifier(nn.Module):
 
 
 def freeze(classifier: Classifier, trained: int | Literal["head", "all"]) -> int:
-    """Choose what is trained: the head alone, with the last layers, or everything.
+    """Choose what is trained: the head alone, the head with the last layers, or everything.
 
     Args:
         classifier: The classifier.
-        trained: "head"; how many of the last layers are trained with it, and the final norm; or "all".
+        trained: "head"; the number of last layers to train along with the head and the final norm; or "all".
 
     Returns:
         The number of trained parameters.
 
     Raises:
-        UserError: More layers than there are, or fewer than 1.
+        UserError: The number of layers is less than 1 or more than the model has.
     """
     model = classifier.model
     layers = len(model.layers)
@@ -103,7 +104,7 @@ class Labelled(NamedTuple):
 
 
 class LabelledLoader(Loader):
-    """Batches ``(ids, keep, labels)`` of texts, padded on the right to the longest of the batch.
+    """Batches ``(ids, keep, labels)`` of texts, padded on the right to the longest in the batch.
 
     Args:
         examples: The texts.
@@ -120,7 +121,7 @@ class LabelledLoader(Loader):
 
 
 def pad(examples: Sequence[Labelled]) -> tuple[Tensor, Tensor, Tensor]:
-    """Ids (B, T), which of them are real (B, T) bool, and labels (B,) of a batch of texts."""
+    """The ids (B, T) of a batch of texts, which of them are not padding (B, T) bool, and the labels (B,)."""
     rows = [torch.tensor([*one.ids]) for one in examples]
     ids = pad_sequence(rows, batch_first=True)
     keep = pad_sequence([torch.ones_like(row, dtype=torch.bool) for row in rows], batch_first=True)
@@ -128,18 +129,19 @@ def pad(examples: Sequence[Labelled]) -> tuple[Tensor, Tensor, Tensor]:
 
 
 class Classify(FromLoader):
-    """Classification as an objective; the unit that is counted is the text.
+    """Classification as an objective; its unit is the text.
 
     Args:
         examples: Texts with their classes.
         block_size: Longer texts are cut to their first `block_size` tokens.
-        weights: One factor for each class in the loss, for classes of unequal size; by default 1. Weights
-            make the probabilities wrong on purpose, so calibrate afterwards.
-        label_smoothing: This share of each target is spread evenly over all classes (Szegedy et al., 2016).
+        weights: A factor for the loss of each class, for classes of unequal size; by default 1. Weights bias
+            the predicted probabilities on purpose, so calibrate afterwards.
+        label_smoothing: Share of each target that is spread evenly over all classes (Szegedy et al., 2016).
         options: Those of `Loader`: ``batch_size``, ``seed``, ``shuffle``.
 
     Raises:
-        UserError: No texts, an empty one, or a label without a weight.
+        UserError: There are no texts, one is empty, a label is negative or has no weight, or
+            `label_smoothing` is out of range.
     """
 
     def __init__(
@@ -161,11 +163,11 @@ class Classify(FromLoader):
         self.weights, self.label_smoothing = weights, label_smoothing
 
     def count(self, batch: tuple[Tensor, ...]) -> int:
-        """The texts of the batch."""
+        """The number of texts in the batch."""
         return len(batch[2])
 
     def loss(self, model: nn.Module, batch: tuple[Tensor, ...]) -> Loss:
-        """The summed cross-entropy, and how many texts were classified correctly."""
+        """The summed cross-entropy, and the number of texts classified correctly."""
         ids, keep, labels = batch
         logits = upcast(model(ids, keep))
         weights = None if self.weights is None else logits.new_tensor(self.weights)

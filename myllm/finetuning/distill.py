@@ -1,4 +1,4 @@
-"""Learning from one's own samples without a gradient through them: rejection sampling and distillation."""
+"""Learning from the model's own samples without policy gradients: rejection sampling and distillation."""
 
 import random
 from collections.abc import Mapping, Sequence
@@ -28,16 +28,16 @@ def select(
 ) -> list[Example]:
     """Rejection sampling: one completion of each prompt as an example for supervised fine-tuning.
 
-    The control, without which nothing is known of the reward's part, keeps a random completion of the *same*
-    prompts: both train on the policy's own texts, and on equally many.
+    The control, which isolates the effect of the reward, keeps a random completion of each of the *same*
+    prompts: both train on equally many of the policy's own texts.
 
     Args:
-        prompts: What was asked.
-        completions: N of each.
-        rewards: Theirs.
-        keep: The completion of the highest reward, the first of equals; or a random one.
-        least: A prompt is left out, also by the control, if its best completion has less.
-        seed: Of the random choice.
+        prompts: The prompts.
+        completions: N completions of each prompt.
+        rewards: The reward of each completion.
+        keep: "best", the completion with the highest reward, the first one if several have it; or "random".
+        least: A prompt whose best completion has a lower reward is left out, also for the control.
+        seed: The seed of the random choice.
     """
     check("keep", keep, "best", "random")
     generator, found = random.Random(seed), list[Example]()
@@ -51,15 +51,15 @@ def select(
 
 
 class Distill(OnPolicy):
-    """On-policy distillation: the student writes, and learns the teacher's distribution at each token.
+    """On-policy distillation: the student samples, and learns the teacher's distribution at each token.
 
     The loss of a token is KL(student ‖ teacher) over the whole vocabulary (Agarwal et al., 2024). Every
-    record has ``kl``, its mean over the tokens of a phase in nats, and ``reward``, that of the completions,
-    which has no influence.
+    record has ``kl``, its mean over the tokens of a phase in nats, and ``reward``, the mean reward of the
+    completions, which does not affect training.
 
     Args:
         prompts, reward, tokenizer: See `OnPolicy`.
-        teacher: A model with the same tokens.
+        teacher: A model with the same vocabulary.
         options: Those of `OnPolicy`.
     """
 
@@ -74,7 +74,7 @@ class Distill(OnPolicy):
         return buffer | {"weights": length_weights(buffer["mask"], "token", self.max_new_tokens)}
 
     def loss(self, model: nn.Module, batch: Mapping[str, Tensor]) -> Loss:
-        """The summed divergence, each completion's tokens weighted so that the mean is over tokens."""
+        """The summed divergence, weighted so that the mean over completions becomes one over tokens."""
         ids, mask = batch["ids"], batch["mask"]
         with torch.no_grad():
             teacher = self._logs(self.teacher, ids, mask)
@@ -83,6 +83,6 @@ class Distill(OnPolicy):
         return Loss(losses.sum(), {"kl": losses.sum().detach(), "reward": batch["rewards"].sum()})
 
     def _logs(self, model: Any, ids: Tensor, mask: Tensor) -> Tensor:
-        """Log-probabilities of all tokens at the places of those in the mask, (N, V)."""
+        """The log-probabilities of the whole vocabulary at each position in a mask, (N, V)."""
         logits = logits_of(model, states_before(model, ids, mask))
         return torch.log_softmax(logits / self.temperature, -1)

@@ -1,8 +1,8 @@
 """Learning from preferences without a reward model or sampling: DPO, IPO, KTO and SimPO.
 
-A pair is one prompt with an answer that was chosen and one that was rejected. The implicit reward of an
-answer is ``β (log π(y|x) - log π_ref(y|x))`` with the reference π_ref; its optimum is
-``π* ∝ π_ref exp(r / β)``.
+A pair is a prompt with a chosen and a rejected answer. The implicit reward of an answer is
+``β (log π(y|x) - log π_ref(y|x))``, where π_ref is the reference policy; the policy that is optimal for a
+reward r is ``π* ∝ π_ref exp(r / β)``.
 """
 
 import hashlib
@@ -39,8 +39,8 @@ class Pair(NamedTuple):
     """Two answers to one prompt.
 
     Attributes:
-        chosen: The better one, with its prompt; the mask is 1 on the answer.
-        rejected: The other one, with the same prompt.
+        chosen: The better answer, after the prompt; the mask is 1 on the answer.
+        rejected: The other answer, after the same prompt.
     """
 
     chosen: Example
@@ -48,12 +48,12 @@ class Pair(NamedTuple):
 
 
 def encode_pair(item: Mapping[str, Any], tokenizer: Tokenizer, template: str | None = None) -> Pair:
-    """The pair in a dict: ``prompt``, ``chosen`` and ``rejected``, each a text, or each a list of messages.
+    """The pair in a dict of ``prompt``, ``chosen`` and ``rejected``, all texts or all lists of messages.
 
-    Answers get the end token, as in `myllm.finetuning.sft.encode`.
+    The end token is part of each answer, as in `myllm.finetuning.sft.encode`.
 
     Raises:
-        UserError: A part is missing or of another kind.
+        UserError: A part is missing, or the parts are of different kinds.
     """
     prompt, answers = item.get("prompt"), [item.get("chosen"), item.get("rejected")]
     parts: list[Any] = [prompt, *answers]
@@ -75,22 +75,22 @@ def preference_loss(
     margin: float = 0.0,
     smoothing: float = 0.0,
 ) -> Tensor:
-    """The loss of each pair, (B,), of a method whose loss is a function of the two answers' rewards.
+    """The loss of each pair, (B,), for a method that needs only the rewards of the two answers.
 
     - dpo: ``-log σ(β (chosen - rejected))`` (Rafailov et al., 2023), with `smoothing` as the probability that
       a label is wrong (Mitchell, 2023).
-    - ipo: ``(chosen - rejected - 1 / (2 β))²``, which has a minimum where DPO's loss has none (Azar et al.,
+    - ipo: ``(chosen - rejected - 1 / (2 β))²``, which, unlike DPO's loss, has a finite minimum (Azar et al.,
       2024).
-    - simpo: as dpo without a reference, less a `margin` (Meng et al., 2024).
+    - simpo: as dpo, without a reference and with `margin` subtracted inside σ (Meng et al., 2024).
 
     Args:
         chosen: (B,), log π - log π_ref of the chosen answers: sums over their tokens for dpo, means for ipo
-            and simpo, where π_ref is 1.
-        rejected: (B,), of the others.
+            and simpo. For simpo, π_ref is 1.
+        rejected: (B,), the same for the rejected answers.
         method: The method.
         beta: β.
-        margin: What SimPO asks of the difference, in units of the loss's argument.
-        smoothing: From 0 to below 1/2.
+        margin: What SimPO subtracts from ``β (chosen - rejected)``, its target for the difference.
+        smoothing: The assumed probability that a label is wrong, from 0 to below 1/2.
     """
     difference = chosen - rejected
     if method == "ipo":
@@ -100,13 +100,13 @@ def preference_loss(
 
 
 def kto_loss(rewards: Tensor, chosen: Tensor, divergence: Tensor, beta: float = 0.1) -> Tensor:
-    """The loss of each answer, (B,), which is good or bad by itself (KTO, Ethayarajh et al., 2024).
+    """The loss of each answer, (B,), labelled good or bad on its own (KTO, Ethayarajh et al., 2024).
 
     Args:
         rewards: (B,), log π - log π_ref, summed over the answer.
         chosen: (B,) bool, which answers are good.
-        divergence: A scalar, an estimate of KL(π ‖ π_ref) from answers to other prompts; no gradient. It is
-            a mean over a micro-batch, so unlike other losses this one depends on how a batch is split.
+        divergence: A scalar, an estimate of KL(π ‖ π_ref) from answers to other prompts; it gets no gradient.
+            It is a mean over a micro-batch, so this loss, unlike the others, depends on how a batch is split.
         beta: β.
     """
     gain = beta * (rewards - divergence.clamp(min=0).detach())
@@ -114,10 +114,10 @@ def kto_loss(rewards: Tensor, chosen: Tensor, divergence: Tensor, beta: float = 
 
 
 class _PairLoader(Loader):
-    """Batches of pairs: the rows of the chosen answers, then of the rejected, and for KTO mismatched ones."""
+    """Batches of pairs: rows with the chosen answers, then the rejected and, for KTO, mismatched ones."""
 
     def __init__(self, groups: Sequence[Sequence[Example]], **options: Any) -> None:
-        self.groups = groups  # each of as many examples
+        self.groups = groups  # all of the same length
         self.reference = torch.zeros(len(groups), len(groups[0]))
         super().__init__(len(groups[0]), **options)
 
@@ -131,24 +131,25 @@ class _PairLoader(Loader):
 
 
 class DPO(FromLoader):
-    """Learning from pairs of answers as an objective; the unit that is counted is the pair.
+    """Learning from pairs of answers as an objective; its unit is the pair.
 
-    The reference's log-probabilities are computed when the objective is made, so that the reference takes no
-    memory in training. Every record has as means over pairs: ``accuracy``, how often the chosen answer has
-    the larger implicit reward; ``margin``, by how much, in nats times beta; ``chosen`` and ``rejected``, the
-    implicit rewards, of which the first may well fall while the margin grows.
+    The reference's log-probabilities are computed once, before the first update, so that the reference takes
+    no memory during training. Every record has these means over pairs: ``accuracy``, how often the chosen
+    answer has the larger implicit reward; ``margin``, by how much, in nats times beta; ``chosen`` and
+    ``rejected``, the implicit rewards. ``chosen`` may well fall while the margin grows.
 
     Args:
-        pairs: What is preferred; see `encode_pair`.
-        reference: The reference policy: by default the model, once it is known, without its adapter or as it
+        pairs: The pairs; see `encode_pair`.
+        reference: The reference policy; by default the model itself, without its adapter if it has one, as it
             is before the first update. SimPO has none.
         method: See `preference_loss` and `kto_loss`.
         beta, margin, smoothing: See `preference_loss`.
-        block_size: Longer answers are refused.
+        block_size: The most tokens of a prompt with its answer; longer examples are refused.
         options: Those of `Loader`: ``batch_size`` in pairs, ``seed``, ``shuffle``.
 
     Raises:
-        UserError: Masks that `check_masks` refuses, an example that is too long, or settings out of range.
+        UserError: Masks that `check_masks` refuses, an example that is too long, a pair of equal answers or
+            of two prompts, or settings that are out of range or have no effect.
     """
 
     def __init__(
@@ -194,10 +195,10 @@ class DPO(FromLoader):
 
     @torch.no_grad()
     def refer(self, model: nn.Module) -> None:
-        """Keep the log-probabilities of a reference policy, in evaluation mode and without its adapter.
+        """Store the log-probabilities of a reference policy, in evaluation mode and without its adapter.
 
         Raises:
-            UserError: This process holds only a part of its weights.
+            UserError: This process holds only a part of the model's weights.
         """
         if not whole(model):
             raise UserError("This strategy holds no whole model to be its own reference; give one.")
@@ -214,9 +215,10 @@ class DPO(FromLoader):
         self.referred = True
 
     def batches(self, model: nn.Module) -> Any:
-        """Batches of pairs; a reference that was not given is the model as it is now.
+        """Batches of pairs; if no reference was given, the model as it is now becomes the reference.
 
-        Where this process holds a part of the model, `refer` comes first: the loop calls it with the whole.
+        If this process holds only a part of the model, `refer` comes first, which the loop calls with the
+        whole model.
         """
         batches = super().batches(model)
         if not self.referred and not whole(model):
@@ -226,16 +228,16 @@ class DPO(FromLoader):
         return batches
 
     def scores(self, model: nn.Module, ids: Tensor, mask: Tensor) -> Tensor:
-        """The log-probability of each answer, (rows,); per token if the method takes means."""
+        """The log-probability of each answer, (rows,), divided by its length if the method takes means."""
         sums = token_log_probs(model, ids, mask).sum(1)
         return sums / mask.sum(1) if self.method in MEANS else sums
 
     def count(self, batch: tuple[Tensor, ...]) -> int:
-        """The pairs."""
+        """The number of pairs."""
         return len(batch[0]) // len(self.pairs.groups)
 
     def loss(self, model: nn.Module, batch: tuple[Tensor, ...]) -> Loss:
-        """The summed loss of the pairs, and what is recorded."""
+        """The summed loss of the pairs, and the metrics."""
         ids, mask, reference = batch
         B = self.count(batch)
         rewards = self.scores(model, ids[: 2 * B], mask[: 2 * B]) - reference[: 2 * B]
@@ -257,12 +259,12 @@ class DPO(FromLoader):
         return Loss(losses.sum(), metrics)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the loader stands, and what the reference said."""
+        """The position of the loader, the settings, and the log-probabilities of the reference."""
         known = {"reference": self.pairs.reference} if self.referred else {}
         return super().state_dict() | {"settings": self.settings} | known
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where another objective stood, with its reference."""
+        """Resume where another objective stopped, with its reference."""
         for name, value in self.settings.items():
             if (old := state["settings"].get(name)) != value:
                 raise UserError(f"The run had {name} {old}, not {value}; go on as it began.")
@@ -272,12 +274,12 @@ class DPO(FromLoader):
 
 
 def _prompt(example: Example) -> list[int]:
-    """What stands before the first learned token."""
+    """The tokens before the first learned one."""
     return [*example.ids[: [*example.mask].index(1)]]
 
 
 def _mismatched(examples: Sequence[Example], block_size: int) -> list[Example]:
-    """Each prompt with the answer to the next other prompt, cut where it becomes too long."""
+    """Each prompt with the answer to the next different prompt, cut off after `block_size` tokens."""
     found, n = list[Example](), len(examples)
     for i, one in enumerate(examples):
         others = (examples[(i + k) % n] for k in range(1, n))

@@ -1,8 +1,8 @@
 """Policy gradients without a value model: REINFORCE, RLOO, GRPO and its successors as settings of one loss.
 
-All of them raise the log-probability of completions by how much better they were than a baseline. They differ
-in the baseline, in what the advantage is divided by, in how a long completion counts, and in what is done
-where the policy has moved since it wrote.
+All of them raise the log-probability of a completion in proportion to its advantage over a baseline. They
+differ in the baseline, in what the advantage is divided by, in how much a long completion counts, and in what
+they do where the policy has moved since it sampled.
 """
 
 from collections.abc import Mapping
@@ -17,8 +17,8 @@ from myllm.finetuning.on_policy import OnPolicy
 from myllm.finetuning.rollout import token_log_probs
 from myllm.training.step import Loss
 
-#: What a method sets; everything else is as in GRPO. DAPO's dynamic sampling is `GRPO`'s `tries`, and its
-#: penalty for long completions belongs into the reward.
+#: The settings in which each method differs from GRPO. DAPO's dynamic sampling is the argument `tries` of
+#: `GRPO`; its penalty for overlong completions belongs in the reward.
 METHODS: dict[str, dict[str, Any]] = {
     "reinforce": {"baseline": "none", "scale": False, "length": "sum", "clip": None},
     "rloo": {"baseline": "others", "scale": False, "length": "sum", "clip": None},
@@ -32,19 +32,19 @@ METHODS: dict[str, dict[str, Any]] = {
 Baseline = Literal["none", "mean", "others"]
 Length = Literal["sum", "sequence", "token", "constant"]
 Estimator = Literal["k1", "k2", "k3"]
-REPORTED: tuple[Estimator, ...] = ("k1", "k3")  # what records hold of the divergence
+REPORTED: tuple[Estimator, ...] = ("k1", "k3")  # the estimates of the divergence in the records
 
 
 def advantages(rewards: Tensor, *, baseline: Baseline = "mean", scale: bool = True) -> Tensor:
-    """How much better each completion was than expected, (P, G) from the rewards (P, G) of groups.
+    """The advantage of each completion over a baseline, (P, G), from the rewards (P, G) of groups.
 
     Args:
         rewards: One row for each prompt.
-        baseline: "none"; "mean", that of the group, which the completion is part of, so that the gradient
-            is multiplied by 1 - 1/G; or "others", the mean of the other completions (RLOO, Ahmadian et al.,
-            2024).
-        scale: Divide by the standard deviation of the group (GRPO, Shao et al., 2024), which weighs prompts
-            that are almost always or almost never solved more (Liu et al., 2025).
+        baseline: "none"; "mean", that of the group, which includes the completion itself, so that the
+            expected gradient is multiplied by 1 - 1/G; or "others", the mean of the other completions (RLOO,
+            Ahmadian et al., 2024).
+        scale: Divide by the standard deviation of the group (GRPO, Shao et al., 2024), which gives more
+            weight to prompts that are almost always or almost never solved (Liu et al., 2025).
     """
     check("baseline", baseline, "none", "mean", "others")
     G = rewards.shape[1]
@@ -54,7 +54,7 @@ def advantages(rewards: Tensor, *, baseline: Baseline = "mean", scale: bool = Tr
     if baseline != "none":
         centred = rewards - rewards.mean(1, keepdim=True)
         centred = centred * G / (G - 1) if baseline == "others" else centred
-        centred = centred.where((rewards != rewards[:, :1]).any(1, keepdim=True), 0.0)  # without rounding
+        centred = centred.where((rewards != rewards[:, :1]).any(1, keepdim=True), 0.0)  # no rounding error
     return centred / (rewards.std(1, keepdim=True) + 1e-4) if scale else centred
 
 
@@ -68,18 +68,18 @@ def policy_loss(
     clip: tuple[float, float] | None = (0.2, 0.2),
     surrogate: Literal["ppo", "cispo"] = "ppo",
 ) -> tuple[Tensor, Tensor]:
-    """The loss of each token, (B, T), and where the clip acted, (B, T) bool.
+    """The loss of each token, (B, T), and where clipping took effect, (B, T) bool.
 
     Args:
-        log_probs: (B, T), under the policy as it is now.
-        old: (B, T), under the policy that wrote; then both are equal in the first update.
+        log_probs: (B, T), under the current policy.
+        old: (B, T), under the policy that sampled the tokens; in the first update both are equal.
         advantages: (B, T).
-        mask: (B, T) bool, the tokens that were written.
-        ratio: The importance ratio of each token, or that of the whole completion to the power of 1/length
-            (GSPO, Zheng et al., 2025).
-        clip: How far below and above 1 the ratio still earns; None corrects by the ratio without a limit.
-        surrogate: "ppo" takes the worse of clipped and unclipped gain (Schulman et al., 2017); "cispo" keeps
-            the gradient of every token and limits its weight (MiniMax, 2025).
+        mask: (B, T) bool, the tokens that were sampled.
+        ratio: "token", the importance ratio of each token, or "sequence", that of the whole completion to the
+            power of 1/length (GSPO, Zheng et al., 2025).
+        clip: How far below and above 1 the ratio is clipped; None leaves it unclipped.
+        surrogate: "ppo" takes the smaller of the clipped and the unclipped gain (Schulman et al., 2017);
+            "cispo" keeps the gradient of every token and clips its weight (MiniMax, 2025).
     """
     check("ratio", ratio, "token", "sequence")
     check("surrogate", surrogate, "ppo", "cispo")
@@ -100,19 +100,18 @@ def policy_loss(
 
 
 def divergence(log_probs: Tensor, reference: Tensor, estimator: Estimator = "k3") -> Tensor:
-    """An estimate of KL(policy ‖ reference) from tokens that the policy drew (Schulman, 2020).
+    """An estimate of KL(policy ‖ reference) from tokens sampled from the policy (Schulman, 2020).
 
-    k1 = log π - log π_ref has the right mean and is often negative. k2 = k1² / 2 is biased, but its
-    *gradient* has the right mean. k3 = π_ref/π - 1 + k1 has the right mean and is never negative, but its
-    gradient is that of another divergence. The gradient of k1 has the mean 0 (Tang and Munos, 2025; Liu
-    et al., 2025). All this is for one token, the text before it given: no gradient of such a loss says
-    that a token leads to texts in which the policies differ more. A reward that contains k1 does, as in
-    PPO.
+    k1 = log π - log π_ref is unbiased, and often negative. k2 = k1² / 2 is biased, but its *gradient* is
+    unbiased. k3 = π_ref/π - 1 + k1 is unbiased and never negative, but its gradient is that of another
+    divergence. The gradient of k1 has mean 0 (Tang and Munos, 2025; Liu et al., 2025). All this holds for one
+    token, given the text before it: the gradient of such a loss does not see that a token leads to texts in
+    which the policies differ more. The gradient from a reward that contains k1 does, as in PPO.
 
     Args:
-        log_probs: Of the tokens under the policy, any shape.
+        log_probs: Of the tokens under the policy, of any shape.
         reference: Of the same tokens under the reference policy.
-        estimator: Which estimate.
+        estimator: Which of the three.
     """
     k1 = log_probs - reference
     if estimator == "k1":
@@ -121,13 +120,13 @@ def divergence(log_probs: Tensor, reference: Tensor, estimator: Estimator = "k3"
 
 
 def length_weights(mask: Tensor, length: Length, limit: int) -> Tensor:
-    """What each written token counts, (B, T), in a loss that is a mean over completions.
+    """The weight of each sampled token, (B, T), in a loss that is a mean over completions.
 
     Args:
         mask: (B, T) bool, the tokens of *all* completions that are averaged.
-        length: "sum", 1: the gradient of the expected reward itself; "sequence", one over the completion's
-            length (GRPO), so that a token of a long one counts less; "token", one over the mean length
-            (DAPO, Yu et al., 2025); "constant", one over the limit (Dr. GRPO, Liu et al., 2025).
+        length: "sum", 1, which gives the gradient of the expected reward itself; "sequence", 1 over the
+            completion's length (GRPO), so that a token of a long one counts less; "token", 1 over the mean
+            length (DAPO, Yu et al., 2025); "constant", 1 over `limit` (Dr. GRPO, Liu et al., 2025).
         limit: The most tokens that a completion may have.
     """
     check("length", length, "sum", "sequence", "token", "constant")
@@ -137,28 +136,29 @@ def length_weights(mask: Tensor, length: Length, limit: int) -> Tensor:
 
 
 class GRPO(OnPolicy):
-    """Policy gradients with a group of completions for each prompt as their own baseline.
+    """Policy gradients with a baseline from the group of completions of each prompt.
 
-    Every record has as means over completions: ``reward``; ``equal``, the share of those whose group has one
-    reward, which teach nothing; ``length`` in tokens; ``entropy``, nats a token when it was written;
-    ``clipped``, the share of tokens on which the clip acted. With beta, ``k1`` and ``k3`` are two estimates
-    of the divergence from the reference, nats a token: k1 has the more noise near the reference, and k3 is
-    far too small once the policy is nearly certain; where they part for long, believe k1. With tries,
-    ``written`` is how many completions were written for each that is used, and ``earned`` the mean reward of
-    all that were written, since ``reward`` is that of a selection.
+    Every record has these means over completions: ``reward``; ``equal``, the share of those whose group has
+    equal rewards, from which a baseline leaves nothing to learn; ``length`` in tokens; ``entropy`` in nats
+    per token, at the time of sampling; ``clipped``, the share of tokens on which clipping took effect. With
+    beta, ``k1`` and ``k3`` are two estimates of the divergence from the reference in nats per token: k1 is
+    the noisier one near the reference, and k3 is far too small once the policy is nearly deterministic; if
+    they disagree for long, trust k1. With tries, ``written`` is the number of completions sampled for each
+    one used, and ``earned`` the mean reward of all that were sampled, since ``reward`` is that of a
+    selection.
 
     Args:
         prompts, reward, tokenizer: See `OnPolicy`.
-        method: A key of `METHODS`, which sets the following.
+        method: A key of `METHODS`, which sets the defaults of the next six arguments.
         baseline, scale: See `advantages`.
         length: See `length_weights`.
         ratio, clip, surrogate: See `policy_loss`.
-        tries: How often a phase asks P prompts at most, until it has P groups whose rewards differ: DAPO's
-            dynamic sampling (Yu et al., 2025). Groups that are not needed are dropped. If there are too few
-            after the last try, the phase goes on, filled up with groups of equal rewards, which ``equal``
-            shows. 1 takes what comes.
-        kl: How the divergence enters the loss: "k2"; or "k3" times the importance ratio; both have its
-            gradient for a token, the text before it given. "k3-plain" has not; it is what GRPO's paper used.
+        tries: How many times a phase may sample P prompts until it has P groups whose rewards differ: DAPO's
+            dynamic sampling (Yu et al., 2025). Surplus groups are dropped. If there are too few after the
+            last try, groups of equal rewards fill the phase, as ``equal`` shows. With 1, every group is used.
+        kl: How the divergence enters the loss: as "k2", or as "k3" times the importance ratio; both have its
+            gradient for a token, given the text before it. "k3-plain", without the ratio, does not; it is
+            what GRPO's paper uses.
         options: Those of `OnPolicy`.
     """
 
@@ -186,7 +186,7 @@ class GRPO(OnPolicy):
         self.tries, self.kl, self.length = tries, kl, settings.pop("length")
         self.estimate: dict[str, Any] = {name: settings.pop(name) for name in ("baseline", "scale")}
         self.surrogate = settings
-        zero = torch.zeros(1, self.group)  # names that nothing knows are refused now, not after a phase
+        zero = torch.zeros(1, self.group)  # unknown names are refused now, not after a phase
         advantages(zero, **self.estimate)
         length_weights(zero == 0, self.length, 1)
         policy_loss(zero, zero, zero, zero == 0, **self.surrogate)
@@ -197,7 +197,7 @@ class GRPO(OnPolicy):
         return super().settings() | own | {"clip": list(self.surrogate["clip"] or ())}
 
     def rows(self, model: nn.Module, phase: int) -> list[dict[str, Tensor]]:
-        """The completions of all processes from which a phase learns, as they were written."""
+        """The completions that a phase learns from, of all processes, in the order of sampling."""
         if self.tries == 1:
             return super().rows(model, phase)
         written, equal = list[dict[str, Tensor]](), list[bool]()
@@ -224,7 +224,7 @@ class GRPO(OnPolicy):
         }
 
     def loss(self, model: nn.Module, batch: Mapping[str, Tensor]) -> Loss:
-        """The summed loss of the completions, and what is recorded."""
+        """The summed loss of the completions, and the metrics."""
         mask, old, weights = batch["mask"], batch["log_probs"], batch["weights"]
         logs = token_log_probs(model, batch["ids"], mask, self.temperature)
         self.check(model, logs, batch)

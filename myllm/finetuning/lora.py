@@ -1,7 +1,7 @@
-"""LoRA: train two thin matrices beside each frozen weight instead of the weight (Hu et al., 2021).
+"""LoRA: train two thin matrices beside each frozen weight instead of the weight itself (Hu et al., 2021).
 
-A layer of weight W (N, K) computes ``x Wᵀ + scale · x Aᵀ Bᵀ`` with A (r, K) and B (N, r). B starts at 0, so
-that the model starts as its base. Over a layer quantized to NF4 this is QLoRA (Dettmers et al., 2023).
+A layer with weight W (N, K) computes ``x Wᵀ + scale · x Aᵀ Bᵀ`` with A (r, K) and B (N, r). B starts at 0, so
+that the model starts out equal to its base. On layers quantized to NF4 this is QLoRA (Dettmers et al., 2023).
 """
 
 import math
@@ -20,15 +20,15 @@ Linear = nn.Linear | QuantizedLinear
 
 
 class Adapter(nn.Module):
-    """The trained part of one layer.
+    """The trainable part of an adapted layer.
 
     Args:
-        base: The layer that it adapts.
+        base: The layer to adapt.
         r: The rank of the change.
         alpha: The change is scaled by ``alpha / r``.
         rslora: Scale by ``alpha / sqrt(r)`` instead, which keeps the size of the change independent of r
             (Kalajdzievski, 2023).
-        dora: Train the length of each row of the weight apart from its direction (Liu et al., 2024).
+        dora: Train the norm of each row of the weight separately from its direction (Liu et al., 2024).
         dropout: The probability that an input of A is set to 0 in training.
     """
 
@@ -47,7 +47,7 @@ class Adapter(nn.Module):
         self.magnitude = nn.Parameter(_lengths(weight)) if dora else None  # (N,)
 
     def delta(self) -> Tensor:
-        """The change of the weight, (N, K): ``scale · B A``."""
+        """The change to the weight, (N, K): ``scale · B A``."""
         return self.scale * (self.B @ self.A)
 
     def forward(self, x: Tensor, y: Tensor, base: Linear) -> Tensor:
@@ -55,7 +55,7 @@ class Adapter(nn.Module):
 
         Args:
             x: (R, K), the input of the layer.
-            y: (R, N), the output of its base, which is overwritten.
+            y: (R, N), the output of its base; without DoRA it is overwritten.
             base: The base, whose weight DoRA needs.
         """
         low = F.linear(self.dropout(x), self.A)  # (R, r)
@@ -64,10 +64,10 @@ class Adapter(nn.Module):
         change = self.scale * F.linear(low, self.B)
         bias, factor = base.bias, self.rescale(base)[:, 0]
         plain = y if bias is None else y - bias  # pyright: ignore[reportUnnecessaryComparison]
-        return y + (factor - 1) * plain + factor * change  # exactly y while the factor is 1
+        return y + (factor - 1) * plain + factor * change  # exactly y while the factor is 1 and B is 0
 
     def rescale(self, base: Linear) -> Tensor:
-        """DoRA's factor of each row (N, 1); the row's length in it counts as a constant (section 4.3)."""
+        """DoRA's factor for each row (N, 1); the row norm in it is treated as a constant (section 4.3)."""
         assert self.magnitude is not None
         with torch.no_grad():
             lengths = _lengths(weight_of(base) + self.delta())
@@ -80,7 +80,7 @@ class Adapter(nn.Module):
 
 
 class LoRALinear(nn.Module):
-    """A frozen linear layer, quantized or not, with adapters by name, of which at most one is active.
+    """A frozen linear layer, quantized or not, with named adapters, at most one of which is active.
 
     Args:
         base: The layer; it is frozen.
@@ -106,14 +106,14 @@ class LoRALinear(nn.Module):
 
 
 def weight_of(base: Linear) -> Tensor:
-    """The weight (N, K) of a linear layer; that which the codes stand for if it is quantized."""
+    """The weight (N, K) of a linear layer, dequantized if it is quantized."""
     if isinstance(base, QuantizedLinear):
         return base.dequantize(base.weight_dtype)
     return base.weight.detach()
 
 
 def _lengths(weight: Tensor) -> Tensor:
-    """The Euclidean length of each row (N,)."""
+    """The Euclidean norm of each row (N,)."""
     return weight.square().sum(dim=1).sqrt()
 
 
@@ -128,16 +128,16 @@ def apply_lora(
     dora: bool = False,
     dropout: float = 0.0,
 ) -> list[str]:
-    """Freeze a model and give its linear layers an adapter to train, in place.
+    """Freeze a model and add a trainable adapter to its linear layers, in place.
 
-    Call it before the optimizer is made: only what needs a gradient is trained. A second call with another
-    name adds another adapter to the same base.
+    Call it before creating the optimizer, which trains only what requires a gradient. A second call with
+    another name adds another adapter to the same base.
 
     Args:
         model: Any module that contains linear layers, `torch.nn.Linear` or `QuantizedLinear`.
         r: The rank.
         alpha: See `Adapter`; by default 2 r.
-        targets: The last parts of the layers' names, such as ``["q_proj", "v_proj"]``; by default all linear
+        targets: The endings of the layers' names, such as ``["q_proj", "v_proj"]``; by default all linear
             layers but the head.
         name: The adapter's name.
         rslora: See `Adapter`.
@@ -148,7 +148,8 @@ def apply_lora(
         The names of the adapted layers.
 
     Raises:
-        UserError: A rank below 1, a name that is taken, a target that no layer has, or a tied head.
+        UserError: A rank or a dropout out of range, an invalid name or one that is taken, a target that
+            matches no layer, or a tied head.
     """
     if r < 1 or not 0 <= dropout < 1:
         raise UserError(f"The rank is at least 1 and dropout in 0 … 1, not {r} and {dropout}.")
@@ -180,10 +181,10 @@ def apply_lora(
 
 
 def check_rank(layers: Iterable[nn.Module], r: int) -> None:
-    """Refuse a rank that no layer has: its adapters would be larger than what they adapt.
+    """Refuse a rank above that of any layer: the adapters would be larger than what they adapt.
 
     Raises:
-        UserError: It is more than the rank of the largest layer.
+        UserError: The rank is more than the largest that a layer can have.
     """
     plain: list[Any] = [getattr(layer, "base", layer) for layer in layers]
     most = max(min(layer.in_features, layer.out_features) for layer in plain)
@@ -192,7 +193,7 @@ def check_rank(layers: Iterable[nn.Module], r: int) -> None:
 
 
 def linears(model: nn.Module) -> Iterator[tuple[str, Linear | LoRALinear]]:
-    """The linear layers by name, adapted ones as a whole."""
+    """The linear layers with their names; an adapted layer counts as one."""
     inside = {f"{path}.base" for path, _ in lora_layers(model)}
     modules: list[tuple[str, nn.Module]] = [*model.named_modules()]
     for path, module in modules:
@@ -206,13 +207,13 @@ def _matches(path: str, targets: Iterable[str] | None) -> bool:
 
 
 def lora_layers(model: nn.Module) -> Iterator[tuple[str, LoRALinear]]:
-    """The adapted layers by name."""
+    """The adapted layers with their names."""
     modules: list[tuple[str, nn.Module]] = [*model.named_modules()]
     yield from ((path, module) for path, module in modules if isinstance(module, LoRALinear))
 
 
 def set_adapter(model: nn.Module, name: str | None) -> None:
-    """Make an adapter the active one, which alone is trained; None makes the model its base.
+    """Activate an adapter, the only one that is then trained; None turns the model back into its base.
 
     Raises:
         UserError: No layer has such an adapter.
@@ -229,7 +230,7 @@ def set_adapter(model: nn.Module, name: str | None) -> None:
 
 @contextmanager
 def adapters_disabled(model: nn.Module) -> Generator[nn.Module]:
-    """The base model, as long as the block lasts: the reference policy of DPO and PPO takes no memory."""
+    """The base model within the block, so that the reference policy of DPO and PPO takes no extra memory."""
     active = {layer: layer.active for _, layer in lora_layers(model)}
     for layer in active:
         layer.active = None
@@ -242,13 +243,13 @@ def adapters_disabled(model: nn.Module) -> Generator[nn.Module]:
 
 @torch.no_grad()
 def merge(model: nn.Module) -> list[str]:
-    """Replace each adapted layer by a plain one that computes the same with the active adapter, in place.
+    """Replace each adapted layer in place with a plain one that computes the same as with the active adapter.
 
-    Over a quantized base the change is added to what the codes stand for, so the merged layer is not
-    quantized: rounding again would lose the change.
+    On a quantized base the change is added to the dequantized weight, and the merged layer is not quantized:
+    rounding again would lose the change.
 
     Returns:
-        The names of the layers.
+        The names of the merged layers.
 
     Raises:
         UserError: The model has no adapter.
@@ -270,14 +271,14 @@ def merge(model: nn.Module) -> list[str]:
 
 
 class Inspection(NamedTuple):
-    """What an adapter is, to be looked at before and after training.
+    """A summary of an adapter, to be inspected before and after training.
 
     Attributes:
         layers: The names of the adapted layers.
-        parameters: How many parameters are trained.
+        parameters: The number of trained parameters.
         share: Their share of all parameters of the model.
-        nbytes: Their bytes.
-        changes: For each layer the size of its change, ``‖scale · B A‖ / ‖W‖`` in the Frobenius norm.
+        nbytes: Their size in bytes.
+        changes: For each layer the relative size of its change, ``‖scale · B A‖ / ‖W‖`` (Frobenius norms).
     """
 
     layers: list[str]
@@ -289,7 +290,7 @@ class Inspection(NamedTuple):
 
 @torch.no_grad()
 def inspect_adapter(model: nn.Module) -> Inspection:
-    """What the active adapter hits, costs and changes.
+    """Which layers the active adapter adapts, what it costs, and how much it changes.
 
     Raises:
         UserError: The model has no active adapter.

@@ -1,8 +1,8 @@
-"""What objectives share that learn from rollouts.
+"""The base class of objectives that learn from rollouts.
 
-A phase lets the policy continue some prompts, scores what it wrote, and then takes a few updates on it. A
-rollout is kept with all that these updates need, on every process, so that a checkpoint between two of them
-loses nothing and any number of processes goes on with it.
+In each phase the policy completes some prompts, the completions are scored, and a few updates are made with
+them. Every process keeps the rollouts with everything that these updates need, so that a checkpoint between
+two updates loses nothing and any number of processes can resume from it.
 """
 
 from abc import ABC, abstractmethod
@@ -30,36 +30,37 @@ from myllm.training.step import Loss
 
 
 class _Numbers(Loader):
-    """A loader of numbers, in a seeded order."""
+    """A loader of indices, in a seeded order."""
 
     def batch(self, items: NDArray[np.int64]) -> tuple[Tensor, ...]:
         return (torch.from_numpy(items),)
 
 
 class OnPolicy(ABC):
-    """What objectives share that learn from rollouts; the unit that is counted is the completion.
+    """The base class of objectives that learn from rollouts; their unit is the completion.
 
-    A phase takes `prompts_per_phase` prompts, writes `group` completions of each with the policy as it is,
-    and returns each completion `epochs` times, in batches. Which tokens are drawn depends on `seed` and the
-    number of the completion alone, so in float32 it does not change with the number of processes.
+    A phase takes `prompts_per_phase` prompts, samples `group` completions of each from the current policy,
+    and returns each completion `epochs` times, in batches. The random numbers of a completion depend only on
+    `seed` and its index, so in float32 the tokens do not change with the number of processes.
 
     Args:
-        prompts: What is asked, in a shuffled order, again and again.
+        prompts: The prompts, which are used in shuffled order, epoch after epoch.
         reward: Scores completions; see `Reward`.
-        tokenizer: Makes texts of completions, and knows the end token.
-        prompts_per_phase: P, over all processes.
+        tokenizer: Decodes the completions, and defines the end token.
+        prompts_per_phase: P, the prompts of a phase, over all processes.
         group: G, the completions of each prompt.
-        batch_size: B, the completions in a micro-batch of a process.
-        max_new_tokens: N, the most that is written.
-        epochs: How often each completion is used.
-        temperature: Of sampling and scoring alike.
-        beta: The weight of the divergence from the reference policy; 0 needs none.
+        batch_size: B, the completions in a micro-batch of one process.
+        max_new_tokens: N, the most tokens in a completion.
+        epochs: How many times each completion is used.
+        temperature: The temperature of both sampling and scoring.
+        beta: The weight of the divergence from the reference policy; with 0, no reference is needed.
         reference: The reference policy; by default the model without its adapter.
         stop_id: The end token, by default the tokenizer's.
-        seed: Decides which prompts come when, and every token that is drawn.
+        seed: Determines the order of the prompts, and every token that is sampled.
 
     Raises:
-        UserError: Numbers that do not fit each other, or no end token.
+        UserError: Settings that are out of range or do not fit together, no prompts or an empty one, or no
+            end token.
     """
 
     def __init__(
@@ -102,7 +103,7 @@ class OnPolicy(ABC):
         self.share(0, 1)
 
     def share(self, rank: int, world: int) -> None:
-        """Ask the part of the prompts of one process, and return its part of each batch."""
+        """From now on, take one process's part of the prompts, and return its part of each batch."""
         if self.prompts_per_phase % world or self.epochs * self.size % (self.used.batch_size * world):
             raise UserError(
                 f"{self.prompts_per_phase} prompts and {self.epochs * self.size} completions cannot be "
@@ -113,10 +114,10 @@ class OnPolicy(ABC):
         self.asked.batch_size = self.prompts_per_phase // world
 
     def batches(self, model: nn.Module) -> Iterator[Any]:
-        """Parts of the buffer, which is filled anew when it has been used.
+        """Micro-batches from the buffer, which is refilled when it is used up.
 
-        If this process holds a share of the weights, a function comes before a phase: the trainer calls it
-        with the whole ones.
+        If this process holds only a share of the weights, a function comes before each phase: the trainer
+        calls it with the whole model.
         """
         if any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules()):
             raise UserError("With dropout the policy that learns is not the one that wrote; set it to 0.")
@@ -141,7 +142,7 @@ class OnPolicy(ABC):
 
     @torch.no_grad()
     def collect(self, model: nn.Module, phase: int) -> dict[str, Tensor]:
-        """Write, score and gather the completions of a phase, whose prompts are those after `phase` times P.
+        """Sample, score and gather the completions of a phase, for the P prompts from number `phase` · P on.
 
         Returns:
             Tensors of R rows: ``ids``, ``mask`` and ``log_probs`` (R, T), ``rewards`` (R,) and what `extra`
@@ -154,7 +155,7 @@ class OnPolicy(ABC):
             model.train(training)
 
     def rows(self, model: nn.Module, phase: int) -> list[dict[str, Tensor]]:
-        """The completions of all processes from which a phase learns."""
+        """The completions that a phase learns from, of all processes."""
         return gathered(self.scored(model, phase), self.used.world)
 
     def scored(self, model: nn.Module, phase: int) -> list[dict[str, Tensor]]:
@@ -196,14 +197,14 @@ class OnPolicy(ABC):
         return rows
 
     def policy(self, model: nn.Module) -> nn.Module:
-        """The language model in what is trained."""
+        """The language model inside the trained module."""
         return model
 
     def extra(self, model: nn.Module, ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
-        """What else the policy's and the reference's weights say of rollouts, each (B, T)."""
+        """Further tensors that the policy and the reference compute from rollouts, each (B, T)."""
         policy = self.policy(model)
         found = dict[str, Tensor]()
-        if next(policy.parameters()).dtype.itemsize < 4:  # a decode step rounds otherwise than a whole pass
+        if next(policy.parameters()).dtype.itemsize < 4:  # decoding rounds differently from one full pass
             found["log_probs"] = token_log_probs(policy, ids, mask, self.temperature)
         if not self.beta:
             return found
@@ -215,10 +216,10 @@ class OnPolicy(ABC):
 
     @abstractmethod
     def learn(self, buffer: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Add what the rewards of a whole phase teach, such as advantages."""
+        """Add what follows from the rewards of a whole phase, such as advantages."""
 
     def count(self, batch: Mapping[str, Tensor]) -> int:
-        """The completions."""
+        """The number of completions."""
         return len(batch["ids"])
 
     @abstractmethod
@@ -229,7 +230,7 @@ class OnPolicy(ABC):
         """Refuse a first update whose importance ratios are not 1.
 
         Raises:
-            UserError: The model scores its own completions otherwise than it drew them.
+            UserError: The model scores its own completions differently from how it sampled them.
         """
         if batch["fresh"]:
             apart = (log_probs - batch["log_probs"])[batch["mask"]].abs().max().item()
@@ -241,22 +242,23 @@ class OnPolicy(ABC):
                 )
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the phase stands, and its rollouts unless they have been used."""
+        """The position in the phase, the settings, and the rollouts unless they are used up."""
         unfinished = self.used.position % (self.epochs * self.size) > 0
         loaders = {"asked": self.asked.state_dict(), "used": self.used.state_dict()}
         state = loaders | {"settings": self.settings()}
         return state | {"buffer": self.buffer if unfinished else {}}
 
     def settings(self) -> dict[str, Any]:
-        """What a run must not change on its way, in plain values."""
+        """The settings that must not change during a run, as plain values."""
         names = ("prompts_per_phase", "group", "epochs", "max_new_tokens", "temperature", "beta", "stop_id")
         return {"prompts": len(self.prompts)} | {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on in the middle of a phase, or with the next.
+        """Resume in the middle of a phase, or with the next one.
 
         Raises:
-            UserError: The state belongs to another run, or its batches end elsewhere in a phase.
+            UserError: The state belongs to another run, or its position is not at the end of a batch of this
+                size.
         """
         for name, value in self.settings().items():
             if (old := state["settings"].get(name)) != value:
@@ -269,12 +271,12 @@ class OnPolicy(ABC):
 
 
 def whole(model: nn.Module) -> bool:
-    """Whether this process holds all weights of a model, rather than its share of them."""
+    """Whether this process holds all weights of a model rather than a share of them."""
     return not any(hasattr(p, "to_local") or hasattr(p, "ds_shape") for p in model.parameters())
 
 
 def _joined(rows: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """The rows as one, padded on the right with zeros."""
+    """The rows stacked into one batch, padded on the right with zeros."""
     found = dict[str, Tensor]()
     for name, first in rows[0].items():
         parts = [row[name] for row in rows]

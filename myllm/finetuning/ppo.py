@@ -1,7 +1,7 @@
-"""PPO: policy gradients with a value model that says what to expect at each token (Schulman et al., 2017).
+"""PPO: policy gradients with a value model that predicts the return at each token (Schulman et al., 2017).
 
-The reward is paid at the last token that was written; the divergence from the reference policy is paid for at
-every token, as k1, whose mean in a reward is right (Ouyang et al., 2022).
+The reward is given at the last token of a completion; the divergence from the reference policy is charged at
+every token, as k1, which is unbiased in a reward (Ouyang et al., 2022).
 """
 
 from collections.abc import Mapping
@@ -22,17 +22,17 @@ from myllm.training.step import Loss
 
 
 class ActorCritic(nn.Module):
-    """A `Transformer` as the policy, and a linear layer on its hidden states as the value.
+    """A `Transformer` as the policy, and a linear layer on its hidden states as the value head.
 
     Args:
-        policy: The model; called as it is for everything but values.
+        policy: The model, which is called directly for everything but values.
     """
 
     def __init__(self, policy: Transformer) -> None:
         super().__init__()
         self.policy, self.config = policy, policy.config
         self.value = nn.Linear(policy.config.n_embd, 1)
-        nn.init.zeros_(self.value.weight)  # nothing is expected at first
+        nn.init.zeros_(self.value.weight)  # all values are 0 at first
         nn.init.zeros_(self.value.bias)
         self.value.to(policy.embed_tokens.weight)
 
@@ -44,13 +44,13 @@ class ActorCritic(nn.Module):
 def token_rewards(
     rewards: Tensor, log_probs: Tensor, reference: Tensor | None, mask: Tensor, beta: float
 ) -> Tensor:
-    """The reward of each token (B, T): the completion's at its last one, less beta times k1 at each.
+    """The reward of each token (B, T): the completion's at its last token, less beta times k1 at every one.
 
     Args:
         rewards: (B,).
-        log_probs: (B, T), of the tokens when they were drawn.
+        log_probs: (B, T), of the tokens when they were sampled.
         reference: (B, T), of the same tokens under the reference policy; None where beta is 0.
-        mask: (B, T) bool, the tokens that were written, which are adjacent.
+        mask: (B, T) bool, the tokens that were sampled, which are contiguous.
         beta: The weight of the divergence.
     """
     last = mask & ~F.pad(mask[:, 1:], (0, 1))
@@ -64,18 +64,18 @@ def gae(
     """The advantage of each token, (B, T), by generalized advantage estimation (Schulman et al., 2016).
 
     ``A_t = Σ_k (discount · decay)ᵏ δ_{t+k}`` with ``δ_t = r_t + discount · V_{t+1} - V_t``. Nothing follows
-    the last token of a completion, whether it ended or was cut, so no value is expected there.
+    the last token of a completion, whether it ended or was cut off, so the value after it is 0.
 
     Args:
         rewards: (B, T), of each token.
-        values: (B, T), what was expected before each token.
-        mask: (B, T) bool, the tokens that were written, which are adjacent.
-        discount: γ, what a reward one token later is worth.
-        decay: λ, from 0, which trusts the values, to 1, which trusts the rewards that came.
+        values: (B, T), the value before each token.
+        mask: (B, T) bool, the tokens that were sampled, which are contiguous.
+        discount: γ, how much a reward one token later is worth relative to one now.
+        decay: λ, from 0, which relies on the values, to 1, which relies on the observed rewards.
     """
     values = values * mask
     found, advantage = torch.zeros_like(values), torch.zeros_like(values[:, 0])
-    later = torch.zeros_like(advantage)  # the value after the token at hand
+    later = torch.zeros_like(advantage)  # the value after the current token
     for t in reversed(range(values.shape[1])):
         delta = rewards[:, t] + discount * later - values[:, t]
         advantage = (delta + discount * decay * advantage) * mask[:, t]
@@ -91,7 +91,7 @@ def whiten(x: Tensor, mask: Tensor) -> Tensor:
 
 
 def value_loss(values: Tensor, old: Tensor, returns: Tensor, clip: float | None) -> Tensor:
-    """Half the squared error of values; with `clip` the larger of it and that of values near the old ones."""
+    """Half the squared error of the values; with `clip`, the larger of it and that of the clipped values."""
     error = (values - returns).square()
     if clip is not None:
         error = torch.maximum(error, (old + (values - old).clamp(-clip, clip) - returns).square())
@@ -101,16 +101,16 @@ def value_loss(values: Tensor, old: Tensor, returns: Tensor, clip: float | None)
 class PPO(OnPolicy):
     """Proximal policy optimization of an `ActorCritic`.
 
-    Every record has as means over completions: ``reward``; ``length`` in tokens; and as means over the tokens
-    of a phase: ``entropy`` in nats, when it was written; ``clipped``, the share whose gradient was clipped;
-    ``value``, the loss of the values; and with beta ``k1`` and ``k3``, estimates of the divergence from the
-    reference in nats, of which `GRPO` says more.
+    Every record has the means over completions of ``reward`` and of ``length`` in tokens, and these means
+    over the tokens of a phase: ``entropy`` in nats, at the time of sampling; ``clipped``, the share on which
+    clipping took effect; ``value``, the value loss; and with beta, ``k1`` and ``k3``, estimates of the
+    divergence from the reference in nats, which `GRPO` explains.
 
     Args:
         prompts, reward, tokenizer: See `OnPolicy`.
-        clip: How far the importance ratio may move from 1.
-        value_clip: How far a value may move from the one at the time of writing; None for no limit.
-        value_weight: The weight of the values' loss.
+        clip: How far from 1 the importance ratio is clipped.
+        value_clip: How far from its value at the time of sampling a value is clipped; None for no clipping.
+        value_weight: The weight of the value loss.
         discount, decay: See `gae`.
         options: Those of `OnPolicy`.
     """
@@ -143,13 +143,13 @@ class PPO(OnPolicy):
         return _known(model).policy
 
     def extra(self, model: nn.Module, ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
-        """The values before each token, and the reference's log-probabilities."""
+        """The value before each token, and what `OnPolicy.extra` adds."""
         known = _known(model)
         values = upcast(known.value(states_before(known.policy, ids, mask)))[:, 0]
         return {"values": spread(values, mask)} | super().extra(model, ids, mask)
 
     def learn(self, buffer: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Add ``advantages``, whitened after the ``returns`` were computed, and ``weights``, (R, T)."""
+        """Add ``returns``, then ``advantages``, which are whitened, and ``weights``, all (R, T)."""
         mask, values = buffer["mask"], buffer["values"]
         rewards = token_rewards(
             buffer["rewards"], buffer["log_probs"], buffer.get("reference"), mask, self.beta
@@ -162,7 +162,7 @@ class PPO(OnPolicy):
         }
 
     def loss(self, model: nn.Module, batch: Mapping[str, Tensor]) -> Loss:
-        """The summed loss of the completions, and what is recorded."""
+        """The summed loss of the completions, and the metrics."""
         known, mask, weights, old = _known(model), batch["mask"], batch["weights"], batch["log_probs"]
         states = states_before(known.policy, batch["ids"], mask)
         logs = spread(log_probs_of(known.policy, states, batch["ids"][mask], self.temperature), mask)

@@ -1,4 +1,4 @@
-"""Rewards: plain functions that verify an answer, and a model that learns from preferences what is better."""
+"""Rewards: functions that verify an answer, and a reward model that learns from preferences."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,7 +20,7 @@ from myllm.training.step import Loss
 
 
 def verify(is_right: Callable[[Any, str], bool]) -> Reward:
-    """A reward of 1 for each completion that has ended and is right, and 0 for every other.
+    """A reward of 1 for each completion that has ended and is right, and of 0 for every other.
 
     Args:
         is_right: Called with the item of the prompt and the text of the completion.
@@ -34,20 +34,20 @@ def verify(is_right: Callable[[Any, str], bool]) -> Reward:
 
 
 class RewardModel(Classifier):
-    """A `Transformer` that gives a text one number, read at its last token.
+    """A `Transformer` that gives a text a scalar reward, computed at its last token.
 
     Args:
         model: The pretrained or tuned model; its own head is not used.
     """
 
     def __init__(self, model: Transformer) -> None:
-        super().__init__(model, 2)  # whose two classes give way to one number
+        super().__init__(model, 2)  # the head for two classes is replaced below
         self.score = nn.Linear(model.config.n_embd, 1, bias=False).to(self.score.weight)
         nn.init.normal_(self.score.weight, std=model.config.init_std)
 
     @torch.no_grad()
     def rewards(self, texts: Sequence[Sequence[int]], batch_size: int = 64) -> list[float]:
-        """The numbers of texts, each the ids of a prompt and its completion."""
+        """The rewards of texts, each given as the ids of a prompt and its completion."""
         training, found = self.training, list[float]()
         self.eval()
         for start in range(0, len(texts), batch_size):
@@ -58,11 +58,11 @@ class RewardModel(Classifier):
 
 
 class BradleyTerry(FromLoader):
-    """Learning rewards from preferences as an objective; the unit that is counted is the pair.
+    """Learning rewards from preferences as an objective; its unit is the pair.
 
     The probability that one text is preferred to another is σ of the difference of their rewards (Bradley and
-    Terry, 1952), so a constant that is added to all rewards changes nothing. Every record has ``accuracy``,
-    how often the chosen text has the larger reward, and ``margin``, by how much.
+    Terry, 1952), so adding a constant to all rewards changes nothing. Every record has ``accuracy``, how
+    often the chosen text has the larger reward, and ``margin``, by how much.
 
     Args:
         pairs: The ids of the chosen and of the rejected text, prompts included.
@@ -78,7 +78,7 @@ class BradleyTerry(FromLoader):
         super().__init__(_TextPairs(pairs, **options))
 
     def count(self, batch: tuple[Tensor, ...]) -> int:
-        """The pairs."""
+        """The number of pairs."""
         return len(batch[0]) // 2
 
     def loss(self, model: nn.Module, batch: tuple[Tensor, ...]) -> Loss:
@@ -95,5 +95,5 @@ class _TextPairs(Loader):
         super().__init__(len(pairs), **options)
 
     def batch(self, items: NDArray[np.int64]) -> tuple[Tensor, Tensor, Tensor]:
-        """Ids and which are real, (2 B, T): the chosen texts, then the rejected."""
+        """Ids and which are not padding, (2 B, T): the chosen texts, then the rejected ones."""
         return pad([Labelled(self.pairs[int(i)][side], 0) for side in (0, 1) for i in items])

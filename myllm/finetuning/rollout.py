@@ -1,4 +1,4 @@
-"""Rollouts: texts that a policy writes, each token with the log-probability with which it was drawn."""
+"""Rollouts: completions sampled from a policy, with the log-probability of each token."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -14,11 +14,11 @@ from myllm.model.transformer import Transformer
 
 
 class Prompt(NamedTuple):
-    """What a policy is asked.
+    """A prompt for a policy.
 
     Attributes:
         ids: The tokens of the prompt, at least one.
-        item: What the reward needs to know, such as the task with its right answer.
+        item: What the reward needs to know of the prompt, such as the task with its right answer.
     """
 
     ids: Sequence[int]
@@ -26,12 +26,12 @@ class Prompt(NamedTuple):
 
 
 class Completion(NamedTuple):
-    """What a policy wrote.
+    """A completion sampled from a policy.
 
     Attributes:
-        ids: The tokens, the end token included if it was written.
-        log_probs: Of each of them, in nats, under the distribution from which it was drawn.
-        ended: Whether the end token was written, rather than the limit reached.
+        ids: The tokens, including the end token if it was sampled.
+        log_probs: The log-probability of each, in nats, under the distribution from which it was sampled.
+        ended: Whether it ended with the end token rather than at the length limit.
         text: The text without the end token.
     """
 
@@ -46,9 +46,9 @@ Reward = Callable[[Sequence[Any], Sequence[Completion]], Sequence[float]]
 
 
 class _Recorder:
-    """A sampler that inverts the distribution function, and notes the log-probability of each choice.
+    """A sampler that inverts the cumulative distribution function and records each log-probability.
 
-    Unlike those of `Sampler`, its draws are the same on every machine and however rows are batched.
+    Unlike those of `Sampler`, its samples do not depend on the machine or on how rows are batched.
     """
 
     def __init__(self, uniforms: Tensor, temperature: float) -> None:
@@ -72,15 +72,15 @@ def sample(
     stop_id: int,
     temperature: float = 1.0,
 ) -> list[Completion]:
-    """Continue prompts together, drawing from ``softmax(logits / temperature)`` and nothing else.
+    """Complete prompts in one batch, sampling from ``softmax(logits / temperature)`` without any filter.
 
     Filters such as top-p are left out on purpose: the distribution that is scored in training must be the one
-    that was sampled.
+    that was sampled from.
 
     Args:
-        model: A `Transformer`; or, if all rows have one length, any function from ids to logits.
+        model: A `Transformer` or, if all rows have the same length, any module that maps ids to logits.
         rows: The prompts.
-        uniforms: (B, N) float64 in [0, 1), which decide the tokens; N is the most that is written.
+        uniforms: (B, N) float64 in [0, 1), which determine the tokens; N is the most tokens in a completion.
         stop_id: The end token.
         temperature: Above 0.
     """
@@ -110,12 +110,12 @@ def sample(
 
 
 def states_before(model: Transformer, ids: Tensor, mask: Tensor) -> Tensor:
-    """The last hidden states (N, C) from which the tokens in a mask are predicted.
+    """The final hidden states (N, C) from which the tokens in a mask are predicted.
 
     Args:
         model: The model.
         ids: (B, T) int64, padded on the right.
-        mask: (B, T) bool, N of them true, none in the first column.
+        mask: (B, T) bool, true for N tokens, none of them in the first column.
     """
     hidden = model(ids[:, :-1], head=nn.Identity())  # (B, T - 1, C)
     return hidden[mask[:, 1:]]
@@ -128,11 +128,12 @@ def logits_of(model: Transformer, states: Tensor) -> Tensor:
 
 
 def token_log_probs(model: nn.Module, ids: Tensor, mask: Tensor, temperature: float = 1.0) -> Tensor:
-    """The log-probabilities of the tokens in a mask, (B, T), and 0 elsewhere; no other logits are computed.
+    """The log-probabilities of the tokens in a mask, (B, T), and 0 elsewhere.
 
     Args:
-        model: The model, called with ids (B, T); one that is no `Transformer` returns logits (B, T, V).
-        ids: (B, T) int64, padded on the right, which no causal model attends to.
+        model: A `Transformer`, which computes logits for these tokens only, or any model that maps ids (B, T)
+            to logits (B, T, V).
+        ids: (B, T) int64, padded on the right, so that a causal model does not attend to the padding.
         mask: (B, T) bool, false in the first column, which nothing predicts.
         temperature: The logits are divided by it.
     """
@@ -143,12 +144,12 @@ def token_log_probs(model: nn.Module, ids: Tensor, mask: Tensor, temperature: fl
 
 
 def log_probs_of(model: Transformer, states: Tensor, targets: Tensor, temperature: float) -> Tensor:
-    """(N,) from hidden states (N, C) and the tokens after them."""
+    """The log-probabilities (N,) of the tokens that follow hidden states (N, C)."""
     logits = logits_of(model, states)
     logits = logits if temperature == 1 else logits / temperature  # a division by 1 takes time, too
     return -F.cross_entropy(logits, targets, reduction="none")
 
 
 def spread(values: Tensor, mask: Tensor) -> Tensor:
-    """Values (N,) at their places in (B, T), 0 elsewhere."""
+    """Values (N,) placed where a mask (B, T) is true, and 0 elsewhere."""
     return values.new_zeros(mask.shape).masked_scatter(mask, values)

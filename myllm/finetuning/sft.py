@@ -1,7 +1,7 @@
-"""Supervised fine-tuning: predict the answers of example conversations, and nothing else.
+"""Supervised fine-tuning: learn to predict the answers in example conversations, and nothing else.
 
-An example is a sequence of tokens and a loss mask, 1 on the tokens that are learned. Examples share rows
-(`myllm.data.packing`) and cannot see each other there: each has its own attention and its own positions.
+An example is a sequence of tokens with a loss mask, which is 1 on the tokens to be learned. Examples share
+rows (`myllm.data.packing`) but do not attend to each other, and the positions of each start at 0.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,11 +25,11 @@ TooLong = Literal["raise", "drop", "cut"]
 
 
 class Example(NamedTuple):
-    """One example.
+    """One training example.
 
     Attributes:
-        ids: Its tokens.
-        mask: 1 for each token that is learned, 0 for those that are given; as long as `ids`.
+        ids: The token ids.
+        mask: 1 for each token to be learned, 0 for each one that is only given; as long as `ids`.
     """
 
     ids: Sequence[int]
@@ -37,17 +37,18 @@ class Example(NamedTuple):
 
 
 def encode(item: Mapping[str, Any], tokenizer: Tokenizer, template: str | None = None) -> Example:
-    """The example in a dict.
+    """The `Example` that a dict describes.
 
     Args:
-        item: Either ``messages``, a conversation for `render`, whose answers are learned; or ``prompt`` and
-            ``response``, plain text that is put together as it is. A response is learned with the end token
-            after it, or the model would never stop.
+        item: It has either ``messages``, a conversation for `render`, whose answers are learned; or
+            ``prompt`` and ``response``, plain text that is concatenated as it is. The end token after a
+            response is learned, too, or the model would never stop.
         tokenizer: The tokenizer of the model.
         template: The chat format of ``messages``; by default the tokenizer's own.
 
     Raises:
-        UserError: Neither form, no end token, or messages that `render` refuses.
+        UserError: The dict has neither form, the tokenizer has no end token, or `render` refuses the
+            messages.
     """
     if "messages" in item:
         return Example(*render(item["messages"], tokenizer, template))
@@ -67,11 +68,11 @@ def encode(item: Mapping[str, Any], tokenizer: Tokenizer, template: str | None =
 
 
 def check_masks(examples: Sequence[Example]) -> None:
-    """Refuse masks that are wrong in a way that no loss curve shows.
+    """Refuse masks with mistakes that no loss curve would reveal.
 
     Raises:
-        UserError: There are no examples; one is empty, has a mask of another length, or learns none of its
-            tokens; or all learn every token, which is pretraining.
+        UserError: There are no examples; one is empty, has a mask of another length or of other values than 0
+            and 1, or has no token to learn; or all tokens of all examples are learned, which is pretraining.
     """
     if not examples:
         raise UserError("There are no examples; give at least one.")
@@ -89,7 +90,7 @@ def check_masks(examples: Sequence[Example]) -> None:
 
 
 def show_mask(example: Example, tokenizer: Tokenizer) -> str:
-    """The text of an example with what is learned between ``⟦`` and ``⟧``, to be read before training."""
+    """The text of an example, its learned parts between ``⟦`` and ``⟧``, to be inspected before training."""
     text = ""
     for learned, run in groupby(zip(example.ids, example.mask, strict=True), key=lambda pair: pair[1]):
         piece = tokenizer.decode([i for i, _ in run])
@@ -98,27 +99,27 @@ def show_mask(example: Example, tokenizer: Tokenizer) -> str:
 
 
 class SFT(Pretrain):
-    """Supervised fine-tuning as an objective; the unit that is counted is the learned token.
+    """Supervised fine-tuning as an objective; its unit is the learned token.
 
-    The loss of a batch is the sum over all learned tokens, divided by their number, so a long answer weighs
+    The loss of a batch is the sum over all learned tokens, divided by their number. So a long answer weighs
     more than a short one, and padding and packing change nothing.
 
     Args:
-        examples: What is learned; see `encode`.
+        examples: The training examples; see `encode`.
         block_size: T, the length of a row.
-        packing: Whether short examples share a row; otherwise each has a row of its own, padded at its end.
-        too_long: What happens to an example of more than `block_size` tokens: "raise" an error, "drop" it, or
-            "cut" off its end, and drop it if nothing to learn is left.
-        pad_id: The id that fills rows; it has no effect.
+        packing: Whether short examples share rows; otherwise each has its own row, padded at the end.
+        too_long: What to do with an example of more than `block_size` tokens: "raise" an error, "drop" it, or
+            "cut" off its end, and drop it if no learned token is left.
+        pad_id: The id that pads rows; it affects no result.
         z_loss: See `myllm.training.losses.cross_entropy`.
         options: Those of `myllm.data.loader.Loader`: ``batch_size`` in rows, ``seed``, ``shuffle``.
 
     Attributes:
-        dropped: The numbers of the examples that were dropped.
+        dropped: The indices of the examples that were dropped, from 0.
         loader: The batches: ids, targets, document numbers and positions, each (B, T).
 
     Raises:
-        UserError: As `check_masks`; an example that is too long.
+        UserError: `check_masks` refuses the examples, or one is too long.
     """
 
     def __init__(
@@ -150,13 +151,13 @@ class SFT(Pretrain):
 
 
 class _MaskedLoader(PackedLoader):
-    """Packed rows whose targets are the learned tokens alone."""
+    """Packed rows in which only the learned tokens are targets."""
 
     def __init__(
         self, examples: Sequence[Example], block_size: int, packing: bool, pad_id: int, **options: Any
     ) -> None:
         rows = _rows([one.ids for one in examples], block_size, packing, pad_id)
-        # Rows depend on lengths alone, so the masks come to lie where their tokens lie.
+        # Packing depends on lengths alone, so each mask is packed exactly as its tokens are.
         self.learned = _rows([one.mask for one in examples], block_size, packing, 0).ids > 0  # (R, T)
         super().__init__(rows, **options)
 

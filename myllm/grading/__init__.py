@@ -1,10 +1,10 @@
-"""Graded exercises: a learner writes a function, asks for a check, and gets points, the reason and a hint.
+"""Graded exercises: a learner writes a function, has it checked, and gets points, reasons and hints.
 
-This is the engine alone. ``solutions/chNN_slug.py`` is the marked source of the answers and
-``exercises/chNN_slug.py`` the stub generated from it. ``solutions/checks/chNN.py`` says what is checked;
+This package is only the engine. ``solutions/chNN_slug.py`` is the marked source of the answers and
+``exercises/chNN_slug.py`` the stub generated from it. ``solutions/checks/chNN.py`` defines the checks;
 ``solutions/mistakes/chNN.toml`` holds hints and known wrong answers.
 
-Importing this room costs nothing; torch is loaded by the worker.
+Importing this package is quick; only the worker loads torch.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class Exercise:
-    """What is said about an exercise; ``function`` and ``file`` name the answer."""
+    """The description of an exercise; ``function`` and ``file`` name the answer."""
 
     id: str
     title: str
@@ -42,7 +42,7 @@ def exercise(
         id: chapter and number, such as ``"03.1"``; never changes once published.
         title: a few words.
         points: what a full answer earns.
-        minutes: how long a reader of the chapter is likely to need.
+        minutes: how long a reader of the chapter will probably need.
         difficulty: 1 to 3.
         section: the anchor in the chapter that teaches it.
     """

@@ -23,7 +23,7 @@ from myllm.grading.compare import Failure
 from myllm.grading.engine import exam, grade
 from myllm.grading.meters import measure
 
-torch.set_num_threads(1)  # no thread pool: a fork would inherit its locks and not its threads
+torch.set_num_threads(1)  # no thread pool: a fork would inherit its locks but not its threads
 
 
 def load(request: dict[str, Any]) -> Callable[..., Any]:
@@ -62,9 +62,9 @@ def attempt(request: dict[str, Any], results: int, output: int, mark: bytes) -> 
 
     Args:
         request: the exercise, the answer, the seed and the limits.
-        results: where one JSON object a line goes: each stage before it begins, the result at last.
+        results: where one JSON object per line goes: each stage before it begins, and the result at the end.
         output: where the answer's own output goes.
-        mark: begins each of our lines; an answer may write anywhere.
+        mark: begins each of our lines, since an answer may write anywhere.
     """
     me = os.getpid()
 

@@ -32,7 +32,7 @@ def stub(source: str, forbidden: Callable[[str], Sequence[str]] = lambda id: ())
 
     Args:
         source: The answer file.
-        forbidden: The names that an answer may not call, from the id of its exercise; a comment lists them.
+        forbidden: Maps the id of an exercise to the names that an answer may not call, which a comment lists.
 
     Raises:
         ValueError: an unmatched mark.

@@ -1,4 +1,4 @@
-"""The folders of many learners, found and graded; whatever is wrong with one costs that one only."""
+"""Finding and grading the folders of many learners; a problem in one affects no other."""
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -16,7 +16,7 @@ ENDED = ("The process was ended by", "The checking process was lost", "More than
 
 
 class Checks(Protocol):
-    """What grading needs of a worker."""
+    """What grading requires of a worker."""
 
     def check_file(self, exercise: Exercise, file: Path, seed: int | None = None) -> Result:
         """Check one exercise in a file of answers."""
@@ -32,9 +32,9 @@ class Learner:
     """One row of the table.
 
     Attributes:
-        name: The name of the folder, in characters that can be printed.
+        name: The name of the folder, in printable characters.
         folder: Where the answers are.
-        results: One for each exercise that was asked for; empty if the folder could not be graded.
+        results: One for each requested exercise; empty if the folder could not be graded.
         notes: Sentences on what went wrong.
     """
 
@@ -45,10 +45,11 @@ class Learner:
 
 
 def find(folders: Sequence[Path]) -> list[Learner]:
-    """The learners of some folders, not graded yet.
+    """The learners in some folders, not graded yet.
 
-    A folder is one learner's if an answer file lies in it. Else it holds a folder for each learner, in which
-    the answers may lie one level deeper. Hidden folders are left out; one that is named twice counts once.
+    A folder that holds an answer file belongs to one learner. Any other holds a folder for each learner, in
+    which the answers may be one level deeper. Hidden folders are skipped; one that is named twice counts
+    once.
     """
     found = dict[Path, Learner]()
     for folder in folders:
@@ -83,7 +84,7 @@ def _learner(folder: Path) -> Learner:
 
 
 def _distinct(found: dict[Path, Learner]) -> list[Learner]:
-    """Put the folder above before a name that occurs more than once, and say so where that is not enough."""
+    """Prefix duplicate names with the parent folder, and mark those that are still duplicates "(again)"."""
     names, out = [one.name for one in found.values()], dict[str, Learner]()
     for place, one in found.items():
         name = one.name if names.count(one.name) == 1 else f"{_printable(place.parent)}/{one.name}"
@@ -98,7 +99,7 @@ def _holds_answers(folder: Path) -> bool:
 
 
 def _learners_in(folder: Path) -> list[Path]:
-    """The folders inside, and archives that nobody has unpacked."""
+    """The folders inside, and archives that have not been unpacked."""
     inside = list[Path]()
     for one in folder.iterdir() if folder.is_dir() else ():
         packed = one.suffix.lower() in ARCHIVES and not (folder / one.name.partition(".")[0]).is_dir()
@@ -117,11 +118,11 @@ def _unreadable(error: OSError) -> str:
 
 
 def check(worker: Checks, folder: Path, chosen: Sequence[Exercise], seed: int) -> list[Result]:
-    """Check the chosen exercises in one folder of answers; a file that is missing was not started."""
+    """Check the chosen exercises in one folder of answers; those in a missing file count as not started."""
     results, broken = list[Result](), dict[str, str]()
     for one in chosen:
         path = folder / one.file
-        if one.file in broken:  # its file does not load; there is no need to see that again
+        if one.file in broken:  # its file does not load; once is enough
             result = Result.failed(one, broken[one.file], whole_file=True)
         elif path.is_file():
             result = worker.check_file(one, path, seed)
@@ -144,9 +145,9 @@ def grade(
 
     Args:
         worker: Checks each answer in a process of its own.
-        learners: As :func:`find` returns them; those with a note are passed on.
+        learners: As :func:`find` returns them; those with a note are returned as they are.
         chosen: The exercises.
-        seed: Of the random cases.
+        seed: The seed of the random cases.
         tell: Called with the number of a learner, from 1, and the graded learner.
     """
     graded = list[Learner]()
@@ -164,7 +165,7 @@ def grade(
 
 
 def remarks(results: Sequence[Result], chosen: Sequence[Exercise]) -> list[str]:
-    """What a teacher should know beside the points: files that do not load, time limits, crashes."""
+    """What a teacher should know besides the points: files that do not load, time limits, crashes."""
     unloadable = {one.file: result.error for one, result in zip(chosen, results, strict=True) if result.error}
     told = [_line(error if file in error else f"{file}: {error}") for file, error in unloadable.items()]
     for sentence, starts in (("Time limit reached", (TOO_LONG,)), ("Ended before the checks", ENDED)):
@@ -179,6 +180,6 @@ def remarks(results: Sequence[Result], chosen: Sequence[Exercise]) -> list[str]:
 
 
 def _line(text: str) -> str:
-    """A text in one line of bounded length."""
+    """A text on one line of bounded length."""
     line = " ".join(clean(text).split())
     return line if len(line) <= 200 else f"{line[:200]} …"

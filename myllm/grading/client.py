@@ -22,15 +22,15 @@ from myllm.files import UserError
 from myllm.grading import Exercise
 from myllm.grading.results import Result
 
-MARK = "MYLLM_WORKER"  # names, in the environment, the worker that a process descends from
+MARK = "MYLLM_WORKER"  # the environment variable that marks the descendants of a worker
 
 
 class Worker:
     """One warm process that checks answers, each within limits.
 
     Args:
-        seconds: processor time of one exercise; three times as many may pass on the clock.
-        memory: bytes an answer may allocate.
+        seconds: the limit of processor time for one exercise; that of wall-clock time is three times as long.
+        memory: the most bytes that an answer may allocate.
     """
 
     def __init__(self, seconds: float = 10.0, memory: int = 1 << 30) -> None:
@@ -47,7 +47,7 @@ class Worker:
     def check_function(
         self, exercise: Exercise, function: Callable[..., Any], seed: int | None = None
     ) -> Result:
-        """Check a function of this process; it travels by cloudpickle."""
+        """Check a function of this process, which cloudpickle serializes."""
         cloudpickle: Any = importlib.import_module("cloudpickle")
         data = base64.b64encode(cloudpickle.dumps(function)).decode()
         return self._ask(exercise, seed, function=data, folder=str(Path.cwd()))
@@ -59,7 +59,7 @@ class Worker:
         try:
             process = self._start()
             assert process.stdin is not None
-            with suppress(OSError):  # the process is gone, which its silence tells as well
+            with suppress(OSError):  # the process is gone, as the missing reply will show
                 process.stdin.write(line.encode())
                 process.stdin.flush()
             reply = self._reply(10 * self.seconds + 60)
@@ -131,8 +131,8 @@ class Worker:
     def _sweep(self) -> None:
         """End the processes that a crashed worker has left behind (Linux only).
 
-        A process shows no environment while it starts another program, and one may fork after it was passed.
-        So it is over only when two looks in a row, some time apart, find nothing.
+        A process shows no environment while it starts another program, and one may fork after it has been
+        examined. So the sweep ends only when two passes in a row, some time apart, find nothing.
         """
         mark, looks_in_vain = f"{MARK}={self._mark}".encode(), 0
         for _ in range(100):

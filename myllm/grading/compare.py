@@ -1,4 +1,4 @@
-"""Whether a value equals the expected one; if not, where it differs. Methods of answers are not trusted."""
+"""Whether a value equals the expected one and, if not, where it differs; answers' methods are not trusted."""
 
 import math
 from typing import Any, cast
@@ -10,7 +10,7 @@ from torch import Tensor
 from myllm.grading.shown import is_numpy, kind, show
 
 SCALARS = (bool, int, float, complex, str, bytes, type(None))
-NUMPY = {np.ndarray, *np.sctypeDict.values()}  # exactly these: a subclass may define anything anew
+NUMPY = {np.ndarray, *np.sctypeDict.values()}  # exactly these: a subclass may override anything
 # (relative, absolute) by dtype: a few roundings of that precision.
 TOLERANCE = {
     torch.float64: (1e-9, 1e-12),
@@ -21,7 +21,7 @@ TOLERANCE = {
 
 
 class Failure(Exception):
-    """A check that did not pass: the expected and the actual value. ``cause`` is what the answer raised."""
+    """A check that did not pass: the expected and the actual value; ``cause`` is what the answer raised."""
 
     cause: BaseException | None = None
 
@@ -39,10 +39,11 @@ class WrongType(Failure):
 def plain(value: Any) -> Any:
     """The same value made of exact built-in types and tensors only.
 
-    A subclass could claim to equal everything; a ``Counter`` becomes a dict, any other subclass is refused.
+    A subclass could claim to equal everything: one of a container, such as a ``Counter``, becomes the
+    container itself, and any other is refused.
 
     Raises:
-        Failure: a type that is no tensor, number, text, list, tuple, dict or set.
+        Failure: a type that is not a tensor, number, text, list, tuple, dict or set.
     """
     if type(value) in SCALARS or type(value) is Tensor:
         return value
@@ -61,10 +62,10 @@ def plain(value: Any) -> Any:
 
 
 def as_expected(got: Any, expected: Any) -> Any:
-    """``got`` with each value in the type that is expected there, where that keeps the value.
+    """``got`` with each value converted to the type that is expected there, if that preserves the value.
 
-    A 0-d tensor becomes a number and back, a whole float an int, a list a tuple and back, a NumPy value what
-    it stands for; a tensor takes the other dtype, integers 0 and 1 become booleans.
+    A 0-d tensor becomes a number or the reverse, a list a tuple or the reverse, a whole float an int, a NumPy
+    value what it stands for; a tensor takes the expected dtype, so that integers 0 and 1 become booleans.
     """
     if is_numpy(got):
         got = torch.tensor(got) if isinstance(expected, Tensor) else got.tolist()

@@ -19,7 +19,7 @@ from myllm.grading.results import KINDS, CheckResult, Result, clean
 
 
 def checks(chapter: str) -> ModuleType:
-    """The module with the checks of a chapter, loaded by its path: ``solutions`` is no package.
+    """The module with the checks of a chapter, loaded by its path, since ``solutions`` is not a package.
 
     Raises:
         FileNotFoundError: the chapter has no checks.
@@ -49,13 +49,13 @@ def grade(
 ) -> Result:
     """Load an answer and check it.
 
-    The caller gives up its process: forbidden names stay forbidden, and what the answer did at its top level
-    stays done.
+    The calling process must be discarded afterwards: forbidden names stay forbidden, and what the answer did
+    at module level stays done.
 
     Args:
         exercise: the exercise.
-        load: gives the answer; what it raises is reported as an error of the answer's file.
-        seed: of the random cases.
+        load: returns the answer; what it raises is reported as an error of the answer's file.
+        seed: the seed of the random cases.
         tell: called with the name of each stage before it begins.
     """
     paper = exam(exercise.id)

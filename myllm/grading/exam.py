@@ -64,7 +64,7 @@ class Exam(Generic[P]):
     Args:
         id: the exercise.
         reference: an independent naive answer; not the solution, nor the package's own function.
-        tolerance: relative and absolute, where a few roundings of the result's precision are not enough.
+        tolerance: relative and absolute, if a few roundings of the result's precision are not enough.
     """
 
     all: ClassVar[dict[str, "Exam[...]"]] = {}
@@ -101,12 +101,12 @@ class Exam(Generic[P]):
     def oracle(self, weight: float, *, mistakes: Mistakes[P] = NONE) -> Callable[[Cases], Cases]:
         """Add a comparison with the reference on the cases that the decorated generator yields.
 
-        The hint of a mistake in the chapter's table is shown when the answer equals the wrong one on every
+        The hint of a mistake in the chapter's table is shown if the answer agrees with the wrong one on every
         case; this check knows all mistakes of the exercise that no :meth:`edge` names.
 
         Args:
             weight: points.
-            mistakes: the same for wrong functions of the check's own: ``{label: (wrong function, hint)}``.
+            mistakes: further ones, besides the table's: ``{label: (wrong function, hint)}``.
         """
         for label, one in mistakes.items():
             if label in self.unnamed:
@@ -124,11 +124,11 @@ class Exam(Generic[P]):
         return self._cases("edge", weight, {**named, **mistakes})
 
     def property(self, weight: float) -> Callable[[Property], Property]:
-        """Add a check of a property that always holds; its docstring states it."""
+        """Add a check of a property that always holds; the function's docstring states it."""
         return self._property("property", weight)
 
     def cost(self, weight: float) -> Callable[[Property], Property]:
-        """Add a check of a count (see :func:`measure`), earned only where all oracle checks pass."""
+        """Add a check of a count (see :func:`measure`), earned only if all oracle checks pass."""
         return self._property("cost", weight)
 
     def operations(
@@ -138,9 +138,9 @@ class Exam(Generic[P]):
 
         Args:
             weight: points.
-            what: is counted by the size, such as ``"rows"``.
+            what: what the size counts, such as ``"rows"``.
             sizes: a small and a large one.
-            case: the arguments for a size.
+            case: makes the arguments for a size.
         """
 
         def test(f: Function, rng: Rng) -> None:
@@ -150,7 +150,7 @@ class Exam(Generic[P]):
         self.cost(weight)(test)
 
     def conduct(self, weight: float, *names: str) -> None:
-        """Forbid names, functions or ``module.*``: they raise in every check; earned as :meth:`cost`."""
+        """Forbid functions or ``module.*``: their use raises in every check; earned as :meth:`cost`."""
         self.forbidden.extend(names)
         self.checks.append(Check("conduct", weight, lambda f, rng: None))
 
@@ -208,11 +208,11 @@ class Exam(Generic[P]):
         raise failure
 
     def lifted(self, answer: Function) -> Function:
-        """The function of a case's arguments that an answer is; a subclass may make another of it."""
+        """The answer as a function of a case's arguments; a subclass may adapt it."""
         return answer
 
     def _equal(self, wrong: Function, cases: list[tuple[Any, ...]], got: list[Any]) -> bool:
-        """Whether a wrong answer gives the same, and changes its arguments where this one did."""
+        """Whether a wrong answer gives the same results, and changes its arguments where this one did."""
         f = self.lifted(wrong)
         for one, args in zip(got, cases, strict=True):
             given = copy.deepcopy(args)

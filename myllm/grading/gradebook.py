@@ -1,4 +1,4 @@
-"""One table of many learners: as text, CSV, a page of HTML, JSON."""
+"""One table of many learners, as text, CSV, an HTML page or JSON."""
 
 import csv
 import io
@@ -20,7 +20,7 @@ ENDINGS: dict[str, Form] = {
     ".htm": "html",
     ".json": "json",
 }
-# What a spreadsheet takes for the beginning of a formula; the last four are their full-width forms.
+# What a spreadsheet takes for the beginning of a formula; the last four are the full-width forms.
 FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 
@@ -30,7 +30,7 @@ class Gradebook:
 
     Attributes:
         learners: The rows, graded.
-        exercises: What was asked for.
+        exercises: The exercises that were requested.
         by: Whether a column is a chapter or an exercise.
         seed: The seed of the random cases.
     """
@@ -50,7 +50,7 @@ class Gradebook:
 
     @property
     def points(self) -> int:
-        """The points of all columns together."""
+        """The total points of all columns."""
         return sum(one.points for one in self.exercises)
 
     def _column(self, id: str) -> str:
@@ -70,7 +70,7 @@ class Gradebook:
         return _whole(sum(one.earned for one in learner.results)) if learner.results else None
 
     def render(self, form: Form) -> str:
-        """The table in one of four forms, without a line break at its end."""
+        """The table in one of four formats, without a trailing newline."""
         make = {"text": self._text, "csv": self._csv, "html": self._html, "json": self._json}
         return make[form]().removesuffix("\n")
 
@@ -89,7 +89,7 @@ class Gradebook:
         return rows
 
     def _head(self) -> tuple[list[str], list[str]]:
-        """Two lines above the rows: what a column is, and its points."""
+        """The two header rows: the columns and their points."""
         names, points = list(self.columns), [str(value) for value in self.columns.values()]
         return ["learner", *names, "points", "share"], ["of", *points, str(self.points), ""]
 
@@ -163,7 +163,7 @@ class Gradebook:
 
 
 def harmless(text: str) -> str:
-    """A cell of text that no spreadsheet takes for a formula: an apostrophe stands before what may be one."""
+    """The text of a cell, with an apostrophe before anything that a spreadsheet could take for a formula."""
     return f"'{text}" if text.lstrip().startswith(FORMULA) else text
 
 

@@ -79,7 +79,7 @@ class Guard:
         def fence(*args: Any, **kwargs: Any) -> Any:
             frame = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]
             caller = str(frame.f_globals.get("__name__"))
-            # What Python and the inside of torch need for themselves stays allowed; torch.nn is refused.
+            # Calls from Python's library and from inside torch stay allowed; those from torch.nn are refused.
             inner = caller.startswith(INNER) or caller.split(".")[0] in sys.stdlib_module_names
             return self.use(name) if self.inside and not inner else original(*args, **kwargs)
 
@@ -90,7 +90,7 @@ class Guard:
         for space, kept in self._kept:
             now = vars(space)
             if len(now) == len(kept) and all(map(is_, now.values(), kept.values())):
-                continue  # nearly always, and thousands of names are compared after every call
+                continue  # nearly always; thousands of names are compared after every call
             for name in [name for name, value in kept.items() if now.get(name) is not value]:
                 setattr(space, name, kept[name])
             # In a class a new name hides an inherited one; in a module it hides nothing.
@@ -106,7 +106,7 @@ class Guard:
         """The plain value of ``function(*args)``.
 
         Raises:
-            Failure: the function raised, changed its arguments, or returned a strange type.
+            Failure: the function raised, changed its arguments, or returned an unsupported type.
             OutOfMemory: the memory limit was reached.
         """
         with _disable_current_modes():  # what a cost check counts is the answer's work, not ours
@@ -139,10 +139,10 @@ class Guard:
 
 
 def argument(function: Callable[..., Any], number: int) -> str:
-    """The name of a function's argument by its place, counted from 1."""
+    """The name of a function's argument by its position, counted from 1."""
     try:
         parameters = [*inspect.signature(function).parameters.values()]
-    except ValueError:  # some functions of C have no signature
+    except ValueError:  # some C functions have no signature
         parameters = list[inspect.Parameter]()
     known = number <= len(parameters) and parameters[number - 1].kind is not inspect.Parameter.VAR_POSITIONAL
     return f"`{parameters[number - 1].name}`" if known else f"number {number}"
@@ -181,7 +181,7 @@ def _find(path: str) -> Any:
 
 
 class _Nothing:
-    """Stands for a name of a forbidden module: may be imported, not used."""
+    """Stands for a name of a forbidden module: it may be imported, but not used."""
 
     def __init__(self, name: str, guard: Guard) -> None:
         self._name, self._guard = name, guard
@@ -196,7 +196,7 @@ class _Nothing:
 
 
 class _Barrier(Loader):
-    """An import finder and loader that gives empty modules for forbidden ones."""
+    """An import finder and loader that substitutes empty modules for forbidden ones."""
 
     def __init__(self, modules: tuple[str, ...], guard: Guard) -> None:
         self.modules, self.guard = modules, guard

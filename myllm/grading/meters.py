@@ -14,14 +14,14 @@ from myllm.grading.compare import Failure
 
 
 class Counted(TorchDispatchMode):
-    """Counts of what torch was asked to do: ``operations``, ``largest`` (elements of a result), ``flops``."""
+    """Counts what torch does: ``operations``, ``largest`` (elements of the largest result) and ``flops``."""
 
     operations = 0
     largest = 0
     flops = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Count one operation and do it."""
+        """Count one operation and run it."""
         result = func(*args, **(kwargs or {}))
         self.operations += 1
         if isinstance(result, Tensor):
@@ -38,7 +38,7 @@ def measure() -> Generator[Counted]:
 
 
 def effort(f: Callable[..., Any], *args: Any) -> int:
-    """The work of a call: the largest of bytecodes executed, bytes allocated and elements of a tensor."""
+    """The work of a call: the maximum of bytecodes executed, bytes allocated and elements of a tensor."""
     steps = 0
 
     def trace(frame: Any, event: str, _: object) -> Any:
@@ -62,7 +62,7 @@ def effort(f: Callable[..., Any], *args: Any) -> int:
 def same_operations(
     f: Callable[..., Any], what: str, cases: Sequence[tuple[int, Sequence[Any]]]
 ) -> list[Counted]:
-    """Fail if a large input takes more torch operations than a small one.
+    """Fail if a large input takes noticeably more torch operations than a small one.
 
     Args:
         f: the answer.
@@ -70,7 +70,7 @@ def same_operations(
         cases: two pairs of a size and the arguments of that size, the small one first.
 
     Returns:
-        What both calls took.
+        The counts of both calls.
     """
     counts = list[Counted]()
     for _, args in cases:
@@ -84,24 +84,24 @@ def same_operations(
 
 
 class WatchedTuple(tuple[int, ...]):
-    """A tuple that counts, for all of its kind together, the entries that were read."""
+    """A tuple that counts the entries read, with one counter for all instances."""
 
     read = 0
 
     def __iter__(self) -> Iterator[int]:
-        """Read all."""
+        """Iterate over the entries, and count them all."""
         WatchedTuple.read += len(self)
         return super().__iter__()
 
     def __getitem__(self, key: SupportsIndex | slice) -> Any:
-        """Read one or a slice."""
+        """Read and count an entry or a slice."""
         found: Any = super().__getitem__(key)
         WatchedTuple.read += len(found) if isinstance(key, slice) else 1
         return found
 
 
 class WatchedDict(dict[tuple[int, int], int]):
-    """A dict that counts the entries that were iterated over; looking one up is free."""
+    """A dict that counts the entries iterated over; lookups are free."""
 
     read = 0
 
@@ -111,15 +111,15 @@ class WatchedDict(dict[tuple[int, int], int]):
         return super().__iter__()
 
     def keys(self) -> KeysView[tuple[int, int]]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """A view that counts where it is iterated over."""
+        """A view that counts when it is iterated over."""
         return KeysView(self)
 
     def values(self) -> ValuesView[int]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """A view that counts where it is iterated over."""
+        """A view that counts when it is iterated over."""
         return ValuesView(self)
 
     def items(self) -> ItemsView[tuple[int, int], int]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """A view that counts where it is iterated over."""
+        """A view that counts when it is iterated over."""
         return ItemsView(self)
 
     def __deepcopy__(self, memo: object) -> "WatchedDict":

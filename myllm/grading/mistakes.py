@@ -13,14 +13,14 @@ from myllm.grading.classes import as_function
 
 @dataclass(frozen=True)
 class Mistake:
-    """One row; calling it is calling the wrong answer.
+    """One row; calling it calls the wrong answer.
 
     Args:
         exercise: the id.
         label: completes "This is what you get with …". Several rows may share it; a row without it is a wrong
             answer that the checks must reject without recognizing it.
-        hint: what is said after the label; at the first row of a label.
-        edits: pairs of an old text, which stands once in the exercise's part of the file, and a new one.
+        hint: what is said after the label; it belongs to the first row of a label.
+        edits: pairs of an old text, which occurs once in the exercise's part of the file, and a new one.
         body: in place of ``edits``, everything between the marks.
     """
 
@@ -39,7 +39,7 @@ class Mistake:
         """The whole answer file.
 
         Raises:
-            ValueError: an old text does not stand exactly once where it should.
+            ValueError: an old text does not occur exactly once there.
         """
         source = read_text(catalogue.folder("solutions") / self.about.file)
         start = source.index(f'@exercise("{self.exercise}"')

@@ -1,4 +1,4 @@
-"""Checking a function from a notebook cell; nothing here raises, so an unsolved chapter still runs."""
+"""Checking a function from a notebook cell; `check` never raises, so an unsolved chapter still runs."""
 
 import dis
 import re
@@ -16,7 +16,7 @@ from myllm.grading.progress import progress_path, record
 from myllm.grading.report import random_failed, to_html, to_text
 from myllm.grading.results import Result
 
-# What the compiled body of a stub consists of.
+# The bytecode instructions of a stub.
 STUB = {"RESUME", "LOAD_GLOBAL", "RAISE_VARARGS"}
 
 
@@ -61,7 +61,7 @@ def check(id: str, function: Callable[..., Any], *, seed: int | None = None) -> 
     Args:
         id: the exercise, such as ``"03.1"``.
         function: your answer.
-        seed: of the random cases; a failed card names it.
+        seed: the seed of the random cases; the card of a failed check names it.
     """
     exercise = exercises().get(str(id))
     if exercise is None:

@@ -19,14 +19,14 @@ def read(folder: Path, exercises: Sequence[Exercise]) -> list[Result]:
     """The last result of each of these exercises; not started where there is none.
 
     Raises:
-        UserError: the file is damaged or foreign.
+        UserError: the file is damaged, or is not a progress file.
     """
     path, known = progress_path(folder), dict[str, Result]()
     damaged = f"{path} is not a progress file; `myllm exercises check` sets it aside and begins a new one."
     try:
         if path.is_file():
             known = {one["id"]: Result.from_json(one) for one in read_json(path, "progress")["exercises"]}
-        elif path.exists():  # a folder, or a pipe that would be waited for
+        elif path.exists():  # a folder, or a pipe, which would block
             raise UserError(damaged)
     except OSError as error:
         raise UserError(f"Cannot read {path}: {error.strerror}.") from None

@@ -1,4 +1,4 @@
-"""Reports on checked exercises: plain text, JSON, a page of HTML, JUnit's XML."""
+"""Reports on checked exercises: plain text, JSON, an HTML page, JUnit XML."""
 
 import json
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from myllm.grading.results import DIAGNOSIS, KINDS, CheckResult, Result
 
 Format = Literal["text", "json", "html", "junit"]
 
-# The book's theme where there is one, else colours that read on light and on dark.
+# The book's theme where there is one, else colours that are legible on light and on dark.
 STYLE = {
     "passed": "var(--pst-color-success, #2a9560)",
     "partial": "var(--pst-color-warning, #b07d12)",
@@ -22,7 +22,7 @@ RANDOM = ("oracle", "edge", "property", "cost")
 
 
 def headline(result: Result) -> str:
-    """One line: the exercise, its state, its points."""
+    """One line: the exercise, its status, its points."""
     about = f"{result.id} {result.title}: {result.status}"
     return about if result.status == "not started" else f"{about}, {result.earned} of {result.points} points"
 
@@ -30,8 +30,8 @@ def headline(result: Result) -> str:
 def reasons(result: Result) -> list[tuple[str, str]]:
     """What did not pass and why, as (check, reason).
 
-    Diagnoses stand first, without a check and each of them once. A reason that is the same for all checks
-    stands once, too.
+    Diagnoses come first, without a check, each of them once. A reason that is the same for all checks is also
+    listed only once.
     """
     failed, diagnoses = list[tuple[str, str]](), dict[str, None]()
     for one in result.checks if result.status != "not started" else []:
@@ -55,7 +55,7 @@ def _label(check: CheckResult, checks: list[CheckResult]) -> str:
 
 
 def random_failed(results: Sequence[Result]) -> bool:
-    """Whether a check of random cases did not pass, so that its seed should be named."""
+    """Whether a check with random cases failed, so that the seed should be reported."""
     ran = [one for one in results if one.status in ("partial", "failed") and not one.error]
     return any(check.kind in RANDOM and not check.passed for one in ran for check in one.checks)
 
@@ -72,7 +72,7 @@ def to_text(result: Result) -> str:
 
 
 def to_html(result: Result) -> str:
-    """The same as a card."""
+    """The verdict as an HTML card."""
     colour = STYLE[result.status]
     rows = "".join(
         f"<li><strong>{escape(label)}</strong>"
@@ -124,7 +124,7 @@ def total(results: Sequence[Result]) -> str:
 
 
 def render(results: Sequence[Result], format: Format) -> str:
-    """The report in one of the four formats."""
+    """The report in one of four formats."""
     if format == "json":
         return json.dumps(to_json(results), indent=2)
     if format == "junit":

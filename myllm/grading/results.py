@@ -18,14 +18,14 @@ KINDS = {
     "cost": "amount of work",
     "conduct": "forbidden names",
 }
-# What the cause is, as a line of a check's message; every other line says what came instead of what.
+# A line of a check's message that names the cause; other lines compare the expected and the actual value.
 DIAGNOSIS = re.compile(r"This is what you get with |Your \w+ does not pass ")
 LONGEST = 2000  # characters of a message
 STRANGE = re.compile(r"[^\t\n\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def clean(text: str) -> str:
-    """Text that every format can hold: bounded, without control characters and lone surrogates."""
+    """Text that every format can hold: bounded, without control characters or lone surrogates."""
     return STRANGE.sub("\N{REPLACEMENT CHARACTER}", text if len(text) <= LONGEST else f"{text[:LONGEST]} …")
 
 
@@ -79,7 +79,7 @@ class Result:
     def failed(
         cls, exercise: Exercise, message: str, checks: Sequence[Weighed] = (), *, whole_file: bool = False
     ) -> "Result":
-        """The result if no check can pass, for one reason; ``whole_file`` if it affects the whole file."""
+        """The result if no check can pass, for one reason; ``whole_file`` if that affects the whole file."""
         lines = [CheckResult(one.kind, one.weight, False, clean(message)) for one in checks]
         lines = lines or [CheckResult("run", exercise.points, False, clean(message))]
         error = lines[0].message if whole_file else ""
@@ -87,7 +87,7 @@ class Result:
 
     @classmethod
     def unstarted(cls, exercise: Exercise, checks: Sequence[Weighed] = ()) -> "Result":
-        """The answer is still the stub."""
+        """The result if the answer is still the stub."""
         lines = [CheckResult(one.kind, one.weight, False, NOT_STARTED) for one in checks]
         return cls(exercise.id, exercise.title, exercise.points, lines)
 

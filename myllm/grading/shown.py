@@ -19,10 +19,10 @@ class Shown(reprlib.Repr):
     """``repr`` that stays short and shows a large tensor by its shape.
 
     Args:
-        items: of a list, tuple or dict.
-        text: the characters of a string.
+        items: the most shown of a list, tuple or dict.
+        text: the most characters shown of a string.
         cells: a tensor with more is shown by its shape.
-        near: an index that a list or tuple shows, too, however long it is.
+        near: an index whose element a list or tuple always shows, however long it is.
     """
 
     def __init__(self, items: int = 8, text: int = 60, cells: int = 9, near: int | None = None) -> None:
@@ -52,7 +52,7 @@ class Shown(reprlib.Repr):
         return f"[{self._elements(x, level)}]"
 
     def repr_tuple(self, x: tuple[Any, ...], level: int) -> str:
-        """As a list."""
+        """As :meth:`repr_list`."""
         return f"({self._elements(x, level)}{',' * (len(x) == 1)})"
 
     def _elements(self, x: Sequence[Any], level: int) -> str:
@@ -82,7 +82,7 @@ class Shown(reprlib.Repr):
 
 
 show = Shown().repr
-# Ever less of a value: elements, characters, cells of a tensor.
+# Ever shorter forms of a value: elements, characters, cells of a tensor.
 STEPS = ((8, 60, 9), (6, 60, 9), (4, 60, 6), (3, 40, 4), (2, 40, 4), (1, 40, 1), (1, 20, 1))
 
 
@@ -96,22 +96,22 @@ def kind(x: object) -> str:
 
 
 def is_numpy(x: object) -> bool:
-    """Whether this is a number or an array of NumPy's."""
+    """Whether this is a NumPy number or array."""
     return isinstance(x, np.generic | np.ndarray)
 
 
 def whole_call(f: Callable[..., Any], args: Sequence[Any]) -> str:
-    """A call with all that `show` shows of its arguments."""
+    """A call with its arguments as `show` shows them."""
     return _written(f.__name__, args, [show] * _values(args))
 
 
 def short_call(f: Callable[..., Any], args: Sequence[Any], problem: str) -> str:
-    """A call that does not bury what is said about it: every argument is there, the longest ones in part.
+    """A call short enough not to bury the problem: every argument is there, the longest ones only in part.
 
     Args:
         f: the function.
         args: its arguments; the last may be `Calls`.
-        problem: what is wrong with the result; a list shows the element at the place that it names.
+        problem: what is wrong with the result; a list shows the element at the index that it names.
     """
     place = re.search(r"\[(\d+)", problem)
     near = int(place[1]) if place else None
@@ -130,7 +130,7 @@ def _are_calls(args: Sequence[Any]) -> bool:
 
 
 def _values(args: Sequence[Any]) -> int:
-    """How many values a call shows, those of calls of methods among them."""
+    """How many values a call shows, including those of method calls."""
     return len(args) - 1 + sum(len(call) - 1 for call in args[-1]) if _are_calls(args) else len(args)
 
 

@@ -1,4 +1,4 @@
-"""Exams of exercises whose answer is a test: it must accept right functions and reject wrong ones."""
+"""Exams for exercises whose answer is a test, which must accept right functions and reject wrong ones."""
 
 import copy
 from collections.abc import Iterator, Mapping
@@ -9,20 +9,20 @@ from myllm.grading.exam import Exam, Function, Rng
 
 
 class Suspect:
-    """A function that the learner's test is tried on; counts its calls.
+    """A function on which the learner's test is tried; it counts its calls.
 
     Args:
         name: says what is wrong with the function, or begins with ``right``.
         function: takes positional arguments.
-        form: a function whose parameters the suspect has; its arguments may be given by these names.
+        form: a function with the suspect's parameters; arguments may be passed by these names.
     """
 
     def __init__(self, name: str, function: Function, form: Function) -> None:
         self.__name__, self.form, self.calls = name, form, 0
-        self.function = copy.deepcopy(function)  # one that remembers something begins anew
+        self.function = copy.deepcopy(function)  # one with state starts afresh
 
     def __call__(self, *args: Any, **named: Any) -> Any:
-        """What the function returns."""
+        """Call the function."""
         self.calls += 1
         return self.function(*signature(self.form).bind(*args, **named).args)
 
@@ -31,7 +31,7 @@ class Suspect:
 
 
 class VerdictExam(Exam[[Suspect]]):
-    """The checks of a test of functions, which returns whether the function under test is right.
+    """The checks of an answer that tests a function and returns whether that function is right.
 
     Args:
         id: the exercise.
@@ -47,13 +47,13 @@ class VerdictExam(Exam[[Suspect]]):
         return Suspect(name, function, next(iter(self.right.values())))
 
     def reject(self, kind: str, weight: float, wrong: Mapping[str, Function], *labels: str) -> None:
-        """Add an ``"oracle"`` or ``"edge"`` check: these are rejected, all right ones accepted.
+        """Add an ``"oracle"`` or ``"edge"`` check: the test rejects these, and accepts all right ones.
 
         Args:
-            kind: of the check; an oracle check recognizes all mistakes that no edge check names.
+            kind: the kind of check; an oracle check recognizes all mistakes that no edge check names.
             weight: points.
             wrong: functions that the test must reject, by names.
-            labels: of an edge check, as :meth:`edge` takes them.
+            labels: those of an edge check, as :meth:`edge` takes them.
         """
 
         def cases(rng: Rng) -> Iterator[tuple[Suspect]]:

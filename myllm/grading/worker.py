@@ -1,8 +1,8 @@
 """The warm process: torch is loaded once, then every exercise is checked in a fork of its own.
 
 What an answer does to its process (patched modules, seeds, folders, exits, crashes) ends with that fork. The
-warm process only waits: it reads one JSON request a line, watches the fork, writes one JSON result a line.
-When the process that asks ends, it ends at once, together with everything that an answer has started.
+warm process only waits: it reads one JSON request per line, watches the fork, and writes one JSON result per
+line. When the requesting process ends, it ends at once, together with everything that an answer has started.
 This is practice, not proctoring: it stops accidents, not attacks.
 """
 
@@ -23,15 +23,15 @@ from myllm.grading import Exercise
 from myllm.grading.results import LONGEST, Result, clean
 
 PROCESSES = 64  # that an answer may have at once
-BLOCKED = 3  # times the limit of processor time that may pass on the clock
+BLOCKED = 3  # times the limit of processor time: the limit of wall-clock time
 TOO_LONG = "The time limit was reached (an endless loop?)"
 TICK = 0.1  # seconds between looks at a fork
-# Linux: the signal that comes when the parent ends; orphans of our descendants become our children.
+# Linux: send a signal when the parent ends; make orphans of our descendants our children.
 PARENT_DEATH_SIGNAL, CHILD_SUBREAPER = 1, 36
 
 
 def serve(request: dict[str, Any], replies: int) -> dict[str, Any]:
-    """Check one answer in a fork, within its limits; the result as JSON.
+    """Check one answer in a fork, within its limits, and return the result as a JSON object.
 
     Args:
         request: as :func:`myllm.grading.attempt.attempt` takes it.
@@ -52,7 +52,7 @@ def serve(request: dict[str, Any], replies: int) -> dict[str, Any]:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             os.close(replies)
             attempt(request, to_results, to_output, mark)
-        except BaseException:  # a mistake of the grader's: say it where the answer's output goes
+        except BaseException:  # an error of the grader: report it where the answer's output goes
             traceback.print_exc()
             sys.stderr.flush()
         finally:
@@ -125,7 +125,7 @@ def descendants(root: int) -> list[int]:
 
 
 def sweep(child: int = 0) -> None:
-    """End a fork and all processes that any fork has started, in their own session or not."""
+    """Kill a fork and all processes that any fork has started, in sessions of their own or not."""
     if child:
         for end in (os.killpg, os.kill):  # it may not have a session of its own yet
             with suppress(ProcessLookupError, PermissionError):
@@ -142,7 +142,7 @@ def sweep(child: int = 0) -> None:
 
 
 def _prctl(option: int, value: int) -> None:
-    with suppress(OSError, AttributeError):  # Linux only; elsewhere the end of the input has to do
+    with suppress(OSError, AttributeError):  # Linux only; elsewhere the end of the input must suffice
         ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
 
 
@@ -154,7 +154,7 @@ def _tie(parent: int, death: signal.Signals) -> None:
 
 
 def _end(*_: object) -> NoReturn:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # nothing may interrupt the cleaning up now
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # nothing may interrupt the cleanup now
     raise SystemExit
 
 

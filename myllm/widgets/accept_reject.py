@@ -28,7 +28,7 @@ class AcceptReject(Widget):
     Args:
         p: The model's distribution, over two to eight tokens.
         q: The draft's distribution over the same tokens; it can be changed in the page.
-        k: How many tokens are proposed for a pass, 1 to 16.
+        k: How many tokens are proposed per pass, 1 to 16.
 
     Raises:
         ValueError: If a distribution does not sum to 1, lengths differ, or k lies outside its bounds.

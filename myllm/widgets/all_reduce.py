@@ -13,12 +13,12 @@ class AllReduce(Widget):
     """Adds up the vectors of several ranks by three algorithms, one step after another.
 
     A step takes the latency and the transfer of its longest message; a rank sends and receives at the same
-    time. The vector of the time model is the gradients in bf16, S = 2 bytes a parameter. The bars of ZeRO
-    (Rajbhandari et al., 2020) are for mixed precision with AdamW, in bytes a parameter: 2 for the weight, 2
+    time. The time is for the gradients in bf16, a vector of S = 2 bytes per parameter. The bars of ZeRO
+    (Rajbhandari et al., 2020) are for mixed precision with AdamW, in bytes per parameter: 2 for the weight, 2
     for the gradient and 12 for the fp32 master and the two moments.
 
     Args:
-        ranks: Number n of ranks, 2 to 8.
+        ranks: The number n of ranks, 2 to 8.
         algorithm: The one shown first: ``naive`` (one rank gathers all vectors and broadcasts the sum),
             ``ring`` (reduce-scatter, then all-gather) or ``tree`` (reduce to rank 0, then broadcast).
         parameters: Parameters of the model, 1 to 10¹².

@@ -12,15 +12,15 @@ METHODS = ("dpo", "ipo", "kto")
 class BetaExplorer(Widget):
     """Shows ``π* ∝ π_ref exp(r / β)`` over seven answers, and trains a policy of seven logits in the page.
 
-    The policy learns from all pairs, each as often as the reference writes it, by 400 updates of Adam. A pair
-    is preferred as Bradley and Terry say, or always in the order of the rewards. KTO's answers are good as
+    The policy learns from all pairs, each as often as the reference samples it, in 400 updates of Adam.
+    Preferences follow the Bradley-Terry model, or always the order of the rewards. KTO's answers are good as
     often as they win against another answer of the reference.
 
     Args:
         method: The loss, ``dpo``, ``ipo`` or ``kto``.
 
     Raises:
-        ValueError: If the method is another.
+        ValueError: If the method is none of these.
     """
 
     _css = source("layout.css", "config.css", "beta_explorer.css")
@@ -29,7 +29,7 @@ class BetaExplorer(Widget):
     method = traitlets.Unicode("dpo").tag(sync=True)
     beta = traitlets.Float(0.3).tag(sync=True)
     always = traitlets.Bool(False).tag(sync=True)  # the better answer wins every time
-    shown = traitlets.Int(0).tag(sync=True)  # the update that is looked at
+    shown = traitlets.Int(0).tag(sync=True)  # the update that is shown
 
     def __init__(self, method: str = "dpo") -> None:
         check_choice("method", method, METHODS)

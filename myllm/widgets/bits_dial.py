@@ -19,12 +19,12 @@ GROUPS = ("tensor", "row", SIZE)
 
 
 class BitsDial(PageModel):
-    """Quantizes a small model in the browser and shows what becomes of its text and of its loss.
+    """Quantizes a small model in the browser and shows the effect on its text and its loss.
 
     Matrices are rounded as by `myllm.quantization.affine.quantize_affine` on a symmetric grid, bit for bit,
     and the model computes with the rounded numbers. The page holds the weights in float16, which must
-    represent them exactly, as it does where the checkpoint was stored in half precision: so nothing is lost
-    at 32 bits. The weights are not part of the widget's state: on a built page they are a file of the site,
+    represent them exactly, as it does if the checkpoint was stored in half precision; so nothing is lost at
+    32 bits. The weights are not part of the widget's state: on a built page they are a file of the site,
     fetched when the reader presses a button; in a notebook the kernel sends them.
 
     Args:
@@ -42,7 +42,7 @@ class BitsDial(PageModel):
         group: What shares a scale: "tensor", "row", or 32 consecutive columns of a row.
         embedding: Whether the embedding table, which is also the head, is quantized as well.
         temperature: 0 (always the most likely token) to 1.5.
-        seed: Of the text.
+        seed: The seed of the text.
 
     Attributes:
         packed: The weights as the page reads them: compressed float16, all low bytes before all high ones.
@@ -124,7 +124,7 @@ class BitsDial(PageModel):
 
     @staticmethod
     def compress(content: bytes) -> bytes:
-        """In the zlib format, which browsers can read."""
+        """The content in the zlib format, which browsers can read."""
         return zlib.compress(content, 9)
 
     def text(self) -> str:

@@ -1,4 +1,4 @@
-"""The parts of a GPT: inputs and outputs of each, its parameters and its operations."""
+"""The parts of a GPT: the inputs and outputs of each, its parameters and its operations."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LIMITS = {"n_layer": 100, "n_head": 128, "n_embd": 16_384, "vocab_size": 300_000
 class BlockDiagram(Widget):
     """Draws a GPT-2 whose sizes the reader can change, with live shapes, parameters and operations.
 
-    The sums are those of `myllm.config.ModelConfig`: `n_params` and `flops_per_token`.
+    The totals are those of `myllm.config.ModelConfig`: `n_params` and `flops_per_token`.
 
     Args:
         model: The model shown first: ``gpt2``, ``gpt2-medium``, ``gpt2-large`` or ``gpt2-xl``.

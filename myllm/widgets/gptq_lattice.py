@@ -8,7 +8,7 @@ import traitlets
 
 from .base import Widget, check_integer, check_number, source
 
-MOST = 0.95  # of the correlation: at 1 the two inputs are one
+MOST = 0.95  # of the correlation: at 1 the two inputs are the same
 
 
 class GPTQLattice(Widget):
@@ -20,8 +20,8 @@ class GPTQLattice(Widget):
 
     Args:
         weight: The two weights before rounding, each from -1 to 1.
-        correlation: Of the two inputs, -0.95 to 0.95.
-        bits: 2 to 4.
+        correlation: Correlation of the two inputs, -0.95 to 0.95.
+        bits: Bits of each weight, 2 to 4.
 
     Raises:
         ValueError: If an argument lies outside its bounds.

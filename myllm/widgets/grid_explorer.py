@@ -15,14 +15,14 @@ REACH = 100
 class GridExplorer(Widget):
     """Rounds numbers to an affine grid that spans them, and shows the error of each and the bits needed.
 
-    The grid is that of `myllm.quantization.affine.quantize_affine`. A number takes its code; every group a
-    scale of 32 bits, and on an asymmetric grid a zero point of 8.
+    The grid is that of `myllm.quantization.affine.quantize_affine`. Each number needs the bits of its code,
+    each group a scale of 32 bits and, on an asymmetric grid, a zero point of 8 bits.
 
     Args:
         weights: 2 to 24 numbers, each from -100 to 100; they can be dragged in the page.
-        bits: 2 to 8.
+        bits: Bits of a code, 2 to 8.
         symmetric: Whether the grid is symmetric about 0.
-        group: How many consecutive numbers share a scale; it divides their count. "row": all.
+        group: How many consecutive numbers share a scale; it must divide their count. "row" means all.
 
     Raises:
         ValueError: If an argument lies outside its bounds.

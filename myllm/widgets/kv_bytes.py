@@ -11,10 +11,10 @@ FORMATS = ("float32", "bfloat16", "int8")
 
 
 class KVBytes(Widget):
-    """Shows the cache of a published model, whose numbers the reader can change.
+    """Shows the cache of a published model, whose dimensions the reader can change.
 
-    The cache is that of `myllm.config.ModelConfig.kv_bytes`; with a window only the last tokens are kept.
-    Changing heads leaves the width of the model as it is.
+    The size is that of `myllm.config.ModelConfig.kv_bytes`; with a window only the last tokens are kept.
+    Changing the heads does not change the width of the model.
 
     Args:
         model: The model shown first: ``gpt2``, ``llama-2-7b``, ``llama-2-70b``, ``llama-3-8b``,

@@ -12,10 +12,10 @@ MAX_SYMBOLS = 100
 
 
 class LetterHeatMap(Widget):
-    """Shows the row of one letter and the whole V × V map; smooths, and writes letters, in the page.
+    """Shows the row of one letter and the whole V × V map; smooths it, and samples letters, in the page.
 
     Args:
-        counts: (V, V) whole numbers, a nested list, an array or a tensor: row = letter, column = next letter.
+        counts: (V, V) whole numbers as a nested list, array or tensor: row = letter, column = next letter.
         alphabet: The V different characters, in the order of the rows.
         smoothing: Additive smoothing α, 0 to 10, before the reader moves the slider.
         letter: The row shown first; the most frequent letter if not given.
@@ -32,7 +32,7 @@ class LetterHeatMap(Widget):
     alpha = traitlets.Float().tag(sync=True)
     letter = traitlets.Unicode().tag(sync=True)
     predict = traitlets.Unicode().tag(sync=True)
-    seed = traitlets.Int(0).tag(sync=True)  # of the letters written; 0 while none are
+    seed = traitlets.Int(0).tag(sync=True)  # of the sampled letters; 0 while there are none
 
     def __init__(
         self,

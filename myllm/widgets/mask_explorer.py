@@ -25,7 +25,7 @@ class MaskExplorer(Widget):
     chooses one of the known kinds or writes a rule; what the page understands, `myllm.model.masks.Mask`
     understands as well.
 
-    The model has attention layers alone, without biases: ``x = embed[ids] + positions``, then
+    The model has only attention layers, without biases: ``x = embed[ids] + positions``, then
     ``x = x + layer(x)`` for every layer, then ``head(x)``. It reads a string and a separator, and should then
     write the string again.
 

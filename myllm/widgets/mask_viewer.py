@@ -1,4 +1,4 @@
-"""Conversations in a chat format: what is learned of them, and who sees whom when they share a row."""
+"""Conversations in a chat format: which tokens are learned, and which see each other in a shared row."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ class MaskViewer(Widget):
     """Shows the loss mask of conversations and the attention between them in a packed row.
 
     Each message is a line such as ``user: Hello``; a line of ``---`` begins another conversation, and lines
-    without a role go on with the message before. Tokens are characters, and each control token of a format is
+    without a role continue the previous message. Tokens are characters, and each control token of a format is
     one token.
 
     Args:
         text: The conversations shown first; the reader can replace them. At most 400 characters.
         template: The format shown first: alpaca, chatml, gemma, llama2, llama3, mistral or smollm2.
-        separate: Whether the conversations are kept apart by a document mask at first.
+        separate: Whether a document mask initially keeps the conversations apart.
 
     Raises:
         ValueError: If the text is out of bounds or the format unknown.

@@ -43,8 +43,8 @@ def _checked(config: Mapping[str, Any]) -> dict[str, Any]:
 class MemoryTimeline(Widget):
     """Draws the memory of one training step, with or without recomputation, in micro-batches.
 
-    The model of a step: parameters and optimizer are always there. Activations grow in the forward pass and
-    shrink in the backward pass; with recomputation a layer keeps its input alone, and all its activations
+    The model of a step: parameters and optimizer are always in memory. Activations grow in the forward pass
+    and shrink in the backward pass; with recomputation a layer keeps only its input, and all its activations
     exist only during its own backward pass. Logits, and what the loss keeps, exist between the two passes.
     Gradients arrive in equal shares, layer by layer, in the first micro-batch, and are freed after the
     update. A micro-batch is an equal part of the batch. What a layer needs only while it runs is left out.
@@ -52,11 +52,11 @@ class MemoryTimeline(Widget):
     Args:
         configs: One to twelve configurations. Each is a dictionary of ``name``, the bytes of ``parameters``,
             ``gradients`` and ``optimizer``, ``layers`` (for each layer the bytes of activations that the
-            forward pass of a whole batch keeps for the backward pass, its input among them) and ``logits``
+            forward pass of a whole batch keeps for the backward pass, including its input) and ``logits``
             (the bytes of the logits and of what the loss keeps, for a whole batch). ``inputs`` is optional:
             for each layer the bytes of its input; without it, a sixteenth of the activations, as in GPT-2.
-        recompute: Whether the layers recompute their activations at first.
-        micro_batches: Number of micro-batches at first, 1 to 32.
+        recompute: Whether the layers initially recompute their activations.
+        micro_batches: Initial number of micro-batches, 1 to 32.
 
     Raises:
         ValueError: If a configuration lacks a key or an argument lies outside its bounds.

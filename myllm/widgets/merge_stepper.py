@@ -18,7 +18,7 @@ class MergeStepper(Widget):
     Args:
         text: The text shown first; the reader can replace it. At most 2,000 characters.
         merges: How many merges the reader can step through, 1 to 100.
-        step: How many of them are already made at first.
+        step: How many of them are made at first.
 
     Raises:
         ValueError: If an argument lies outside its bounds.

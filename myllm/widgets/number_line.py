@@ -13,7 +13,7 @@ class NumberLine(Widget):
     """Adds a small step to 1 many times: with plain rounding, with an fp32 master, with stochastic rounding.
 
     Each sum is formed in fp32 and then rounded to the format: to the nearest number, a tie to the even one,
-    or, stochastically, to one of the two neighbours, with a probability that grows with its nearness.
+    or, stochastically, to one of the two neighbours, with a probability that grows with its proximity.
 
     Args:
         step: What is added each time, 10⁻⁸ to 0.25.

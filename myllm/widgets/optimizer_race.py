@@ -8,16 +8,16 @@ from .base import Widget, check_integer, source
 
 
 class OptimizerRace(Widget):
-    """Trains a character model in the page with three optimizers, from equal weights and on equal batches.
+    """Trains a character model in the page with three optimizers, from the same weights on the same batches.
 
     The model predicts a character of two sonnets from the four before it: an embedding, two hidden layers of
-    24 with tanh, a head. SGD has no momentum; AdamW and Muon are those of `myllm.training.optimizer` without
-    weight decay. After the warm-up the rate is constant. Curves on the right fill with the loss at the end of
-    every rate that was tried. A run diverges if it ends more than 0.1 nats above a uniform guess.
+    24 units with tanh, a head. SGD has no momentum; AdamW and Muon are those of `myllm.training.optimizer`
+    without weight decay. After the warm-up the rate is constant. Curves on the right collect the final loss
+    of every rate that was tried. A run diverges if it ends more than 0.1 nats above a uniform guess.
 
     Args:
-        steps: Updates of a run, 20 to 500.
-        seed: Of the initial weights and the batches.
+        steps: Updates in a run, 20 to 500.
+        seed: The seed of the initial weights and the batches.
 
     Raises:
         ValueError: If an argument lies outside its bounds.

@@ -30,17 +30,17 @@ class PageModel(Widget):
         state: Name to tensor or array, the state dict of such a `myllm.model.transformer.Transformer`.
             ``lm_head.weight`` may be absent, since the head is tied.
         merges: The merges of its byte-level BPE tokenizer in order, as in ``BPE.merges``, for text that is
-            split by the GPT-2 pattern. Ids behind the merges are special tokens, which are never written.
-        n_head: Query heads of every layer; those of keys and values follow from the shapes.
-        block_size: The longest context, in tokens. Needed with rotary positions; learned ones tell it.
+            split by the GPT-2 pattern. Ids after the merges are special tokens, which are never generated.
+        n_head: Query heads of every layer; the number of key and value heads follows from the shapes.
+        block_size: The longest context, in tokens. Needed with rotary positions; learned ones determine it.
         rope_theta: Base of the rotary frequencies, by default 10,000.
         prompt: The text to be continued, at most 200 characters.
         temperature: 0 (always the most likely token) to 1.5.
-        seed: Of sampling.
-        traits: The subclass's own.
+        seed: The seed of sampling.
+        traits: Traits of the subclass.
 
     Attributes:
-        n_params: Numbers in all tensors.
+        n_params: The number of parameters.
         packed: The weights as the page reads them.
 
     Raises:
@@ -104,16 +104,16 @@ class PageModel(Widget):
 
     @staticmethod
     def pack(arrays: Mapping[str, Array]) -> bytes:
-        """The weights in bytes."""
+        """The weights as bytes."""
         raise NotImplementedError
 
     @staticmethod
     def compress(content: bytes) -> bytes:
-        """What is fetched of these bytes: here they themselves."""
+        """What is fetched in place of these bytes: here, the bytes themselves."""
         return content
 
     def text(self) -> str:
-        """The packed weights as a string of a script, without quotation marks or backslashes."""
+        """The packed weights as a string for a script, without quotation marks or backslashes."""
         return b64encode(self.packed).decode()
 
     def _send_weights(self, _: object, message: dict[str, Any], buffers: object) -> None:
@@ -126,7 +126,7 @@ class PageModel(Widget):
 
 
 def _arrays(state: Mapping[str, Any], n_head: int) -> dict[str, Array]:
-    """The tensors that the page runs, as float32 in a fixed order; their shapes have been checked."""
+    """The tensors that the page runs, as float32 in a fixed order, with their shapes checked."""
     given: dict[str, Array] = {}
     for name, value in state.items():
         given[name] = np.asarray(value.detach() if hasattr(value, "detach") else value, dtype=np.float32)

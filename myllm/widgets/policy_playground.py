@@ -1,4 +1,4 @@
-"""A policy of 18 numbers that learns in the page from the rewards of what it writes."""
+"""A policy of 18 numbers that learns in the page from the rewards of its samples."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from .base import Widget, check_integer, source
 
 
 class PolicyPlayground(Widget):
-    """Trains a table of logits, three places of six tokens, by policy gradients on groups of completions.
+    """Trains a table of logits, three positions of six tokens, by policy gradients on groups of completions.
 
     The right completion is ``ot■``. A run of 300 updates is computed anew whenever a setting changes. The
-    group's mean as the baseline and the division by its standard deviation can be switched off; the weight of
-    the divergence from the first policy is that of k2 in the loss. A button replaces the reward by one that
-    pays a third for each ``o``.
+    group's mean as the baseline and the division by its standard deviation can be switched off; the
+    divergence from the initial policy enters the loss as k2, with an adjustable weight. A button replaces the
+    reward with one that pays a third for each ``o``.
 
     Args:
-        seed: Decides which tokens are drawn, 0 to 2,147,483,648.
+        seed: Determines which tokens are sampled, 0 to 2,147,483,648.
 
     Raises:
         ValueError: If an argument lies outside its bounds.
@@ -32,7 +32,7 @@ class PolicyPlayground(Widget):
     baseline = traitlets.Bool(True).tag(sync=True)
     scale = traitlets.Bool(True).tag(sync=True)
     planted = traitlets.Bool(False).tag(sync=True)
-    shown = traitlets.Int(0).tag(sync=True)  # the update that is looked at
+    shown = traitlets.Int(0).tag(sync=True)  # the update that is shown
 
     def __init__(self, seed: int = 0) -> None:
         check_integer("seed", seed, 0, 2**31)

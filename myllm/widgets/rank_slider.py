@@ -1,4 +1,4 @@
-"""The spectrum of a change of weights, and what the model does with its first directions alone."""
+"""The spectrum of a weight change, and what the model does with only its first directions."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ class Layer(TypedDict):
 
 
 class Point(TypedDict):
-    """What the whole model does if each layer keeps the first `r` directions: the share of right answers."""
+    """The share of right answers of the whole model if each layer keeps the first `r` directions."""
 
     r: int
     exact: float
 
 
 class Run(TypedDict):
-    """A tuning: its name, some of its layers, and its points with rising ranks."""
+    """A fine-tuning run: its name, some of its layers, and its points in order of rank."""
 
     name: str
     layers: Sequence[Layer]
@@ -39,9 +39,9 @@ class RankSlider(Widget):
     """Shows how much of a layer's change lies in its first directions, and what the model does with them.
 
     Args:
-        runs: At most 4 tunings.
-        trained: The share of right answers of adapters that were trained, as points.
-        rank: Where the slider stands, one of the ranks of the first run's points.
+        runs: 1 to 4 fine-tuning runs.
+        trained: Points with the share of right answers of adapters that were trained.
+        rank: The initial position of the slider, one of the ranks of the first run's points.
 
     Raises:
         ValueError: If an argument lies outside its bounds.

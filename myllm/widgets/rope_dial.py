@@ -23,7 +23,7 @@ class RopeDial(Widget):
         query: Position m of the query, 0 to 100.
         key: Position n of the key, 0 to 100.
         scaling: ``none``, ``linear``, ``llama3`` or ``yarn``.
-        factor: How many times longer the texts are to become, 1 to 64.
+        factor: The factor by which the context is to be extended, 1 to 64.
         original_context: Length of the longest training text, at least 16 tokens.
 
     Raises:

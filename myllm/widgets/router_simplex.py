@@ -1,4 +1,4 @@
-"""A router of three experts on the triangle of its scores: choices, weights, and the load of many tokens."""
+"""A router for three experts on the triangle of its scores: choices, weights, and the load of many tokens."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ def _three(name: str, values: Sequence[float], most: float) -> list[float]:
 
 
 class RouterSimplex(Widget):
-    """Shows where a router sends a token, and what a bias for the choice does to the load of 90 tokens.
+    """Shows where a router sends a token, and how a bias on the choice changes the load of 90 tokens.
 
-    The scores of three experts, softmax(logits / temperature), are a point of a triangle. Regions show which
+    The scores of three experts, softmax(logits / temperature), are a point in a triangle. Regions show which
     experts have the largest scores after the bias is added. The weights are the scores of the chosen experts
     without the bias, divided by their sum.
 
     Args:
-        logits: Of the token, each from -4 to 4.
-        bias: Of each expert, -0.6 to 0.6; added to the scores for the choice alone.
-        top_k: How many experts a token gets, 1 or 2.
+        logits: The logits of the token, each from -4 to 4.
+        bias: The bias of each expert, -0.6 to 0.6; added to the scores for the choice only.
+        top_k: How many experts a token is sent to, 1 or 2.
         temperature: 0.25 to 4.
         tilt: The mean logits of the 90 tokens, each from -4 to 4.
 

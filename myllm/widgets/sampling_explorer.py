@@ -24,10 +24,10 @@ def _logsumexp(numbers: Sequence[float]) -> float | None:
 
 
 def _reduced(row: Mapping[str, Any], shown: int, keys: set[str]) -> dict[str, Any]:
-    """A row with its most likely tokens and, for each temperature, what all others weigh together.
+    """A row with its most likely tokens and, for each temperature, the log of the total weight of the others.
 
     Raises:
-        ValueError: Keys are missing, or lists are not of one length.
+        ValueError: Keys are missing, or lists differ in length.
     """
     if not isinstance(row, Mapping) or not keys <= row.keys():  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ValueError(f"A row must have the keys {', '.join(sorted(keys))}.")
@@ -68,13 +68,13 @@ def _reduced(row: Mapping[str, Any], shown: int, keys: set[str]) -> dict[str, An
 
 
 class SamplingExplorer(Widget):
-    """Shows which tokens temperature and filters leave, and how the order in which they act matters.
+    """Shows which tokens the temperature and the filters leave, and how their order matters.
 
     Args:
         rows: One to eight dictionaries of ``prompt``, ``tokens`` (all tokens of the vocabulary as text) and
-            ``logits`` (those of the next token). The most likely tokens are drawn; the others appear as one.
-        grammar: Dictionaries of the same form, with ``allowed``, which tokens a grammar leaves after this
-            prompt; shown in a second tab.
+            ``logits`` (those of the next token). The most likely tokens are shown; the others appear as one.
+        grammar: Dictionaries of the same form with ``allowed``, which says of each token whether a grammar
+            allows it after this prompt; shown in a second tab.
         shown: How many tokens of each row are kept, 4 to 400; the others act as one.
 
     Raises:

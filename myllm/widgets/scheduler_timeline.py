@@ -1,4 +1,4 @@
-"""Requests over the steps of an engine: who waits, who is computed, who is preempted."""
+"""Requests over the steps of an engine: which wait, which are computed, which are preempted."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ class SchedulerTimeline(Widget):
     """Draws what an engine does with its requests, step by step, and how many blocks it uses.
 
     Args:
-        runs: One to four dictionaries of ``name`` and ``events``, those of an engine of chapter 14:
-            (step, request, kind, tokens, available blocks); at most 24 requests.
+        runs: One to four dictionaries of ``name`` and ``events``, those of an `Engine` of chapter 14: (step,
+            request, kind, tokens, available blocks); at most 24 requests.
 
     Raises:
         ValueError: If a run or an event is not of this form.

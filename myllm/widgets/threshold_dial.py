@@ -8,18 +8,18 @@ import traitlets
 
 from .base import Widget, check_integer, check_number, source
 
-MOST = 2000  # mails
+MOST = 2000  # messages
 
 
 class ThresholdDial(Widget):
     """Shows the confusion matrix and the cost of a spam filter for each threshold, on real logits.
 
     Args:
-        margins: For each mail the logit of spam minus that of ham, -100 to 100; at most 2,000 mails.
-        labels: For each mail 1 if it is spam, and 0 if it is ham.
-        threshold: From which probability on a mail is rejected, in per cent, 0 to 100.
-        temperature: What the margins are divided by, 0.25 to 4.
-        lost: The cost of a ham that is rejected, 1 to 100; a spam that is let through costs 1.
+        margins: For each message the logit of spam minus that of ham, -100 to 100; at most 2,000 messages.
+        labels: For each message 1 if it is spam, and 0 if it is ham.
+        threshold: The least probability of spam at which a message is rejected, in per cent, 0 to 100.
+        temperature: The divisor of the margins, 0.25 to 4.
+        lost: The cost of a rejected ham message, 1 to 100; letting a spam message through costs 1.
 
     Raises:
         ValueError: If an argument lies outside its bounds.

@@ -21,11 +21,11 @@ class TokenComparer(Widget):
 
     Args:
         text: The text shown first; the reader can replace it. At most 500 characters.
-        own: A trained `myllm.tokenizers.bpe.BPE` of some 4,096 ids, or None; its special tokens are not used.
+        own: A trained `myllm.tokenizers.bpe.BPE` of about 4,096 ids, or None; special tokens are not used.
         name: Its displayed name.
 
     Raises:
-        ValueError: If the text is out of bounds, `own` is no BPE that the page can run, or too large for it.
+        ValueError: If the text is out of bounds, or `own` is too large or not a BPE that the page can run.
     """
 
     _esm = source("layout.mjs", "text.mjs", "fetch.mjs", "byte_pairs.mjs", "token_comparer.mjs")
@@ -46,7 +46,7 @@ class TokenComparer(Widget):
         self.on_msg(self._send_vocabulary)
 
     def _send_vocabulary(self, _: object, message: dict[str, Any], buffers: object) -> None:
-        """Answer a notebook's page that asks for a vocabulary; without data if it is not available."""
+        """Send a vocabulary to a notebook's page that requests it; without data if it is not available."""
         if (name := message.get("vocabulary")) in NAMES:
             try:
                 data = vocabulary(name)

@@ -22,8 +22,8 @@ def vocabulary(name: str) -> dict[str, Any]:
 
     Returns:
         For byte-level BPE: ``bytes``, the id of each byte or None, and what `merge_table` holds. For
-        SentencePiece: ``pieces``, a line each, from id ``first`` on, the best first; ``tied``, those of them
-        whose scores are equal and below all others; ``bytes``, the id of byte 0.
+        SentencePiece: ``pieces``, one per line, from id ``first`` on, the best first; ``tied``, the ids whose
+        scores are equal and below all others; ``bytes``, the id of byte 0.
 
     Raises:
         KeyError: If there is no such vocabulary.
@@ -32,7 +32,7 @@ def vocabulary(name: str) -> dict[str, Any]:
 
 
 def merge_table(pairs: Iterable[tuple[int, int]], first: int) -> dict[str, Any]:
-    """Merges in order: ``first``, the id that the first makes, and ``pairs``, 16 bits an id, in base 64."""
+    """Merges in order: ``first``, the id that the first makes, and ``pairs``, 16 bits per id, in base 64."""
     flat = [i for pair in pairs for i in pair]
     return {"first": first, "pairs": b64encode(struct.pack(f"<{len(flat)}H", *flat)).decode()}
 
