@@ -52,23 +52,23 @@ class Benchmark:
     model: Annotated[str, Positional, arg(metavar="NAME|PATH")]
     """The model, as `myllm generate` takes it."""
     prompt: Annotated[int, arg(metavar="T")] = 128
-    """Tokens of a prompt."""
+    """Tokens in a prompt."""
     new: Annotated[int, arg(metavar="N")] = 32
-    """Tokens that are written after it."""
+    """Tokens to generate after it."""
     batch: Annotated[int, arg(metavar="B")] = 1
-    """Texts that are computed together."""
+    """Texts in a batch."""
     rounds: Annotated[int, arg(metavar="N")] = 5
-    """How often each speed is measured."""
+    """How many times each speed is measured."""
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     """The dtype of the weights; by default as stored."""
     device: Literal["cpu", "cuda"] | None = None
     """Where to compute; by default on the CPU."""
     threads: Annotated[int | None, arg(metavar="N")] = None
-    """Threads of the CPU; by default as many as PyTorch takes."""
+    """CPU threads; by default as many as PyTorch uses."""
     text: Annotated[str | None, arg(metavar="FILE")] = None
     """The text whose loss is measured; by default 30,000 characters of held-out Shakespeare."""
     out: Annotated[str | None, arg(metavar="FILE")] = None
-    """Write a report: FILE ends in .json or .html."""
+    """Write a report to this file, which must end in .json or .html."""
     against: Annotated[str | None, arg(metavar="FILE")] = None
     """Compare with this earlier report, a JSON file."""
 

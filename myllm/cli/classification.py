@@ -22,9 +22,9 @@ class Classify(Tuning):
     """
 
     train: Annotated[str, arg(metavar="head|N|all")] = "all"
-    """What is trained: the new head, with it the last N layers, or all."""
+    """What to train: the new head, the head with the last N layers, or everything."""
     block_size: int = 256
-    """Longer texts are cut to so many tokens."""
+    """Longer texts are cut to this many tokens."""
 
     def run(self) -> int:
         """Load, train, measure, save."""

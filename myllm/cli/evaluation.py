@@ -110,12 +110,12 @@ class Evaluate:
     max_new_tokens: Annotated[int | None, arg(metavar="N")] = None
     """The most tokens of an answer to a question of FILE; by default 32."""
     extract: Annotated[str | None, arg(metavar="PATTERN")] = None
-    """What counts of a written answer: the last match of this regular expression, or its first group; by
-    default all of it, trimmed."""
+    """The part of a written answer that counts: the last match of this regular expression, or its first
+    group; by default all of it, trimmed."""
     train: Annotated[str | None, arg(metavar="FILE")] = None
     """Say how much of the questions and their right answers this training text contains."""
     level: float = 0.95
-    """How many of the intervals are to contain the score of all such questions."""
+    """The confidence level of the intervals."""
     show: Annotated[int, arg(metavar="N")] = 0
     """Print N questions of each task: what was written, what was extracted from it, and the verdict."""
     format: Literal["text", "json"] = "text"

@@ -64,7 +64,7 @@ class Start:
     """
 
     dir: Annotated[str, Positional, arg(metavar="DIR")]
-    """Folder for your answers; it is made where it is missing."""
+    """Folder for your answers; it is created if it does not exist."""
 
     def run(self) -> int:
         """Copy what is missing, and report what was kept."""
@@ -112,7 +112,7 @@ class Check:
     watch: bool = False
     """Check again whenever a file is saved, until Ctrl-C."""
     format: Format = "text"
-    """Form of the report."""
+    """Format of the report."""
 
     def run(self, wait: Callable[[float], None] = time.sleep) -> int:
         """Check, record the progress, print the report; ``wait`` pauses between looks at the files."""
@@ -161,9 +161,9 @@ class Hint:
     exercise: Number
     """The exercise, such as 03.2."""
     number: Annotated[Literal[1, 2, 3], Positional, arg(metavar="[1|2|3]")] = 1
-    """How much is said."""
+    """Which hint to show."""
     level: Annotated[Literal[1, 2, 3] | None, arg(metavar="1|2|3")] = None
-    """The same by name."""
+    """The same as a named option."""
 
     def run(self) -> int:
         """Print the hint."""
@@ -205,7 +205,7 @@ class Report:
     dir: Folder = "."
     """Folder of your answers."""
     format: Format = "text"
-    """Form of the report."""
+    """Format of the report."""
 
     def run(self) -> int:
         """Print the report."""

@@ -28,11 +28,11 @@ class Export:
     html: Annotated[str, arg(metavar="FILE.html")]
     """The file to write; it must be new."""
     bits: Annotated[int, arg(metavar="N")] = 8
-    """Bits of a weight, 2 to 8."""
+    """Bits per weight, 2 to 8."""
     title: Annotated[str | None, arg(metavar="TEXT")] = None
     """The title of the page; by default the name of the model."""
     prompt: Annotated[str, arg(metavar="TEXT")] = ""
-    """The text that stands in the page at first."""
+    """The text that the page shows at first."""
     card: Annotated[str | None, arg(metavar="FILE.json")] = None
     """A report card to show: a JSON object of names, each with a number, a text or [value, low, high]."""
 

@@ -32,7 +32,7 @@ def say(text: str) -> None:
 Data = Annotated[str, arg(metavar="FILE")]
 _MODELS = {"model", "adapter", "classifier.safetensors"}
 MADE = _MODELS | {"checkpoints", "journal.jsonl", "stage.json", "classes.json"}
-"""What the folder of a run may hold; one that holds anything else is not written into."""
+"""What the folder of a run may contain; nothing is written into one that contains anything else."""
 
 
 def check_run(out: str, *, lr: float, seed: int, steps: int = 1) -> None:
@@ -58,21 +58,21 @@ class Tuning:
     """The options of all commands that train on examples."""
 
     model: Name
-    """The model to begin with, as `myllm generate` takes it."""
+    """The model to start from, as `myllm generate` takes it."""
     data: Data
-    """A JSONL or CSV file of examples; see below."""
+    """A JSONL or CSV file of examples; see above."""
     out: Annotated[str, arg(metavar="FOLDER")] = "tuned"
-    """Where everything is written; the same command again goes on there."""
+    """Where everything is written; the same command, run again, resumes there."""
     epochs: float = 3.0
-    """How often each example is seen."""
+    """How many times each example is seen."""
     batch_size: int = 8
-    """Rows of an update."""
+    """Rows per update."""
     lr: float = 1e-4
-    """Peak learning rate; adapters usually need about ten times as much as whole weights."""
+    """Peak learning rate; adapters usually need about ten times that of the full weights."""
     held_out: float = 0.1
-    """The share of the examples that measures the result and is not trained on."""
+    """The share of the examples that is held out to measure the result."""
     seed: int = 0
-    """Of the split, the order and new weights."""
+    """Seed of the split, the order and any new weights."""
 
     def check(self) -> None:
         """Refuse invalid options before anything is loaded."""
@@ -157,9 +157,9 @@ class SFT(Tuning):
     template: str | None = None
     """The chat format of "messages"; by default the model's own."""
     block_size: int = 512
-    """Tokens of a row; short examples share one."""
+    """Tokens per row; short examples share rows."""
     too_long: Annotated[str, arg(metavar="raise|drop|cut")] = "raise"
-    """What happens to an example that is longer than a row."""
+    """What to do with an example that is longer than a row."""
     scheme: Annotated[str | None, arg(metavar="NAME")] = None
     """Quantize the frozen weights under --lora, such as nf4 (QLoRA)."""
 
@@ -264,7 +264,7 @@ class Merge:
     model: Name
     """The base."""
     adapter: Name
-    """The folder of an adapter, of myllm sft or of peft."""
+    """The folder of an adapter, written by myllm sft or by peft."""
     out: Annotated[str, arg(metavar="FOLDER")] = "merged"
     """Where the model is written."""
 

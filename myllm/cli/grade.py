@@ -36,9 +36,9 @@ class Grade:
     output: Annotated[str | None, arg(metavar="FILE")] = None
     """File for the table instead of standard output."""
     format: Form | None = None
-    """Form of the table; else by the file's ending, and text without a file."""
+    """Format of the table; by default that of the file's ending, or text without a file."""
     seed: Annotated[int | None, arg(metavar="N")] = None
-    """Seed of the random cases, the same for all; the last line on standard error names the one it used."""
+    """Seed of the random cases, the same for all; the last line on standard error names the one used."""
 
     def run(self) -> int:
         """Grade, with a line on standard error after each learner; then print or write the table."""

@@ -22,7 +22,7 @@ class Inspect:
     """
 
     folder: Annotated[str, Positional, arg(metavar="FOLDER")]
-    """The folder of an adapter, of myllm sft or of peft."""
+    """The folder of an adapter, written by myllm sft or by peft."""
     model: Annotated[str | None, arg(metavar="NAME|PATH")] = None
     """The base, as `myllm generate` takes it."""
 

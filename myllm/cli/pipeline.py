@@ -54,15 +54,15 @@ class Pipeline:
     tasks: Annotated[str | None, arg(metavar="FILE")] = None
     """Prompts with right answers, as `myllm rl` reads them."""
     match: Annotated[str | None, arg(metavar="REGEX")] = None
-    """With --tasks: finds the answer in what was written."""
+    """With --tasks: a regular expression that finds the answer in the generated text."""
     scheme: Annotated[str, arg(metavar="NAME")] = "int8"
     """How the result is quantized."""
     out: Annotated[str, arg(metavar="FOLDER")] = "pipeline"
-    """Where everything is written; the same command again goes on there."""
+    """Where everything is written; the same command, run again, resumes there."""
     lora: Annotated[int, arg(metavar="RANK")] = 0
     """Train adapters of this rank, and merge them after each stage; 0 trains the weights."""
     epochs: float = 3.0
-    """How often each example of --sft and --preferences is seen."""
+    """How many times each example of --sft and --preferences is seen."""
     lr: float = 1e-4
     """Peak learning rate of `myllm sft`."""
     updates: Annotated[int | None, arg(metavar="N")] = None
@@ -74,7 +74,7 @@ class Pipeline:
     text: Annotated[tuple[str, ...], UseAppendAction, arg(metavar="FILE")] = ()
     """Measure bits per byte of this text."""
     seed: int = 0
-    """Of all stages."""
+    """Seed of all stages."""
 
     def run(self) -> int:
         """Run what is not finished yet, and print the card."""

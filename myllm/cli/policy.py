@@ -33,9 +33,9 @@ class DPO(Tuning):
     method: Annotated[str, arg(metavar="dpo|ipo|kto|simpo")] = "dpo"
     """The loss."""
     beta: float | None = None
-    """How much a step away from the reference costs, by default 0.1; for simpo, which has none, 2."""
+    """How strongly the policy is held to the reference, by default 0.1; for simpo, which has none, 2."""
     margin: float | None = None
-    """What simpo asks of the difference, by default 1."""
+    """The margin that simpo demands, by default 1."""
     lora: Annotated[int, arg(metavar="RANK")] = 0
     """Train adapters of this rank instead of the weights; 0 trains the weights."""
     template: str | None = None
@@ -96,35 +96,35 @@ class RL:
     """
 
     model: Name
-    """The model to begin with, which must be right now and then."""
+    """The model to start from, which must already be right now and then."""
     data: Data
     """A JSONL or CSV file of prompts with their right answers."""
     out: Annotated[str, arg(metavar="FOLDER")] = "tuned"
-    """Where everything is written; the same command again goes on there."""
+    """Where everything is written; the same command, run again, resumes there."""
     updates: int = 100
     """Updates of the weights."""
     prompts: int = 16
-    """Prompts of an update."""
+    """Prompts per update."""
     group: int = 8
-    """Answers to each prompt, which are compared with each other."""
+    """Answers per prompt, which are compared with each other."""
     tries: int = 1
-    """How often prompts are asked for an update, until --prompts of them have answers of both kinds."""
+    """How many times to sample prompts for an update until --prompts of them have right and wrong answers."""
     max_new_tokens: int = 64
     """The most tokens of an answer."""
     method: str = "grpo"
     """grpo, rloo, reinforce, dr-grpo, dapo, gspo or cispo."""
     temperature: float = 1.0
-    """Of sampling and of scoring."""
+    """Temperature of both sampling and scoring."""
     beta: float = 0.0
-    """What each nat of divergence from the model at the start costs; needs --lora."""
+    """The cost of each nat of divergence from the initial model; needs --lora."""
     lora: Annotated[int, arg(metavar="RANK")] = 0
     """Train adapters of this rank instead of the weights; 0 trains the weights."""
     lr: float = 1e-4
     """Peak learning rate."""
     match: Annotated[str | None, arg(metavar="REGEX")] = None
-    """Finds the answer in what was written."""
+    """A regular expression that finds the answer in the generated text."""
     seed: int = 0
-    """Of the order and of every token that is drawn."""
+    """Seed of the order and of sampling."""
 
     def run(self) -> int:
         """Load, train, save."""

@@ -21,13 +21,13 @@ class Sampling:
     top_k: Annotated[int | None, arg(metavar="K")] = None
     """Keep the K most likely tokens."""
     top_p: Annotated[float | None, arg(metavar="P")] = None
-    """Keep the most likely tokens, as few as have probability P together."""
+    """Keep the fewest most likely tokens that have probability P together."""
     min_p: Annotated[float | None, arg(metavar="P")] = None
     """Keep the tokens that are at least P times as likely as the most likely one."""
     typical_p: Annotated[float | None, arg(metavar="P")] = None
-    """Keep the tokens whose surprise is nearest to the entropy, as few as have probability P together."""
+    """Keep the fewest tokens, with surprise nearest to the entropy, that have probability P together."""
     repetition_penalty: Annotated[float, arg(metavar="X")] = 1.0
-    """More than 1 makes the tokens of the text less likely, those of the prompt included."""
+    """Above 1, makes tokens already in the text less likely, including those of the prompt."""
     presence_penalty: Annotated[float, arg(metavar="X")] = 0.0
     """Subtract X from the logits of the tokens that have been generated."""
     frequency_penalty: Annotated[float, arg(metavar="X")] = 0.0
@@ -43,7 +43,7 @@ class Sampling:
     order: Annotated[str | None, arg(metavar="NAME,NAME…")] = None
     """The order in which the options above act, such as top-p,temperature."""
     stop: Annotated[tuple[str, ...], UseAppendAction, arg(metavar="TEXT")] = ()
-    """End before this text."""
+    """Stop before this text."""
     seed: Annotated[int | None, arg(metavar="N")] = None
     """Makes sampling repeatable; 0 or more."""
     json: bool = False

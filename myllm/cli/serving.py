@@ -31,11 +31,11 @@ class Serve:
     model: Name
     """The model."""
     host: Annotated[str, arg(metavar="ADDRESS")] = "127.0.0.1"
-    """Where to listen; any other address than this machine's own needs a key."""
+    """The address to listen on; any address but a loopback one needs a key."""
     port: Annotated[int, arg(metavar="N")] = 8080
-    """The port; 0 takes one that is free."""
+    """The port; 0 takes a free one."""
     name: Annotated[str | None, arg(metavar="NAME")] = None
-    """What clients call the model; by default as above."""
+    """The name by which clients request the model; by default the one given above."""
     template: Annotated[str | None, arg(metavar="NAME")] = None
     """The chat format, such as chatml; by default the model's own."""
     key_file: Annotated[str | None, arg(metavar="FILE")] = None
@@ -45,20 +45,20 @@ class Serve:
     device: Annotated[str | None, arg(metavar="DEVICE")] = None
     """Where the model runs, such as cuda; by default the CPU."""
     rows: Annotated[int, arg(metavar="N")] = 8
-    """The most texts that are written at the same time."""
+    """The most texts that are generated at the same time."""
     queue: Annotated[int, arg(metavar="N")] = 256
-    """The most texts that wait; whoever comes then is asked to try again."""
+    """The most texts that may wait; further clients are told to try again later."""
     cache_tokens: Annotated[int | None, arg(metavar="N")] = None
-    """Tokens whose keys and values are kept; by default as many as all texts can have, at most 32,768."""
+    """Capacity of the KV cache in tokens; by default as many as all texts can have, at most 32,768."""
     private: bool = False
-    """Share no computation between requests. With sharing, an answer to a prompt that somebody else has sent
-    before comes sooner, so a client can find out what others ask."""
+    """Share no computation between requests. With sharing, a prompt that somebody else has sent before is
+    answered sooner, so a client can find out what others ask."""
     max_body: Annotated[int, arg(metavar="BYTES")] = 1 << 20
     """The largest request."""
     seconds: Annotated[float, arg(metavar="X")] = 300
-    """How long a request may take, its waiting included."""
+    """How long a request may take, in seconds, including waiting."""
     patience: Annotated[float, arg(metavar="X")] = 30
-    """How long to wait for a client that sends or reads nothing."""
+    """How long to wait, in seconds, for a client that sends or reads nothing."""
 
     def run(self) -> int:
         """Load the model, then serve until a signal arrives."""

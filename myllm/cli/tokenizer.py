@@ -38,7 +38,7 @@ class Train:
     files: Annotated[tuple[str, ...], Positional, arg(metavar="[FILE …]")] = ()
     """UTF-8 text files; standard input without any."""
     pattern: Literal["gpt2", "gpt4", "smollm2"] = "gpt2"
-    """How text is cut into words before merging."""
+    """How text is split into words before merging."""
     special: Annotated[tuple[str, ...], UseAppendAction, arg(metavar="TOKEN")] = ()
     """A special token."""
     json: bool = False

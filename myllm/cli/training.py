@@ -27,27 +27,27 @@ class Run:
     data: Data
     """Text files, a folder of shards, or names of corpora; see myllm data build."""
     out: Annotated[str, arg(metavar="FOLDER")] = "run"
-    """Where everything is written; the same command again goes on there."""
+    """Where everything is written; the same command, run again, resumes there."""
     batch_size: int = 32
-    """Rows of an update, over all processes."""
+    """Rows per update, over all processes."""
     micro_batch: int = 0
-    """Rows computed at once by a process; 0 takes its whole share."""
+    """Rows that a process computes at once; 0 means its whole share."""
     strategy: StrategyName = "auto"
-    """How to spread over processes that torchrun started; auto is ddp with several and single with one."""
+    """How to use the processes that torchrun started; auto is ddp with several and single with one."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16 holds weights in bfloat16, with fp32 masters in the optimizer."""
+    """bf16 keeps weights in bfloat16, with fp32 master weights in the optimizer."""
     fast_products: bool = False
-    """Let a CPU's fp32 products use oneDNN, after a check that they are as exact."""
+    """Use oneDNN for fp32 matrix products on a CPU, after checking that it is as exact."""
     compile: bool = False
     """Compile each layer."""
     recompute: bool = False
-    """Compute activations again in the backward pass, to save memory."""
+    """Recompute activations in the backward pass to save memory."""
     sharded: bool = False
     """With fsdp, let each process write its own part of a checkpoint."""
     tensorboard: bool = False
     """Write values for TensorBoard into FOLDER/tensorboard."""
     seed: int = 0
-    """Of initial weights and the order of the data."""
+    """Seed of the initial weights and the order of the data."""
 
     def make_strategy(self) -> "Strategy":
         """The strategy that was asked for."""
@@ -173,17 +173,17 @@ class Pretrain(Run):
     schedule: Literal["cosine", "wsd", "linear", "constant"] = "cosine"
     """How the learning rate falls."""
     warmup: int = 50
-    """Updates over which it rises."""
+    """Updates over which the learning rate rises."""
     weight_decay: float = 0.1
-    """Of matrices."""
+    """Weight decay of the matrices."""
     clip: float = 1.0
-    """The largest norm of a gradient."""
+    """The norm to which the gradient is clipped."""
     ema: float = 0.0
-    """Decay of a moving average of the weights, which is what is then saved; 0 keeps none."""
+    """Decay of a moving average of the weights, which is then saved in their place; 0 keeps none."""
     evaluate_every: int = 100
     """Updates between validations."""
     patience: int = 0
-    """Stop after so many validations without a new best; 0 never does."""
+    """Stop after this many validations without a new best; 0 never stops early."""
     checkpoint_every: int = 100
     """Updates between checkpoints."""
 

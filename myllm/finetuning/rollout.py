@@ -42,7 +42,7 @@ class Completion(NamedTuple):
 
 
 Reward = Callable[[Sequence[Any], Sequence[Completion]], Sequence[float]]
-"""Maps the items of prompts, and the completion of each, to one number each."""
+"""Maps the items of prompts and the completion of each prompt to one number per completion."""
 
 
 class _Recorder:
