@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from myllm.model.basics import upcast
 
 CHUNK_LOGITS = 1 << 24
-"""Logits held at a time by `chunked_loss`: 64 MB in fp32."""
+"""Logits held at a time by `chunked_loss`: 64 MiB in fp32."""
 
 
 def cross_entropy(logits: Tensor, targets: Tensor, *, z_loss: float = 0.0) -> Tensor:

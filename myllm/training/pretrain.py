@@ -43,7 +43,7 @@ class FromLoader:
 
 
 class Pretrain(FromLoader):
-    """Next-token prediction on the batches of a loader; the unit that is counted is the token.
+    """Next-token prediction on the batches of a loader; its unit is the token.
 
     Args:
         loader: A `WindowLoader`, or a `PackedLoader`, whose documents do not attend to each other.
