@@ -5,6 +5,11 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+import torch
+from safetensors.torch import load_file
+
+from myllm import LLM, ModelConfig, Transformer, load_tokenizer
+from myllm.course import weights
 
 ROOT = Path(__file__).parents[2]
 FIGURES = sorted((ROOT / "book" / "figures").glob("*.svg"))
@@ -48,6 +53,36 @@ def test_the_smallest_letter_is_legible_on_a_phone(path):
         width = float(phone[1])
     sizes = [float(size) for size in re.findall(r"font(?:-size)?: ([\d.]+)px", text)]
     assert sizes and min(sizes) * PHONE / width >= SMALLEST
+
+
+def test_the_whole_path_shows_the_numbers_of_the_books_gpt():
+    """Ids, vectors, attention, logits and percentages, computed again."""
+    figure = ElementTree.parse(ROOT / "book" / "figures" / "whole-path.svg")
+    shown = {}
+    for text in figure.iter(SVG + "text"):
+        number = float((text.text or "").replace("−", "-").rstrip("%")) if text.get("data-row") else None
+        shown.setdefault(text.get("data-row"), []).append(number)
+    config = ModelConfig.preset("gpt2", vocab_size=1024, block_size=128, n_layer=3, n_head=4, n_embd=96)
+    model = Transformer(config)
+    state = {name: weight.float() for name, weight in load_file(weights("gpt")).items()}
+    model.load_state_dict(state | {"lm_head.weight": state["embed_tokens.weight"]})
+    llm = LLM(model.eval(), load_tokenizer("shakespeare"))
+    ids = llm.tokenizer.encode("To be, or not to")
+    with torch.no_grad():
+        vectors = model.embed_tokens(torch.tensor(ids)) + model.embed_positions(torch.arange(len(ids)))
+        logits = model(torch.tensor([ids]))[0, -1]
+    best = logits.topk(3)
+    assert shown["ids"] == ids
+    assert [llm.tokenizer.decode([i]) for i in best.indices.tolist()] == [" be", "-", " the"]
+    expected = {
+        "vectors": vectors[:, :3].flatten(),
+        "attention": llm.attention_maps("To be, or not to")[1][2, 2, -1],
+        "logits": best.values,
+        "percent": 100 * logits.softmax(0)[best.indices],
+    }
+    for row, numbers in expected.items():
+        digits = 1 if row == "percent" else 2
+        assert shown[row] == pytest.approx(numbers.tolist(), abs=0.51 * 10**-digits), row
 
 
 def test_the_map_has_every_chapter_and_serving():
