@@ -422,9 +422,8 @@ def leaving():
         asked = {"model": "m", "prompt": "abc", "max_tokens": 40, "n": 20, "stream": True, "seed": 1}
         engine, left, steps = client.service.engine, threading.Event(), iter(range(3))
 
-        def paced(
-            step=engine.step,
-        ):  # however slow the client is, the engine takes three steps before it leaves
+        def paced(step=engine.step):
+            """Three steps and no more before the client leaves, however slow it is."""
             if next(steps, None) is None:
                 left.wait(PATIENCE)
             step()
