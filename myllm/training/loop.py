@@ -217,6 +217,8 @@ class Trainer:
         rng = state["rng"].get(str(self.strategy.rank))
         if rng is not None:
             checkpoint.set_rng_state(rng)
+        if self.folder and self.strategy.rank == 0 and not problems:  # a run may be killed before it prunes
+            checkpoint.prune(self.folder, self.config.keep_last, self.best_step)
 
     def _next(self, batches: Iterator[Any]) -> Any:
         """The next micro-batch; functions in its place are called with the model first."""

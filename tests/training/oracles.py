@@ -257,6 +257,13 @@ def early():
         one.fit()
         assert (one.done, one.best, one.best_step) == (8, 2.0, 4)
         assert [*get("checkpoint").steps(folder)] == [4, 8]
+        for damaged in (False, True):  # killed before it pruned; of a damaged run all stay
+            shutil.copytree(folder / "step-000008", folder / "step-000006")
+            if damaged:
+                (folder / "step-000008" / "rank-00000.safetensors").unlink()
+            settings = {"evaluate_every": 2, "patience": 2, "keep_last": 1}
+            t.trainer(50, validation=[None], folder=folder, **settings).resume()
+            assert [*get("checkpoint").steps(folder)] == ([4, 6, 8] if damaged else [4, 8])
     finally:
         shutil.rmtree(folder)
 

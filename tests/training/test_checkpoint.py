@@ -199,3 +199,16 @@ def test_a_damaged_checkpoint_is_said_and_the_run_ends_as_without_it(tmp_path):
     assert again.notes[0].endswith("is missing or was changed. An earlier one is used.")
     assert equal(flat(one), flat(again))
     assert checkpoint.read(tmp_path / "b" / "step-000012")["progress"]["step"] == 12
+
+
+def test_a_run_that_was_killed_before_it_pruned_does_so_when_it_resumes(tmp_path):
+    def again(**options):
+        return trainer(12, folder=tmp_path, checkpoint_every=4, **options)
+
+    again().fit()
+    shutil.copytree(tmp_path / "step-000008", tmp_path / "step-000004")
+    again().fit()
+    assert [*checkpoint.steps(tmp_path)] == [8, 12]
+    (tmp_path / "step-000012" / "rank-00000.safetensors").unlink()
+    again(keep_last=1).resume()
+    assert [*checkpoint.steps(tmp_path)] == [8, 12]  # the only intact one stays

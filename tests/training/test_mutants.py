@@ -218,6 +218,8 @@ MUTANTS = {
         "in steps(folder).values()",
     ),
     "steps sorted as text": ("checkpoint", "(int(match[1]), path) for", "(-int(match[1]), path) for"),
+    "never pruned when it resumes": ("loop", "and self.strategy.rank == 0 and not problems", "and False"),
+    "pruned though damaged": ("loop", "and self.strategy.rank == 0 and not problems", "and True"),
     "the best is pruned": ("checkpoint", "if step != best:", "if True:"),
     "one too few is kept": ("checkpoint", "[:-keep_last]", "[: 1 - keep_last or None]"),
     "PyTorch's generator not restored": ("checkpoint", 'torch.set_rng_state(state["torch"])', "pass"),
