@@ -203,8 +203,9 @@ class Trainer:
         self.notes += [f"{problem} An earlier one is used." for problem in problems]
         if state is None:
             return
-        settings = json.loads(json.dumps(asdict(self.config)))  # as the checkpoint holds them
-        for name, value in settings.items():
+        for name, value in json.loads(
+            json.dumps(asdict(self.config))
+        ).items():  # as the checkpoint holds them
             old: Any = state["config"].get(name)
             if old != value and name not in BOOKKEEPING:
                 advice = "keep it, or train in another folder"
@@ -214,8 +215,7 @@ class Trainer:
         progress = state["progress"]
         self.done, self.waited = progress["step"], progress["waited"]
         self.best, self.best_step = progress["best"], progress["best_step"]
-        rng = state["rng"].get(str(self.strategy.rank))
-        if rng is not None:
+        if (rng := state["rng"].get(str(self.strategy.rank))) is not None:
             checkpoint.set_rng_state(rng)
         if self.folder and self.strategy.rank == 0 and not problems:  # a run may be killed before it prunes
             checkpoint.prune(self.folder, self.config.keep_last, self.best_step)
