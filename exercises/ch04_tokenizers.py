@@ -13,7 +13,7 @@ from myllm.grading import exercise
 def publish(merges: list[tuple[int, int]], special: list[str]) -> tuple[dict[str, int], list[str]]:
     """Write a tokenizer of your own in the format of GPT-2's two files.
 
-    In ours, the bytes have the ids 0 to 255, and merge number k, counted from 0, has the id 256 + k. In
+    In yours, the bytes have the ids 0 to 255, and merge number k, counted from 0, has the id 256 + k. In
     GPT-2's files every byte is written as one visible character. A byte whose own character ``chr(byte)`` is
     visible keeps it. These bytes lie in three inclusive ranges: ``"!"`` to ``"~"``, ``"¡"`` to ``"¬"`` and
     ``"®"`` to ``"ÿ"``. All other bytes, in order, take the characters from code point 256 on. The published
@@ -160,7 +160,7 @@ def choose_tokenizer(
     budget: int,
     most: float,
 ) -> tuple[str | None, dict[str, str], int]:
-    """Choose the tokenizer that serves a mixture of languages best, and say why each other one was rejected.
+    """Choose the tokenizer that serves a mixture of languages best, and say why the others were rejected.
 
     The same text was encoded in several languages. Only the languages of ``traffic`` count. The rules, in
     this order:
@@ -184,9 +184,9 @@ def choose_tokenizer(
         most: The largest ratio that is accepted, 1 or more.
 
     Returns:
-        The name of the chosen tokenizer, or None if rules 1 to 3 drop all; a dict that maps each other
-        name to the rule that dropped it; and the bytes of the chosen one's unused rows, which belong to no
-        id, 0 if none is chosen.
+        The name of the chosen tokenizer, or None if rules 1 to 3 drop all; a dict that maps every
+        other name to the rule that dropped it; and the bytes of the chosen one's unused rows, which belong to
+        no id, 0 if none is chosen.
 
     Example:
         For 64 ids 64 rows are needed, for 65 ids 128. Of 128 rows 63 are unused, each of 2 * 8 bytes.

@@ -95,15 +95,15 @@ def is_window(make_mask: Callable[[int, int, int, int], Any]) -> bool:
     is the token at position ``offset + i``, key j the token at position j. The entry is true where the query
     may attend to the key: to the last ``size`` positions up to and including its own, and to nothing later.
 
-    Your function is tried on right implementations and on wrong ones. Every wrong one shows its fault for
+    Your function is tried on correct implementations and on faulty ones. Every faulty one shows its fault for
     some arguments with queries from 1 to 3, keys from 1 to 8, offset from 0 to 5 and size from 1 to 4.
 
     Args:
         make_mask: The function to test.
 
     Returns:
-        True if it is right. False if it is wrong: if for some arguments in these ranges it returns wrong
-        values, a wrong shape or dtype, or something that is not a tensor, or raises an exception.
+        True if it is correct. False if, for some arguments in these ranges, it returns wrong values, a wrong
+        shape or dtype, or something that is not a tensor, or raises an exception.
 
     The functions of `myllm.model` may not be used.
 
@@ -137,7 +137,7 @@ def kv_bytes(
 
     Returns:
         The bytes of the cache for ``context`` tokens, and the largest number of tokens whose cache takes no
-        more than ``budget`` bytes; None if any number of tokens fits. For full points, find the second
+        more than ``budget`` bytes; None if there is no limit. For full points, find the second
         number without trying one length after another.
 
     The functions of `myllm.config` and `myllm.model` may not be used.
@@ -157,7 +157,7 @@ def kv_bytes(
 def choose_model(
     candidates: list[dict[str, Any]], context: int, users: int, budget: int
 ) -> tuple[str | None, dict[str, str]]:
-    """Choose the model that serves all users within a memory budget, and say why each other one was rejected.
+    """Choose the model that serves all users within a memory budget, and say why the others were rejected.
 
     The rules, in this order:
 

@@ -46,7 +46,7 @@ def rotate_part(x: Tensor, positions: Tensor, theta: float, rotary_dim: int) -> 
 
 @exercise("08.2", "Convert pairs of neighbours", points=5, minutes=20, difficulty=2, section="rope")
 def to_halves(weight: Tensor, n_head: int, rotary_dim: int) -> Tensor:
-    """Reorder the weights of a projection that was trained with other pairs.
+    """Reorder the weights of a projection that was trained with neighbours as pairs.
 
     The model that the weights come from rotates neighbours, as the paper does: of the first R numbers of each
     head, 0 and 1 are a pair, then 2 and 3, and so on, and pair i has frequency i. Our code rotates halves:
@@ -56,7 +56,7 @@ def to_halves(weight: Tensor, n_head: int, rotary_dim: int) -> Tensor:
 
     Args:
         weight: (H * D, C), the weight of the projection of queries or keys, as ``nn.Linear`` stores it; head
-            h has rows ``h * D`` to ``(h + 1) * D``. Or its bias, (H * D,). The dtype may be any.
+            h has rows ``h * D`` to ``(h + 1) * D - 1``. Or its bias, (H * D,). Any dtype.
         n_head: H. For keys, that is the number of key heads.
         rotary_dim: R, even, 0 to D.
 
@@ -79,13 +79,13 @@ def to_halves(weight: Tensor, n_head: int, rotary_dim: int) -> Tensor:
 def cached_attention(
     q: Tensor, k: Tensor, v: Tensor, past: tuple[Tensor, Tensor], theta: float, rotary_dim: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Debug attention that continues a text, with a cache of the keys and values before it.
+    """Debug attention that continues a text, with a cache of the earlier keys and values.
 
-    The cache holds the keys of the positions before, already rotated, and their values. The new tokens stand
-    behind them, at positions P to P + T - 1. They attend to everything in the cache, to themselves and to new
+    The cache holds the keys of the earlier positions, already rotated, and their values. The new tokens
+    follow, at positions P to P + T - 1. They attend to everything in the cache, to themselves and to new
     tokens before them. Query head h uses key head ``h // (H / K)``. The cache that is returned is the
     ``past`` of the next call. Your answer may call your own ``rotate_part``. This version has five mistakes.
-    With one key head for each query head, it even writes well until the cache is used for the first time::
+    With one key head for each query head, its results are right as long as the cache is empty::
 
         keys, values = past
         B, H, T, D = q.shape
@@ -148,8 +148,8 @@ def widest(
         n_layer: The number of blocks, 1 or more.
         n_embd: C.
         n_head: The number of query heads.
-        n_kv_head: The number of heads that have keys and values.
-        head_dim: The numbers of one head.
+        n_kv_head: The number of heads of keys and values.
+        head_dim: D, how many numbers a head has.
         tied: Whether the head uses the table of the token embedding.
         multiple: The inner width has to be a multiple of this, 1 or more.
         budget: The number of parameters that may not be exceeded.
@@ -178,15 +178,15 @@ def choose_scaling(
 
     Each row is one method, measured with several seeds at several lengths of text. One row has the name
     ``"none"``: the model as it was trained. A set of losses is *clearly worse* than another one if its lowest
-    loss is higher than the highest of the other; smaller differences are not larger than those between
-    seeds. The rules, in this order:
+    loss is higher than the highest of the other; otherwise, the difference may be due to the seeds. The
+    rules, in this order:
 
     1. ``"unmeasured"``: drop a method that has no losses at the length ``trained`` or none at ``needed``.
     2. ``"short"``: drop a method that is clearly worse than ``"none"`` at the length ``trained``; users have
        short texts, too.
-    3. ``"long"``: of what is left, the best has the lowest mean loss at the length ``needed``. Drop a method
-       that is clearly worse than the best at that length.
-    4. ``"order"``: of what is left, choose the first in the table. Drop the others.
+    3. ``"long"``: of the methods left, the best has the lowest mean loss at the length ``needed``. Drop a
+       method that is clearly worse than the best at that length.
+    4. ``"order"``: of the methods left, choose the first in the table. Drop the others.
 
     Args:
         rows: The table; a row is a dict with ``name`` and ``losses``, a dict from a length to a list with one
@@ -195,9 +195,9 @@ def choose_scaling(
         needed: The length that is needed.
 
     Returns:
-        The name of the chosen method, or None if rule 1 drops all (that is, nobody measured ``needed``), and
-        a dict that gives for the name of each other method the rule that dropped it. ``"none"`` is a method
-        as any other, and can be chosen or dropped.
+        The name of the chosen method, or None if rules 1 and 2 drop all methods, and a dict from the name of
+        each other method to the rule that dropped it. ``"none"`` is a method like any other, and can be
+        chosen or dropped.
 
     The functions of `myllm.config` and `myllm.model` may not be used.
 

@@ -13,7 +13,7 @@ from myllm.grading import exercise
 
 @exercise("09.1", "Fix the converter", points=6, minutes=20, difficulty=2, section="transposes")
 def convert_neox(state: dict[str, Tensor], n_head: int) -> dict[str, Tensor]:
-    r"""Debug a converter for the layers of GPT-NeoX: it runs, and what it returns is wrong.
+    r"""Debug a converter for the layers of GPT-NeoX: it runs, but what it returns is wrong.
 
     GPT-NeoX stores its matrices as (out, in), as ``nn.Linear`` does. Queries, keys and values are the rows of
     one matrix, head by head: D rows of queries of the first head, D rows of its keys, D rows of its values,
@@ -44,8 +44,8 @@ def convert_neox(state: dict[str, Tensor], n_head: int) -> dict[str, Tensor]:
         return ours
 
     Args:
-        state: Names to tensors. Layer 7, for example, has ``gpt_neox.layers.7.input_layernorm.weight``; there
-            may be more than ten layers. Each of the six parts above has a weight and a bias, and
+        state: The tensors by name. Layer 7, for example, has ``gpt_neox.layers.7.input_layernorm.weight``;
+            there may be more than ten layers. Each of the six parts above has a weight and a bias, and
             ``dense_h_to_4h`` is the first matrix of the feed-forward network. The three buffers
             ``attention.bias``, ``attention.masked_bias`` and ``attention.rotary_emb.inv_freq`` of a layer
             hold no weights.
@@ -77,25 +77,25 @@ def to_neighbours(qkv: Tensor, n_head: int, n_kv_head: int) -> Tensor:
     """Reorder the rows of queries and keys, from RoPE's pairs in halves to pairs of neighbours, as for GGUF.
 
     One matrix holds all heads, one below the other: first those of the queries, then those of the keys, then
-    those of the values. Each has D rows. Within each head of the queries and of the keys, row i goes to place
-    2i and row i + D/2 to place 2i + 1, for i from 0 up to, not including, D/2. The values know nothing of
-    RoPE: their rows stay where they are.
+    those of the values. Each has D rows. Within each head of the queries and of the keys, row i goes to
+    position 2i and row i + D/2 to position 2i + 1, for i from 0 to D/2 - 1. RoPE does not rotate the values:
+    their rows stay where they are.
 
     Args:
         qkv: (N, C), a weight, or (N,), a bias, of any dtype.
-        n_head: H, how many heads the queries have, 1 or more.
-        n_kv_head: K, how many heads the keys have, and the values as well; H is a multiple of K.
+        n_head: H, the number of query heads, 1 or more.
+        n_kv_head: K, the number of key heads and of value heads; H is a multiple of K.
 
     Returns:
-        The same rows in the new order, with shape and dtype of ``qkv``. For full points the number of tensor
-        operations does not grow with the number of heads.
+        The same rows in the new order, with the shape and dtype of ``qkv``. For full points, the number of
+        tensor operations does not grow with the number of heads.
 
     Raises:
-        ValueError: N rows are not H + 2K heads of the same size, or that size D is odd.
+        ValueError: N is not a multiple of H + 2K, or D is odd.
 
     Example:
-        Two heads of queries, one of keys and one of values, of six rows each. For the eye, each stands in a
-        line of its own.
+        Two heads of queries, one of keys and one of values, of six rows each. Here each is printed on a line
+        of its own.
 
         >>> to_neighbours(torch.arange(24), 2, 1).view(4, 6)
         tensor([[ 0,  3,  1,  4,  2,  5],
@@ -111,22 +111,21 @@ def to_neighbours(qkv: Tensor, n_head: int, n_kv_head: int) -> Tensor:
 def plan_shards(index: dict[str, Any], wanted: list[str]) -> dict[str, list[str]]:
     """Say which tensors to read from which shard, and trust no index that names anything but plain files.
 
-    A plain file name is a string of the letters a to z and A to Z, the digits 0 to 9, ``_``, ``-`` and ``.``,
-    and of no other character of Unicode. It does not begin with ``.``, has no ``..`` anywhere, and ends with
-    ``.safetensors``.
+    A plain file name is a string of nothing but the letters a to z and A to Z, the digits 0 to 9, ``_``,
+    ``-`` and ``.``. It does not begin with ``.``, does not contain ``..``, and ends with ``.safetensors``.
 
     Args:
-        index: what the JSON of an index holds. Its ``"weight_map"`` is a dict of names of tensors to names
-            of files, and may be empty; what else it has does not matter.
-        wanted: the names of the tensors to read, in any order, none twice.
+        index: The content of an index, parsed from JSON. Its ``"weight_map"`` is a dict from the names of
+            tensors to the names of files, which may be empty; other keys are ignored.
+        wanted: The names of the tensors to read, in any order, none twice.
 
     Returns:
-        The names of the files that hold something wanted, in the order of ``sorted``, and for each the names
-        of its wanted tensors, in the order of ``sorted``.
+        A dict from each file that holds a wanted tensor to the names of its wanted tensors. The files, and
+        the names of each file, are in the order of ``sorted``.
 
     Raises:
-        ValueError: there is no ``"weight_map"``, or it is no dict; one of its files has no plain name,
-            whether or not anything wanted lies there; or the map lacks a wanted tensor.
+        ValueError: There is no ``"weight_map"``, or it is not a dict; a name of a file in it is not plain,
+            whether or not the file holds a wanted tensor; or the map lacks a wanted tensor.
 
     Example:
         >>> places = {"w": "part-2.safetensors", "b": "part-2.safetensors", "x": "part-1.safetensors"}
@@ -148,14 +147,14 @@ def diagnose(
 
     A file *fits* a model if both have the same names, and the same shape under each name. If ``tied`` is
     true, and only then, the file may leave out ``lm_head.weight``, and no other name. If the file has it, it
-    is treated as any other tensor. The verdict is the first of these that is true:
+    is treated like any other tensor. The verdict is the first of these that is true:
 
     - ``"fits"``: The file fits. The evidence is an empty list.
-    - ``"prefix"``: The file would fit if one prefix was removed from all its names that begin with it. A
-      prefix is one or more parts of a name and the dot behind them, such as ``model.``. Two names must not
+    - ``"prefix"``: The file would fit if one prefix were removed from all its names that begin with it. A
+      prefix is one or more parts of a name and the dot after them, such as ``model.``. Two names must not
       become the same. The evidence is this prefix; at most one prefix makes the file fit.
-    - ``"transposed"``: The file would fit if some matrices, of two dimensions, were transposed. The evidence
-      is the names of those whose shapes show it, in the order of ``wanted``.
+    - ``"transposed"``: The file would fit if some of its matrices (tensors of two dimensions) were
+      transposed. The evidence is the names of those whose shapes show it, in the order of ``wanted``.
     - ``"layers"``: The file has more or fewer layers than the model, and would fit if the layers that only
       one of them has were left out of both. Both number their layers from 0 without a gap (else this is not
       the verdict), as in ``layers.7.mlp.weight``, and each has one tensor or more. The evidence is the
@@ -188,16 +187,16 @@ def reads_safely(read: Callable[[bytes], dict[str, tuple[str, tuple[int, ...], b
     """Test a reader of safetensors files, by calling it with files that you make.
 
     Your answer is a test, and it is graded as one: it must pass right readers and fail wrong ones.
-    ``read(data)`` takes the bytes of a whole file. For each tensor it gives, under its name, the dtype as the
-    header says it, the shape as a tuple, and the bytes of the numbers. It must refuse, with a ``ValueError``
-    and nothing else, every file that breaks a rule:
+    ``read(data)`` takes the bytes of a whole file. It returns a dict from the name of each tensor to its
+    dtype as given in the header, its shape as a tuple, and the bytes of its numbers. It must refuse, with a
+    ``ValueError`` and nothing else, every file that breaks a rule:
 
     - A file begins with 8 bytes, the length of the header in bytes, lowest byte first. The header ends within
       the file.
-    - The header is a JSON object in UTF-8. ``__metadata__`` is not a tensor: the reader passes over it. The
+    - The header is a JSON object in UTF-8. ``__metadata__`` is not a tensor: the reader skips it. The
       other names, whatever their characters, are those of tensors, each an object with ``dtype``, ``shape``
       and ``data_offsets``, in any order.
-    - A dtype is ``F32``, ``F16`` or ``U8``, with 4, 2 or 1 bytes a number. A size in a shape is 0 or more.
+    - A dtype is ``F32``, ``F16`` or ``U8``, with 4, 2 or 1 bytes per number. A size in a shape is 0 or more.
       The shape ``[]`` means one number.
     - The offsets, begin and end, count from the first byte after the header. A tensor has as many bytes as
       dtype and shape say.

@@ -49,15 +49,15 @@ def is_right(score: Callable[[Tensor, Tensor, int], Any]) -> bool:
 
     ``score(probabilities, ids, n_bytes)`` should return a pair of floats: the perplexity of a text and its
     bits per byte. ``probabilities`` is (V, V) float32, row = previous character, column = next character,
-    and each row sums to 1. ``ids`` is (N,) int64, N 2 or more. The first character is not predicted, and
-    ``n_bytes`` is the number of bytes of all others. If the table gives some pair of the text the probability
-    0, both numbers are infinite.
+    and each row sums to 1. ``ids`` is (N,) int64, with N at least 2. The first character is not predicted,
+    and ``n_bytes`` is the number of bytes of all the others. If the table gives some pair of the text the
+    probability 0, both numbers are infinite.
 
     Your answer is a test, and it is graded as one: it must accept every correct function and reject every
     incorrect one. A correct function has a relative error of less than 0.00001. Every wrong one shows its
     fault for some table with V from 2 to 5, some text of at most 1,000 characters and some ``n_bytes`` from
-    N - 1 to 4 * (N - 1): with numbers that are off by more than one percent, with something other than a
-    pair of floats, with an exception, or because it changes its arguments.
+    N - 1 to 4 * (N - 1): it returns numbers that are off by more than one percent, returns something other
+    than a pair of floats, raises an exception, or changes its arguments.
 
     Args:
         score: The function to test.
@@ -121,7 +121,7 @@ def smoothed(counts: Tensor, k: float, alpha: float) -> Tensor:
         (V, V) float32. Each row sums to 1. A row without any counts is equal to q, even if ``k`` is 0.
 
     Example:
-        The columns have the sums 2 and 6, with alpha 3 and 7: q is 0.3 and 0.7. The first row becomes
+        The columns sum to 2 and 6; adding alpha gives 3 and 7, so q is 0.3 and 0.7. The first row becomes
         (2 + 1.2) / 12 and (6 + 2.8) / 12.
 
         >>> smoothed(torch.tensor([[2, 6], [0, 0]]), 4.0, 1.0)
@@ -154,8 +154,8 @@ def total_bits(parts: list[dict[str, Any]]) -> float:
             perplexity is at least 1, every other value at least 0.
 
     Returns:
-        The bits that all texts cost, divided by the bytes of all texts: a Python float, infinite where a text
-        is impossible.
+        The bits that all texts cost, divided by the bytes of all texts: a Python float, infinite if a text
+        has probability zero.
 
     Raises:
         ValueError: A unit is not one of the four.
@@ -189,7 +189,7 @@ def total_bits(parts: list[dict[str, Any]]) -> float:
 def choose_context(
     candidates: list[dict[str, Any]], works: list[str], alphabet_size: int, budget: int, margin: float
 ) -> tuple[str | None, dict[str, str]]:
-    """Choose among count tables by their scores on held-out text, and say why each other one was rejected.
+    """Choose among count tables by their scores on held-out text, and say why the others were rejected.
 
     A model with a context of c characters is a table with a number for each run of c characters and each next
     character; the bigram model has c = 1. A number takes 4 bytes. The rules, in this order:
@@ -199,17 +199,17 @@ def choose_context(
     2. ``"texts"``: drop a model if it was not scored on exactly the works that all are compared on.
     3. ``"memory"``: drop a model if its table takes more than ``budget`` bytes.
     4. ``"score"``: of what is left, the best model has the fewest bits per byte on all works together. Drop a
-       model if it has more than ``margin`` bits per byte more.
+       model if its score is more than ``margin`` bits per byte above the best.
     5. ``"context"``: of what is left, choose the model with the shortest context. If several have it, choose
        the one with the fewest bits per byte, and if these are equal too, the first. Drop the others.
 
     Args:
         candidates: A table, in which each row is a dict: ``name``; ``context``, c, 0 or more; ``counted`` and
             ``tuned``, lists of the works that were used to count its table and to choose its alpha; and
-            ``scores``, a dict that gives for each work that it was scored on a pair: the bits that the whole
-            work costs, which may be infinite, and its bytes.
+            ``scores``, a dict that maps each work that the model was scored on to a pair: the bits that the
+            whole work costs, which may be infinite, and its bytes.
         works: The works that all are compared on, in any order.
-        alphabet_size: V, the characters of the alphabet.
+        alphabet_size: V, the number of characters in the alphabet.
         budget: Bytes of memory.
         margin: 0 or more, bits per byte.
 

@@ -14,7 +14,7 @@ def scoring_windows(tokens: Tensor, block_size: int, stride: int) -> tuple[Tenso
     """Debug overlapping windows for scoring a text: some targets count twice, others never.
 
     A model predicts better with a longer context. So a text is scored with windows that overlap, and in each
-    window, only the targets that no earlier window had count; the others are replaced by -100, which
+    window, only those targets count that were in no earlier window; the others are replaced by -100, which
     PyTorch's cross-entropy ignores. Windows of T tokens begin at 0, ``stride``, 2 * ``stride`` and so on, as
     long as the window and its last target lie in the text. If targets are left at the end, there is one more
     window, whose last target is the last token. This version has five mistakes::
@@ -33,10 +33,10 @@ def scoring_windows(tokens: Tensor, block_size: int, stride: int) -> tuple[Tenso
 
     Returns:
         ``(x, y)``, both (W, T) int64, with a row for each window, in the order of the text: what the model
-        reads, and the targets. Each token but the first is a target exactly once.
+        reads, and the targets. Each token but the first counts as a target exactly once.
 
     Example:
-        The windows begin at 0 and 2; the third one would begin at 4, but begins at 3.
+        The windows begin at 0 and 2; the third would lack a last target at 4, so it begins at 3.
 
         >>> x, y = scoring_windows(torch.tensor([10, 11, 12, 13, 14, 15, 16]), 3, 2)
         >>> x
@@ -80,7 +80,7 @@ def plan(
     may hold the last windows of one and the first windows of the next.
 
     Args:
-        lengths: The tokens of each document, at least one document; each has from 1 to 10**15.
+        lengths: The number of tokens of each document, from 1 to 10**15. There is at least one document.
         vocab_size: The number of ids, from 1 to 2**32.
         shard_tokens: 1 or more.
         block_size: T, 1 or more.
@@ -92,8 +92,8 @@ def plan(
         number of steps after which each window was read at least ``epochs`` times, 0 if there is no window.
 
     Example:
-        Shards of 4 + 2 and 5 tokens; four places of documents. Of 11 tokens, 3 windows of 3 have all their
-        targets, and two epochs are six windows.
+        The shards hold 4 + 2 and 5 tokens; the last file holds three beginnings and one end. The 11 tokens
+        make 3 windows of 3 tokens with all their targets, so two epochs are six windows.
 
         >>> plan([4, 2, 5], 256, 6, 3, 4, 2)
         ([140, 138, 160], 2)
@@ -116,7 +116,7 @@ def plan(
 
 @exercise("02.3", "Documents in a row", points=6, minutes=15, difficulty=2, section="packing")
 def documents_and_positions(lengths: list[int], block_size: int) -> tuple[Tensor, Tensor]:
-    """For each position of a packed row, say which document its token belongs to, and its position in it.
+    """For each position of a packed row, say which document its token belongs to, and where in that document.
 
     The documents lie in the row one after the other, in the order given; what is left at the end is padding.
 
@@ -165,16 +165,16 @@ def epoch_order(
     A shuffle over all windows of a corpus jumps from file to file. If each file has to be fetched first,
     only a few files should be open at a time. You may choose any order that meets these requirements:
 
-    1. Each window of each file comes exactly once in an epoch.
+    1. Each window of each file occurs exactly once in an epoch.
     2. A file is open from the first of its windows to the last. At no time are more than ``open_files`` open.
     3. The order depends on the arguments alone, not on other random numbers of the program, and it differs
        from epoch to epoch and from seed to seed: seed 1 in epoch 2 is not seed 2 in epoch 1.
-    4. The windows of a file do not come in their order in the file. If several files may be open, their
-       windows are mixed: with files of equal size, which ``open_files`` divides evenly, at least a third of
-       all windows follow a window of another file.
+    4. The windows of a file are not read in the order of the file. If several files may be open, their
+       windows are mixed: if the files have equal sizes and their number is a multiple of ``open_files``, at
+       least a third of all windows follow a window of another file.
     5. Which files are first, and which are open together, changes from epoch to epoch.
     6. Of ``world`` processes, the one with the number ``rank`` gets the windows ``rank``, ``rank + world``,
-       ``rank + 2 * world`` … of the epoch's order, so that together they get all. The rules 2 and 4 are about
+       ``rank + 2 * world`` … of the epoch's order, so that together they get all. Rules 2 and 4 apply to
        the whole order.
 
     Rules 3 to 5 are for files of a dozen windows or more: with fewer, there may be no other order.
@@ -229,24 +229,24 @@ def choose_threshold(
     2. ``"missed"``: drop a search if more than the share ``max_missed`` of all copies is expected to stay: a
        copy stays if it does not meet or lies below the threshold.
     3. ``"lost"``: drop a search if it is expected to remove more than ``max_lost`` pairs that are not copies.
-    4. ``"work"``: of what is left, choose the search with the fewest comparisons expected, over all pairs. If
+    4. ``"work"``: of what is left, choose the search with the fewest expected comparisons, over all pairs. If
        several have the fewest, choose the first. Drop the others.
 
     Args:
         candidates: The searches, each a dict: ``name``, ``threshold``, ``bands`` and ``rows``.
         pairs: What people found, as (similarity, whether such a pair is a copy, how many such pairs there
-            are). Similarities lie from 0 to 1. If there are no copies, none is missed.
+            are). Similarities are between 0 and 1. If there are no copies, none is missed.
         n_hashes: The entries of a signature.
         max_missed: From 0 to 1.
         max_lost: A number of pairs, 0 or more.
 
     Returns:
-        The name of the chosen search, or None if rules 1 to 3 drop all, and a dict that gives for the name of
-        each other search the rule that dropped it.
+        The name of the chosen search, or None if rules 1 to 3 drop all, and a dict that maps the name of
+        every other search to the rule that dropped it.
 
     Example:
-        A pair of similarity 0.5 meets in one of two bands of one entry with probability 0.75, so of four
-        copies one stays. A band of two entries finds only a quarter.
+        A pair of similarity 0.5 meets in at least one of two bands of one entry with probability 0.75, so
+        of four copies one is expected to stay. A band of two entries finds only a quarter.
 
         >>> short = {"name": "short", "threshold": 0.5, "bands": 2, "rows": 1}
         >>> long = {"name": "long", "threshold": 0.5, "bands": 1, "rows": 2}

@@ -20,7 +20,7 @@ def encode_with_dropout(chunk: bytes, merges: dict[Pair, int], drop: Callable[[]
 
     1. Go through the places where two neighbours are a pair of ``merges``, from left to right, and call
        ``drop()`` once for each. A place is left out of this round, and of no other, if the answer is true.
-    2. Of the places that remain, merge the one whose new id is lowest; if it stands at several places, the
+    2. Of the places that remain, merge the one whose new id is lowest; if several places have that id, the
        leftmost. One place is merged, not all. If no place remains, you are done.
 
     Args:
@@ -61,8 +61,8 @@ def merge_and_count(
 ) -> tuple[dict[tuple[int, ...], int], dict[Pair, int]]:
     """Debug one step of a trainer: its counts are wrong after a merge.
 
-    ``words`` are the words of a text that its index lists for ``pair``; ``counts`` are the counts of *all*
-    words of the text, of which you do not see the others. So the counts cannot be recomputed from scratch:
+    ``words`` holds the words that the index of a text lists for ``pair``; ``counts`` holds the pair counts of
+    *all* words of the text, including those you do not see. So the counts cannot be recomputed from scratch:
     they have to be updated. This version has five faults; find and fix them::
 
         counts = dict(counts)
@@ -93,7 +93,7 @@ def merge_and_count(
         new_id: The new id, which occurs nowhere yet.
 
     Returns:
-        The words after the merge, all of them, with their numbers; and the counts of the whole text after
+        All the words after the merge, each with its number; and the counts of the whole text after
         the merge, without pairs that no longer occur. The dicts may be in any order.
 
     The functions of `myllm.tokenizers` may not be used.
@@ -135,7 +135,7 @@ def is_encoder(encode: Callable[[bytes, dict[Pair, int]], Any]) -> bool:
     Your function is tried on right encoders and on wrong ones. Every wrong one shows its fault somewhere when
     it is called for all chunks of 0 to 4 letters from ``b"ab"`` and all dicts with two merges: a pair of
     these letters that becomes 256, and another pair, of letters and 256, that becomes 257, in either order
-    in the dict. You need not try all of them, if you know which ones matter.
+    in the dict. You need not try all of them if you know which ones matter.
 
     Args:
         encode: The function to test. It may keep state between calls, correctly or not.
@@ -183,15 +183,15 @@ def is_encoder(encode: Callable[[bytes, dict[Pair, int]], Any]) -> bool:
 def encode_with_special(text: str, special: dict[str, int], encode: Callable[[str], list[int]]) -> list[int]:
     """Encode a text in which some strings are special tokens with ids of their own.
 
-    Go from left to right. Where a special token starts, it becomes its id; where several start at the same
-    place, the longest one counts. Each piece of text between two of them, before the first and after the last
+    Go from left to right. Where a special token starts, replace it by its id; where several start at the same
+    place, take the longest. Each piece of text between two of them, before the first and after the last
     is given to ``encode``, whole and unchanged.
 
     Args:
-        text: any text, also none at all.
-        special: the id of each special token, in no particular order; possibly none. A token is a non-empty
+        text: Any text; it may be empty.
+        special: The id of each special token, in no particular order; it may be empty. A token is a non-empty
             string of any characters.
-        encode: turns ordinary text into ids. It must never be called on an empty string.
+        encode: Turns ordinary text into ids. It must never be called on an empty string.
 
     Returns:
         The ids of the whole text, in order.
@@ -200,7 +200,7 @@ def encode_with_special(text: str, special: dict[str, int], encode: Callable[[st
 
     Example:
         This ``encode`` puts the length of a piece before its bytes, so the ids show where the text was cut.
-        The checks use the same.
+        The checks use the same function.
 
         >>> def encode(text):
         ...     return [len(text), *text.encode()]
@@ -240,16 +240,16 @@ def choose_vocabulary(
     Args:
         rows: A table, in which each row is a dict: ``size``, the number of ids, each size once; ``tokens``,
             how many tokens the validation text has; and ``perplexity``, that of the model on these tokens.
-        n_bytes: Bytes of the validation text, which is the same for all, 1 or more. All its tokens count.
+        n_bytes: Bytes of the validation text, which is the same for all, 1 or more. All tokens are scored.
         width: C, the numbers in an embedding.
         tied: Whether the output uses the embeddings as its matrix.
-        budget: Bytes of memory for both.
+        budget: Bytes of memory for the embeddings and the output table.
         document: Bytes of a document that the model must see whole.
         context: Tokens that the model can see.
 
     Returns:
-        The chosen size, or None if rules 1 and 2 drop all, and a dict that gives for each other size the rule
-        that dropped it.
+        The chosen size, or None if rules 1 and 2 drop all, and a dict that maps every other size to the
+        rule that dropped it.
 
     The functions of `myllm.evaluation` may not be used.
 

@@ -83,7 +83,7 @@ def finds_leak(f: Callable[[Tensor], Tensor], shape: tuple[int, int, int]) -> bo
 def multi_head(
     x: Tensor, past: Tensor, w_q: Tensor, w_k: Tensor, w_v: Tensor, w_o: Tensor, n_head: int
 ) -> Tensor:
-    """Debug multi-head attention that continues a text: it runs, its shapes are right, its results are wrong.
+    """Debug multi-head attention that continues a text: its shapes are right, but its results are wrong.
 
     ``past`` holds the inputs of the positions before ``x``. They have keys and values, but their outputs are
     not computed again. Each position of ``x`` attends to all of ``past``, to itself and to everything before

@@ -17,11 +17,12 @@ def is_layer_norm(norm: Callable[[Tensor, Tensor, Tensor | None, float], Any]) -
     ``norm(x, weight, bias, eps)`` should bring each position (the last dimension) of x to mean 0 and variance
     1, multiply it by ``weight`` and add ``bias``, or nothing if ``bias`` is None; ``eps`` is added to the
     variance, inside the root. The result has the shape and the dtype of x, x stays as it is,
-    and the gradient reaches x. Numbers of 16 bits are computed in float32 and rounded once, at the end.
+    and the gradient reaches x. For 16-bit inputs, the function computes in float32 and rounds once, at the
+    end.
 
     Your answer is a test, and it is graded as one: it must accept right functions, however they compute, and
-    reject wrong ones. All arguments of a call have one dtype. Every wrong function shows its fault on random
-    arguments of one of these kinds:
+    reject wrong ones. All arguments of a call have the same dtype. Every wrong function shows its fault on
+    random arguments of one of these kinds:
 
     - float32, numbers around 0 of size 1: right functions are within 0.0001 of the exact values.
     - float32, numbers around 3,000 that differ by about 1: right functions are within 0.01.
@@ -36,7 +37,7 @@ def is_layer_norm(norm: Callable[[Tensor, Tensor, Tensor | None, float], Any]) -
         norm: The function to test.
 
     Returns:
-        True if it is right. False if it is wrong, also if it raises an exception or returns no tensor.
+        True if it is right. False if it is wrong, raises an exception or does not return a tensor.
 
     ``F.layer_norm`` is right and may be used; the functions of `myllm.model` may not.
 
@@ -84,20 +85,20 @@ def is_layer_norm(norm: Callable[[Tensor, Tensor, Tensor | None, float], Any]) -
 
 @exercise("07.2", "Load a layer of GPT-2", points=7, minutes=30, difficulty=3, section="residual")
 def gpt2_layer(x: Tensor, state: Mapping[str, Tensor], layer: int, n_head: int) -> Tensor:
-    """Compute what one block of GPT-2 computes, from the file that OpenAI's weights come in.
+    """Compute what one block of GPT-2 computes, with the tensors of OpenAI's file.
 
-    The names of block l begin with ``h.l.``, that is ``h.0.``, ``h.1.`` …, without the ``transformer.`` that
-    other files have before it. These follow, in the order in which they are used:
+    The names of block l begin with ``h.l.``, that is ``h.0.``, ``h.1.`` …, without the prefix
+    ``transformer.`` of other files. The next parts of the names are, in the order in which they are used:
     ``ln_1``, ``attn.c_attn`` (queries, keys and values side by side, in this order, each with its heads one
     after the other), ``attn.c_proj``, ``ln_2``, ``mlp.c_fc`` and ``mlp.c_proj``. Each of the six has a
     ``.weight`` and a ``.bias``. The matrices are stored as (in, out). There may also be ``attn.bias`` and
-    ``attn.masked_bias``, which are no biases; old files keep the causal mask there. Whether they are there
-    or not, attention is causal. The activation is GPT-2's GELU; the eps of the norms is 1e-5.
+    ``attn.masked_bias``, which are not biases: old files keep the causal mask and its fill value there. With
+    or without them, attention is causal. The activation is GPT-2's GELU; the eps of the norms is 1e-5.
 
     Args:
         x: (B, T, C), float32 or float64, B and T 1 or more: the residual stream before the block.
-        state: All tensors of a GPT-2 by name, those of other blocks among them. They may have another dtype
-            than ``x``; then each is converted to that of ``x`` before it is used.
+        state: All tensors of a GPT-2 by name, including those of other blocks. Their dtype may differ from
+            that of ``x``; then each is converted to that of ``x`` before it is used.
         layer: l, the number of the block, which may have more than one digit.
         n_head: H, which divides C.
 
@@ -161,7 +162,7 @@ def gpt_cost(
 
     The pass goes from the ids of one text to logits at each of its positions. Count the matrix products and
     nothing else; the product of an (m, k) and a (k, n) matrix takes 2mkn operations. Attention computes all
-    T * T pairs, hidden ones too. Looking up an embedding is no product.
+    T * T pairs, including masked ones. Looking up an embedding is not a product.
 
     Args:
         vocab_size: V, the number of tokens, 1 or more.
@@ -201,7 +202,7 @@ def gpt2_logits(ids: Tensor, state: Mapping[str, Tensor], n_head: int) -> Tensor
 
     Besides the blocks, for which your own ``gpt2_layer`` is called, the file has ``wte.weight`` (V, C), the
     tokens; ``wpe.weight``, the positions; and ``ln_f.weight`` and ``ln_f.bias``, the norm before the head,
-    with an eps of 1e-5. A head that is tied has no tensor of its own; one that is not tied is
+    with an eps of 1e-5. A tied head has no tensor of its own; an untied one is stored as
     ``lm_head.weight`` (V, C). This version has four mistakes::
 
         layers = sorted({name.split(".")[1] for name in state if name.startswith("h.")})
@@ -214,7 +215,7 @@ def gpt2_logits(ids: Tensor, state: Mapping[str, Tensor], n_head: int) -> Tensor
     Args:
         ids: (B, T), int64, B and T 1 or more, T not larger than the table of positions.
         state: The tensors by name, in any order, all of one dtype. The blocks are numbered from 0, without
-            gaps; there may be any number of them, also none and more than 10.
+            gaps; there may be any number of them, including none and more than 10.
         n_head: H.
 
     Returns:

@@ -203,13 +203,11 @@ class Trainer:
         self.notes += [f"{problem} An earlier one is used." for problem in problems]
         if state is None:
             return
-        for name, value in json.loads(
-            json.dumps(asdict(self.config))
-        ).items():  # as the checkpoint holds them
-            old: Any = state["config"].get(name)
-            if old != value and name not in BOOKKEEPING:
-                advice = "keep it, or train in another folder"
-                raise UserError(f"The run in {self.folder} has {name} {old}, not {value}; {advice}.")
+        settings = json.loads(json.dumps(asdict(self.config)))  # as the checkpoint holds them
+        for name, value in settings.items():
+            if (old := state["config"].get(name)) != value and name not in BOOKKEEPING:
+                found = f"The run in {self.folder} has {name} {old}, not {value}"
+                raise UserError(f"{found}; keep it, or train in another folder.")
         self.strategy.load_state_dict(state)
         self.objective.load_state_dict(state["objective"])
         progress = state["progress"]

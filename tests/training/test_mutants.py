@@ -159,7 +159,11 @@ MUTANTS = {
         "if count == 0:\n            raise",
         "if count < 0:\n            raise",
     ),
-    "generators not restored": ("loop", "if rng is not None:", "if False:"),
+    "generators not restored": (
+        "loop",
+        "str(self.strategy.rank))) is not None:",
+        "str(self.strategy.rank))) is False:",
+    ),
     "progress not restored": (
         "loop",
         'self.done, self.waited = progress["step"], progress["waited"]',
@@ -172,7 +176,7 @@ MUTANTS = {
     ),
     "data not restored": ("loop", 'self.objective.load_state_dict(state["objective"])', "pass"),
     "weights not restored": ("loop", "self.strategy.load_state_dict(state)", "pass"),
-    "another configuration accepted": ("loop", "if old != value and name", "if False and name"),
+    "another configuration accepted": ("loop", "!= value and name not in", "is None and name not in"),
     "the seed may change": (
         "settings",
         '"recompute", "accumulation")',
