@@ -12,7 +12,7 @@ try:
 except ImportError as error:  # pragma: no cover - depends on the installation
     raise ImportError("Widgets need the extra book; run pip install 'myllm-course[book]'.") from error
 
-STATE_LIMIT = 60_000  # bytes of JSON: a page holds its widgets' whole state
+STATE_LIMIT = 64_000  # bytes of JSON: a page holds its widgets' whole state
 
 
 def source(*names: str) -> str:

@@ -191,11 +191,12 @@ function render({ model, el }) {
     drawing.replaceChildren(...cells, ...names, svg("rect", { class: "mark", width: CELL, height: CELL }));
   }
 
-  // One line of letters; where `wanted` is given each is marked as right or wrong.
-  const letters = (name, ids, wanted = null) => html("div", { class: "line" }, html("b", {}, name), ...ids.map((letter, i) => {
-    const right = wanted && letter === wanted[i];
-    const style = wanted ? (right ? " merged" : " masked") : "";
-    return html("span", { class: `chip${style}` }, visible(letter), ...(wanted ? [html("span", {}, right ? "✓" : "✗")] : []));
+  // One line of letters; where `wanted` is there, each after the `given` ones is marked as right or wrong.
+  const letters = (name, ids, wanted = null, given = 0) => html("div", { class: "line" }, html("b", {}, name), ...ids.map((letter, i) => {
+    const judged = wanted && i >= given;
+    const right = judged && letter === wanted[i];
+    const style = judged ? (right ? " merged" : " masked") : "";
+    return html("span", { class: `chip${style}` }, visible(letter), ...(judged ? [html("span", {}, right ? "✓" : "✗")] : []));
   }));
 
   return follow(model, ["text", "kind", "size", "rule", "layer", "head"], () => {
@@ -230,9 +231,10 @@ function render({ model, el }) {
       sentence.textContent = net ? `The string is empty. Type letters from ‘${alphabet.join("")}’.` : "The text is empty. Type some.";
       return;
     }
-    const ids = [...string.map((letter) => alphabet.indexOf(letter)), alphabet.length];
-    const result = net ? generate(net, heads, ids, n, parsed.allows) : null;
-    const copy = result?.written.map((id) => alphabet[id] ?? SEPARATOR) ?? [];
+    const word = string.map((letter) => alphabet.indexOf(letter));
+    const given = Math.min(model.get("given"), n - 1);
+    const result = net ? generate(net, heads, [...word, alphabet.length, ...word.slice(0, given)], n - given, parsed.allows) : null;
+    const copy = [...string.slice(0, given), ...(result?.written.map((id) => alphabet[id] ?? SEPARATOR) ?? [])];
     const tokens = net ? [...string, SEPARATOR, ...copy].slice(0, T) : string;
     const followed = shown?.tokens.length === T;
     shown = { tokens, mask: masks[h], weights: result?.weights[l - 1][h] };
@@ -242,14 +244,14 @@ function render({ model, el }) {
       weights.caption.textContent = `Weights of layer ${l}, head ${h}`;
       draw(weights, "Attention weights: one row per query, one column per key; a darker square is a larger weight, a dot is a masked pair",
         (q, k) => (shown.mask[q][k] ? shown.weights[q][k] : null));
-      answer.replaceChildren(letters("copy", string), letters("model", copy, string));
+      answer.replaceChildren(letters("copy", string), letters("model", copy, string, given));
     }
     if (!followed) [cursor.q, cursor.k] = [T - 1, net ? n - 1 : 0]; // the last letter, and where it stands
     move(cursor.q, cursor.k);
     python.textContent = `Mask(lambda b, h, q, k: ${parsed.text})`;
     const same = masks.every((other) => other.flat().join() === shown.mask.flat().join());
     sentence.textContent = describe({ said: named?.said(number) ?? "Your rule", remain: count(shown.mask), T,
-      where: same ? "" : ` in head ${h}`, wanted: net ? string.join("") : "", written: copy.join("") }) +
+      where: same ? "" : ` in head ${h}`, wanted: net ? string.slice(given).join("") : "", written: copy.slice(given).join("") }) +
       (typed === string.join("") ? "" : net ? ` Only letters from ‘${alphabet.join("")}’ are used, at most ${longest}.` : ` Only the first ${longest} characters are used.`);
   });
 }

@@ -27,7 +27,7 @@ class MaskExplorer(Widget):
 
     The model has only attention layers, without biases: ``x = embed[ids] + positions``, then
     ``x = x + layer(x)`` for every layer, then ``head(x)``. It reads a string and a separator, and should then
-    write the string again.
+    write the string again, or continue it after the letters that are given.
 
     Args:
         weights: Name to matrix, as from `state_dict()` of such a model: ``embed.weight`` (V, C),
@@ -38,6 +38,7 @@ class MaskExplorer(Widget):
         alphabet: The letters of the ids 0 to V - 2; id V - 1 is the separator.
         text: The string shown first: with weights 1 to P // 2 letters of the alphabet, else any 1 to 32
             characters.
+        given: How many letters of the copy the model is given; it then writes the others. With weights only.
         kind: The mask shown first: causal, causal window, prefix, padding, documents, window or full.
         size: Positions of the window, the prefix, the padding or the first document.
         rule: A custom mask, instead of a kind.
@@ -54,6 +55,7 @@ class MaskExplorer(Widget):
     weights = traitlets.Dict().tag(sync=True)  # empty, or the sizes and all matrices in one string
     alphabet = traitlets.Unicode().tag(sync=True)
     text = traitlets.Unicode().tag(sync=True)
+    given = traitlets.Int().tag(sync=True)
     heads = traitlets.Int().tag(sync=True)
     kind = traitlets.Unicode().tag(sync=True)  # one of KINDS, or "own"
     size = traitlets.Int().tag(sync=True)
@@ -68,6 +70,7 @@ class MaskExplorer(Widget):
         n_head: int | None = None,
         alphabet: str = "abcdefghij",
         text: str = "facade",
+        given: int = 0,
         kind: str = "causal",
         size: int | None = None,
         rule: str = "",
@@ -88,6 +91,7 @@ class MaskExplorer(Widget):
         if not 1 <= len(text) <= longest or (packed and not set(text) <= set(alphabet)):
             what = f"letters of {alphabet!r}" if packed else "characters"
             raise ValueError(f"The text must be 1 to {longest} {what}, not {text!r}.")
+        check_integer("given", given, 0, longest - 1 if packed else 0)
         check_choice("kind", kind, KINDS)
         if size is not None and (rule or kind in ("causal", "full")):
             raise ValueError(
@@ -101,7 +105,7 @@ class MaskExplorer(Widget):
         kind = "own" if rule else kind
         super().__init__(
             weights=packed, alphabet=alphabet, text=text, heads=n_head, kind=kind, size=size, rule=rule,
-            layer=layer, head=head,
+            layer=layer, head=head, given=given,
         )  # fmt: skip
 
     def __repr__(self) -> str:

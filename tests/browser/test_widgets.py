@@ -545,7 +545,9 @@ def test_mask_explorer_by_kinds_own_rules_and_strings(started):
     kind, rule = (widget.get_by_label(name, exact=True) for name in ("Mask", "Rule: may q attend to k?"))
     cells, dots, note = (widget.locator(part) for part in (".grid .cell", ".grid .forbidden", "output"))
     size = widget.get_by_label("Window size", exact=True)
-    letters = state["alphabet"][:4]
+    letters, given = state["alphabet"][:4], state["given"]
+    assert given == 1  # the page's model goes on from the first letter of the copy
+    widget.get_by_label("Head h", exact=True).select_option("0")
     text = widget.get_by_label("String to copy", exact=True)
     text.fill(letters)
     kind.select_option("causal window")
@@ -558,15 +560,15 @@ def test_mask_explorer_by_kinds_own_rules_and_strings(started):
             pairs = sum(min(q + 1, n) for q in range(T))
             said = re.fullmatch(
                 rf"Causal and window of {n}: {pairs} of {T * T} pairs remain; "
-                rf"the model writes (.+), (\d) of {T // 2} letters right\.",
+                rf"the model writes (.+), (\d) of {T // 2 - given} letters right\.",
                 sentence(widget),
             )
             assert said, sentence(widget)
             assert (cells.count(), dots.count()) == (2 * pairs, 2 * (T * T - pairs))
             chips = widget.locator(".answer .line").nth(1).locator(".chip").all_inner_texts()
-            assert [chip[0] for chip in chips] == list(said[1])
-            marks = ["✓" if a == b else "✗" for a, b in zip(said[1], strings, strict=True)]
-            assert [chip[-1] for chip in chips] == marks
+            assert [chip[0] for chip in chips] == [*strings[:given], *said[1]]
+            marks = ["✓" if a == b else "✗" for a, b in zip(said[1], strings[given:], strict=True)]
+            assert chips[0] == strings[0] and [chip[-1] for chip in chips[given:]] == marks
             assert marks.count("✓") == int(said[2])
             assert rule.input_value() == f"(k <= q) & (q - k < {n})"
     text.fill(letters)

@@ -357,6 +357,8 @@ def test_weights_that_the_page_cannot_run_are_refused(copier, change, sentence):
         ({"layer": 3}, "layer must be a whole number from 1 to 2, not 3"),
         ({"layer": 0}, "layer must be a whole number from 1 to 2, not 0"),
         ({"head": 3}, "head must be a whole number from 0 to 2, not 3"),
+        ({"given": 6}, "given must be a whole number from 0 to 5, not 6"),
+        ({"given": -1}, "given must be a whole number from 0 to 5, not -1"),
     ],
 )
 def test_bad_arguments_get_one_sentence(copier, options, sentence):
@@ -372,6 +374,7 @@ def test_without_weights_the_text_is_free_and_a_rule_comes_before_a_kind():
         ({"text": "x" * 33}, "1 to 32 characters"),
         ({"head": 1}, "from 0 to 0"),
         ({"layer": 2}, "1 to 1"),
+        ({"given": 1}, "0 to 0"),
     ):
         with pytest.raises(ValueError, match=sentence):
             MaskExplorer(**options)
@@ -386,6 +389,7 @@ def test_text_form_is_the_same_in_every_run(copier):
 def test_the_chapters_network_fits_the_page():
     matrix = [[0.1] * 32] * 32
     weights = {f"layers.{i}.{part}_proj.weight": matrix for i in range(2) for part in "qkvo"}
-    weights |= {f"{name}.weight": matrix[:11] for name in ("embed", "head")}
-    widget = MaskExplorer(weights | {"positions.weight": matrix[:25]}, n_head=4)
-    assert len(json.dumps(widget.get_state())) < 60_000
+    weights |= {f"{name}.weight": matrix[:27] for name in ("embed", "head")}
+    weights |= {"positions.weight": matrix[:25]}
+    widget = MaskExplorer(weights, n_head=4, alphabet="abcdefghijklmnopqrstuvwxyz", text="planet", given=1)
+    assert len(json.dumps(widget.get_state())) < 64_000

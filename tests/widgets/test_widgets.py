@@ -61,13 +61,13 @@ def test_state_is_bounded():
         OptimizerRace(),
         PolicyPlayground(),
     ):
-        assert page_bytes(widget) < 60_000
-    assert abs(STATE_LIMIT - 60_000) < 1
+        assert page_bytes(widget) < 64_000
+    assert abs(STATE_LIMIT - 64_000) < 1
 
 
 def test_state_beyond_the_bound_is_refused():
     with pytest.raises(
-        ValueError, match=r"The widget would add [\d,]+ bytes to the page; 60,000 are allowed\."
+        ValueError, match=r"The widget would add [\d,]+ bytes to the page; 64,000 are allowed\."
     ):
         LetterHeatMap([[10**9] * 100] * 100, "".join(chr(33 + i) for i in range(100)))
 
