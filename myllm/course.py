@@ -35,7 +35,9 @@ class Source:
         return "\n\n\n".join(f"# {_place(o)}\n{_source(o)}" for o in self.objects)
 
     def _repr_markdown_(self) -> str:
-        return "\n\n".join(f"*{_place(o)}*\n\n```python\n{_source(o)}\n```" for o in self.objects)
+        names = [_place(o).replace("__", r"\_\_") for o in self.objects]  # else they are bold
+        shown = zip(names, map(_source, self.objects), strict=True)
+        return "\n\n".join(f"*{name}*\n\n```python\n{source}\n```" for name, source in shown)
 
 
 def show(*objects: Any) -> Source:

@@ -66,6 +66,8 @@ def test_markdown_highlights():
     source = repr(course.show(train)).partition("\n")[2]
     shown = course.show(train)._repr_markdown_()
     assert shown == f"*myllm/tokenizers/merges.py: train*\n\n```python\n{source}\n```"
+    shown = course.show(BPE.__init__)._repr_markdown_()
+    assert shown.startswith(r"*myllm/tokenizers/bpe.py: BPE.\_\_init\_\_*")
 
 
 def test_style_gives_every_role_a_colour_of_its_own():
