@@ -168,6 +168,17 @@ class Proofs(Measured):
         return [*out, raw("</ul>")]
 
 
+class Answer(Measured):
+    """Measured facts as sentences; one without a value is left out."""
+
+    def run(self) -> list[nodes.Node]:
+        """A paragraph for each."""
+        lines = [fact["says"].replace("{}", value) for fact, value in self.facts() if value]
+        return [
+            nodes.paragraph("", "", *self.markdown(line, inline=True), classes=["answer"]) for line in lines
+        ]
+
+
 class ChapterCards(Measured):
     """A card for each chapter, with what it measured."""
 
@@ -214,6 +225,7 @@ def setup(app: Sphinx) -> None:
     for name, directive in (
         ("stage", Stage),
         ("proofs", Proofs),
+        ("answer", Answer),
         ("chapter-cards", ChapterCards),
         ("kicker", Written),
     ):
