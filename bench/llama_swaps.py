@@ -2,20 +2,24 @@
 
     python -m bench.llama_swaps
 
-trains every variant with three seeds on Shakespeare's characters and writes book/_results/llama_swaps.json,
+trains every variant with three seeds on the tokens of chapter 3 and writes book/_results/llama_swaps.json,
 which chapter 8 shows; the chapter trains the first steps of each variant again and compares.
 """
 
 import json
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch.nn import functional as F
 
 from bench.common import origin
-from myllm import ModelConfig, Transformer
-from myllm.data import corpus
-from myllm.evaluation.perplexity import nll
+from bench.scoreboard import n_bytes, tokens
+from myllm import ModelConfig, Transformer, load_tokenizer
+from myllm.data.loader import WindowLoader
+from myllm.evaluation.perplexity import bits_per_byte, nll
 from myllm.files import atomic_write
 
 RESULTS = Path(__file__).parents[1] / "book" / "_results" / "llama_swaps.json"
@@ -45,30 +49,26 @@ def variants(vocab_size: int) -> dict[str, ModelConfig]:
 def main() -> None:
     """Train all variants and write the file."""
     torch.set_num_threads(1)
-    plays, held_out = corpus.split(corpus.load("shakespeare"), validation=0.1, seed=0)
-    alphabet = sorted({c for play in plays + held_out for c in play.text})
-    number = {c: i for i, c in enumerate(alphabet)}
-    train_ids = torch.tensor([number[c] for play in plays for c in play.text])
-    val_ids = torch.tensor([number[c] for play in held_out for c in play.text])[:50_000]
+    ids, held_out, V = tokens(load_tokenizer("shakespeare"))
+    train_ids = ids.numpy().astype(np.uint16)
     rows = []
-    for name, config in variants(len(alphabet)).items():
-        row = {"swap": name, "parameters": config.n_params, "first": [], "validation": []}
+    for name, config in variants(V).items():
+        row: dict[str, Any] = {"swap": name, "parameters": config.n_params, "first": [], "held_out": []}
         for seed in range(SEEDS):
             torch.manual_seed(seed)
             model = Transformer(config)
             optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.0)
-            losses = []
-            for _ in range(STEPS):
-                starts = torch.randint(len(train_ids) - BLOCK, (BATCH, 1))
-                windows = train_ids[starts + torch.arange(BLOCK + 1)]
-                loss = F.cross_entropy(model(windows[:, :-1]).flatten(0, 1), windows[:, 1:].flatten())
+            batches = WindowLoader(train_ids, block_size=BLOCK, batch_size=BATCH, seed=seed)
+            losses: list[float] = []
+            for x, y in islice(batches, STEPS):
+                loss = F.cross_entropy(model(x).flatten(0, 1), y.flatten())
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
                 losses.append(loss.item())
             row["first"].append(sum(losses[FIRST - 10 : FIRST]) / 10)
-            row["validation"].append(nll(model, val_ids, block_size=BLOCK).mean().item())
-            print(f"{name:20} seed {seed}: {row['validation'][-1]:.3f} nats", flush=True)
+            row["held_out"].append(bits_per_byte(nll(model, held_out, stride=BLOCK // 2), n_bytes()))
+            print(f"{name:20} seed {seed}: {row['held_out'][-1]:.3f} bits per byte", flush=True)
         rows.append(row)
     result = {
         "command": "python -m bench.llama_swaps",
