@@ -1,5 +1,5 @@
 // What a page does by itself: the colour mode, the two side panels, the search field, the place in the table of contents,
-// and how it goes to paper.
+// what it opens for a link, and how it goes to paper.
 (() => {
   const all = (selector, root = document) => [...root.querySelectorAll(selector)];
   const root = document.documentElement;
@@ -37,6 +37,23 @@
     paint();
   });
 
+  // A section that may wait is closed. A link to it, or to something in it, opens it, as does a search that found its words.
+  const open = (box) => {
+    for (; box; box = box.parentElement.closest("details")) box.open = true;
+  };
+  const reveal = () => {
+    const target = document.getElementById(location.hash.slice(1));
+    if (!target) return;
+    const section = target.matches("section") ? target : target.parentElement; // a second name is a span in its section
+    open(section.querySelector(":scope > .wait") ?? target.closest("details"));
+    return target;
+  };
+  reveal();
+  addEventListener("hashchange", () => reveal()?.scrollIntoView());
+  addEventListener("click", ({ target }) => target.closest("a")?.hash === location.hash && reveal());
+  const revealFound = () => all(".wait .highlighted").forEach((found) => open(found.closest("details")));
+  document.addEventListener("DOMContentLoaded", () => setTimeout(revealFound, 10)); // Sphinx marks them as late, but before
+
   // A dialog closes when its backdrop is pressed, and by Escape, which Sphinx's highlighting would swallow.
   for (const dialog of all("dialog")) {
     dialog.addEventListener("click", ({ target }) => target === dialog && dialog.close());
@@ -72,16 +89,16 @@
   // Search: a field on its own page, elsewhere in a dialog; Ctrl or ⌘ with K opens it.
   const search = document.getElementById("pst-search-dialog");
   const field = document.querySelector(".bd-search-container input[type='search']");
-  const open = () => {
+  const ask = () => {
     if (field) field.focus();
     else if (search.open) search.close();
     else search.showModal();
   };
-  for (const button of all(".search-button__button")) button.addEventListener("click", open);
+  for (const button of all(".search-button__button")) button.addEventListener("click", ask);
   addEventListener("keydown", (event) => {
     if (event.key.toLowerCase() !== "k" || event.shiftKey || event.altKey || !(event.ctrlKey || event.metaKey)) return;
     event.preventDefault();
-    open();
+    ask();
   });
   if (/Mac|iPhone|iPad/.test(navigator.platform)) for (const key of all(".kbd-shortcut__modifier")) key.textContent = "⌘";
   field?.focus();
@@ -96,12 +113,14 @@
 
   // The section that is read is marked in the contents of the page.
   const links = new Map(all(".page-toc a[href^='#']").map((link) => [decodeURIComponent(link.hash.slice(1)), link]));
-  const headings = all("article section[id] > :is(h2, h3)").filter((heading) => links.has(heading.parentElement.id));
+  const linkOf = (heading) => links.get(heading.closest("section").id);
+  const shut = "details:not([open]) > section *";
+  const headings = all("article section[id] > :is(h2, h3), .wait > summary > :is(h2, h3)").filter(linkOf);
   const mark = () => {
     const edge = innerHeight / 4;
-    const last = headings.findLast((heading) => heading.getBoundingClientRect().top < edge);
+    const last = headings.findLast((heading) => !heading.matches(shut) && heading.getBoundingClientRect().top < edge);
     for (const link of links.values()) link.classList.remove("active");
-    if (last) links.get(last.parentElement.id).classList.add("active");
+    if (last) linkOf(last).classList.add("active");
   };
   let waiting = false;
   if (headings.length) {
@@ -121,16 +140,17 @@
   }
 
   // What is wider than the page can be scrolled by keyboard, and only that is a stop of the tab key.
-  const boxes = all("article :is(pre, .math, .output, .pst-scrollable-table-container)");
+  const boxes = all("article :is(pre, div.math, .output, .pst-scrollable-table-container)");
   const reach = () => {
     for (const box of boxes) {
       if (box.scrollWidth > box.clientWidth + 1) {
         box.tabIndex = 0;
-        if (box.matches(".math")) box.setAttribute("role", "group");
+        if (box.matches("div.math")) box.setAttribute("role", "group");
       } else box.removeAttribute("tabindex");
     }
   };
   addEventListener("resize", reach);
   addEventListener("load", reach);
+  addEventListener("toggle", reach, true);
   document.fonts?.ready.then(reach);
 })();

@@ -17,7 +17,7 @@ export function residual(p, q) {
 // How many tokens a pass of the model yields on average, if each of k proposals is accepted with this probability.
 export const perPass = (alpha, k) => (alpha >= 1 ? k + 1 : (1 - alpha ** (k + 1)) / (1 - alpha));
 
-// Seeded draws: what was proposed and accepted, and what was sampled after a rejection, counted by token.
+// Seeded samples: what was proposed and accepted, and what was sampled after a rejection, counted by token.
 export function simulate(p, q, n, seed) {
   const uniform = generator(seed);
   const pick = (weights) => {

@@ -14,7 +14,7 @@ export const softmax = (logits) => {
   return powers.map((x) => x / total);
 };
 
-// Ids up to the end token, if it is drawn.
+// Ids up to the end token, if it is sampled.
 export function draw(probabilities, random) {
   const ids = [];
   for (const p of probabilities) {
@@ -31,7 +31,7 @@ const written = (ids) => ids.map((id) => LETTERS[id]).join("");
 export const truth = (ids) => Number(written(ids) === "ot■");
 export const proxy = (ids) => ids.filter((id) => LETTERS[id] === "o").length / PLACES;
 
-// The expected value of a function of the completion, by adding up all 216 draws.
+// The expected value of a function of the completion, by adding up all 216 outcomes.
 export function expected(probabilities, value) {
   let sum = 0;
   const visit = (ids, chance) => {
@@ -105,7 +105,7 @@ function render({ model, el }) {
   const baseline = toggle("less the group's mean", change("baseline"));
   const scale = toggle("divided by the group's std", change("scale"));
   const plant = html("button", { type: "button", onclick: () => put(model, "planted", !model.get("planted")) });
-  const again = html("button", { type: "button", onclick: () => put(model, "seed", (model.get("seed") + 1) % 1000) }, "Draw others");
+  const again = html("button", { type: "button", onclick: () => put(model, "seed", (model.get("seed") + 1) % 1000) }, "Sample others");
   const drawing = svg("svg", { viewBox: `0 0 ${WIDE} ${HIGH}`, role: "img", class: "policy-curve" });
   const cells = svg("svg", { viewBox: "0 0 200 112", role: "img", class: "policy-table" });
   const list = html("ul", { class: "policy-group" });
@@ -113,7 +113,7 @@ function render({ model, el }) {
   const { question, sentence } = frame(el, "Policy playground",
     [dials(...Object.values(dial)), baseline.label, scale.label, html("div", { class: "buttons" }, plant, again)],
     [html("div", { class: "pair" },
-      html("div", { class: "part" }, html("p", { class: "note" }, "Expected, over all 216 draws"), drawing),
+      html("div", { class: "part" }, html("p", { class: "note" }, "Expected, over all 216 outcomes"), drawing),
       html("div", { class: "part" }, html("p", { class: "note" }, "Probability of each token at each place, in %"), cells, note, list))]);
   question.textContent = "Predict: will more groups of two than of eight have one reward for all? And what will the policy write when each o pays a third? Decide, then move “Shown after”.";
 

@@ -37,13 +37,16 @@ def test_glossary_is_in_alphabetical_order_and_without_doubles():
     assert len(terms) == len(set(terms)) > 50
 
 
-def test_citations_resolve_and_every_entry_has_its_fields():
+def test_citations_resolve_and_every_entry_is_cited_and_has_its_fields():
     bib = (ROOT / "book" / "references.bib").read_text("utf-8")
     entries = {key: body for key, body in re.findall(r"^@\w+{(\w+),\n(.*?)^}", bib, re.MULTILINE | re.DOTALL)}
     for key, body in entries.items():
         fields = set(re.findall(r"^  (\w+) ", body, re.MULTILINE))
         assert {"author", "title", "year"} <= fields, key
         assert fields & {"doi", "eprint", "url", "journal", "booktitle", "institution"}, key
+    cited = {}
     for path in PAGES:
         for keys in re.findall(r"{cite(?::\w+)?}`([^`]+)`", path.read_text("utf-8")):
-            assert {key.strip() for key in keys.split(",")} <= set(entries), path.name
+            cited |= {key.strip(): path.name for key in keys.split(",")}
+    assert {key: page for key, page in cited.items() if key not in entries} == {}
+    assert [key for key in entries if key not in cited] == []  # the page of the bibliography lists all

@@ -14,7 +14,7 @@ import pytest
 import serve
 from docutils import nodes
 from docutils.utils import new_document
-from myllm_book import exercises, sources, terms
+from myllm_book import exercises, sources, terms, waiting
 from myllm_book.directives import check_quiz, inline_svg
 from myllm_book.frames import move_out
 from nbformat import v4
@@ -77,6 +77,23 @@ def test_a_term_stands_where_it_is_referred_to_or_in_bold():
         "add one": {"why": "Zeros"},
         "smoothing": {"why": "Zeros"},
     }
+
+
+def test_a_section_that_may_wait_is_closed_from_below_its_heading_to_its_end():
+    inner = section("part", "A part", nodes.paragraph("", "deep"))
+    wait = section("wait", "May wait: one rate", nodes.paragraph("", "text"), inner)
+    optional = section("optional", "Optional: in parts", nodes.paragraph("", "more"))
+    other = section("other", "What may wait", nodes.paragraph("", "open"))
+    document = new_document("10-pretraining")
+    document += section("page", "10 Pretraining", wait, optional, other)
+    waiting.close(document)
+    first, last = '<details class="wait"><summary>', "</details>"
+    for closed in (wait, optional):
+        texts = [child.astext() for child in closed]
+        assert texts[0] == first and texts[2] == "</summary>" and texts[-1] == last
+        assert isinstance(closed[1], nodes.title) and len(closed) == len(texts) >= 5
+    assert inner.parent is wait and wait.index(inner) == len(wait) - 2
+    assert len(list(document.findall(nodes.raw))) == 6 and len(other) == len(inner) == 2
 
 
 @pytest.mark.parametrize(

@@ -204,6 +204,23 @@ def test_every_term_leads_to_the_sections_that_introduce_or_use_it(pages):
     assert set(numbers) - seen <= {"A"}  # which introduces nothing
 
 
+def test_what_may_wait_is_closed_and_nothing_else_in_such_a_box(pages):
+    said = [
+        (page.name, re.sub(r"#$", "", heading.text))
+        for page in pages
+        for heading in page.article.select("section[id] > details.wait > summary > :is(h2, h3, h4)")
+    ]
+    assert {title.split(":")[0] for _, title in said} <= {"May wait", "Optional"}
+    headings = [
+        (page.name, re.sub(r"#$", "", heading.text))
+        for page in pages
+        for heading in page.article.find_all(["h2", "h3", "h4"])
+    ]
+    assert said == [one for one in headings if re.match(r"May wait\b|Optional:", one[1])] != []
+    for page in pages:
+        assert page.article.select("details.wait[open]") == []
+
+
 def test_what_a_page_cites_is_listed_for_paper(pages):
     for page in pages:
         links = page.html.select('article a[href^="bibliography.html#"]')

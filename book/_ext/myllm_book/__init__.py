@@ -30,6 +30,7 @@ from . import (
     teaching,
     terms,
     thread,
+    waiting,
     weight,
 )
 from .notebooks import clean_notebook, install_address
@@ -150,6 +151,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
         teaching,
         terms,
         thread,
+        waiting,
         weight,
     ):
         part.setup(app)
