@@ -98,7 +98,7 @@ def documents_and_positions(lengths: list[int], block_size: int) -> tuple[Tensor
 
     Args:
         lengths: The number of tokens of each document; there may be none or hundreds of documents. A document
-            may be empty.
+            may be empty, or longer than 65,536 tokens.
         block_size: T, the length of the row, 1 or more.
 
     Returns:
@@ -133,7 +133,7 @@ def epoch_order(
 
     1. Each window of each file occurs exactly once in an epoch.
     2. A file is open from the first of its windows to the last. At no time are more than ``open_files`` open.
-    3. The order depends on the arguments alone, not on other random numbers of the program, and it differs
+    3. The order depends on the arguments alone, not on other random numbers or on the process, and it differs
        from epoch to epoch and from seed to seed: seed 1 in epoch 2 is not seed 2 in epoch 1.
     4. The windows of a file are not read in the order of the file. If several files may be open, their
        windows are mixed: if the files have equal sizes and their number is a multiple of ``open_files``, at

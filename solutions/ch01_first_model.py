@@ -47,8 +47,8 @@ def bigram_counts(text: str, alphabet: str) -> Tensor:
 def is_right(score: Callable[[Tensor, Tensor, int], Any]) -> bool:
     """Decide whether a function that scores texts is correct, by calling it.
 
-    ``score(probabilities, ids, n_bytes)`` should return a pair of floats: the perplexity of a text and its
-    bits per byte. ``probabilities`` is (V, V) float32, row = previous character, column = next character,
+    ``score(probabilities, ids, n_bytes)`` should return a tuple of two floats: the perplexity of a text and
+    its bits per byte. ``probabilities`` is (V, V) float32, row = previous character, column = next character,
     and each row sums to 1. ``ids`` is (N,) int64, with N at least 2. The first character is not predicted,
     and ``n_bytes`` is the number of bytes of all the others. If the table gives some pair of the text the
     probability 0, both numbers are infinite.
@@ -57,7 +57,7 @@ def is_right(score: Callable[[Tensor, Tensor, int], Any]) -> bool:
     incorrect one. A correct function has a relative error of less than 0.00001. Every wrong one shows its
     fault for some table with V from 2 to 5, some text of at most 1,000 characters and some ``n_bytes`` from
     N - 1 to 4 * (N - 1): it returns numbers that are off by more than one percent, returns something other
-    than a pair of floats, raises an exception, or changes its arguments.
+    than a tuple of two floats, raises an exception, or changes its arguments.
 
     Args:
         score: The function to test.

@@ -135,7 +135,7 @@ def is_encoder(encode: Callable[[bytes, dict[Pair, int]], Any]) -> bool:
     Your function is tried on right encoders and on wrong ones. Every wrong one shows its fault somewhere when
     it is called for all chunks of 0 to 4 letters from ``b"ab"`` and all dicts with two merges: a pair of
     these letters that becomes 256, and another pair, of letters and 256, that becomes 257, in either order
-    in the dict. You need not try all of them if you know which ones matter.
+    in the dict. Some are wrong for a few of them only.
 
     Args:
         encode: The function to test. It may keep state between calls, correctly or not.
@@ -184,8 +184,8 @@ def encode_with_special(text: str, special: dict[str, int], encode: Callable[[st
     """Encode a text in which some strings are special tokens with ids of their own.
 
     Go from left to right. Where a special token starts, replace it by its id; where several start at the same
-    place, take the longest. Each piece of text between two of them, before the first and after the last
-    is given to ``encode``, whole and unchanged.
+    place, take the longest. Each piece of text before, between and after them is given to ``encode``, whole
+    and unchanged.
 
     Args:
         text: Any text; it may be empty.
@@ -229,8 +229,9 @@ def choose_vocabulary(
 
     The rules, in this order:
 
-    1. ``"memory"``: drop a size if its embeddings take more than ``budget`` bytes. There is a row of
-       ``width`` numbers of 4 bytes for each id, and at the output another such table unless ``tied``.
+    1. ``"memory"``: drop a size if its tables take more than ``budget`` bytes. To read an id, a model looks
+       up its *embedding*, a row of ``width`` numbers of 4 bytes; the table has a row for each id. At the
+       output there is a second such table, unless the two are *tied*: one table that serves for both.
     2. ``"context"``: drop a size if a document of ``document`` bytes takes more than ``context`` tokens, at
        the bytes per token of the validation text; the number of tokens is an average and is not rounded.
     3. ``"bits"``: of what is left, the best has the fewest bits per byte. Drop a size that needs more than

@@ -110,8 +110,8 @@ def multi_head(
         n_head: H.
 
     Returns:
-        (B, T, rows of ``w_o``), with the dtype of ``x``. For full points, the number of tensor operations
-        does not grow with B, T or H.
+        (B, T, rows of ``w_o``), with the dtype of ``x``. Gradients flow back to all tensors. For full points,
+        the number of tensor operations does not grow with B, T or H.
 
     Example:
         >>> x, one = torch.tensor([[[3.0], [5.0]]]), torch.ones(1, 1)

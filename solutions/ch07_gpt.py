@@ -16,9 +16,9 @@ def is_layer_norm(norm: Callable[[Tensor, Tensor, Tensor | None, float], Any]) -
 
     ``norm(x, weight, bias, eps)`` should bring each position (the last dimension) of x to mean 0 and variance
     1, multiply it by ``weight`` and add ``bias``, or nothing if ``bias`` is None; ``eps`` is added to the
-    variance, inside the root. The result has the shape and the dtype of x, x stays as it is,
-    and the gradient reaches x. For 16-bit inputs, the function computes in float32 and rounds once, at the
-    end.
+    variance, inside the root. The result has the shape and the dtype of x, and x stays as it is. In float32,
+    the gradient of x is within 0.01 of the exact one, where the gradients of the results are of size 1. For
+    16-bit inputs, the function computes in float32 and rounds once, at the end.
 
     Your answer is a test, and it is graded as one: it must accept right functions, however they compute, and
     reject wrong ones. All arguments of a call have the same dtype. Every wrong function shows its fault on

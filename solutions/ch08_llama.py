@@ -68,7 +68,8 @@ def to_halves(weight: Tensor, n_head: int, rotary_dim: int) -> Tensor:
         rotary_dim: R, even, 0 to D.
 
     Returns:
-        A tensor of the same shape and dtype: the same rows in another order.
+        A tensor of the same shape and dtype: the same rows in another order. Gradients flow back to
+        ``weight``, if it is floating point.
 
     The functions of `myllm.weights` and `myllm.model` may not be used.
 
@@ -118,7 +119,8 @@ def cached_attention(
         rotary_dim: How many numbers of a head are rotated.
 
     Returns:
-        The results, (B, H, T, D), and the new cache: keys and values, each (B, K, P + T, D).
+        The results, (B, H, T, D), and the new cache: keys and values, each (B, K, P + T, D). Gradients flow
+        back to all five tensors.
 
     The functions of `myllm.model` and `transformers` may not be used; those of PyTorch may.
 

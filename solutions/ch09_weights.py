@@ -245,9 +245,11 @@ def diagnose(
         for n in wrong
     ):
         return "transposed", wrong
-    low, high = sorted(1 + max(map(layer, names), default=-1) for names in (wanted, found))
+    counted = [{layer(n) for n in names} - {-1} for names in (wanted, found)]
+    gapless = all(numbers == {*range(len(numbers))} for numbers in counted)
+    low, high = sorted(map(len, counted))
     common = [{n: shape for n, shape in part.items() if layer(n) < low} for part in (wanted, found)]
-    if low < high and not faults(*common):  # pyright: ignore[reportArgumentType]
+    if gapless and low < high and not faults(*common):  # pyright: ignore[reportArgumentType]
         return "layers", [f"layers.{number}" for number in range(low, high)]
     return "other", wrong
     # END SOLUTION

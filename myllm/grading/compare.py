@@ -61,11 +61,22 @@ def plain(value: Any) -> Any:
     raise Failure(f"expected tensors, numbers, text, lists, tuples or dicts, got a value of type {name}")
 
 
+def without_numpy(value: Any) -> Any:
+    """The same value with tensors for NumPy's arrays and Python's numbers for its scalars."""
+    if is_numpy(value):
+        return torch.tensor(value) if value.ndim and value.dtype.kind in "biufc" else value.tolist()
+    if type(value) is dict:
+        return {key: without_numpy(one) for key, one in cast("dict[Any, Any]", value).items()}
+    if type(value) in (list, tuple):
+        return type(value)(without_numpy(one) for one in value)
+    return value
+
+
 def as_expected(got: Any, expected: Any) -> Any:
     """``got`` with each value converted to the type that is expected there, if that preserves the value.
 
-    A 0-d tensor becomes a number or the reverse, a list a tuple or the reverse, a whole float an int, a NumPy
-    value what it stands for; a tensor takes the expected dtype, so that integers 0 and 1 become booleans.
+    A 0-d tensor becomes a number or the reverse, a list a tuple or the reverse, a whole float an int, 0 and 1
+    become booleans, a NumPy value what it stands for; a tensor takes the expected dtype.
     """
     if is_numpy(got):
         got = torch.tensor(got) if isinstance(expected, Tensor) else got.tolist()
@@ -81,6 +92,8 @@ def as_expected(got: Any, expected: Any) -> Any:
         got = torch.tensor(got)
     if type(expected) is int and type(got) is float and got.is_integer():
         return int(got)
+    if type(expected) is bool and type(got) is int and got in (0, 1):
+        return bool(got)
     if not isinstance(expected, Tensor) or not isinstance(got, Tensor) or got.shape != expected.shape:
         return got
     if got.is_complex():
@@ -155,9 +168,15 @@ def _tensors(got: Any, expected: Tensor, tolerance: float | None, at: str) -> st
     first = [int(one) for one in wrong.nonzero()[0]]
     index = tuple(first)
     error = (a[wrong].double() - b[wrong].double()).abs().max().item()
-    pair = expected[index].item(), got[index].item()
-    digits = 6 if f"{pair[0]:.6g}" != f"{pair[1]:.6g}" else 12
+    pair = [_written(one[index].item(), 6) for one in (expected, got)]
+    if pair[0] == pair[1]:
+        pair = [_written(one[index].item(), 12) for one in (expected, got)]
     return (
-        f"{at}first difference at index {first}: expected {pair[0]:.{digits}g}, got {pair[1]:.{digits}g} "
+        f"{at}first difference at index {first}: expected {pair[0]}, got {pair[1]} "
         f"({count} of {expected.numel()} values differ, largest error {error:.3g})"
     )
+
+
+def _written(number: Any, digits: int) -> str:
+    """A number of a tensor: an int whole, a float rounded and without the sign of a zero."""
+    return str(number) if isinstance(number, int) else f"{number + 0.0:.{digits}g}"

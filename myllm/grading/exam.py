@@ -9,10 +9,12 @@ from typing import Any, ClassVar, Generic, ParamSpec, cast
 import torch
 from torch import Tensor
 
-from myllm.grading.compare import Changed, Failure, WrongType, as_expected, difference
+from myllm.grading.compare import Changed, Failure, as_expected, difference
+from myllm.grading.judged import about
 from myllm.grading.meters import same_operations
 from myllm.grading.mistakes import mistakes
-from myllm.grading.shown import kind, short_call, show, whole_call
+from myllm.grading.outcomes import Raised, anew, differ, outcome, passes, types, with_torch
+from myllm.grading.shown import kind, rows_named, short_call, whole_call
 
 Function = Callable[..., Any]
 Cases = Callable[["Rng"], Iterator[tuple[Any, ...]]]
@@ -23,6 +25,9 @@ Property = Callable[[Function, "Rng"], None]
 NONE: dict[str, tuple[Function, str]] = {}
 # Never allowed: the answers themselves.
 ANSWERS = ("solutions.*", "myllm.grading.solutions.*")
+KEEPS = "your code keeps something between calls."
+# Every usual way to tidy up a text changes this one: `strip`, line ends, normal forms, small letters.
+UNTIDY = " e\u0301\r\nK\u212b\ufb01 \t"
 
 
 class Rng(random.Random):
@@ -50,14 +55,6 @@ class Check:
     mistakes: Mistakes[...] = field(default_factory=lambda: NONE)
 
 
-@dataclass(frozen=True)
-class Raised:
-    """Represents the result of a call that raised."""
-
-    error: BaseException
-    text: str
-
-
 class Exam(Generic[P]):
     """The checks of one exercise.
 
@@ -71,6 +68,8 @@ class Exam(Generic[P]):
 
     def __init__(self, id: str, reference: Callable[P, Any], *, tolerance: float | None = None) -> None:
         self.id, self.reference, self.tolerance = id, reference, tolerance
+        # Of an answer that tests functions: what it says of right ones, and such ones that give the same.
+        self.says_of_right, self.right = True, dict[str, Function]()
         self.checks: list[Check] = []
         self.examples: list[tuple[tuple[Any, ...], Any]] = []
         self.forbidden: list[str] = [*ANSWERS]
@@ -93,7 +92,7 @@ class Exam(Generic[P]):
         """Add a visible example: the arguments and the result, as the specification shows them."""
 
         def run(f: Function, rng: Rng) -> None:
-            self._report(f, [args], [_outcome(f, copy.deepcopy(args))], [expected])
+            self._report(f, [args], [outcome(f, copy.deepcopy(args))], [expected])
 
         self.examples.append((args, expected))
         self.checks.append(Check("example", weight, run))
@@ -157,10 +156,14 @@ class Exam(Generic[P]):
     def _property(self, kind: str, weight: float) -> Callable[[Property], Property]:
         def add(test: Property) -> Property:
             def run(f: Function, rng: Rng) -> None:
+                f, again = with_torch(f), copy.deepcopy(rng)
                 try:
                     test(f, rng)
                 except Failure as failure:
-                    failure.args = (f"{(test.__doc__ or test.__name__).strip()} But: {failure}",)
+                    told = f"{(test.__doc__ or test.__name__).strip()} But: {failure}"
+                    # A count of effort holds only in this process: made again, it might not end.
+                    alone = kind == "property" and passes(lambda: test(with_torch(anew(f)), again))
+                    failure.args = (f"{told}\nMade alone, these calls are right: {KEEPS}" if alone else told,)
                     raise
 
             self.checks.append(Check(kind, weight, run))
@@ -179,8 +182,8 @@ class Exam(Generic[P]):
         return add
 
     def _compare(self, f: Function, cases: list[tuple[Any, ...]], mistakes: Mistakes[P]) -> None:
-        expected = [_outcome(self.reference, copy.deepcopy(args)) for args in cases]
-        got = [_outcome(f, copy.deepcopy(args)) for args in cases]
+        expected = [outcome(self.reference, copy.deepcopy(args)) for args in cases]
+        got = [outcome(f, copy.deepcopy(args)) for args in cases]
         self._report(f, cases, got, expected, mistakes)
 
     def _report(
@@ -194,11 +197,16 @@ class Exam(Generic[P]):
         problems = [self._differ(*pair) for pair in zip(got, expected, strict=True)]
         failed = [index for index, problem in enumerate(problems) if problem]
         if not failed:
-            return _types(f, cases, got, expected, self.tolerance)
-        first = min(failed, key=lambda index: len(whole_call(f, cases[index])))  # the easiest one to read
-        told = f"{problems[first]}\nThe call was {short_call(f, cases[first], problems[first] or '')}"
-        if not self._differ(_fresh(f, cases[first]), expected[first]):
-            told += "\nMade alone, this call gives the right value: your code keeps something between calls."
+            return types(f, cases, got, expected, self.tolerance)
+        # The easiest one to read; of functions under a test, a right one.
+        read = [
+            (_judges(args, one) and one is not self.says_of_right, len(whole_call(f, args)))
+            for args, one in zip(cases, expected, strict=True)
+        ]
+        first = min(failed, key=read.__getitem__)
+        told = "\n".join(self._told(f, cases, expected, problems, first))
+        if passes(lambda: expect(self._right(anew(f), cases[first], expected[first]), "")):
+            told += f"\nMade alone, this call gives the right value: {KEEPS}"
         for label, (wrong, hint) in mistakes.items():
             if any(self._equal(one, cases, got) for one in (wrong, *self.others.get(label, ()))):
                 told = f"{told}\nThis is what you get with {label}. {hint}"
@@ -206,6 +214,30 @@ class Exam(Generic[P]):
         failure = Failure(told)
         failure.cause = got[first].error if isinstance(got[first], Raised) else None
         raise failure
+
+    def _told(
+        self,
+        f: Function,
+        cases: list[tuple[Any, ...]],
+        expected: list[Any],
+        problems: list[str | None],
+        first: int,
+    ) -> list[str]:
+        """The lines about a failed case; where the answer is a test of functions, about a function."""
+        problem, args, wanted = problems[first] or "", cases[first], expected[first]
+        if not _judges(args, wanted):
+            call = f"The call was {short_call(f, args, problem)}"
+            return [problem, call, *rows_named(args, problem)]
+        alike = [told for told, one in zip(problems, expected, strict=True) if one is wanted]
+        n, is_right = len(alike) - alike.count(None), wanted is self.says_of_right
+        words = args[0].__name__.removeprefix("right_" * is_right).replace("_", " ")
+        which = f"{n} of {len(alike)} {'right' if is_right else 'wrong'} functions, {'such as ' * (n > 1)}"
+        told = f'{problem} for {which}"{words}".'
+        missed = not is_right and "raised" not in problem
+        return [told, about(self.id, f, args, missed, next(iter(self.right.values()), None))]
+
+    def _right(self, f: Function, args: tuple[Any, ...], expected: Any) -> bool:
+        return not self._differ(outcome(f, copy.deepcopy(args)), expected)
 
     def lifted(self, answer: Function) -> Function:
         """The answer as a function of a case's arguments; a subclass may adapt it."""
@@ -216,7 +248,7 @@ class Exam(Generic[P]):
         f = self.lifted(wrong)
         for one, args in zip(got, cases, strict=True):
             given = copy.deepcopy(args)
-            found = _outcome(f, given)
+            found = outcome(f, given)
             changed = isinstance(one, Changed)
             if self._differ(one.value if changed else one, found) or (
                 changed and not difference(given, args)
@@ -225,50 +257,11 @@ class Exam(Generic[P]):
         return True
 
     def _differ(self, got: Any, expected: Any) -> str | None:
-        if isinstance(got, Changed):
-            return str(got)
-        if isinstance(got, Raised) and isinstance(expected, Raised):
-            same = isinstance(got.error, type(expected.error))
-            return None if same else f"expected {type(expected.error).__name__}, the function {got.text}"
-        if isinstance(got, Raised):
-            return f"expected {show(expected)}, the function {got.text}"
-        if isinstance(expected, Raised):
-            return f"expected {type(expected.error).__name__} to be raised, got {show(got)}"
-        return difference(as_expected(got, expected), expected, self.tolerance)
+        return differ(got, expected, self.tolerance)
 
 
-def _types(
-    f: Function, cases: list[tuple[Any, ...]], got: list[Any], expected: list[Any], tolerance: float | None
-) -> None:
-    """Refuse right values of a wrong type."""
-    for args, one, other in zip(cases, got, expected, strict=True):
-        if not isinstance(other, Raised) and (problem := difference(one, other, tolerance)):
-            told = f"{problem}\nThe call was {short_call(f, args, problem)}"
-            raise WrongType(
-                f"{told}\nThe values are right; only their type costs you the points of this check."
-            )
-
-
-def _fresh(f: Function, args: tuple[Any, ...]) -> Any:
-    """What the answer gives when it is loaded anew and called with these arguments first."""
-    try:
-        load = cast("Callable[[], Function]", f.fresh)  # pyright: ignore[reportFunctionMemberAccess]
-        return _outcome(load(), copy.deepcopy(args))
-    except Exception as error:  # no way to load it anew
-        return Raised(error, "")
-
-
-def _outcome(f: Function, args: tuple[Any, ...]) -> Any:
-    try:
-        return f(*args)
-    except Changed as failure:
-        return failure
-    except Failure as failure:
-        if failure.cause is None:
-            raise
-        return Raised(failure.cause, str(failure))
-    except Exception as error:  # the reference and the wrong functions are not fenced
-        return Raised(error, f"raised {type(error).__name__}")
+def _judges(args: tuple[Any, ...], expected: Any) -> bool:
+    return type(expected) is bool and bool(args) and callable(args[0])
 
 
 def expect(condition: object, otherwise: str) -> None:

@@ -71,6 +71,11 @@ def _table(chapter: str) -> dict[str, Any]:
     return tomllib.loads(read_text(path)) if path.exists() else {}
 
 
+def solution(id: str) -> Any:
+    """The answer of this repository as a function; None for an exercise that it does not have."""
+    return _function(Mistake(id)) if id in catalogue.exercises() else None
+
+
 def hints(one: Exercise) -> list[str]:
     """The three hints of an exercise: a nudge, a pointer into the chapter, pseudocode."""
     return _table(one.chapter)["hints"][one.id]

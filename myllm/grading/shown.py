@@ -13,6 +13,7 @@ from torch import Tensor
 from myllm.grading.classes import Calls
 
 LONGEST_CALL = 200  # characters of a call in a report, as far as its arguments can be shortened
+LONGEST_NAME = 90  # characters of a key that is never shortened
 
 
 class Shown(reprlib.Repr):
@@ -71,10 +72,13 @@ class Shown(reprlib.Repr):
         if level <= 0:
             return "{...}"
         parts = [
-            f"{self.repr1(key, level - 1)}: {self.repr1(x[key], level - 1)}"
-            for key in islice(x, self.maxdict)
+            f"{self.key(key, level - 1)}: {self.repr1(x[key], level - 1)}" for key in islice(x, self.maxdict)
         ]
         return "{" + ", ".join([*parts, *["..."] * (len(x) > self.maxdict)]) + "}"
+
+    def key(self, x: Any, level: int) -> str:
+        """A key, with its text whole as far as it is a name."""
+        return repr(x) if type(x) is str and len(x) <= LONGEST_NAME else self.repr1(x, level)
 
     def repr_float(self, x: float, level: int) -> str:
         """Six digits, as in a table of results."""
@@ -123,6 +127,22 @@ def short_call(f: Callable[..., Any], args: Sequence[Any], problem: str) -> str:
             break
         del shows[max(able, key=lambda i: len(shows[i][0](given[i])))][0]
     return call
+
+
+def rows_named(args: Sequence[Any], problem: str) -> list[str]:
+    """Sentences that show whole the rows of a table that a problem names, two at most.
+
+    A table is a list of dicts among the arguments; the first entry of each is the row's name.
+    """
+    lists = [cast("list[dict[Any, Any]]", one) for one in args if type(one) is list]
+    tables = [one for one in lists if all(type(row) is dict and row for row in one)]
+    rows = [(i, row, next(iter(row.values()))) for table in tables for i, row in enumerate(table)]
+    found = [
+        f"Row [{i}] is {Shown(items=20, text=90).repr(row)}."
+        for i, row, name in rows
+        if type(name) in (str, int) and re.search(rf"(?<![\w.]){re.escape(repr(name))}(?![\w.])", problem)
+    ]
+    return found[:2]
 
 
 def _are_calls(args: Sequence[Any]) -> bool:

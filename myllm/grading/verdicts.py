@@ -3,19 +3,21 @@
 import copy
 from collections.abc import Iterator, Mapping
 from inspect import signature
-from typing import Any
+from typing import Any, ClassVar
 
-from myllm.grading.exam import Exam, Function, Rng
+from myllm.grading.exam import NONE, Exam, Function, Mistakes, Rng
 
 
 class Suspect:
-    """A function on which the learner's test is tried; it counts its calls.
+    """A function on which the learner's test is tried; it counts its calls, and those of all suspects.
 
     Args:
         name: says what is wrong with the function, or begins with ``right``.
         function: takes positional arguments.
         form: a function with the suspect's parameters; arguments may be passed by these names.
     """
+
+    made: ClassVar = 0
 
     def __init__(self, name: str, function: Function, form: Function) -> None:
         self.__name__, self.form, self.calls = name, form, 0
@@ -24,6 +26,7 @@ class Suspect:
     def __call__(self, *args: Any, **named: Any) -> Any:
         """Call the function."""
         self.calls += 1
+        Suspect.made += 1
         return self.function(*signature(self.form).bind(*args, **named).args)
 
     def __repr__(self) -> str:
@@ -40,11 +43,32 @@ class VerdictExam(Exam[[Suspect]]):
 
     def __init__(self, id: str, right: Mapping[str, Function]) -> None:
         super().__init__(id, lambda suspect, /: suspect.__name__ in right)
-        self.right = right
+        self.right = {**right}
+        self.before, self.called = 0, False
 
     def suspect(self, name: str, function: Function) -> Suspect:
         """One function, right or wrong."""
         return Suspect(name, function, next(iter(self.right.values())))
+
+    def _compare(self, f: Function, cases: list[tuple[Any, ...]], mistakes: "Mistakes[[Suspect]]") -> None:
+        self.before = Suspect.made
+        super()._compare(f, cases, mistakes)
+
+    def _report(
+        self,
+        f: Function,
+        cases: list[tuple[Any, ...]],
+        got: list[Any],
+        expected: list[Any],
+        mistakes: "Mistakes[[Suspect]]" = NONE,
+    ) -> None:
+        self.called = Suspect.made > self.before
+        super()._report(f, cases, got, expected, mistakes)
+
+    def _equal(self, wrong: Function, cases: list[tuple[Any, ...]], got: list[Any]) -> bool:
+        """What calls nothing is not the mistake of an answer that calls its functions."""
+        before = Suspect.made
+        return super()._equal(wrong, cases, got) and (Suspect.made > before or not self.called)
 
     def reject(self, kind: str, weight: float, wrong: Mapping[str, Function], *labels: str) -> None:
         """Add an ``"oracle"`` or ``"edge"`` check: the test rejects these, and accepts all right ones.

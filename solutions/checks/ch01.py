@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from myllm.grading.exam import Exam, Function, Rng, expect, same
+from myllm.grading.exam import UNTIDY, Exam, Function, Rng, expect, same
 from myllm.grading.verdicts import VerdictExam
 
 SCORES = "myllm.evaluation.*"
@@ -50,19 +50,25 @@ def total(f: Function, rng: Rng) -> None:
     expect(int(found.sum()) == len(text) - 1, f"{len(text)} characters gave a sum of {int(found.sum())}")
 
 
-@counts.edge(1, "`bincount` and no `minlength`", "an empty list made a tensor of floats")
+@counts.edge(
+    1,
+    "`bincount` and no `minlength`",
+    "an empty list made a tensor of floats",
+    "a text that was tidied up first",
+)
 def short_texts(rng: Rng) -> Iterator[tuple[str, str]]:
-    """No pair, or one; capitals beside small letters; a text that is one long gap."""
+    """No pair, or one; capitals beside small letters; a text that is one long gap, and an untidy one."""
     yield from [("", "ab"), ("b", "ab"), ("ba", "ab"), ("aa", "a"), ("?", "ab"), ("a?b", "ab"), ("??", "ab")]
     yield "aAbBaA", "AaBb"
     yield "aAbBaABB", "Ba"
+    yield UNTIDY * 2, "".join(sorted({*UNTIDY}))
 
 
 @counts.edge(0.5)
 def long_texts(rng: Rng) -> Iterator[tuple[str, str]]:
     """A pair more often than a small type can count."""
     yield "ab" * 2200, "ba"
-    yield "a" * 33_000, "a"
+    yield "a" * 70_000, "a"
 
 
 # 01.2
@@ -144,7 +150,10 @@ RARE: dict[str, Score] = {
     ),
     "a_tensor_for_a_float": lambda p, ids, n: tuple(torch.tensor(by_hand(p, ids, n))),
     "one_number": lambda p, ids, n: by_hand(p, ids, n)[0],
+    "a_list_for_a_tuple": lambda p, ids, n: [*by_hand(p, ids, n)],
+    "three_numbers": lambda p, ids, n: (*by_hand(p, ids, n), 0.0),
     "changes_its_table": lambda p, ids, n: both(-p.log_()[ids[:-1], ids[1:]].double(), n),
+    "changes_its_ids": lambda p, ids, n: (by_hand(p, ids, n), ids.clamp_(max=1))[0],
 }
 
 
@@ -209,6 +218,7 @@ def empty_rows(rng: Rng) -> Iterator[tuple[Tensor, float, float]]:
     yield torch.tensor([[1, 3], [0, 0]]), 0.0, 0.5
     yield torch.tensor([[1, 3, 0], [0, 0, 0], [0, 9, 0]]), 2.5, 0.25
     yield torch.zeros(3, 3, dtype=torch.int64), 0.0, 1.0
+    yield torch.tensor([[1, 0], [0, 0]]), 0.0, 0.5
     yield torch.tensor([[0]]), 0.0, 0.1
     yield torch.tensor([[7]]), 1.0, 1.0
 
@@ -286,14 +296,15 @@ def cut_anywhere(f: Function, rng: Rng) -> None:
     same(f(pieces), naive_bits([whole]), f"{n} of {tokens} tokens and {b} of {size} bytes in the first piece")
 
 
-@bits.edge(1, "impossible texts left out", "any unit accepted")
+@bits.edge(1, "impossible texts left out", "any unit accepted", "units that need not be spelled exactly")
 def rare_parts(rng: Rng) -> Iterator[tuple[list[Part]]]:
-    """One text, an impossible one, a certain one, an enormous one; a unit that does not exist."""
+    """One text, an impossible one, a certain one, an enormous one; units that do not exist."""
     yield from [([part(rng, unit)],) for unit in ("nats", "bits", "perplexity", "file")]
     for unit, value in (("nats", math.inf), ("perplexity", math.inf), ("bits", 0.0), ("perplexity", 1.0)):
         yield ([part(rng, "nats"), part(rng, "bits") | {"unit": unit, "value": value}],)
     yield ([part(rng, "perplexity") | {"value": 1e300, "tokens": 10**12, "bytes": 10**13}],)
-    yield ([part(rng, "file"), part(rng, "bits") | {"unit": "bytes"}],)
+    for unit in ("bytes", "Bits", "bit", " nats", "perplexities", "files"):
+        yield ([part(rng, "file"), part(rng, "bits") | {"unit": unit}],)
 
 
 # 01.5
@@ -318,7 +329,7 @@ def naive_choice(
 
     drop("leak", lambda row: any(work in row["counted"] + row["tuned"] for work in row["scores"]))
     drop("texts", lambda row: sorted(row["scores"]) != sorted(works))
-    drop("memory", lambda row: math.prod([alphabet_size] * (row["context"] + 1)) > budget / 4)
+    drop("memory", lambda row: 4 * math.prod([alphabet_size] * (row["context"] + 1)) > budget)
     lowest = min((score[row["name"]] for row in left), default=0.0)
     drop("score", lambda row: score[row["name"]] - lowest > margin)
     if not left:
@@ -360,6 +371,7 @@ def table(rng: Rng, wide: bool = False) -> Choice:
         row("tuned on poem", 1, b - 80, b - 80, **poem),
     ]
     rows += [row("no poem", 1, b - 100), row("a tale more", 1, *[b - 100] * 3), best]
+    rows += [row("a tale for the poem", 1, scores={"play": (b - 100, 100), "tale": (b - 100, 100)})]
     rows += [row("counted on the tale", 1, *[b - 90] * 3, counted=["tale"]), row("a tale, large", 5, b, b, b)]
     rows += [row("half of it counted on play", 1, b - 90, **play)]
     rows += [row("too large", 4, b - 50, b - 50), row("larger", 5, b - 40, b - 40)]
@@ -393,6 +405,7 @@ def border_tables(rng: Rng) -> Iterator[Choice]:
     yield [row("first", 1, 250, 250), row("again", 1, 250, 250)], works, V, budget, margin
     yield [row("impossible", 1, 250, math.inf), row("possible", 2, 450, 400)], works, V, budget, margin
     yield [row("one letter", 9, 250, 250)], works, 1, 4, margin
+    yield from [([row("enormous", 9, 250, 250)], works, 85, 4 * 85**10 - more, margin) for more in (0, 1)]
 
 
 @choice.property(1)

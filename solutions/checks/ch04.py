@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from myllm.grading.compare import kind
-from myllm.grading.exam import Exam, Function, Rng, expect, same, two_tensors
+from myllm.grading.exam import UNTIDY, Exam, Function, Rng, expect, same, two_tensors
 
 PACKAGES = ("myllm.tokenizers.*", "tiktoken.*", "tokenizers.*", "transformers.*")
 
@@ -64,12 +64,13 @@ def random_merges(rng: Rng) -> Iterator[tuple[Merges, list[str]]]:
     yield some_merges(rng, rng.randint(3, 9)), ["</s>", "<s>", "<unk>"]
 
 
-@files_exam.edge(1.5, "special tokens in the alphabet of the bytes")
+@files_exam.edge(1.5, "special tokens in the alphabet of the bytes", "special tokens that were tidied up")
 def few_merges(rng: Rng) -> Iterator[tuple[Merges, list[str]]]:
-    """No merges; no special tokens; names with spaces and beyond ASCII."""
+    """No merges; no special tokens; names with spaces and beyond ASCII, and untidy ones."""
     yield [], []
     yield some_merges(rng, 3), []
     yield [], ["<|end of text|>", "終わり", "\n\n"]
+    yield [], [UNTIDY, UNTIDY.strip()]
 
 
 @files_exam.property(1)
@@ -174,6 +175,7 @@ def random_chats(rng: Rng) -> Iterator[Batch]:
     "roles compared without their spaces",
     "roles compared by their beginning",
     "ids cut to 32 bits",
+    "contents that were tidied up",
 )
 def odd_chats(rng: Rng) -> Iterator[Batch]:
     """No chats, empty ones, empty contents; roles like the assistant's; text like tokens; large ids."""
@@ -186,7 +188,17 @@ def odd_chats(rng: Rng) -> Iterator[Batch]:
         SPECIAL,
         300,
     )
-    odd = ("assistant ", "assistants", "Assistant", "", "assistant_2", " assistant")
+    yield [[message("assistant", UNTIDY), message(UNTIDY, "a")]], Spell(), SPECIAL, 301
+    odd = (
+        "assistant ",
+        "assistants",
+        "Assistant",
+        "",
+        "assistant_2",
+        " assistant",
+        "assistant\n",
+        "ａssistant",
+    )
     yield [[message(role, "no") for role in odd]], Spell(), SPECIAL, 301
     big = 2**40 + rng.randint(0, 9)
     yield (
@@ -256,6 +268,7 @@ PIECES = [
         "im_end",
         "\0",
         "\u200b",
+        UNTIDY,
         "é🙂",
         " ",
         "a",
@@ -394,6 +407,7 @@ def table(rng: Rng) -> Table:
         row("no Hindi", 64 * k - 9, 200, 120, 600, 600),
         row("English alone", 64 * k - 9, 100, 300, 700, 300),
         row("exactly the ratio", 64 * k - 9, 150, 210, 600, 300),
+        row("just beyond the ratio", 64 * k - 9, 150, 140, 601, 300),
     ]
     # Enough for one id more than 64 * k, but not for the rows that this takes.
     return rng.sample(rows, len(rows)), sample, traffic, width, (64 * k + 30) * width * 2, 4.0

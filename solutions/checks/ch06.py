@@ -77,10 +77,11 @@ def border_heads(rng: Rng) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
     "a fill value that is above some scores, and weights that are not set to 0",
 )
 def low_scores(rng: Rng) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-    """Scores far below zero."""
-    q, k, v, allowed = heads(rng, 1, 4, 2, 3, 4, 3, torch.float64)
-    allowed[0], allowed[:, 0] = True, False
-    yield q.abs() * 1e6, -k.abs() * 1e6, v, allowed
+    """Scores far below zero, in both dtypes."""
+    for dtype in (torch.float64, torch.float32):
+        q, k, v, allowed = heads(rng, 1, 4, 2, 3, 4, 3, dtype)
+        allowed[0], allowed[:, 0], size = True, False, torch.finfo(dtype).max ** 0.45
+        yield q.abs() * size, -k.abs() * size, v, allowed
 
 
 @grouped_exam.property(1)
@@ -94,8 +95,9 @@ def any_layout(f: Function, rng: Rng) -> None:
 
 @grouped_exam.property(0.5)
 def gradients_flow(f: Function, rng: Rng) -> None:
-    """The gradients of q, k and v are those of attention head by head."""
+    """The gradients of q, k and v are those of attention head by head, also where nothing is allowed."""
     q, k, v, allowed = heads(rng, 1, 4, 2, 3, 4, 3, torch.float64)
+    allowed[1] = False
     upstream = rng.normal(1, 4, 3, 3, dtype=torch.float64)
 
     def gradients(attention: Function) -> tuple[Tensor, ...]:
@@ -117,7 +119,10 @@ def no_copies(f: Function, rng: Rng) -> None:
         most = max(2 * 8 * T * S, *(x.numel() for x in case))
         with measure() as count:
             f(*case)
-        expect(count.largest <= most, f"one tensor had {count.largest} numbers, allowed are {most}")
+        copied = 2 * 8 * S * 16
+        why = ", as many as keys that are copied for each query head; broadcasting copies them, too"
+        told = f"one tensor had {count.largest} numbers{why if count.largest == copied else ''}"
+        expect(count.largest <= most, f"{told}; allowed are {most}")
 
 
 grouped_exam.conduct(0.5, PACKAGE, "torch.nn.functional.scaled_dot_product_attention")
@@ -199,9 +204,14 @@ def empty_sets(rng: Rng) -> Iterator[tuple[Pair, Pair]]:
     )
 
 
-@merge_exam.edge(1, "powers too large for a float", "one maximum for all queries")
+@merge_exam.edge(
+    1,
+    "powers too large for a float",
+    "one maximum for all queries",
+    "weights that nothing divides by their sum",
+)
 def extreme_scores(rng: Rng) -> Iterator[tuple[Pair, Pair]]:
-    """Logarithms of a thousand and of 1e30, of both signs, near each other and far apart."""
+    """Logarithms of a thousand and of 1e30, the lowest ones, of both signs, near each other and far apart."""
     levels = (
         (1000.0, 0.0),
         (-1000.0, 0.0),
@@ -214,6 +224,9 @@ def extreme_scores(rng: Rng) -> Iterator[tuple[Pair, Pair]]:
     for level, gap in levels:
         (x, s), (y, t) = some_set(rng, 3), some_set(rng, 3)
         yield (x, s + level), (y, t + level + gap)
+    for dtype in (torch.float32, torch.float64):
+        (x, s), (y, t) = some_set(rng, 3, dtype=dtype), some_set(rng, 3, dtype=dtype)
+        yield (x, s + torch.finfo(dtype).min / 2), (y, t + torch.finfo(dtype).min / 2)
     (x, s), (y, t) = some_set(rng, 2), some_set(rng, 2)
     far = torch.tensor([2000.0, -2000.0], dtype=s.dtype)
     yield (x, s + far), (y, t + far)
@@ -235,11 +248,11 @@ def any_split(f: Function, rng: Rng) -> None:
         ("one after the other", f(f(f(parts[0], parts[1]), parts[2]), parts[3])),
         ("in pairs", f(f(parts[0], parts[1]), f(parts[2], parts[3]))),
     ):
-        expect(type(found) is tuple and len(found) == 2, "the result is no pair")
+        expect(type(found) in (tuple, list) and len(found) == 2, "the result is no pair")
         same(found[0], wanted[0], f"the result, merged {order}")
         same(found[1], wanted[1], f"the logarithm, merged {order}")
-        empty: Any = found[0]
-        expect(not bool(empty[2].any()), f"the result of a query without keys is {empty[2].tolist()}")
+        empty: Any = found[0][2].tolist()
+        expect(not any(empty), f"the result of a query without keys is {empty}")
 
 
 merge_exam.operations(0.5, "queries", (2, 100), lambda rng, n: (some_set(rng, n), some_set(rng, n)))
@@ -305,6 +318,11 @@ WHOLE: dict[str, Callable[[int, int, int, int], Any]] = {
     "columns_for_rows": lambda T, S, offset, size: banded(T, S, offset, size).T,
     "a_row_too_many": lambda T, S, offset, size: banded(T + 1, S, offset, size),
     "right_for_small_offsets": lambda T, S, offset, size: banded(T, S, min(offset, 4), size),
+    "one_query_without_a_window": lambda T, S, offset, size: banded(T, S, offset, size if T > 1 else 99),
+    "a_single_key_as_a_vector": lambda T, S, offset, size: banded(T, S, offset, size).squeeze(1),
+    "right_but_for_one_case": lambda T, S, offset, size: banded(
+        T, S, offset, 3 if (T, S, offset, size) == (2, 7, 5, 4) else size
+    ),
     "fails_without_offset": lambda T, S, offset, size: banded(T, S, offset, size) if 1 // offset < 9 else 0,
     "lists_for_tensors": lambda T, S, offset, size: [*banded(T, S, offset, size)],
 }
@@ -326,6 +344,7 @@ def narrow(q: Tensor, k: Tensor, size: int) -> Tensor:
 
 
 test_exam = Exam("06.3", naive_verdict)
+test_exam.right = {one.__name__: one for one in RIGHT}
 
 test_exam.example(1, (Maker("narrow", narrow),), False)
 
@@ -341,17 +360,13 @@ def makers(rng: Rng, *names: str) -> Iterator[tuple[Maker]]:
 @test_exam.oracle(2.5)
 def rules_of_a_window(rng: Rng) -> Iterator[tuple[Maker]]:
     """Windows that are too wide, too narrow, moved, open to the future, without the offset."""
-    yield from makers(rng, *(name for name in RULES if name != "numbers_for_booleans"))
-    yield from makers(
-        rng, "without_the_offset", "queries_at_the_end_of_the_keys", "first_query_alone", "mirrored"
-    )
+    yield from makers(rng, *[*RULES][:-1], *[*WHOLE][:4])  # the others are in the next check
 
 
 @test_exam.edge(1.5)
 def faults_of_form(rng: Rng) -> Iterator[tuple[Maker]]:
-    """Another shape, another dtype, no tensor, an exception, a fault at one offset only."""
-    yield from makers(rng, "numbers_for_booleans", "columns_for_rows", "a_row_too_many")
-    yield from makers(rng, "right_for_small_offsets", "fails_without_offset", "lists_for_tensors")
+    """Another shape or dtype, no tensor, an exception; a fault for one offset, query, key or case."""
+    yield from makers(rng, *[*RULES][-1:], *[*WHOLE][4:])
 
 
 @test_exam.property(0.5)
@@ -418,7 +433,7 @@ def bytes_alone(f: Function, rng: Rng) -> None:
         windows = [rng.choice([None, rng.randint(1, 40)]) for _ in range(rng.randint(1, 6))]
         case = rng.randint(0, 50), windows, rng.randint(1, 5), rng.randint(1, 9), rng.choice([1, 2, 4]), 5000
         found: Any = f(*case)
-        expect(type(found) is tuple and len(found) == 2, "the result is no pair of numbers")
+        expect(type(found) in (tuple, list) and len(found) == 2, "the result is no pair of numbers")
         same(found[0], naive_bytes(*case)[0], f"the bytes of kv_bytes{case}")
 
 

@@ -139,6 +139,17 @@ NUMBERS: dict[str, Norm] = {
         two_steps(x, torch.ones_like(w), None, eps), w, b
     ),
     "always_float32": lambda x, w, b, eps: two_steps(x, w, b, eps).float(),
+    "weight_in_float16_for_float32": lambda x, w, b, eps: two_steps(
+        x, w.half().to(w.dtype) if x.dtype == torch.float32 else w, b, eps
+    ),
+    "root_by_an_approximation_for_bfloat16": lambda x, w, b, eps: (  # every tenth number is off by a rounding
+        two_steps(x.float(), 1.00055 * w.float(), None if b is None else b.float(), eps).to(x.dtype)
+        if x.dtype == torch.bfloat16
+        else two_steps(x, w, b, eps)
+    ),
+    "float16_throughout_for_one_position": lambda x, w, b, eps: (
+        low_precision(torch.float16) if x.dim() == 1 else two_steps
+    )(x, w, b, eps),
     "squares_clamped_for_float16": by(
         lambda y, v, eps: centred(y) / (mean(centred(y).square().clamp(max=65504)) + eps).sqrt()
     ),
@@ -163,6 +174,8 @@ test_exam.reject(
     "a test in float32 only",
     "a test with numbers around 0 only",
     "a test without gradients",
+    "a test that only asks whether a gradient arrives",
+    "a test that lets small errors pass",
 )
 test_exam.conduct(0.5, PACKAGE)
 
@@ -263,11 +276,14 @@ def random_layers(rng: Rng) -> Iterator[tuple[Tensor, State, int, int]]:
     yield rng.normal(1, 6, 8), gpt2(rng, 8, 2), 1, 4
 
 
-@layer_exam.edge(1, "the exact GELU")
+@layer_exam.edge(1, "the exact GELU", "a finite number in place of -inf")
 def precise_layers(rng: Rng) -> Iterator[tuple[Tensor, State, int, int]]:
-    """Float64 and weights of larger size, where all digits count."""
+    """Float64 and weights of larger size, where all digits count; scores of all sizes."""
     for C, H in ((6, 2), (9, 3)):
         yield 2 * rng.normal(2, 3, C, dtype=torch.float64), gpt2(rng, C, 1, torch.float64), 0, H
+    state = gpt2(rng, 6, 1, torch.float64)
+    state["h.0.attn.c_attn.weight"][:, :12] *= 1e9
+    yield rng.normal(3, 6, 6, dtype=torch.float64), state, 0, 3
 
 
 @layer_exam.edge(1)
@@ -437,10 +453,10 @@ def many_blocks(rng: Rng) -> Iterator[tuple[Tensor, State, int]]:
 
 @logits_exam.property(0.5)
 def both_uses_count(f: Function, rng: Rng) -> None:
-    """The gradient of a tied table is the sum of what its two uses give."""
-    state = gpt2(rng, 4, 1, torch.float64, V=5)
-    ids = text(rng, 2, 3, 5)
-    same_gradients(lambda given: f(ids, given, 2), lambda given: naive_logits(ids, given, 2), state)
+    """The gradients of all tensors are right; that of a tied table is the sum of what its two uses give."""
+    tied, ids = gpt2(rng, 4, 1, torch.float64, V=5), text(rng, 2, 3, 5)
+    for state in (tied, untied(rng, tied)):
+        same_gradients(lambda given: f(ids, given, 2), lambda given: naive_logits(ids, given, 2), state)
 
 
 logits_exam.conduct(0.5, *FORBIDDEN)

@@ -36,11 +36,11 @@ def naive_neox(state: State, n_head: int, /) -> State:
     ours: State = {}
     for name, tensor in state.items():
         words = name.split(".")
-        rest = ".".join(words[3:])
-        layer, part, kind = words[2], ".".join(words[3:-1]), words[-1]
-        if rest in BUFFERS:
+        part, kind, layer = ".".join(words[3:-1]), words[-1], "".join(words[2:3])
+        in_layer = words[:2] == ["gpt_neox", "layers"] and layer.isdigit()
+        if in_layer and ".".join(words[3:]) in BUFFERS:
             continue
-        if kind not in ("weight", "bias") or part not in (*PARTS, JOINED):
+        if not in_layer or kind not in ("weight", "bias") or part not in (*PARTS, JOINED):
             raise ValueError(name)
         if part != JOINED:
             ours[f"layers.{layer}.{PARTS[part]}.{kind}"] = tensor
@@ -96,18 +96,22 @@ def many_layers(rng: Rng) -> Iterator[tuple[State, int]]:
     yield draw_neox(rng, 3, 2, 6, (21, 20), torch.float64), 3
 
 
-@neox_exam.edge(1, "unknown names passed over", "names that only begin well")
+@neox_exam.edge(
+    1,
+    "unknown names passed over",
+    "names that only begin well",
+    "names outside of the layers passed over",
+    "names that begin with something else",
+    "a pattern that overlooks a newline at the end",
+)
 def unknown_names(rng: Rng) -> Iterator[tuple[State, int]]:
-    """Names of other parts and other kinds, beside known ones; a file of buffers alone."""
-    for name in (
-        "mlp.dense_h_to_4h.weight_scale",
-        "mlp.gate.weight",
-        "attention.rotary_emb.weight",
-        "attention.query_key_value.weight.scale",
-        "mlp.dense_h_to_4h.bias_mask",
-    ):
-        known = f"{rng.choice([*PARTS])}.bias"
-        yield {f"gpt_neox.layers.0.{one}": rng.normal(2) for one in (known, name)}, 1
+    """Names of other parts, kinds and places, beside known ones; a file of buffers alone."""
+    layer, dense = "gpt_neox.layers.0", "attention.dense.weight"
+    kinds = ["mlp.dense_h_to_4h.weight_scale", f"{JOINED}.weight.scale", "mlp.dense_h_to_4h.bias_mask"]
+    parts = ["mlp.gate.weight", "attention.rotary_emb.weight", "cross.attention.bias", f"{BUFFERS[2]}_old"]
+    places = ["embed_out.weight", f"old.{layer}.{dense}", f"gpt_neox.layers.x.{dense}", f"{layer}.{dense}\n"]
+    for name in (*(f"{layer}.{one}" for one in kinds + parts), *places):
+        yield {one: rng.normal(2) for one in (f"{layer}.{rng.choice([*PARTS])}.bias", name)}, 1
     yield {f"gpt_neox.layers.11.{name}": torch.ones(2) for name in BUFFERS}, 1
 
 
@@ -124,7 +128,12 @@ def same_heads(f: Function, rng: Rng) -> None:
         w, b = (ours.get(f"layers.10.self_attn.{letter}_proj.{kind}") for kind in ("weight", "bias"))
         fits = isinstance(w, Tensor) and isinstance(b, Tensor) and w.shape == (H * D, H * D)
         expect(fits, f"the {letter}_proj of layer 10 has no weight and bias of the right shape")
-        same(x @ w.T + b, joined[:, :, i].flatten(1), f"the outputs of {letter}_proj", tolerance=1e-4)
+        same(
+            x @ w.to(x.dtype).T + b,
+            joined[:, :, i].flatten(1),
+            f"the outputs of {letter}_proj",
+            tolerance=1e-4,
+        )
 
 
 neox_exam.conduct(0.5, PACKAGE, "transformers.*")
@@ -172,7 +181,7 @@ def biases(rng: Rng) -> Iterator[tuple[Tensor, int, int]]:
     """Biases, and a weight."""
     yield draw_heads(rng, 4, 2, 6), 4, 2
     yield draw_heads(rng, 3, 1, 8, 5), 3, 1
-    yield rng.integers(-9, 9, 30), 1, 1
+    yield 2**60 + rng.integers(-9, 9, 30), 1, 1
 
 
 @neighbour_exam.edge(0.5)
@@ -238,7 +247,8 @@ Plan = dict[str, list[str]]
 LETTERS = {*string.ascii_letters, *string.digits, *"_-."}
 ENDING = ".safetensors"
 # Letters, digits, dots and slashes of other scripts, signs that do not show, and two halves of a letter.
-FOREIGN = "éжß語ªａ٣７²⁄∕／＼։․…．\u0301\u200b\u202e\u00ad\ud800\x85"
+FOREIGN = "éжß語ªａ٣７²\u2010\u2212⁄∕／＼։․…．\u0301\u200b\u202e\u00ad\ud800\x85"
+TWINS = "ſ\u212aİı"  # in another case, they are our s, k and i
 
 
 def plain_name(file: Any) -> bool:
@@ -333,11 +343,14 @@ def paths(rng: Rng) -> Iterator[tuple[Index, list[str]]]:
     "the letters and digits of all scripts",
     "a list of signs that are not allowed",
     "a range of signs where a hyphen was meant",
+    "`re.IGNORECASE`",
+    "names compared in lower case",
 )
 def other_scripts(rng: Rng) -> Iterator[tuple[Index, list[str]]]:
-    """One sign that a plain name does not have: each other sign of ASCII, and some of other scripts."""
-    others = [chr(n) for n in range(128) if chr(n) not in LETTERS]
-    yield from spoiled(rng, *(f"part{sign}1{ENDING}" for sign in [*others, *FOREIGN]))
+    """One sign that a plain name does not have, in any place: of ASCII, and of other scripts."""
+    others = [*(chr(n) for n in range(128) if chr(n) not in LETTERS), *FOREIGN, *TWINS]
+    forms = [f"part{{}}1{ENDING}", f"{{}}part-1{ENDING}", f"part-1{ENDING}{{}}"]
+    yield from spoiled(rng, *(form.format(sign) for form in forms for sign in others))
 
 
 @plan_exam.edge(
@@ -427,10 +440,11 @@ def naive_diagnosis(wanted: Shapes, found: Shapes, tied: bool, /) -> Verdict:
             evidence.append(name)
     if fit(wanted, flipped, tied):
         return "transposed", evidence
-    counts = sorted(1 + max([-1, *map(number_of, names)]) for names in (wanted, found))
-    less = range(*counts)
+    layers = [sorted({*map(number_of, names)} - {-1}) for names in (wanted, found)]
+    less = range(*sorted(map(len, layers)))
     common = [{n: part[n] for n in part if number_of(n) not in less} for part in (wanted, found)]
-    if less and fit(common[0], common[1], tied):
+    gaps = any(numbers != [*range(len(numbers))] for numbers in layers)
+    if less and not gaps and fit(common[0], common[1], tied):
         return "layers", [f"layers.{n}" for n in less]
     evidence = [n for n in wanted if not fit({n: wanted[n]}, {m: found[m] for m in found if m == n}, tied)]
     return "other", evidence + [n for n in found if n not in wanted]
@@ -506,7 +520,12 @@ def odd_heads_and_shapes(rng: Rng) -> Iterator[Load]:
     yield wanted, {}, True
 
 
-@diagnosis_exam.edge(1, "a wrong shape that counts as transposed", "layers left out without a second look")
+@diagnosis_exam.edge(
+    1,
+    "a wrong shape that counts as transposed",
+    "layers left out without a second look",
+    "layers that are numbered with a gap",
+)
 def two_faults(rng: Rng) -> Iterator[Load]:
     """Faults that look like one of the three kinds, and are more than that."""
     wanted = draw_model(rng, 2)
@@ -525,6 +544,10 @@ def two_faults(rng: Rng) -> Iterator[Load]:
     inner: Any = {**wanted, "draft.model.scale": (4,)}  # a prefix stands at the beginning, once
     yield inner, {f"model.{n}": s for n, s in file_of(rng, inner).items()}, False
     yield inner, {f"model.{n.replace('model.', '')}": s for n, s in file_of(rng, inner).items()}, False
+    four = draw_model(rng, 4)
+    for gap, here, there in ((2, wanted, four), (2, four, wanted), (1, draw_model(rng, 3), four)):
+        files = [{n: s for n, s in part.items() if number_of(n) != gap} for part in (here, there)]
+        yield files[0], file_of(rng, files[1]), False
 
 
 @diagnosis_exam.property(0.5)
@@ -554,14 +577,21 @@ def parsed(data: bytes, fault: str = "") -> dict[str, Any]:
             raise TypeError(rule)
 
     length = int.from_bytes(data[:8], "big" if fault == "highest_byte_first" else "little")
-    refuse("believes_the_length", 8 + length > len(data))
+    beyond = 8 + length > len(data) and fault != "believes_all_but_huge_lengths"
+    refuse("believes_the_length", beyond or length > 10**8)
     text, rest = data[8 : 8 + length], data[8 + length :]
     if fault == "counts_letters":
         letters = data[8:].decode(errors="surrogateescape")
         text, rest = (one.encode(errors="surrogateescape") for one in (letters[:length], letters[length:]))
-    header: Any = json.loads(text.decode(errors="replace") if fault == "any_bytes" else text)
+    try:
+        header: Any = json.loads(text.decode(errors="replace" if fault == "any_bytes" else "strict"))
+    except json.JSONDecodeError:
+        refuse("broken_json_is_empty", broken=True)
+        return {}
     if fault == "any_json" and not isinstance(header, dict):
         return {}
+    if fault == "refuses_an_empty_header" and not header:
+        raise TypeError
     if fault != "metadata_is_a_tensor":
         header.pop("__metadata__", None)
     found, end = dict[str, Any](), 0
@@ -570,6 +600,8 @@ def parsed(data: bytes, fault: str = "") -> dict[str, Any]:
         entries.sort(key=lambda one: one[1]["data_offsets"])
     for name, entry in entries:
         shape, (start, stop) = entry["shape"], entry["data_offsets"]
+        if any(type(n) is not int for n in (*shape, start, stop)):
+            raise TypeError
         numbers = 0 if fault == "no_number_in_a_scalar" and not shape else 1
         for size in shape:
             numbers *= max(1, size) if fault == "no_empty_tensors" else size
@@ -578,7 +610,7 @@ def parsed(data: bytes, fault: str = "") -> dict[str, Any]:
         refuse("below_zero", min([0, *shape]) < 0)
         refuse("more_bytes_than_numbers", stop - start > n_bytes)
         refuse("fewer_bytes_than_numbers", stop - start < n_bytes)
-        refuse("gaps", start > end)
+        refuse("gaps" if found else "a_gap_at_the_beginning", start > end)
         refuse("overlaps", start < end)
         refuse("data_cut_off", stop > len(rest))
         begin = start + (8 + length if fault == "offsets_from_the_start_of_the_file" else 0)
@@ -586,7 +618,7 @@ def parsed(data: bytes, fault: str = "") -> dict[str, Any]:
         value = source[begin : begin + stop - start]
         found[name] = entry["dtype"], [*shape] if fault == "shapes_as_lists" else (*shape,), value
         end = stop
-    refuse("bytes_left_over", end < len(rest))
+    refuse("bytes_left_over" if found else "bytes_without_tensors", end < len(rest))
     return dict([*found.items()][:1]) if fault == "one_tensor" else found
 
 
@@ -594,12 +626,13 @@ def read(data: bytes, fault: str = "") -> dict[str, Any]:
     """The same with the right kind of error, unless that is the fault."""
     if fault == "refuses_everything":
         raise ValueError
-    if fault == "short_file_is_empty" and len(data) < 8:
+    if len(data) < {"short_file_is_empty": 8, "empty_file_is_empty": 1}.get(fault, 0):
         return {}
     try:
         return parsed(data, fault)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise (KeyError if fault == "another_error" else ValueError)(str(error)) from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        wrong = fault == "another_error" and not isinstance(error, ValueError)
+        raise (KeyError if wrong else ValueError)(str(error)) from error
 
 
 class Refusal(ValueError):
@@ -623,16 +656,20 @@ def readers(names: str) -> dict[str, Function]:
 OF_THE_DATA = readers("""
     refuses_everything highest_byte_first offsets_from_the_start_of_the_file
     offsets_from_the_start_of_the_header four_bytes_each more_bytes_than_numbers fewer_bytes_than_numbers
-    gaps overlaps bytes_left_over data_cut_off one_tensor""")
+    gaps a_gap_at_the_beginning overlaps bytes_left_over bytes_without_tensors data_cut_off one_tensor""")
 # Headers believed, or stumbled over where they are right.
 OF_THE_HEADER = readers("""
-    believes_the_length short_file_is_empty counts_letters any_bytes any_json metadata_is_a_tensor
+    believes_the_length believes_all_but_huge_lengths short_file_is_empty empty_file_is_empty counts_letters
+    any_bytes any_json broken_json_is_empty refuses_an_empty_header metadata_is_a_tensor
     takes_the_order_of_the_header""")
 # Single numbers, empty tensors, sizes below 0, unknown dtypes, other types and errors.
 AT_THE_BORDER = readers("""
     no_number_in_a_scalar no_empty_tensors below_zero any_dtype shapes_as_lists another_error""")
 
-RIGHT: dict[str, Function] = {"right_with_an_error_of_its_own": carefully, "right": read}
+RIGHT: dict[str, Function] = {
+    "right_with_an_error_of_its_own": carefully,
+    "right_in_the_order_of_offsets": read,
+}
 reader_exam = VerdictExam("09.5", RIGHT)
 reader_exam.example(0.5, (reader_exam.suspect("careless", lambda *data: {}),), False)
 reader_exam.reject("oracle", 2.5, OF_THE_DATA)

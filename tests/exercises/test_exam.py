@@ -15,12 +15,13 @@ from torch import Tensor
 from myllm.grading import Exercise
 from myllm.grading.classes import Calls
 from myllm.grading.compare import Failure, as_expected, difference, plain
-from myllm.grading.engine import grade
+from myllm.grading.engine import exam, grade
 from myllm.grading.exam import Exam, Function, Rng, expect, same
+from myllm.grading.judged import about
 from myllm.grading.meters import WatchedDict, measure
 from myllm.grading.report import reasons
 from myllm.grading.results import LONGEST, CheckResult, Result, clean
-from myllm.grading.shown import short_call, show
+from myllm.grading.shown import rows_named, short_call, show
 from myllm.grading.verdicts import Suspect, VerdictExam
 
 EXERCISE = Exercise("98.1", "Double", 10, 5, 1, "s", "double", "ch98_test.py")
@@ -262,6 +263,8 @@ def test_a_wrong_type_costs_one_check_only() -> None:
     assert not passed(late)["oracle"] and passed(late)["example"] and passed(late)["edge"]
     wrong = graded(lambda x: (x**2).float())
     assert "a square" in message(wrong, "oracle")
+    array = passed(graded(lambda x: (x + x).numpy()))  # which takes an operation
+    assert [kind for kind, right in array.items() if not right and kind != "cost"] == ["example"]
 
 
 @pytest.mark.parametrize(
@@ -272,6 +275,11 @@ def test_a_wrong_type_costs_one_check_only() -> None:
         (3.0, 3, True),
         (3.5, 3, False),
         (True, 1, False),
+        (1, True, True),
+        ((0.0, 1), (0, True), True),
+        (0, True, False),
+        (2, True, False),
+        (1.0, True, False),
         (torch.tensor(True), 1, False),
         (torch.tensor([1.5]), 1.5, False),
         (2, torch.tensor(2), True),
@@ -359,6 +367,49 @@ def test_state_between_calls_is_called_that() -> None:
     assert "Made alone" not in message(graded(lambda x: x + 1), "oracle")
 
 
+def test_state_between_the_calls_of_a_property_is_called_that() -> None:
+    def make() -> None:
+        made = Exam("98.1", lambda x: x)
+
+        @made.property(10)
+        def twice(f: Function, rng: Rng) -> None:
+            """Two calls give the same."""
+            x = rng.integers(0, 9, 3)
+            same(f(x), x + x, "first")
+            same(f(x), x + x, "second")
+
+    told = message(graded(with_state(), make, load=with_state), "property")
+    assert (
+        told.startswith("Two calls give the same. But: second:")
+        and "Made alone, these calls are right" in told
+    )
+    assert "Made alone" not in message(graded(lambda x: x + 1, make), "property")
+
+
+def test_an_exception_stands_before_the_value_that_was_expected() -> None:
+    told = message(graded(lambda x: x + "x"), "example")
+    assert told.index("TypeError") < told.index("\nexpected tensor([")
+
+
+def test_rows_that_a_problem_names_are_shown_whole() -> None:
+    rows = [{"name": f"row {i}", "scores": [i] * 9, "on": True} for i in range(20)]
+    assert rows_named([rows, 3], "at [1]['row 12']: expected 'a', got 'b'") == [
+        "Row [12] is {'name': 'row 12', 'scores': [12, 12, 12, 12, 12, 12, 12, 12, 12], 'on': True}."
+    ]
+    assert [told[:9] for told in rows_named([rows], "expected 'row 1', got 'row 2'; 'row 3'")] == [
+        *("Row [1] i", "Row [2] i")
+    ]
+    sizes = [{"size": size, "tokens": 1} for size in (1, 30, 300)]
+    assert rows_named([1, sizes], "at [0]: expected 30, got 2.3") == ["Row [1] is {'size': 30, 'tokens': 1}."]
+    assert rows_named([[], [1], [{}], sizes, {"name": 300}], "expected 9") == []
+
+
+def test_a_name_among_keys_is_not_shortened() -> None:
+    name = "gpt_neox.layers.10.attention.query_key_value.weight"
+    call = short_call(double, [{name: torch.zeros(99), "other": [7] * 99}, "x" * 300], "expected 1")
+    assert name in call and len(call) < 250
+
+
 def test_a_dictionary_is_shown_in_its_own_order() -> None:
     assert show({"b": 1, "a": {2: 3, 1: 4}}) == "{'b': 1, 'a': {2: 3, 1: 4}}"
     assert show(dict.fromkeys(range(9, 0, -1))).endswith("2: None, ...}")
@@ -404,7 +455,9 @@ def test_the_same_seed_gives_the_same_cases() -> None:
         (torch.tensor([1.0]).double(), torch.tensor([1.0 + 1e-6]).double(), "expected 1.00000095367, got 1 "),
         (torch.tensor([float("nan")]), torch.tensor([float("nan")]), None),
         (torch.tensor([[0, 1], [5, 3]]), torch.tensor([[0, 1], [2, 2]]), "[1, 0]: expected 2, got 5 (2 of 4"),
-        (torch.tensor([True]), torch.tensor([False]), "first difference at index [0]"),
+        (torch.tensor([True]), torch.tensor([False]), "index [0]: expected False, got True"),
+        (torch.tensor([2**60]), torch.tensor([2**60 + 1]), f"expected {2**60 + 1}, got {2**60} "),
+        (torch.tensor([float("nan")]), torch.tensor([-0.0]), "expected 0, got nan"),
         (torch.tensor(3), 3, "expected an int, got a tensor of shape ()"),
         (3, torch.tensor(3), "expected a tensor of shape () and dtype int64, got an int"),
     ],
@@ -505,6 +558,49 @@ def test_a_test_is_judged_by_what_it_says_about_right_and_wrong_functions() -> N
     told = message(graded(lambda f: f(value=1) == 2, verdicts), "oracle")
     assert "TypeError: missing a required argument: 'number' in line" in told
     assert "f(value=1)" in told  # the learner's line, not one of the standard library
+
+
+def test_a_report_says_which_functions_a_test_took_for_what_they_are_not() -> None:
+    def once(f: Callable[..., int]) -> bool:
+        return f(number=5) == 6
+
+    told = message(graded(once, verdicts), "edge")
+    assert told.startswith('expected False, got True for 1 of 1 wrong functions, "remembers".\n')
+    assert told.endswith("The last call that your test made of it: f(5), which returned 6.")
+    told = message(graded(lambda f: f(1) < 0, verdicts), "oracle")
+    assert told.startswith('expected True, got False for 2 of 2 right functions, such as "right".\n')
+    assert "The last call that your test made of it: none." in message(
+        graded(lambda f: False, verdicts), "oracle"
+    )
+    raised = message(graded(lambda f: [1][f(1)], verdicts), "oracle")
+    assert "IndexError" in raised and "\nexpected True for 2 of 2 right functions" in raised
+
+
+def test_the_call_that_shows_a_fault_is_the_last_one_of_the_solution() -> None:
+    encoders = exam("03.3")
+    wrong = Suspect(
+        "uses_them_up",
+        lambda chunk, merges: merges.clear() or [*chunk],
+        encoders.right["right_merge_by_merge"],
+    )
+    told = about("03.3", lambda encode: True, (wrong,), True, encoders.right["right_merge_by_merge"])
+    assert (
+        told.startswith("A call that shows its fault: encode(b'', {") and "returned [], and changed" in told
+    )
+    rounds = Suspect("bytes_only", lambda chunk, merges: [*chunk], encoders.right["right_merge_by_merge"])
+    told = about("03.3", lambda encode: True, (rounds,), True, encoders.right["right_merge_by_merge"])
+    assert "encode(b'aa', " in told and "which returned [97, 97]; at [0]: expected 256, got 97." in told
+
+
+def test_a_mistake_that_calls_nothing_is_not_that_of_a_test_that_does() -> None:
+    def make() -> None:
+        made = VerdictExam("98.1", {"right": lambda number: number})
+        made.example(2, (made.suspect("one_more", lambda x: x + 1),), False)
+        made.unnamed["a test that rejects everything"] = (lambda f, /: False), "Call it."
+        made.reject("oracle", 8, {"two_more": lambda x: x + 2})
+
+    assert "rejects everything. Call it." in message(graded(lambda f: False, make), "oracle")
+    assert "rejects everything" not in message(graded(lambda f: f(3) == 7, make), "oracle")
 
 
 def test_a_suspect_shares_no_memory_with_another() -> None:
