@@ -44,6 +44,12 @@ def test_every_picture_says_what_it_shows(pages):
     assert silent == []
 
 
+def test_no_page_shows_a_character_reference(pages):
+    """Escaped twice, ``&`` would be read as ``&amp;``."""
+    shown = {page.name: re.findall(r".{20}&(?:amp|lt|gt);", page.article.get_text()) for page in pages}
+    assert {name: found for name, found in shown.items() if found} == {}
+
+
 def test_every_local_link_and_anchor_resolves(site, pages):
     site, anchors = site.resolve(), dict[Path, set[str]]()
     links: list[tuple[Path, str]] = []

@@ -34,6 +34,19 @@ TOPICS = {
     "gpt": "07",
     "llama": "08",
     "weights": "09",
+    "bigram": "01",
+    "causal mask": "05",
+    "grouped-query attention": "06",
+    "GELU": "07",
+    "RoPE": "08",
+    "safetensors": "09",
+    "GGUF": "09",
+    "ZeRO": "12",
+    "top-p": "13",
+    "quantization": "15",
+    "REINFORCE": "20",
+    "mixture of experts": "d",
+    "serving": "b",
 }
 
 pytestmark = pytest.mark.browser

@@ -111,7 +111,9 @@ class SourceMap(BookDirective):
             lines = ["| definition | file | what it is | where |", "|---|---|---|---|"]
             for place in (place for place in places if place.chapter == chapter):
                 module, _, name = place.name.rpartition(".")
-                what = html.escape(first_lines(module)[name].replace("\n", " ")).replace("|", "\\|")
+                parts = re.split("(`+[^`]+`+)", first_lines(module)[name].replace("\n", " "))
+                what = "".join(part if part[:1] == "`" else html.escape(part) for part in parts)
+                what = what.replace("|", "\\|")
                 where = place.where if place.kind == "plumbing" else f"{{ref}}`{place.where}`"
                 file = f"`myllm/{module.replace('.', '/')}.py`"
                 lines.append(f"| {link(place.name)} | {file} | {what} | {place.kind}: {where} |")
