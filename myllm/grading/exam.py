@@ -182,9 +182,13 @@ class Exam(Generic[P]):
         return add
 
     def _compare(self, f: Function, cases: list[tuple[Any, ...]], mistakes: Mistakes[P]) -> None:
-        expected = [outcome(self.reference, copy.deepcopy(args)) for args in cases]
-        got = [outcome(f, copy.deepcopy(args)) for args in cases]
-        self._report(f, cases, got, expected, mistakes)
+        expected = self.outcomes(self.reference, cases)
+        self._report(f, cases, self.outcomes(f, cases), expected, mistakes)
+
+    @staticmethod
+    def outcomes(f: Function, cases: list[tuple[Any, ...]]) -> list[Any]:
+        """What a function gives for each case, which it cannot change for the next one."""
+        return [outcome(f, copy.deepcopy(args)) for args in cases]
 
     def _report(
         self,

@@ -5,6 +5,7 @@ from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import wraps
 from io import StringIO
+from itertools import count
 from typing import Any
 
 from torch.utils._python_dispatch import _disable_current_modes  # pyright: ignore[reportPrivateUsage]
@@ -13,7 +14,7 @@ from myllm.grading.compare import Changed, Failure, WrongType, as_expected, diff
 from myllm.grading.shown import short_call, show
 
 Function = Callable[..., Any]
-MOST = 100  # calls of a property for which the answer is loaded anew
+MOST = 100  # calls for which an answer is loaded anew
 
 
 @dataclass(frozen=True)
@@ -77,12 +78,13 @@ def types(
             )
 
 
-def anew(f: Function, most: int = MOST) -> Function:
-    """A function that is loaded anew for each of at most ``most`` calls."""
-    left = [None] * most
+def anew(f: Function) -> Function:
+    """A function that is loaded anew for each call, and raises after `MOST` of them."""
+    calls = count()
 
     def called(*args: Any) -> Any:
-        left.pop()
+        if next(calls) >= MOST:
+            raise RuntimeError("too many calls")
         return f.fresh()(*args)  # pyright: ignore[reportFunctionMemberAccess]
 
     return called

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from inspect import signature
 from typing import Any, ClassVar
 
-from myllm.grading.exam import NONE, Exam, Function, Mistakes, Rng
+from myllm.grading.exam import Exam, Function, Mistakes, Rng
 
 
 class Suspect:
@@ -44,26 +44,17 @@ class VerdictExam(Exam[[Suspect]]):
     def __init__(self, id: str, right: Mapping[str, Function]) -> None:
         super().__init__(id, lambda suspect, /: suspect.__name__ in right)
         self.right = {**right}
-        self.before, self.called = 0, False
+        self.called = False  # whether the answer called its functions at all
 
     def suspect(self, name: str, function: Function) -> Suspect:
         """One function, right or wrong."""
         return Suspect(name, function, next(iter(self.right.values())))
 
     def _compare(self, f: Function, cases: list[tuple[Any, ...]], mistakes: "Mistakes[[Suspect]]") -> None:
-        self.before = Suspect.made
-        super()._compare(f, cases, mistakes)
-
-    def _report(
-        self,
-        f: Function,
-        cases: list[tuple[Any, ...]],
-        got: list[Any],
-        expected: list[Any],
-        mistakes: "Mistakes[[Suspect]]" = NONE,
-    ) -> None:
-        self.called = Suspect.made > self.before
-        super()._report(f, cases, got, expected, mistakes)
+        before = Suspect.made
+        got = self.outcomes(f, cases)
+        self.called = Suspect.made > before
+        self._report(f, cases, got, self.outcomes(self.reference, cases), mistakes)
 
     def _equal(self, wrong: Function, cases: list[tuple[Any, ...]], got: list[Any]) -> bool:
         """What calls nothing is not the mistake of an answer that calls its functions."""

@@ -331,7 +331,7 @@ def test_trained_rows_of_the_scoreboard_are_what_their_weights_score(name, score
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(ABSENT, reason="run `myllm download smollm2` first")
 def test_the_row_of_smollm2_is_what_passages_from_all_over_the_text_score():
-    """All of it takes half an hour: twelve passages, scored as the row is, with their spread as the band."""
+    """All of it would take too long: twelve passages, scored as the row is, with their spread as the band."""
     llm = LLM.from_pretrained("smollm2")
     ids = llm.tokenizer.encode(scoreboard.texts()[1])
     bits, sizes = [], []
