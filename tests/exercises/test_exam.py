@@ -388,23 +388,19 @@ def test_state_between_the_calls_of_a_property_is_called_that() -> None:
 
 def test_a_failed_check_of_cost_is_not_made_again() -> None:
     """Counts of effort hold only the first time; without them, an answer might not end."""
-    loaded: list[Function] = []
-
-    def load() -> Function:
-        loaded.append(double)
-        return double
 
     def make() -> None:
         made = Exam("98.1", lambda x: x)
 
-        @(made.cost if cost else made.property)(10)
-        def short(f: Function, rng: Rng) -> None:
-            """The answer is short."""
-            expect(f(1) == 0, "it is not")
+        @made.cost(10)
+        def twice(f: Function, rng: Rng) -> None:
+            """Two calls give the same."""
+            x = rng.integers(0, 9, 3)
+            same(f(x), x + x, "first")
+            same(f(x), x + x, "second")
 
-    for cost in (True, False):
-        assert "it is not" in message(graded(double, make, load=load), "cost" if cost else "property")
-        assert bool(loaded) is not cost
+    told = message(graded(with_state(), make, load=with_state), "cost")
+    assert told.startswith("Two calls give the same. But: second:") and "Made alone" not in told
 
 
 def test_an_exception_stands_before_the_value_that_was_expected() -> None:
